@@ -1,0 +1,149 @@
+"""Command-line flags made from configs, configs made from flags, and the frame of every main."""
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Callable
+
+from absl import app
+from absl import flags
+
+from deeplab_tf.errors import UserError
+
+
+class _IntegerListParser(flags.ArgumentParser):
+    """Reads `6,12,18` as (6, 12, 18) and an empty text as ()."""
+
+    syntactic_help = "integers separated by commas; empty for none"
+
+    def parse(self, argument):
+        if isinstance(argument, (tuple, list)):
+            return tuple(argument)
+        try:
+            return tuple(int(part) for part in argument.split(",")) if argument.strip() else ()
+        except ValueError:
+            raise ValueError(f"{argument!r} is not a list of integers such as 6,12,18") from None
+
+    def flag_type(self):
+        return "comma list of integers"
+
+
+class _IntegerListSerializer(flags.ArgumentSerializer):
+    def serialize(self, value):
+        return ",".join(str(number) for number in value)
+
+
+def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines one flag per field of a config, under the config's name in `--help`."""
+    annotations = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        where = {"flag_values": flag_values, "module_name": config_class.__name__}
+        help_text = field.metadata["help"]
+        kind = _without_none(annotations[field.name])
+        if kind is bool:
+            flags.DEFINE_boolean(field.name, field.default, help_text, **where)
+        elif kind in (int, float, str):
+            define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+            define[kind](field.name, field.default, help_text, **where)
+        else:
+            flags.DEFINE(
+                _IntegerListParser(),
+                field.name,
+                field.default,
+                help_text,
+                serializer=_IntegerListSerializer(),
+                **where,
+            )
+
+
+def read_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS):
+    """Returns a config filled from the parsed flags of its fields' names."""
+    names = [field.name for field in dataclasses.fields(config_class)]
+    return config_class(**{name: flag_values[name].value for name in names})
+
+
+def write_flagfile(path: str, *configs) -> None:
+    """Writes configs as a flagfile that `--flagfile` and `read_flagfile` read back."""
+    lines = []
+    for config in configs:
+        lines.append(f"# {type(config).__name__}")
+        for name, value in dataclasses.asdict(config).items():
+            if isinstance(value, tuple):
+                value = _IntegerListSerializer().serialize(value)
+            if value is not None:
+                lines.append(f"--{name}={value}")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def read_flagfile(path: str, *config_classes: type) -> tuple:
+    """Returns the configs that a flagfile describes.
+
+    Raises:
+        UserError: The file has a flag that none of the configs knows, or a value it cannot have.
+    """
+    flag_values = flags.FlagValues()
+    flags.DEFINE_string("flagfile", "", "", flag_values=flag_values)
+    for config_class in config_classes:
+        define_flags(config_class, flag_values)
+    try:
+        stray = flag_values(["flagfile", f"--flagfile={path}"])[1:]
+    except flags.Error as error:
+        raise UserError(f"{path}: {error}") from error
+    if stray:
+        raise UserError(f"{path}: {stray[0]!r} is no flag; write --name=value, one on a line.")
+    return tuple(read_flags(config_class, flag_values) for config_class in config_classes)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags and calls `main`; prints a `UserError` as one message and exits with 1."""
+
+    def main_with_readable_errors(argv):
+        try:
+            main(argv)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit("interrupted")
+
+    app.run(main_with_readable_errors, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    if any(argument in ("--help", "-help", "-h", "-?") for argument in argv[1:]):
+        print(_grouped_help())
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"error: {error}\nPass --help for all flags.")
+    if rest[1:]:
+        sys.exit(f"error: unexpected argument {rest[1]!r}; flags are written --name=value.")
+    return rest
+
+
+def _grouped_help() -> str:
+    """The main's own sentence, then every flag of this project by group, with its default."""
+    by_module = flags.FLAGS.flags_by_module_dict()
+    modules = [
+        name for name in by_module if name == sys.argv[0] or name[:1].isupper() or name == "__main__"
+    ]
+    text = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
+    for module in modules:
+        text.append("Other flags:" if module == sys.argv[0] else f"{module}:")
+        for flag in by_module[module]:
+            if flag.name.startswith("?") or flag.name in ("h", "help", "helpfull", "helpshort"):
+                continue
+            default = "" if flag.default in (None, "") else f" [{flag.default_as_str}]"
+            text.append(f"  --{flag.name}: {flag.help.splitlines()[0]}{default}")
+        text.append("")
+    text.append("  --flagfile: Reads flags from a file, one on a line; later flags win.")
+    return "\n".join(text)
+
+
+def _without_none(annotation):
+    """int for `int | None`; the annotation itself where None is no choice."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    return annotation

@@ -1,0 +1,108 @@
+"""What a run is made of: the model, the data, the training.
+
+The command-line flags are made from these fields (`command_line.py`), and carry the names of the
+official DeepLab flags where there is one. Only mains read flags: everything below takes plain
+arguments.
+"""
+
+import dataclasses
+
+
+def setting(default, help):
+    """A dataclass field with the sentence that `--help` prints for it."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The arguments of `deeplab_tf.build_model`."""
+
+    version: str = setting("v3plus", "DeepLab generation: v3 or v3plus.")
+    backbone: str = setting("mobilenet_v2", "Network the features come from, e.g. xception_65.")
+    num_classes: int | None = setting(
+        None, "Classes of the logits. By default those of the records that are trained on."
+    )
+    output_stride: int = setting(16, "Input size over feature size: 4, 8, 16 or 32.")
+    atrous_rates: tuple[int, ...] | None = setting(
+        None,
+        "Rates of the ASPP branches, e.g. 6,12,18; empty for none. By default those that the "
+        "papers tie to the output stride.",
+    )
+    multi_grid: tuple[int, ...] | None = setting(
+        None, "Rate multipliers of the last block's three units. By default the paper's."
+    )
+    depth_multiplier: float = setting(1.0, "Scales the filters of a MobileNet.")
+    decoder_output_stride: tuple[int, ...] | None = setting(
+        None, "Input size over decoder size of v3plus. By default the paper's 4."
+    )
+    add_image_level_feature: bool = setting(True, "Adds image pooling to the ASPP.")
+    image_pooling_crop_size: tuple[int, ...] | None = setting(
+        None,
+        "Height,width of the input whose whole feature map image pooling averages. By default "
+        "whatever the input is.",
+    )
+    aspp_with_separable_conv: bool = setting(True, "Atrous separable convolution in the ASPP.")
+    aspp_convs_filters: int = setting(256, "Filters of every ASPP branch.")
+    decoder_use_separable_conv: bool = setting(True, "Separable convolution in the decoder.")
+    decoder_filters: int = setting(256, "Filters of the decoder's two 3x3 convolutions.")
+    batch_norm_decay: float | None = setting(
+        None,
+        "Decay of the moving statistics everywhere. By default the original's, part by part "
+        "(0.95 to 0.9997), which want tens of thousands of steps.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which records are read, and how they become training crops."""
+
+    data_dir: str = setting("", "Folder of the records, or the data_dir they were built in.")
+    dataset: str = setting("", "Name of the dataset, where data_dir holds several.")
+    train_split: str = setting("train", "Split that is trained on.")
+    val_split: str = setting("val", "Split that is validated on; empty for no validation.")
+    ignore_label: int | None = setting(
+        None, "Label of pixels that do not count. By default what the records say."
+    )
+    train_crop_size: tuple[int, ...] = setting((513, 513), "Height,width of a training crop.")
+    min_resize_value: int | None = setting(
+        None, "Resize every picture so that its shorter side is this many pixels ..."
+    )
+    max_resize_value: int | None = setting(None, "... unless its longer side would exceed this.")
+    resize_factor: int | None = setting(
+        None, "Resized sides are rounded up to a multiple of this, plus 1."
+    )
+    min_scale_factor: float = setting(0.5, "Smallest random scale of a training picture.")
+    max_scale_factor: float = setting(2.0, "Largest random scale of a training picture.")
+    scale_factor_step_size: float = setting(0.25, "Step between the scales; 0 for any between.")
+    random_flip: bool = setting(True, "Flips half of the training pictures left to right.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained."""
+
+    training_number_of_steps: int = setting(30000, "Optimizer steps of the whole run.")
+    train_batch_size: int = setting(8, "Pictures per step, over all devices.")
+    base_learning_rate: float = setting(0.007, "Learning rate at step 0.")
+    learning_power: float = setting(0.9, "Power of the poly schedule.")
+    slow_start_step: int = setting(0, "Steps at slow_start_learning_rate before the schedule.")
+    slow_start_learning_rate: float = setting(1e-4, "Learning rate of those first steps.")
+    momentum: float = setting(0.9, "Momentum of the SGD.")
+    weight_decay: float = setting(4e-5, "L2 on dense kernels: no depthwise, bias or batch norm.")
+    last_layer_gradient_multiplier: float = setting(
+        1.0, "Multiplies the gradients of everything behind the backbone."
+    )
+    fine_tune_batch_norm: bool = setting(
+        True, "Trains with batch statistics; want a batch of 12 or more. Frozen otherwise."
+    )
+    tf_initial_checkpoint: str = setting(
+        "", "Official TF1 checkpoint to start from: a whole model or an ImageNet backbone."
+    )
+    skip_mismatched: bool = setting(
+        False, "Leaves out what that checkpoint lacks or has in another shape (other classes)."
+    )
+    seed: int = setting(0, "The run repeats with the same seed.")
+    strategy: str = setting("auto", "Devices to train on: auto, one_device or mirrored.")
+    log_every_steps: int = setting(20, "Steps between two points of the loss curve.")
+    eval_every_steps: int = setting(1000, "Steps between two validations.")
+    save_every_steps: int = setting(500, "Steps between two checkpoints.")
