@@ -1,0 +1,165 @@
+"""Weights from checkpoints of the original, TensorFlow 1 DeepLab."""
+
+import dataclasses
+import os
+import pathlib
+import re
+
+import keras
+import tensorflow as tf
+
+from deeplab_tf.errors import UserError
+from deeplab_tf.layers import official_name
+
+# What a checkpoint keeps for the training that wrote it, not for the model.
+_TRAINING_STATE = re.compile(
+    r"(^|/)(global_step|Momentum|Adam(_1)?|RMSProp(_1)?|ExponentialMovingAverage|beta[12]_power)$"
+)
+# Behind every backbone's scope; the logits of a classification network are within it.
+_HEAD = ("logits/", "aspp0/", "decoder/")
+_READ_ERRORS = (tf.errors.OpError, ValueError, IndexError)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportReport:
+    """What became of a checkpoint's variables, by the original's names.
+
+    Attributes:
+        path: of the checkpoint.
+        loaded: variables that are in the model now.
+        skipped: variables of the model that were left as they are, and why.
+        unused: variables of the checkpoint that the model does not have, without those of the
+            optimizer.
+    """
+
+    path: str
+    loaded: list[str]
+    skipped: list[tuple[str, str]]
+    unused: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} variables loaded from {self.path}"]
+        lines += [f"skipped {name}: {why}" for name, why in self.skipped]
+        if self.unused:
+            lines.append(f"{len(self.unused)} of the checkpoint not used: {_few(self.unused)}")
+        return "\n".join(lines)
+
+
+def load_tf1_checkpoint(
+    model: keras.Model, path: str | os.PathLike, skip_mismatched: bool = False
+) -> ImportReport:
+    """Fills a model with the weights of an original checkpoint; all is checked before any is set.
+
+    Args:
+        model: a whole model, or a backbone alone (`model.get_layer("MobilenetV2")`).
+        path: prefix of the checkpoint (`.../model.ckpt`), or the folder it is in.
+        skip_mismatched: leave variables as they are that the checkpoint lacks, or has in another
+            shape.
+
+    Returns:
+        What was loaded, skipped and not used.
+
+    Raises:
+        UserError: if there is no checkpoint, or if it does not fit the model.
+    """
+    prefix, reader = _open(path)
+    shapes = reader.get_variable_to_shape_map()
+    variables = {official_name(variable): variable for variable in model.weights}
+    problems = []
+    for name, variable in variables.items():
+        ours, theirs = list(variable.shape), shapes.get(name)
+        if theirs is None:
+            problems.append((name, f"{ours} in the model, missing in the checkpoint"))
+        elif theirs != ours:
+            problems.append((name, f"{ours} in the model, {theirs} in the checkpoint"))
+    skipped = {name for name, _ in problems}
+    loaded = [name for name in variables if name not in skipped]
+    if not loaded:
+        raise UserError(
+            f"{prefix} has no variable of {model.name}: it holds {_few(sorted(shapes))}. Is it of "
+            "another backbone?"
+        )
+    if problems and not skip_mismatched:
+        listed = "; ".join(f"{name}: {why}" for name, why in problems[:3])
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"{prefix} does not fit {model.name}: {listed}{more}. {_remedy(problems, shapes)}"
+        )
+
+    values = _read(prefix, reader, loaded)
+    for name, value in values.items():
+        variables[name].assign(value)
+    unused = sorted(
+        name for name in shapes if name not in variables and not _TRAINING_STATE.search(name)
+    )
+    return ImportReport(prefix, loaded, problems, unused)
+
+
+def is_backbone_checkpoint(path: str | os.PathLike) -> bool:
+    """Whether an original checkpoint has no DeepLab head, as those trained on ImageNet.
+
+    Raises:
+        UserError: if there is no checkpoint.
+    """
+    _, reader = _open(path)
+    return not any(name.startswith(_HEAD) for name in reader.get_variable_to_shape_map())
+
+
+def _open(path: str | os.PathLike):
+    """The prefix of a checkpoint, and a reader of it."""
+    prefix = _find_prefix(pathlib.Path(path))
+    try:
+        return prefix, tf.train.load_checkpoint(prefix)
+    except _READ_ERRORS as error:
+        raise UserError(f"{prefix} cannot be read as a TensorFlow checkpoint: {error}") from error
+
+
+def _find_prefix(path: pathlib.Path) -> str:
+    """The prefix that a path stands for: itself, or that of the newest checkpoint of a folder."""
+    if path.is_dir():
+        state = tf.train.get_checkpoint_state(str(path))
+        found = sorted(file.with_suffix("").name for file in path.glob("*.index"))
+        if state:
+            # The folder may have been moved since its state was written: only the name holds.
+            path /= pathlib.PurePath(state.model_checkpoint_path).name
+        elif len(found) == 1:
+            path /= found[0]
+        else:
+            raise UserError(
+                f"{path} is a folder without a `checkpoint` file that names the one to load. Give "
+                f"the prefix itself: {_few(found) if found else 'there is none in it'}."
+            )
+    if not path.with_name(path.name + ".index").exists() and not path.is_file():
+        raise UserError(
+            f"There is no checkpoint {path}. Give the prefix of its files: for model.ckpt.index "
+            "and model.ckpt.data-00000-of-00001 that is model.ckpt."
+        )
+    return str(path)
+
+
+def _read(prefix: str, reader, names: list[str]) -> dict:
+    try:
+        return {name: reader.get_tensor(name) for name in names}
+    except _READ_ERRORS as error:
+        raise UserError(f"{prefix} is damaged: {error}. Copy or download it again.") from error
+
+
+def _remedy(problems: list[tuple[str, str]], shapes: dict) -> str:
+    if not any(name.startswith(_HEAD) for name in shapes):
+        return (
+            "The checkpoint holds a backbone without a DeepLab head, as those trained on ImageNet: "
+            "load it into the backbone, model.get_layer(...), or pass skip_mismatched=True."
+        )
+    if all(name.startswith("logits/") for name, _ in problems):
+        return (
+            "The checkpoint knows other classes: pass skip_mismatched=True to leave the last layer "
+            "as it is."
+        )
+    return (
+        "Build the model with the arguments of the checkpoint's, or pass skip_mismatched=True to "
+        "leave what does not fit as it is."
+    )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

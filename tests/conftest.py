@@ -1,0 +1,70 @@
+"""What several tests share: tiny records and a tiny run, made once on the true code path."""
+
+import pathlib
+
+import cv2
+import pytest
+
+from deeplab_tf import config
+from deeplab_tf import records
+from deeplab_tf.datasets import build
+from deeplab_tf.datasets.shapes import drawing
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+TINY_SPLITS = {"train": 8, "val": 4}
+
+TINY_MODEL = config.ModelConfig(
+    version="v3",
+    backbone="mobilenet_v2",
+    depth_multiplier=0.35,
+    atrous_rates=(),
+    aspp_convs_filters=32,
+    batch_norm_decay=0.9,
+)
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of recorded truths beside the repository; the test is skipped without it."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs the recorded truths and real weights in {folder}, which is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_raw(tmp_path_factory) -> pathlib.Path:
+    """Pictures and labels of `shapes` in the layout of the `folder` dataset."""
+    root = tmp_path_factory.mktemp("raw")
+    (root / "images").mkdir()
+    (root / "labels").mkdir()
+    for split, count in TINY_SPLITS.items():
+        names = [f"{split}_{index}" for index in range(count)]
+        for index, name in enumerate(names):
+            image, label = drawing.draw(split, index)
+            cv2.imwrite(str(root / "images" / f"{name}.jpg"), image[..., ::-1])
+            cv2.imwrite(str(root / "labels" / f"{name}.png"), label)
+        (root / f"{split}.txt").write_text("\n".join(names) + "\n")
+    (root / "classes.txt").write_text("\n".join(drawing.CLASS_NAMES) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_records(tiny_raw, tmp_path_factory) -> records.Records:
+    """Records of 8 training and 4 validation pictures, in two shards each."""
+    return build.build("folder", tmp_path_factory.mktemp("records"), tiny_raw, num_shards=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_run_dir(tiny_records, tmp_path_factory) -> str:
+    """A run dir after two steps of training and a validation; not to be written to."""
+    from deeplab_tf import train
+
+    folder = str(tmp_path_factory.mktemp("run"))
+    train.train(
+        TINY_MODEL,
+        config.DataConfig(data_dir=tiny_records.folder, train_crop_size=(65, 65)),
+        config.TrainConfig(training_number_of_steps=2, train_batch_size=2),
+        folder,
+    )
+    return folder
