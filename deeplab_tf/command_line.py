@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from absl import app
 from absl import flags
+from absl import logging
 
 from deeplab_tf.errors import UserError
 
@@ -100,6 +101,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and calls `main`; prints a `UserError` as one message and exits with 1."""
 
     def main_with_readable_errors(argv):
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every saved variable
         try:
             main(argv)
         except UserError as error:

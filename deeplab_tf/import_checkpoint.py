@@ -1,0 +1,100 @@
+"""Makes a run dir out of official TF1 weights, for eval, predict and export.
+
+python -m deeplab_tf.import_checkpoint --checkpoint=PREFIX --flagfile=configs/X.flagfile \
+    --run_dir=DIR
+"""
+
+import dataclasses
+
+from absl import flags
+
+from deeplab_tf import checkpoints
+from deeplab_tf import command_line
+from deeplab_tf import models
+from deeplab_tf import records
+from deeplab_tf import run_dir as run_dirs
+from deeplab_tf import tf1_checkpoint
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.config import TrainConfig
+from deeplab_tf.errors import UserError
+
+
+def import_checkpoint(
+    checkpoint: str,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    run_dir: str,
+    class_list: str = "",
+) -> tf1_checkpoint.ImportReport:
+    """Writes a run dir that holds the weights of a TF1 checkpoint.
+
+    Args:
+        checkpoint: Prefix of the checkpoint, such as `.../model.ckpt`.
+        model_config: The model that it is of, `num_classes` included.
+        data_config: Where there is a `data_dir`, its class names and colours are taken.
+        run_dir: Folder to write.
+        class_list: File with a class name per line, where there are no records.
+
+    Returns:
+        What was loaded and what was not used.
+
+    Raises:
+        UserError: The checkpoint is of another model, or the run dir is of another.
+    """
+    dataset = _describe_classes(model_config.num_classes, data_config, class_list)
+    if model_config.num_classes not in (None, dataset.num_classes):
+        raise UserError(
+            f"--num_classes={model_config.num_classes}, but {class_list or data_config.data_dir} "
+            f"has {dataset.num_classes} classes."
+        )
+    model_config = dataclasses.replace(model_config, num_classes=dataset.num_classes)
+    model = models.build_model(**dataclasses.asdict(model_config))
+    report = tf1_checkpoint.load_tf1_checkpoint(model, checkpoint)
+    run_dirs.create(run_dir, model_config, data_config, TrainConfig(), dataset)
+    checkpoints.save_weights(model, run_dir)
+    return report
+
+
+def _describe_classes(
+    num_classes: int | None, data_config: DataConfig, class_list: str
+) -> records.DatasetInfo:
+    if class_list:
+        class_names, colors = records.read_class_list(class_list)
+        ignore_label = data_config.ignore_label
+        return records.DatasetInfo(
+            "imported",
+            class_names,
+            colors,
+            records.IGNORE_LABEL if ignore_label is None else ignore_label,
+        )
+    if data_config.data_dir:
+        return records.find_records(
+            data_config.data_dir, data_config.dataset, num_classes, data_config.ignore_label
+        ).info
+    if num_classes:
+        return records.numbered_classes("imported", num_classes, data_config.ignore_label)
+    raise UserError(
+        "The classes are not known: give --num_classes, --classes or --data_dir."
+    )
+
+
+def main(_) -> None:
+    report = import_checkpoint(
+        flags.FLAGS.checkpoint,
+        command_line.read_flags(ModelConfig),
+        command_line.read_flags(DataConfig),
+        flags.FLAGS.run_dir,
+        flags.FLAGS.classes,
+    )
+    print(report)
+    print(f"the run is in {flags.FLAGS.run_dir}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "Prefix of the TF1 checkpoint.", required=True)
+    flags.DEFINE_string("run_dir", None, "Folder to write.", required=True)
+    flags.DEFINE_string("classes", "", "File with a class name per line, for the legends.")
+    for config_class in (ModelConfig, DataConfig):
+        command_line.define_flags(config_class)
+    command_line.run(main)

@@ -1,0 +1,119 @@
+"""A run dir: everything that one training leaves, and that eval, predict and export need.
+
+    flags.txt      the run's configs, as a flagfile
+    dataset.json   class names, colours and ignore label of what it was trained on
+    checkpoints/   the last states of training, to go on from
+    best/          the weights with the best validation mIoU
+    tensorboard/   curves and pictures
+"""
+
+import dataclasses
+import os
+
+import keras
+
+from deeplab_tf import checkpoints
+from deeplab_tf import command_line
+from deeplab_tf import models
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.config import TrainConfig
+from deeplab_tf.errors import UserError
+from deeplab_tf.records import DatasetInfo
+
+_FLAGS = "flags.txt"
+_DATASET = "dataset.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run dir says of itself."""
+
+    folder: str
+    model_config: ModelConfig
+    data_config: DataConfig
+    train_config: TrainConfig
+    dataset: DatasetInfo
+
+
+def create(
+    folder: str,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    train_config: TrainConfig,
+    dataset: DatasetInfo,
+) -> Run:
+    """Makes a run dir, or updates the description of one that holds the same model.
+
+    Raises:
+        UserError: The folder holds the run of another model or dataset, or cannot be written.
+    """
+    run = Run(folder, model_config, data_config, train_config, dataset)
+    if os.path.exists(os.path.join(folder, _FLAGS)):
+        _check_same_model(read(folder), run)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        flags_path = os.path.join(folder, _FLAGS)
+        command_line.write_flagfile(flags_path + ".new", model_config, data_config, train_config)
+        with open(os.path.join(folder, _DATASET), "w", encoding="utf-8") as file:
+            file.write(dataset.to_json())
+        os.replace(flags_path + ".new", flags_path)  # last: its presence makes it a run dir
+    except OSError as error:
+        raise UserError(f"--run_dir={folder} cannot be written: {error}.") from error
+    return run
+
+
+def read(folder: str) -> Run:
+    """Reads the description of a run dir.
+
+    Raises:
+        UserError: The folder is no run dir.
+    """
+    for name in (_FLAGS, _DATASET):
+        if not os.path.isfile(os.path.join(folder, name)):
+            raise UserError(
+                f"--run_dir={folder} is no run dir: it has no {name}. Give a folder that "
+                "deeplab_tf.train or deeplab_tf.import_checkpoint wrote."
+            )
+    configs = command_line.read_flagfile(
+        os.path.join(folder, _FLAGS), ModelConfig, DataConfig, TrainConfig
+    )
+    with open(os.path.join(folder, _DATASET), encoding="utf-8") as file:
+        return Run(folder, *configs, DatasetInfo.from_json(file.read()))
+
+
+def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
+    """Builds the run's model with its trained weights.
+
+    Args:
+        run: The run.
+        checkpoint: "best" (highest validation mIoU; the last where there was no validation) or
+            "last".
+
+    Returns:
+        The model of `deeplab_tf.build_model`.
+
+    Raises:
+        UserError: The run has no checkpoint yet, or one of another model.
+    """
+    model = models.build_model(**dataclasses.asdict(run.model_config))
+    checkpoints.restore_weights(model, checkpoints.find(run.folder, checkpoint))
+    return model
+
+
+def _check_same_model(old: Run, new: Run) -> None:
+    there, here = (
+        dataclasses.asdict(run.model_config)
+        | {"class_names": run.dataset.class_names, "ignore_label": run.dataset.ignore_label}
+        for run in (old, new)
+    )
+    different = [
+        f"{name} is {there[name]} there and {here[name]} now"
+        for name in there
+        if there[name] != here[name]
+    ]
+    if different:
+        raise UserError(
+            f"--run_dir={new.folder} holds another run: {'; '.join(different)}. Give another "
+            "--run_dir, or the settings it was started with."
+        )

@@ -1,0 +1,73 @@
+"""Flags made from configs, and how a command speaks."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from deeplab_tf import command_line
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.config import TrainConfig
+from deeplab_tf.errors import UserError
+
+CONFIGS = (ModelConfig, DataConfig, TrainConfig)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_flagfile_that_was_written_reads_back_the_same(tmp_path):
+    configs = (
+        ModelConfig(num_classes=5, atrous_rates=(), multi_grid=(1, 2, 4), depth_multiplier=0.35),
+        DataConfig(data_dir="/a folder/with #signs", min_scale_factor=0.75, random_flip=False),
+        TrainConfig(fine_tune_batch_norm=False, base_learning_rate=1e-5),
+    )
+    path = str(tmp_path / "flags.txt")
+    command_line.write_flagfile(path, *configs)
+    assert command_line.read_flagfile(path, *CONFIGS) == configs
+
+
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ("--no_such_flag=1", "no_such_flag"),
+        ("--output_stride=big", "big"),
+        ("--atrous_rates=6;12", "6;12"),
+        ("stray", "stray"),
+    ],
+)
+def test_a_wrong_line_in_a_flagfile_is_named(tmp_path, line, complaint):
+    path = tmp_path / "flags.txt"
+    path.write_text(line + "\n")
+    with pytest.raises(UserError, match=complaint):
+        command_line.read_flagfile(str(path), *CONFIGS)
+
+
+def test_help_lists_every_flag_by_group():
+    result = run("deeplab_tf.train", "--help")
+    assert result.returncode == 0
+    for config in CONFIGS:
+        group = result.stdout.split(config.__name__ + ":")[1].split("\n\n")[0]
+        for field in dataclasses.fields(config):
+            assert f"--{field.name}:" in group
+    assert "--run_dir:" in result.stdout and "--flagfile:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--no_such_flag=1"], "no_such_flag"),
+        (["--run_dir=x", "stray"], "stray"),
+    ],
+)
+def test_a_wrong_flag_is_one_message_and_exit_code_1(arguments, complaint):
+    result = run("deeplab_tf.train", *arguments)
+    assert result.returncode == 1
+    error = result.stderr[result.stderr.index("error:") :]
+    assert complaint in error
+    assert "Traceback" not in result.stderr

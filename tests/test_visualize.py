@@ -1,0 +1,93 @@
+"""What is drawn, tested on the pixels."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_tf import visualize
+
+COLORS = ((0, 0, 0), (200, 0, 0), (0, 200, 0), (0, 0, 200))
+NAMES = ("background", "disc", "box", "bar")
+
+
+def square_label(size: int = 64) -> np.ndarray:
+    label = np.zeros((size, size), np.int32)
+    label[size // 4 : size // 2, size // 4 : size // 2] = 2
+    return label
+
+
+def test_label_png_holds_ids_as_pixels_and_colours_as_palette(tmp_path):
+    label = square_label()
+    label[0, :3] = 255
+    visualize.write_label_png(str(tmp_path / "label.png"), label, COLORS)
+    with Image.open(tmp_path / "label.png") as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture), label)
+        shown = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(shown, visualize.colorize(label, COLORS))
+    assert tuple(shown[0, 0]) == (224, 224, 192)
+
+
+def test_label_png_of_more_than_256_classes_has_16_bits(tmp_path):
+    label = np.array([[0, 299], [256, 1]], np.int32)
+    visualize.write_label_png(str(tmp_path / "label.png"), label, [(0, 0, 0)] * 300)
+    with Image.open(tmp_path / "label.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), label)
+
+
+@pytest.mark.parametrize("label", [-1, 256])
+def test_label_png_refuses_labels_that_do_not_fit(tmp_path, label):
+    with pytest.raises(ValueError, match="0..255"):
+        visualize.write_label_png(str(tmp_path / "label.png"), np.array([[label]]), COLORS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ignore_label_is_painted_apart_even_among_the_classes():
+    painted = visualize.colorize(np.array([[0, 1, 255]]), COLORS, ignore_label=1)
+    np.testing.assert_array_equal(painted, [[(0, 0, 0), (224, 224, 192), (224, 224, 192)]])
+
+
+def test_overlay_blends_inside_classes_and_draws_white_borders_between_them():
+    image = np.full((64, 64, 3), 100, np.uint8)
+    blended = visualize.overlay(image, square_label(), COLORS, opacity=0.5)
+    assert tuple(blended[24, 24]) == (50, 150, 50)
+    assert tuple(blended[4, 4]) == (75, 75, 75)  # black classes only darken
+    np.testing.assert_array_equal(blended[20, 16], (255, 255, 255))
+    assert (blended == 255).all(axis=-1).sum() == 4 * 16 - 1  # one pixel thin, all around
+
+
+@pytest.mark.parametrize("size", [(24, 16), (64, 64), (300, 900), (1500, 1000)])
+def test_legend_lies_below_an_untouched_picture(size):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    label = np.zeros(size, np.int32)
+    label[:4] = 1
+    result = visualize.add_legend(picture, label, NAMES, COLORS)
+    left = (result.shape[1] - size[1]) // 2
+    np.testing.assert_array_equal(result[: size[0], left : left + size[1]], picture)
+    legend = result[size[0] :]
+    assert (legend == COLORS[1]).all(axis=-1).any()
+    assert not (legend == COLORS[2]).all(axis=-1).any()  # does not occur
+
+
+def test_legend_names_classes_by_falling_share():
+    label = np.array([[1] * 6 + [3] * 3 + [9]])
+    entries = visualize._legend_entries(label, NAMES, COLORS)
+    assert [text for text, _ in entries] == ["disc  60.0%", "bar  30.0%", "no class  10.0%"]
+
+
+def test_panel_shows_image_label_and_prediction_in_this_order():
+    label = np.ones((40, 50), np.int32)
+    label[0] = 255
+    image = np.full((40, 50, 3), 99.6, np.float32)
+    drawn = visualize.panel(image, label, np.full_like(label, 2), COLORS)
+    assert drawn.dtype == np.uint8
+    middle = drawn[-20]
+    order = [tuple(middle[x].tolist()) for x in (25, 25 + 54, 25 + 108)]
+    assert order == [(100, 100, 100), COLORS[1], COLORS[2]]
+
+
+def test_contact_sheet_keeps_every_picture_whole():
+    pictures = [np.full((10 + i, 20, 3), 10 * i, np.uint8) for i in range(5)]
+    sheet = visualize.contact_sheet(pictures, columns=2)
+    for index, picture in enumerate(pictures):
+        assert (sheet == 10 * index).all(axis=-1).sum() == picture.shape[0] * picture.shape[1]
