@@ -1,4 +1,5 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Both want Python 3.10-3.13.
+# Two commands for a fresh machine: `make demo` and `make test`. Both want Python 3.10 to 3.13;
+# `make demo PYTHON=python3.12` chooses one.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -12,22 +13,26 @@ demo: $(VENV)/installed
 	    --data_dir=$(DEMO)/records --run_dir=$(DEMO)/run
 	$(RUN) -m deeplab_tf.eval --run_dir=$(DEMO)/run
 	$(RUN) -m deeplab_tf.export.savedmodel --run_dir=$(DEMO)/run --output_dir=$(DEMO)/savedmodel
-	$(RUN) -m deeplab_tf.datasets.shapes.draw --output_dir=$(DEMO)/pictures --num_pictures=12
-	$(RUN) -m deeplab_tf.predict --run_dir=$(DEMO)/run --images='$(DEMO)/pictures/*.jpg' \
+	$(RUN) -m deeplab_tf.datasets.shapes.draw --output_dir=$(DEMO)/pictures
+	$(RUN) -m deeplab_tf.predict --run_dir=$(DEMO)/run --images=$(DEMO)/pictures \
 	    --output_dir=$(DEMO)/predictions
-	@echo "The pictures are in $(DEMO)/predictions; start with $(DEMO)/predictions/overview.png"
+	@echo
+	@echo "What the model sees in pictures that it did not train on: $(DEMO)/predictions/overview.png"
+	@echo "How it learned: $(VENV)/bin/tensorboard --logdir=$(DEMO)/run"
 
-test: $(VENV)/installed-test
+test: $(VENV)/installed-for-tests
 	$(RUN) -m pytest
 
-$(VENV)/installed: setup.py pyproject.toml
+$(RUN):
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
+
+$(VENV)/installed: setup.py pyproject.toml | $(RUN)
 	$(RUN) -m pip install .
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
-	$(RUN) -m pip install --quiet '.[test]'
+$(VENV)/installed-for-tests: setup.py pyproject.toml | $(RUN)
+	$(RUN) -m pip install '.[test]'
 	touch $@
 
 clean:

@@ -4,7 +4,7 @@
 
 For every picture NAME it writes NAME.png, of the same size, whose pixel values are class ids and
 whose palette is the dataset's colours; and NAME_overlay.png for the eye: the colours over the
-picture, with a legend below.
+picture, with a legend below. overview.png shows the first of them side by side.
 """
 
 import collections
@@ -27,6 +27,9 @@ from deeplab_tf import visualize
 from deeplab_tf.errors import UserError
 from deeplab_tf.records import DatasetInfo
 
+OVERVIEW = "overview"
+OVERVIEW_PICTURES = 12
+OVERVIEW_WIDTH = 480  # of one picture in it, pixels
 PICTURE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")  # what is taken from a folder
 
 
@@ -55,7 +58,7 @@ def predict(run_dir: str, images: str, output_dir: str, checkpoint: str = "best"
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} cannot be made: {error}.") from error
 
-    written, failures = [], []
+    written, failures, first_overlays = [], [], []
     started = time.monotonic()
     for number, (path, (label_path, overlay_path)) in enumerate(zip(paths, outputs), start=1):
         try:
@@ -65,8 +68,11 @@ def predict(run_dir: str, images: str, output_dir: str, checkpoint: str = "best"
             print(f"{number} of {len(paths)}  {path}: skipped, {error}", flush=True)
             continue
         label = label_of(image)
-        write_prediction(label_path, overlay_path, image, label, run.dataset)
+        overlay = draw_overlay(image, label, run.dataset)
+        write_prediction(label_path, overlay_path, label, overlay, run.dataset)
         written.append(label_path)
+        if len(first_overlays) < OVERVIEW_PICTURES:
+            first_overlays.append(_narrow(overlay))
         height, width = label.shape
         speed = number / (time.monotonic() - started)
         print(
@@ -74,6 +80,9 @@ def predict(run_dir: str, images: str, output_dir: str, checkpoint: str = "best"
             f"{speed:.2f} pictures/s",
             flush=True,
         )
+    if first_overlays:
+        sheet = visualize.contact_sheet(first_overlays, columns=4)
+        Image.fromarray(sheet).save(os.path.join(output_dir, f"{OVERVIEW}.png"))
     if failures:
         raise UserError(
             f"{len(failures)} of {len(paths)} pictures could not be read; the others are in "
@@ -121,11 +130,17 @@ def read_picture(path: str) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
+def draw_overlay(image: np.ndarray, label: np.ndarray, dataset: DatasetInfo) -> np.ndarray:
+    """Draws a label over its picture, with a legend below; uint8 [H + legend, W or more, 3]."""
+    overlay = visualize.overlay(image, label, dataset.colors)
+    return visualize.add_legend(overlay, label, dataset.class_names, dataset.colors)
+
+
 def write_prediction(
     label_path: str,
     overlay_path: str,
-    image: np.ndarray,
     label: np.ndarray,
+    overlay: np.ndarray,
     dataset: DatasetInfo,
 ) -> None:
     """Writes the label PNG and the overlay of one picture, each whole or not at all.
@@ -133,15 +148,13 @@ def write_prediction(
     Args:
         label_path: Label PNG to write.
         overlay_path: Overlay PNG to write.
-        image: uint8 [H, W, 3].
         label: Class ids, int32 [H, W].
-        dataset: The classes' names and colours.
+        overlay: uint8 [H, W, 3].
+        dataset: The classes' colours.
 
     Raises:
         UserError: A file cannot be written.
     """
-    overlay = visualize.overlay(image, label, dataset.colors)
-    overlay = visualize.add_legend(overlay, label, dataset.class_names, dataset.colors)
     try:
         with tempfile.TemporaryDirectory(dir=os.path.dirname(label_path), prefix=".new_") as new:
             visualize.write_label_png(os.path.join(new, "label.png"), label, dataset.colors)
@@ -150,6 +163,15 @@ def write_prediction(
             os.replace(os.path.join(new, "label.png"), label_path)
     except OSError as error:
         raise UserError(f"{label_path} cannot be written: {error}.") from error
+
+
+def _narrow(picture: np.ndarray) -> np.ndarray:
+    """Shrinks a picture to the width that it has in the overview."""
+    height, width = picture.shape[:2]
+    if width <= OVERVIEW_WIDTH:
+        return picture
+    size = (OVERVIEW_WIDTH, max(1, height * OVERVIEW_WIDTH // width))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
 def _output_paths(paths: Sequence[str], output_dir: str) -> list[tuple[str, str]]:
@@ -182,7 +204,7 @@ def output_names(paths: Sequence[str]) -> list[str]:
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     uses = collections.Counter(stem.lower() for stem in stems)
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    names, taken = [], set()
+    names, taken = [], {OVERVIEW}
     for path, stem in zip(paths, stems):
         name = stem
         if uses[stem.lower()] > 1:

@@ -4,11 +4,17 @@ import pathlib
 
 import cv2
 import pytest
+import tensorflow as tf
 
 from deeplab_tf import config
 from deeplab_tf import records
 from deeplab_tf.datasets import build
 from deeplab_tf.datasets.shapes import drawing
+
+# Two devices to spread training over; to be said before TensorFlow looks for devices.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 TINY_SPLITS = {"train": 8, "val": 4}

@@ -50,7 +50,7 @@ def test_labels_have_the_size_of_the_picture_and_overlays_show_them(tiny_run_dir
         assert label.shape == size and agreement > 0.999  # ties may round either way
     with Image.open(output_dir / "large_overlay.png") as picture:
         assert picture.height > 130  # a legend follows
-    assert len(list(output_dir.iterdir())) == 4
+    assert len(list(output_dir.iterdir())) == 5  # with the overview
 
 
 def test_broken_pictures_are_named_after_all_others_are_done(tiny_run_dir, tmp_path, capsys):
@@ -61,7 +61,7 @@ def test_broken_pictures_are_named_after_all_others_are_done(tiny_run_dir, tmp_p
     with pytest.raises(UserError, match=r"(?s)2 of 3 pictures.*cut\.jpg: .*empty\.png: "):
         predict.predict(tiny_run_dir, str(tmp_path), str(tmp_path / "out"))
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["good.png", "good_overlay.png"]
+    assert written == ["good.png", "good_overlay.png", "overview.png"]
     assert "3 of 3" in capsys.readouterr().out
 
 

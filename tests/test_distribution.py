@@ -1,0 +1,72 @@
+"""Training on several devices; the tests have two logical CPUs (conftest.py)."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from conftest import TINY_MODEL
+from deeplab_tf import config
+from deeplab_tf import distribution
+from deeplab_tf import layers
+from deeplab_tf import run_dir as run_dirs
+from deeplab_tf import train
+from deeplab_tf.errors import UserError
+
+
+def trained_weights(source, folder, monkeypatch, strategy) -> dict[str, np.ndarray]:
+    def without_dropout(run, strategy):
+        model = build(run, strategy)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0  # replicas draw numbers of their own
+        return model
+
+    build = train._build_model
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_build_model", without_dropout)
+        train.train(
+            TINY_MODEL,
+            config.DataConfig(
+                data_dir=source.folder, train_crop_size=(65, 65), val_split="", min_scale_factor=1.0
+            ),
+            config.TrainConfig(
+                training_number_of_steps=1, train_batch_size=4, strategy=strategy, seed=1
+            ),
+            str(folder),
+        )
+    model = run_dirs.load_model(run_dirs.read(str(folder)), "last")
+    return {
+        layers.official_name(variable): variable.numpy()
+        for variable in model.weights
+        if "seed" not in variable.path
+    }
+
+
+def test_two_replicas_with_half_the_batch_each_equal_one_with_the_whole(
+    tiny_records, tmp_path, monkeypatch
+):
+    assert distribution.get_strategy("mirrored").num_replicas_in_sync == 2
+    one = trained_weights(tiny_records, tmp_path / "one", monkeypatch, "one_device")
+    two = trained_weights(tiny_records, tmp_path / "two", monkeypatch, "mirrored")
+    for name in one:
+        # Statistics come out of the forward pass; through so many batch norms of few pixels, the
+        # gradients of random weights magnify rounding.
+        tolerance = 1e-5 if "moving" in name else 1e-3
+        np.testing.assert_allclose(two[name], one[name], atol=tolerance, rtol=1e-4, err_msg=name)
+
+
+def test_auto_is_one_device_without_gpus():
+    if tf.config.list_logical_devices("GPU"):
+        pytest.skip("is about machines without a GPU")
+    assert distribution.get_strategy("auto").num_replicas_in_sync == 1
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tiny_records, tmp_path):
+    with pytest.raises(UserError, match="--train_batch_size=3 does not divide over the 2 devices"):
+        train.train(
+            TINY_MODEL,
+            config.DataConfig(data_dir=tiny_records.folder, train_crop_size=(65, 65)),
+            config.TrainConfig(train_batch_size=3, strategy="mirrored"),
+            str(tmp_path),
+        )
