@@ -27,16 +27,16 @@ def build(
     """Builds the records of a dataset, unless they are there already.
 
     Args:
-        dataset: one of `DATASETS`.
-        data_dir: the records go to `<dataset>/<version>/` in it; nothing is there before all is.
-        manual_dir: the raw pictures, for a dataset that does not draw its own.
-        num_shards: files per split; fewer where a split has fewer pictures.
+        dataset: One of `DATASETS`.
+        data_dir: The records go to `<dataset>/<version>/` in it; nothing is there before all is.
+        manual_dir: The raw pictures, for a dataset that does not draw its own.
+        num_shards: Files per split; fewer where a split has fewer pictures.
 
     Returns:
         The records.
 
     Raises:
-        UserError: something is wrong with the raw pictures, or they are not where they should be.
+        UserError: Something is wrong with the raw pictures, or they are not where they should be.
     """
     builder = _builder_class(dataset)(data_dir=pathlib.Path(data_dir).expanduser())
     if builder.data_path.exists():
@@ -92,8 +92,9 @@ class _DownloadConfig(tfds.download.DownloadConfig):
 
 def define_flags() -> None:
     """Defines the flags of this command; not at import, as other commands have flags so named."""
-    flags.DEFINE_string("dataset", None, f"What to build: {', '.join(DATASETS)}.", required=True)
-    flags.DEFINE_string("data_dir", None, "Records go to DATASET/VERSION/ in it.", required=True)
+    names = ", ".join(DATASETS)
+    flags.DEFINE_string("dataset", None, f"One of {names} (required).", required=True)
+    flags.DEFINE_string("data_dir", None, "Records go below it (required).", required=True)
     flags.DEFINE_string("manual_dir", None, "Raw pictures; without it, the error shows their tree.")
     flags.DEFINE_integer("num_shards", 4, "Files per split.", lower_bound=1)
 

@@ -52,10 +52,10 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """Returns what `_info` has to return.
 
         Args:
-            class_names: one per class id; may be set later, by `self.info.metadata.update`.
+            class_names: One per class id; may be set later, by `self.info.metadata.update`.
             colors: RGB per class.
-            ignore_label: label of pixels that do not count.
-            **kwargs: for `tfds.core.DatasetInfo`, e.g. `homepage`.
+            ignore_label: Label of pixels that do not count.
+            **kwargs: For `tfds.core.DatasetInfo`, e.g. `homepage`.
         """
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict({
@@ -92,10 +92,10 @@ def encode_example(
     """Returns one example for TFDS to write.
 
     Args:
-        name: of the picture, without extension.
+        name: Of the picture, without extension.
         image_bytes: JPEG or PNG, written as it is.
         image_format: "jpeg" or "png".
-        label: uint8 `[H, W]`, class ids and the ignore label.
+        label: Uint8 `[H, W]`, class ids and the ignore label.
     """
     height, width = label.shape
     return {
@@ -122,13 +122,13 @@ def read_example(
     """Reads a picture and its label, checks them, and returns one example for TFDS to write.
 
     Args:
-        image_path: a JPEG or PNG; its bytes go into the record as they are.
-        label_path: a PNG of class ids, greyscale or with a palette (whose indices are the ids).
-        num_classes: ids are 0 .. num_classes - 1 ...
+        image_path: A JPEG or PNG; its bytes go into the record as they are.
+        label_path: A PNG of class ids, greyscale or with a palette (whose indices are the ids).
+        num_classes: Ids are 0 .. num_classes - 1 ...
         ignore_label: ... or this.
 
     Raises:
-        UserError: one of the files is missing or damaged, or does not fit the other.
+        UserError: One of the files is missing or damaged, or does not fit the other.
     """
     image_bytes, image_format, image_size = read_image(image_path)
     label = read_label(label_path, num_classes, ignore_label)
@@ -147,7 +147,7 @@ def read_image(path: pathlib.Path) -> tuple[bytes, str, tuple[int, int]]:
     """Returns a picture file's bytes, its format ("jpeg" or "png") and (width, height) in pixels.
 
     Raises:
-        UserError: it is missing, damaged, or would not be read the same by everyone.
+        UserError: It is missing, damaged, or would not be read the same by everyone.
     """
     image_bytes, image = _open(path, "image")
     if image.format not in ("JPEG", "PNG"):
@@ -171,7 +171,7 @@ def read_label(path: pathlib.Path, num_classes: int, ignore_label: int) -> np.nd
     """Returns a label file's class ids, uint8 `[H, W]`.
 
     Raises:
-        UserError: it is missing, damaged, in colours instead of ids, or has ids out of range.
+        UserError: It is missing, damaged, in colours instead of ids, or has ids out of range.
     """
     _, image = _open(path, "label")
     if image.format != "PNG":
@@ -202,12 +202,12 @@ def read_split_lists(
     """Returns the lines of `<split>.txt` for every split that has such a list.
 
     Args:
-        folder: where the lists are.
-        splits: names of the splits that may be there.
-        remedy: what to do if none is.
+        folder: Where the lists are.
+        splits: Names of the splits that may be there.
+        remedy: What to do if none is.
 
     Raises:
-        UserError: there is no list, or one is empty.
+        UserError: There is no list, or one is empty.
     """
     lists = {split: folder / f"{split}.txt" for split in splits}
     lines = {}

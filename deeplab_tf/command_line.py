@@ -13,6 +13,9 @@ from absl import logging
 from deeplab_tf.errors import UserError
 
 
+_ABSL_HELP = (app.HelpFlag, app.HelpshortFlag, app.HelpfullFlag, app.HelpXMLFlag)
+
+
 class _IntegerListParser(flags.ArgumentParser):
     """Reads `6,12,18` as (6, 12, 18) and an empty text as ()."""
 
@@ -45,8 +48,12 @@ def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS
         if kind is bool:
             flags.DEFINE_boolean(field.name, field.default, help_text, **where)
         elif kind in (int, float, str):
-            define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
-            define[kind](field.name, field.default, help_text, **where)
+            define = {
+                int: flags.DEFINE_integer,
+                float: flags.DEFINE_float,
+                str: flags.DEFINE_string,
+            }[kind]
+            define(field.name, field.default, help_text, **where)
         else:
             flags.DEFINE(
                 _IntegerListParser(),
@@ -127,22 +134,22 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _grouped_help() -> str:
-    """The main's own sentence, then every flag of this project by group, with its default."""
-    by_module = flags.FLAGS.flags_by_module_dict()
-    modules = [
-        name for name in by_module if name == sys.argv[0] or name[:1].isupper() or name == "__main__"
-    ]
-    text = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
-    for module in modules:
-        text.append("Other flags:" if module == sys.argv[0] else f"{module}:")
-        for flag in by_module[module]:
-            if flag.name.startswith("?") or flag.name in ("h", "help", "helpfull", "helpshort"):
-                continue
-            default = "" if flag.default in (None, "") else f" [{flag.default_as_str}]"
-            text.append(f"  --{flag.name}: {flag.help.splitlines()[0]}{default}")
-        text.append("")
-    text.append("  --flagfile: Reads flags from a file, one on a line; later flags win.")
-    return "\n".join(text)
+    """The main's own sentences, then its flags and those of every config, with their defaults."""
+    lines = [(sys.modules["__main__"].__doc__ or "").strip()]
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        is_main, is_config = module == sys.argv[0], module[:1].isupper()
+        if is_main or is_config:
+            lines += ["", "Of this command:" if is_main else f"{module}:"]
+            lines += [_describe(flag) for flag in defined if not isinstance(flag, _ABSL_HELP)]
+    lines += ["", "  --flagfile: Reads flags from a file, one on a line; later flags win."]
+    return "\n".join(lines)
+
+
+def _describe(flag: flags.Flag) -> str:
+    default = flag.default
+    if isinstance(default, tuple):
+        default = _IntegerListSerializer().serialize(default)
+    return f"  --{flag.name}: {flag.help}" + (f" [{default}]" if default not in (None, "") else "")
 
 
 def _without_none(annotation):

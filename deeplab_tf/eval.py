@@ -144,7 +144,7 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of the run.", required=True)
+    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
     flags.DEFINE_string("split", "", "Split; by default the one that the run validated on.")
     flags.DEFINE_string("checkpoint", "best", "Which weights: best or last.")
     flags.DEFINE_string("model", "", "Evaluates this SavedModel in place of the checkpoint.")

@@ -93,32 +93,41 @@ def pad_to(
 
     The padding is the mean pixel, and the ignore label: it counts nowhere.
     """
-    image = tf.cast(example["image"], tf.float32)
-    shape = tf.shape(image)
+    image, label = tf.cast(example["image"], tf.float32), example["label"]
+    shape = tf.shape(label)
     paddings = [[0, tf.maximum(height - shape[0], 0)], [0, tf.maximum(width - shape[1], 0)]]
-    return example | {
-        "image": tf.pad(image - pad_pixel, paddings + [[0, 0]]) + pad_pixel,
-        "label": tf.pad(example["label"], paddings, constant_values=ignore_label),
-    }
+    image, label = tf.cond(
+        tf.reduce_any(shape < [height, width]),
+        lambda: (
+            tf.pad(image - pad_pixel, paddings + [[0, 0]]) + pad_pixel,
+            tf.pad(label, paddings, constant_values=ignore_label),
+        ),
+        lambda: (image, label),
+    )
+    return example | {"image": image, "label": label}
 
 
 def random_crop(example: Example, seed: tf.Tensor, height: int, width: int) -> Example:
-    """Cuts a random height x width window out of an example at least as large."""
+    """Cuts a random window of at most height x width out of an example."""
     shape = tf.shape(example["label"])
-    room = shape - [height, width] + 1
+    size = tf.minimum(shape, [height, width])
+    room = shape - size + 1
     top, left = tf.unstack(tf.random.stateless_uniform([2], seed, 0, 2**30, tf.int32) % room)
-    image = tf.image.crop_to_bounding_box(example["image"], top, left, height, width)
-    label = tf.slice(example["label"], [top, left], [height, width])
-    return example | {"image": image, "label": tf.ensure_shape(label, [height, width])}
+    return example | {
+        "image": tf.slice(example["image"], [top, left, 0], [size[0], size[1], 3]),
+        "label": tf.slice(example["label"], [top, left], size),
+    }
 
 
 def random_flip(example: Example, seed: tf.Tensor) -> Example:
     """Flips an example left to right, half of the time."""
-    flip = tf.random.stateless_uniform([], seed) < 0.5
-    return example | {
-        "image": tf.where(flip, example["image"][:, ::-1], example["image"]),
-        "label": tf.where(flip, example["label"][:, ::-1], example["label"]),
-    }
+    image, label = example["image"], example["label"]
+    image, label = tf.cond(
+        tf.random.stateless_uniform([], seed) < 0.5,
+        lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])),
+        lambda: (image, label),
+    )
+    return example | {"image": image, "label": label}
 
 
 def official_augmentation(
@@ -165,12 +174,24 @@ def official_augmentation(
         lambda example, seed: random_scale(
             example, seed, min_scale_factor, max_scale_factor, scale_factor_step_size
         ),
-        lambda example, seed: pad_to(example, height, width, ignore_label, pad_pixel),
+        # The original pads, then crops. A side that needs padding is not cropped, so that the
+        # result is the same, and large pictures are not copied once more.
         lambda example, seed: random_crop(example, seed, height, width),
+        lambda example, seed: _with_shape(
+            pad_to(example, height, width, ignore_label, pad_pixel), height, width
+        ),
     ]
     if flip:
         operations.append(random_flip)
     return operations
+
+
+def _with_shape(example: Example, height: int, width: int) -> Example:
+    """Tells the graph what cropping and padding have come to."""
+    return example | {
+        "image": tf.ensure_shape(example["image"], [height, width, 3]),
+        "label": tf.ensure_shape(example["label"], [height, width]),
+    }
 
 
 def _resize(example: Example, size) -> Example:

@@ -92,8 +92,8 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "Prefix of the TF1 checkpoint.", required=True)
-    flags.DEFINE_string("run_dir", None, "Folder to write.", required=True)
+    flags.DEFINE_string("checkpoint", None, "Prefix of the weights (required).", required=True)
+    flags.DEFINE_string("run_dir", None, "Folder to write (required).", required=True)
     flags.DEFINE_string("classes", "", "File with a class name per line, for the legends.")
     for config_class in (ModelConfig, DataConfig):
         command_line.define_flags(config_class)

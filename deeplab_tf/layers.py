@@ -186,11 +186,11 @@ class BatchNorm(keras.layers.BatchNormalization):
     normalizes it.
 
     Args:
-        momentum: the original's decay: the weight of the old moving statistics in an update.
-        epsilon: added to the variance.
-        frozen: normalize with the moving statistics and leave them as they are in training too,
+        momentum: The original's decay: the weight of the old moving statistics in an update.
+        epsilon: Added to the variance.
+        frozen: Normalize with the moving statistics and leave them as they are in training too,
             while gamma and beta train (the original's `fine_tune_batch_norm=False`).
-        synchronized: whether the replicas of a `tf.distribute` strategy share their statistics.
+        synchronized: Whether the replicas of a `tf.distribute` strategy share their statistics.
     """
 
     def __init__(self, momentum=0.99, epsilon=1e-3, frozen=False, synchronized=False, **kwargs):
@@ -334,14 +334,14 @@ def conv_batch_norm(
 
     Args:
         inputs: `[B, H, W, C]`.
-        filters: channels of the output.
-        kernel_size: height and width of the kernel before it is spread by `rate`.
-        name: the original's scope.
+        filters: Channels of the output.
+        kernel_size: Height and width of the kernel before it is spread by `rate`.
+        name: The original's scope.
         batch_norm: `momentum` and `epsilon`.
-        activation: name of a Keras activation, or None for none.
-        strides: of the convolution.
-        rate: atrous rate.
-        padding: where strides are above 1: TensorFlow's "same", which gives even sizes one zero
+        activation: Name of a Keras activation, or None for none.
+        strides: Of the convolution.
+        rate: Atrous rate.
+        padding: Where strides are above 1: TensorFlow's "same", which gives even sizes one zero
             more at the bottom and the right, or "symmetric".
 
     Returns:

@@ -149,7 +149,7 @@ def write_prediction(
         label_path: Label PNG to write.
         overlay_path: Overlay PNG to write.
         label: Class ids, int32 [H, W].
-        overlay: uint8 [H, W, 3].
+        overlay: Uint8 [H, W, 3].
         dataset: The classes' colours.
 
     Raises:
@@ -223,8 +223,8 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of a trained or imported run.", required=True)
-    flags.DEFINE_string("images", None, "A file, a folder or a quoted glob.", required=True)
-    flags.DEFINE_string("output_dir", None, "Folder to write to.", required=True)
+    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
+    flags.DEFINE_string("images", None, "File, folder or quoted glob (required).", required=True)
+    flags.DEFINE_string("output_dir", None, "Folder to write to (required).", required=True)
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
     command_line.run(main)

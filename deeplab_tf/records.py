@@ -66,7 +66,7 @@ class Records:
         """Returns the shards of a split, in order.
 
         Raises:
-            UserError: there is no such split.
+            UserError: There is no such split.
         """
         if split not in self.shard_paths:
             raise UserError(
@@ -103,13 +103,13 @@ def read_class_list(
     """Reads a class list: a line per class, `NAME` or `NAME RED GREEN BLUE`; the first has id 0.
 
     Args:
-      path: the text file.
+        path: The text file.
 
     Returns:
-      The class names, and an RGB colour for each; VOC's where the list has none.
+        The class names, and an RGB colour for each; VOC's where the list has none.
 
     Raises:
-      UserError: there is no such file, or a line of it makes no sense.
+        UserError: There is no such file, or a line of it makes no sense.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -134,7 +134,7 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     """Parses one record; what it lacks gets the defaults of the original reader.
 
     Args:
-        serialized: string scalar, a `tf.train.Example`.
+        serialized: String scalar, a `tf.train.Example`.
 
     Returns:
         Scalars: `image_bytes` (string, JPEG or PNG), `label_bytes` (string, one-channel PNG of
@@ -169,18 +169,18 @@ def find_records(
     """Finds records in a folder and reads what they say of themselves.
 
     Args:
-        data_dir: the folder of the records, or the folder they were built in (there they lie in
+        data_dir: The folder of the records, or the folder they were built in (there they lie in
           `<dataset>/<version>/`; the newest version is taken).
-        dataset: which dataset, where `data_dir` holds several.
-        num_classes: for records that do not say it themselves. They get the names `class_0`, ...
-        ignore_label: in place of what the records say; 255 where they say nothing.
+        dataset: Which dataset, where `data_dir` holds several.
+        num_classes: For records that do not say it themselves. They get the names `class_0`, ...
+        ignore_label: In place of what the records say; 255 where they say nothing.
 
     Returns:
         The records. Bare shards are counted by hopping from one record to the next, which takes
         milliseconds per thousand and reads no picture.
 
     Raises:
-        UserError: there are no records, or not all of them, or it is not clear which.
+        UserError: There are no records, or not all of them, or it is not clear which.
     """
     path = pathlib.Path(data_dir).expanduser()
     build = f"Build some: python -m deeplab_tf.datasets.build --dataset=shapes --data_dir={path}"
@@ -212,7 +212,7 @@ def count_records(shard: str) -> int:
     """Counts the records of a TFRecord file by their headers.
 
     Raises:
-        UserError: the file ends in the middle of a record.
+        UserError: The file ends in the middle of a record.
     """
     # A record is its length (uint64), a checksum (4 bytes), the bytes, a checksum (4 bytes).
     count, position, size = 0, 0, os.path.getsize(shard)

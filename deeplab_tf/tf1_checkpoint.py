@@ -25,10 +25,10 @@ class ImportReport:
     """What became of a checkpoint's variables, by the original's names.
 
     Attributes:
-        path: of the checkpoint.
-        loaded: variables that are in the model now.
-        skipped: variables of the model that were left as they are, and why.
-        unused: variables of the checkpoint that the model does not have, without those of the
+        path: Of the checkpoint.
+        loaded: Variables that are in the model now.
+        skipped: Variables of the model that were left as they are, and why.
+        unused: Variables of the checkpoint that the model does not have, without those of the
             optimizer.
     """
 
@@ -51,16 +51,16 @@ def load_tf1_checkpoint(
     """Fills a model with the weights of an original checkpoint; all is checked before any is set.
 
     Args:
-        model: a whole model, or a backbone alone (`model.get_layer("MobilenetV2")`).
-        path: prefix of the checkpoint (`.../model.ckpt`), or the folder it is in.
-        skip_mismatched: leave variables as they are that the checkpoint lacks, or has in another
+        model: A whole model, or a backbone alone (`model.get_layer("MobilenetV2")`).
+        path: Prefix of the checkpoint (`.../model.ckpt`), or the folder it is in.
+        skip_mismatched: Leave variables as they are that the checkpoint lacks, or has in another
             shape.
 
     Returns:
         What was loaded, skipped and not used.
 
     Raises:
-        UserError: if there is no checkpoint, or if it does not fit the model.
+        UserError: If there is no checkpoint, or if it does not fit the model.
     """
     prefix, reader = _open(path)
     shapes = reader.get_variable_to_shape_map()
@@ -99,7 +99,7 @@ def is_backbone_checkpoint(path: str | os.PathLike) -> bool:
     """Whether an original checkpoint has no DeepLab head, as those trained on ImageNet.
 
     Raises:
-        UserError: if there is no checkpoint.
+        UserError: If there is no checkpoint.
     """
     _, reader = _open(path)
     return not any(name.startswith(_HEAD) for name in reader.get_variable_to_shape_map())

@@ -287,7 +287,7 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of the run.", required=True)
+    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
     for config_class in (ModelConfig, DataConfig, TrainConfig):
         command_line.define_flags(config_class)
     command_line.run(main)

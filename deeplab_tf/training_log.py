@@ -43,7 +43,9 @@ class Stopwatch:
         if not self._steps:
             return "?"
         minutes, seconds = divmod(round(self._steps_to_go * self._seconds / self._steps), 60)
-        return f"{minutes // 60}h{minutes % 60:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+        if minutes < 60:
+            return f"{minutes}:{seconds:02d}"
+        return f"{minutes // 60}h{minutes % 60:02d}"
 
 
 class TrainingLog:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
 
 # What PASCAL VOC paints its ignored borders with; here every label that has no class of its own.
 NO_CLASS_COLOR = (224, 224, 192)
@@ -71,7 +73,7 @@ def overlay(
     A class that is black, as backgrounds are by custom, only darkens the picture.
 
     Args:
-        image: uint8 [H, W, 3].
+        image: Uint8 [H, W, 3].
         label: Class ids, [H, W].
         colors: RGB per class.
         opacity: 0 shows the picture alone, 1 the colours alone.
@@ -93,7 +95,7 @@ def add_legend(
     """Adds a strip below a picture that names the classes in it, the largest first.
 
     Args:
-        picture: uint8 [H, W, 3], for example an overlay.
+        picture: Uint8 [H, W, 3], for example an overlay.
         label: Class ids, [H, W].
         class_names: Name per class; labels beyond them are called "no class".
         colors: RGB per class.
@@ -169,7 +171,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Lays pictures out in a grid, row by row, each in the middle of its cell.
 
     Args:
-        pictures: uint8 [H, W, 3] each, of any sizes.
+        pictures: Uint8 [H, W, 3] each, of any sizes.
         columns: Pictures per row.
 
     Returns:

@@ -98,7 +98,7 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of a trained or imported run.", required=True)
-    flags.DEFINE_string("output_dir", None, "Folder that will hold saved_model.pb.", required=True)
+    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
+    flags.DEFINE_string("output_dir", None, "Folder to write (required).", required=True)
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
     command_line.run(main)

@@ -15,7 +15,6 @@ import tensorflow_datasets as tfds
 from deeplab_tf import records
 from deeplab_tf.datasets import build
 from deeplab_tf.datasets import segmentation
-from deeplab_tf.datasets.folder import folder_dataset_builder
 from deeplab_tf.errors import UserError
 
 

@@ -10,7 +10,8 @@ from conftest import REPOSITORY
 def module_names() -> list[str]:
     """Every module of the repository, by the name that it is imported under."""
     names = []
-    for folder, package in (("deeplab_tf", ""), ("datasets", "deeplab_tf."), ("export", "deeplab_tf.")):
+    packages = {"deeplab_tf": "", "datasets": "deeplab_tf.", "export": "deeplab_tf."}
+    for folder, package in packages.items():
         for path in (REPOSITORY / folder).rglob("*.py"):
             relative = path.relative_to(REPOSITORY).with_suffix("").as_posix()
             if "deeplab_tf/datasets" not in relative and "deeplab_tf/export" not in relative:

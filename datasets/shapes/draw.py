@@ -22,7 +22,7 @@ def draw_pictures(output_dir: str | os.PathLike, num_pictures: int) -> list[path
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("output_dir", None, "Folder for the pictures.", required=True)
+    flags.DEFINE_string("output_dir", None, "Folder for the pictures (required).", required=True)
     flags.DEFINE_integer("num_pictures", 12, "How many.", lower_bound=1)
 
 

@@ -1,9 +1,9 @@
 """Draws the pictures of `shapes` with their exact labels.
 
 Colour tells objects from the dull ground and most classes from one another, in every shade and
-pattern. Disc and ring are of one colour: a pixel of a ring looks like one of a disc until the network
-sees as far as the hole. The same form comes in sizes that differ by a factor of two, and overlaps
-others.
+pattern. Disc and ring are of one colour: a pixel of a ring looks like one of a disc until the
+network sees as far as the hole. The same form comes in sizes that differ by a factor of two, and
+overlaps others.
 """
 
 import zlib
@@ -90,13 +90,13 @@ def draw(split: str, index: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarr
     """Draws one picture, which depends on nothing but the arguments.
 
     Args:
-        split: name of the split.
-        index: number of the picture in the split.
-        seed: another one gives other pictures.
+        split: Name of the split.
+        index: Number of the picture in the split.
+        seed: Another one gives other pictures.
 
     Returns:
-        image: uint8 `[H, W, 3]`, RGB.
-        label: uint8 `[H, W]`, class ids, and 255 in a thin band along every border.
+        image: Uint8 `[H, W, 3]`, RGB.
+        label: Uint8 `[H, W]`, class ids, and 255 in a thin band along every border.
     """
     rng = np.random.default_rng((seed, zlib.crc32(split.encode()), index))
     height, width = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
@@ -139,8 +139,8 @@ def cover(
     """Draws a form somewhere; returns how much of each pixel it covers, and its area in pixels.
 
     Returns:
-        coverage: float32 `[H, W]` in 0..1.
-        area: of the whole form, also beyond the picture's border.
+        coverage: Float32 `[H, W]` in 0..1.
+        area: Of the whole form, also beyond the picture's border.
     """
     radius = np.exp(rng.uniform(*np.log(RADII)))
     stroke = max(rng.uniform(*STROKE), MIN_STROKE / radius)
@@ -170,7 +170,7 @@ def _area(contour: np.ndarray) -> float:
 
 
 def _color(rng: np.random.Generator, form: str, others: list[np.ndarray]) -> np.ndarray:
-    """Returns a colour for a form, or "ground", that stands out from the others; float32 [3], RGB."""
+    """Returns an RGB colour for a form or the "ground" that stands out from the others; [3]."""
     if form == "ground":
         hues, saturations = (0.0, 360.0), GROUND_SATURATION
     else:

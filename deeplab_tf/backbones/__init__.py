@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import keras
 
-from deeplab_tf.backbones import mobilenet_v2, xception
+from deeplab_tf.backbones import mobilenet_v2
+from deeplab_tf.backbones import xception
 from deeplab_tf.backbones.atrous import check_output_stride
 from deeplab_tf.errors import UserError
 
@@ -27,12 +28,12 @@ def build_backbone(
     """Builds a backbone, from RGB pixels 0..255 to named features.
 
     Args:
-        name: one of `BACKBONES`.
-        output_stride: input size over the size of the last features: 4, 8, 16 or 32.
-        multi_grid: multipliers of the atrous rates in the last block (in Xception, of its three
+        name: One of `BACKBONES`.
+        output_stride: Input size over the size of the last features: 4, 8, 16 or 32.
+        multi_grid: Multipliers of the atrous rates in the last block (in Xception, of its three
             separable convolutions); None for the paper's. MobileNet has no such block.
-        depth_multiplier: scales the filters of a MobileNet.
-        batch_norm_decay: decay of the moving statistics; None for the original's.
+        depth_multiplier: Scales the filters of a MobileNet.
+        batch_norm_decay: Decay of the moving statistics; None for the original's.
 
     Returns:
         A `keras.Model` with the name of the original's scope. It takes uint8 or float
@@ -40,7 +41,7 @@ def build_backbone(
         can refine them with, by stride: `stride_4` is `[B, ceil(H/4), ceil(W/4), C]`.
 
     Raises:
-        UserError: for an argument that the backbone does not have.
+        UserError: For an argument that the backbone does not have.
     """
     if name not in BACKBONES:
         raise UserError(f"backbone is {name!r}; it can be {', '.join(BACKBONES)}.")

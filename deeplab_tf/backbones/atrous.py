@@ -26,8 +26,8 @@ def strides_and_rates(
     any smaller one.
 
     Args:
-        unit_strides: stride of each unit of the classification network.
-        output_stride: size before the first unit over the size wanted behind the last one.
+        unit_strides: Stride of each unit of the classification network.
+        output_stride: Size before the first unit over the size wanted behind the last one.
 
     Returns:
         A pair (stride, rate) for each unit.

@@ -8,7 +8,8 @@ from deeplab_tf import layers
 from deeplab_tf.backbones import build_backbone
 from deeplab_tf.backbones.atrous import check_output_stride
 from deeplab_tf.errors import UserError
-from deeplab_tf.models import v3, v3plus
+from deeplab_tf.models import v3
+from deeplab_tf.models import v3plus
 from deeplab_tf.models.aspp import aspp_rates
 
 VERSIONS = {"v3": v3.head, "v3plus": v3plus.head}
@@ -35,25 +36,25 @@ def build_model(
     """Builds a DeepLab, from RGB pixels to logits.
 
     Args:
-        version: one of `VERSIONS`.
-        backbone: one of `deeplab_tf.backbones.BACKBONES`.
-        num_classes: channels of the logits.
-        output_stride: input size over the size of the backbone's features: 4, 8, 16 or 32.
-        atrous_rates: of the ASPP branches; None for what the papers tie to the output stride, `()`
+        version: One of `VERSIONS`.
+        backbone: One of `deeplab_tf.backbones.BACKBONES`.
+        num_classes: Channels of the logits.
+        output_stride: Input size over the size of the backbone's features: 4, 8, 16 or 32.
+        atrous_rates: Of the ASPP branches; None for what the papers tie to the output stride, `()`
             for no such branch (MobileNet's light head).
-        multi_grid: multipliers of the atrous rates of the last block's three units; None for the
+        multi_grid: Multipliers of the atrous rates of the last block's three units; None for the
             paper's.
-        depth_multiplier: scales the filters of a MobileNet.
-        decoder_output_stride: input size over decoder size of v3+; None for the paper's 4.
-        add_image_level_feature: whether image pooling is part of the ASPP.
-        image_pooling_crop_size: height and width in pixels of the input whose features image
+        depth_multiplier: Scales the filters of a MobileNet.
+        decoder_output_stride: Input size over decoder size of v3+; None for the paper's 4.
+        add_image_level_feature: Whether image pooling is part of the ASPP.
+        image_pooling_crop_size: Height and width in pixels of the input whose features image
             pooling averages; None for those of the whole input.
-        aspp_with_separable_conv: whether the ASPP branches are atrous separable convolutions.
-        aspp_convs_filters: channels of every ASPP branch.
-        decoder_use_separable_conv: whether the decoder's two 3x3 convolutions are separable.
-        decoder_filters: their channels.
-        batch_norm_decay: decay of all moving statistics; None for the original's, part by part.
-        upsample_logits: whether logits are resized to the size of the input.
+        aspp_with_separable_conv: Whether the ASPP branches are atrous separable convolutions.
+        aspp_convs_filters: Channels of every ASPP branch.
+        decoder_use_separable_conv: Whether the decoder's two 3x3 convolutions are separable.
+        decoder_filters: Their channels.
+        batch_norm_decay: Decay of all moving statistics; None for the original's, part by part.
+        upsample_logits: Whether logits are resized to the size of the input.
 
     Returns:
         A `keras.Model` that takes uint8 or float `[B, H, W, 3]` in 0..255 of any height and width,
@@ -61,7 +62,7 @@ def build_model(
         stride `s` of the head if `upsample_logits` is false.
 
     Raises:
-        UserError: for an argument that names nothing, or does not go with another.
+        UserError: For an argument that names nothing, or does not go with another.
     """
     if version not in VERSIONS:
         raise UserError(f"version is {version!r}; it can be {', '.join(VERSIONS)}.")

@@ -29,14 +29,14 @@ def aspp(
 
     Args:
         features: `[B, H, W, C]`, H and W at the output stride.
-        output_stride: of the features.
-        atrous_rates: one 3x3 branch for each; `()` leaves the 1x1 branch and image pooling.
-        filters: channels of every branch and of the result.
-        with_separable_conv: whether the 3x3 branches are atrous separable convolutions.
-        add_image_level_feature: whether to add image pooling.
-        image_pooling_crop_size: height and width in pixels of the input whose features are
+        output_stride: Of the features.
+        atrous_rates: One 3x3 branch for each; `()` leaves the 1x1 branch and image pooling.
+        filters: Channels of every branch and of the result.
+        with_separable_conv: Whether the 3x3 branches are atrous separable convolutions.
+        add_image_level_feature: Whether to add image pooling.
+        image_pooling_crop_size: Height and width in pixels of the input whose features are
             averaged; None for those of the whole input.
-        batch_norm_decay: decay of the moving statistics.
+        batch_norm_decay: Decay of the moving statistics.
 
     Returns:
         `[B, H, W, filters]`.

@@ -12,9 +12,9 @@ def head(features: dict, num_classes: int, **aspp_settings):
     """From the features of a backbone to logits at the output stride.
 
     Args:
-        features: the dict that the backbone returns.
-        num_classes: channels of the logits.
-        **aspp_settings: the arguments of `aspp`.
+        features: The dict that the backbone returns.
+        num_classes: Channels of the logits.
+        **aspp_settings: The arguments of `aspp`.
 
     Returns:
         float32 `[B, H / output_stride, W / output_stride, num_classes]`.

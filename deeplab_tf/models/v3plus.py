@@ -22,12 +22,12 @@ def head(
     """From the features of a backbone to logits at the decoder's stride.
 
     Args:
-        features: the dict that the backbone returns.
-        num_classes: channels of the logits.
-        decoder_output_stride: input size over decoder size.
-        decoder_filters: channels of the decoder's two 3x3 convolutions.
-        decoder_use_separable_conv: whether these are separable.
-        **aspp_settings: the arguments of `aspp`.
+        features: The dict that the backbone returns.
+        num_classes: Channels of the logits.
+        decoder_output_stride: Input size over decoder size.
+        decoder_filters: Channels of the decoder's two 3x3 convolutions.
+        decoder_use_separable_conv: Whether these are separable.
+        **aspp_settings: The arguments of `aspp`.
 
     Returns:
         float32 `[B, H / decoder_output_stride, W / decoder_output_stride, num_classes]`.
@@ -57,9 +57,9 @@ def decoder(
     Args:
         features: `[B, H, W, C]`, what the encoder has seen.
         low_level: `[B, H', W', D]` at the decoder's stride.
-        filters: channels of the two 3x3 convolutions.
-        use_separable_conv: whether these are separable.
-        batch_norm_decay: decay of the moving statistics.
+        filters: Channels of the two 3x3 convolutions.
+        use_separable_conv: Whether these are separable.
+        batch_norm_decay: Decay of the moving statistics.
 
     Returns:
         `[B, H', W', filters]`.
