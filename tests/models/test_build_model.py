@@ -138,7 +138,8 @@ def test_a_mixed_precision_model_gives_nearly_the_same_float32_logits():
     expected = model(images, training=False)
     got = mixed(images, training=False)
     assert got.dtype == tf.float32
-    np.testing.assert_allclose(got, expected, atol=0.1 * np.abs(expected).max())
+    # bfloat16 keeps 8 bits, over some 60 layers.
+    assert np.linalg.norm(got - expected) < 0.2 * np.linalg.norm(expected)
 
 
 def test_the_fields_of_the_config_are_its_arguments():
