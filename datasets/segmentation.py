@@ -95,7 +95,7 @@ def encode_example(
         name: Of the picture, without extension.
         image_bytes: JPEG or PNG, written as it is.
         image_format: "jpeg" or "png".
-        label: Uint8 `[H, W]`, class ids and the ignore label.
+        label: uint8 `[H, W]`, class ids and the ignore label.
     """
     height, width = label.shape
     return {

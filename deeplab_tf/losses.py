@@ -12,8 +12,8 @@ def cross_entropy(
     divided once, by the pixels of all of it.
 
     Args:
-        logits: Float32 [B, H, W, num_classes].
-        label: Int32 [B, H, W], class ids or the ignore label.
+        logits: float32 [B, H, W, num_classes].
+        label: int32 [B, H, W], class ids or the ignore label.
         ignore_label: Pixels of this label count nowhere.
 
     Returns:

@@ -4,7 +4,7 @@
 
 For every picture NAME it writes NAME.png, of the same size, whose pixel values are class ids and
 whose palette is the dataset's colours; and NAME_overlay.png for the eye: the colours over the
-picture, with a legend below. overview.png shows the first of them side by side.
+picture, with a legend below. overview.png shows the first of them together.
 """
 
 import collections
@@ -58,7 +58,7 @@ def predict(run_dir: str, images: str, output_dir: str, checkpoint: str = "best"
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} cannot be made: {error}.") from error
 
-    written, failures, first_overlays = [], [], []
+    written, failures, overview = [], [], []
     started = time.monotonic()
     for number, (path, (label_path, overlay_path)) in enumerate(zip(paths, outputs), start=1):
         try:
@@ -68,11 +68,11 @@ def predict(run_dir: str, images: str, output_dir: str, checkpoint: str = "best"
             print(f"{number} of {len(paths)}  {path}: skipped, {error}", flush=True)
             continue
         label = label_of(image)
-        overlay = draw_overlay(image, label, run.dataset)
+        overlay = visualize.overlay(image, label, run.dataset.colors)
         write_prediction(label_path, overlay_path, label, overlay, run.dataset)
         written.append(label_path)
-        if len(first_overlays) < OVERVIEW_PICTURES:
-            first_overlays.append(_narrow(overlay))
+        if len(overview) < OVERVIEW_PICTURES:
+            overview.append((_narrow(overlay), _narrow(label)))
         height, width = label.shape
         speed = number / (time.monotonic() - started)
         print(
@@ -80,9 +80,8 @@ def predict(run_dir: str, images: str, output_dir: str, checkpoint: str = "best"
             f"{speed:.2f} pictures/s",
             flush=True,
         )
-    if first_overlays:
-        sheet = visualize.contact_sheet(first_overlays, columns=4)
-        Image.fromarray(sheet).save(os.path.join(output_dir, f"{OVERVIEW}.png"))
+    if overview:
+        _write_overview(os.path.join(output_dir, f"{OVERVIEW}.png"), overview, run.dataset)
     if failures:
         raise UserError(
             f"{len(failures)} of {len(paths)} pictures could not be read; the others are in "
@@ -130,12 +129,6 @@ def read_picture(path: str) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
-def draw_overlay(image: np.ndarray, label: np.ndarray, dataset: DatasetInfo) -> np.ndarray:
-    """Draws a label over its picture, with a legend below; uint8 [H + legend, W or more, 3]."""
-    overlay = visualize.overlay(image, label, dataset.colors)
-    return visualize.add_legend(overlay, label, dataset.class_names, dataset.colors)
-
-
 def write_prediction(
     label_path: str,
     overlay_path: str,
@@ -149,12 +142,13 @@ def write_prediction(
         label_path: Label PNG to write.
         overlay_path: Overlay PNG to write.
         label: Class ids, int32 [H, W].
-        overlay: Uint8 [H, W, 3].
-        dataset: The classes' colours.
+        overlay: The label's colours over the picture, uint8 [H, W, 3]; it gets a legend.
+        dataset: The classes' names and colours.
 
     Raises:
         UserError: A file cannot be written.
     """
+    overlay = visualize.add_legend(overlay, label, dataset.class_names, dataset.colors)
     try:
         with tempfile.TemporaryDirectory(dir=os.path.dirname(label_path), prefix=".new_") as new:
             visualize.write_label_png(os.path.join(new, "label.png"), label, dataset.colors)
@@ -165,13 +159,25 @@ def write_prediction(
         raise UserError(f"{label_path} cannot be written: {error}.") from error
 
 
+def _write_overview(
+    path: str, overview: Sequence[tuple[np.ndarray, np.ndarray]], dataset: DatasetInfo
+) -> None:
+    """Writes (overlay, label) pairs as one picture, with one legend for all."""
+    sheet = visualize.contact_sheet([overlay for overlay, _ in overview], columns=4)
+    labels = np.concatenate([label.ravel() for _, label in overview])[np.newaxis]
+    sheet = visualize.add_legend(sheet, labels, dataset.class_names, dataset.colors)
+    Image.fromarray(sheet).save(path)
+
+
 def _narrow(picture: np.ndarray) -> np.ndarray:
-    """Shrinks a picture to the width that it has in the overview."""
+    """Shrinks an overlay, or a label, to the width that it has in the overview."""
     height, width = picture.shape[:2]
     if width <= OVERVIEW_WIDTH:
         return picture
     size = (OVERVIEW_WIDTH, max(1, height * OVERVIEW_WIDTH // width))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    is_label = picture.ndim == 2
+    method = Image.Resampling.NEAREST if is_label else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(picture).resize(size, method))
 
 
 def _output_paths(paths: Sequence[str], output_dir: str) -> list[tuple[str, str]]:

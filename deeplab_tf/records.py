@@ -134,7 +134,7 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     """Parses one record; what it lacks gets the defaults of the original reader.
 
     Args:
-        serialized: String scalar, a `tf.train.Example`.
+        serialized: string scalar, a `tf.train.Example`.
 
     Returns:
         Scalars: `image_bytes` (string, JPEG or PNG), `label_bytes` (string, one-channel PNG of

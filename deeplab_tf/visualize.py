@@ -73,7 +73,7 @@ def overlay(
     A class that is black, as backgrounds are by custom, only darkens the picture.
 
     Args:
-        image: Uint8 [H, W, 3].
+        image: uint8 [H, W, 3].
         label: Class ids, [H, W].
         colors: RGB per class.
         opacity: 0 shows the picture alone, 1 the colours alone.
@@ -95,7 +95,7 @@ def add_legend(
     """Adds a strip below a picture that names the classes in it, the largest first.
 
     Args:
-        picture: Uint8 [H, W, 3], for example an overlay.
+        picture: uint8 [H, W, 3], for example an overlay.
         label: Class ids, [H, W].
         class_names: Name per class; labels beyond them are called "no class".
         colors: RGB per class.
@@ -171,7 +171,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Lays pictures out in a grid, row by row, each in the middle of its cell.
 
     Args:
-        pictures: Uint8 [H, W, 3] each, of any sizes.
+        pictures: uint8 [H, W, 3] each, of any sizes.
         columns: Pictures per row.
 
     Returns:

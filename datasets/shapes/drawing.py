@@ -76,7 +76,7 @@ FORMS: dict[str, Callable[[float], list[np.ndarray]]] = {
 }
 CLASS_NAMES = ("background", *FORMS)
 COLORS = (  # of the classes when a label is shown; the pictures' own colours tell nothing
-    (38, 50, 56),
+    (0, 0, 0),
     (239, 83, 80),
     (255, 167, 38),
     (66, 165, 245),
@@ -95,8 +95,8 @@ def draw(split: str, index: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarr
         seed: Another one gives other pictures.
 
     Returns:
-        image: Uint8 `[H, W, 3]`, RGB.
-        label: Uint8 `[H, W]`, class ids, and 255 in a thin band along every border.
+        image: uint8 `[H, W, 3]`, RGB.
+        label: uint8 `[H, W]`, class ids, and 255 in a thin band along every border.
     """
     rng = np.random.default_rng((seed, zlib.crc32(split.encode()), index))
     height, width = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
@@ -139,7 +139,7 @@ def cover(
     """Draws a form somewhere; returns how much of each pixel it covers, and its area in pixels.
 
     Returns:
-        coverage: Float32 `[H, W]` in 0..1.
+        coverage: float32 `[H, W]` in 0..1.
         area: Of the whole form, also beyond the picture's border.
     """
     radius = np.exp(rng.uniform(*np.log(RADII)))
