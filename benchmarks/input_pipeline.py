@@ -2,8 +2,8 @@
 
     python benchmarks/input_pipeline.py
 
-The bare decoding of picture and label is the limit of any pipeline that reads such records. Pictures
-are drawn: 500x375, JPEG, in 4 shards; crops are 513x513 with the official augmentation.
+The bare decoding of picture and label is the limit of any pipeline that reads such records. The
+pictures are drawn: 500x375, JPEG, in 4 shards; crops are 513x513 with the official augmentation.
 """
 
 import os

@@ -210,8 +210,8 @@ def test_without_split_lists_the_message_is_a_command_that_makes_them(raw, tmp_p
 def test_a_class_list_holds_names_with_or_without_colours(tmp_path):
     (tmp_path / "classes.txt").write_text("sky 70 130 180\n\n  traffic light\nlane 2\n")
     names, colors = records.read_class_list(tmp_path / "classes.txt")
-    assert names == ["sky", "traffic light", "lane 2"]
-    assert colors == [[70, 130, 180], [128, 0, 0], [0, 128, 0]]
+    assert names == ("sky", "traffic light", "lane 2")
+    assert colors == ((70, 130, 180), (128, 0, 0), (0, 128, 0))
 
 
 def test_a_split_of_few_pictures_gets_fewer_shards(raw, tmp_path):

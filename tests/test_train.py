@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf import checkpoints
 from deeplab_tf import config
 from deeplab_tf import eval as evaluation
 from deeplab_tf import layers
@@ -44,13 +46,21 @@ class Stopped(Exception):
     """Stands for whatever ends a process."""
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
-    tiny_records, tmp_path, monkeypatch
-):
-    settings = {"save_every_steps": 2, "log_every_steps": 1}
-    train_tiny(tmp_path / "whole", tiny_records, **settings)
+SETTINGS = {"save_every_steps": 2, "log_every_steps": 1}
 
-    save, saved = train.checkpoints.TrainingCheckpoints.save, []
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_records, tmp_path_factory):
+    """A run of four steps that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    train_tiny(folder, tiny_records, **SETTINGS)
+    return folder
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
+    whole_run, tiny_records, tmp_path, monkeypatch
+):
+    save, saved = checkpoints.TrainingCheckpoints.save, []
 
     def save_and_stop(self):
         save(self)
@@ -58,22 +68,21 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.checkpoints.TrainingCheckpoints, "save", save_and_stop)
+        patch.setattr(checkpoints.TrainingCheckpoints, "save", save_and_stop)
         with pytest.raises(Stopped):
-            train_tiny(tmp_path / "stopped", tiny_records, **settings)
-    train_tiny(tmp_path / "stopped", tiny_records, **settings)
+            train_tiny(tmp_path, tiny_records, **SETTINGS)
+    assert checkpoints.find(str(tmp_path), "last").endswith("ckpt-2")
+    train_tiny(tmp_path, tiny_records, **SETTINGS)
     assert len(saved) == 1
-    assert_equal_weights(tmp_path / "whole", tmp_path / "stopped")
+    assert_equal_weights(whole_run, tmp_path)
 
 
-def test_a_finished_run_is_not_trained_further(tiny_records, tmp_path, capsys):
-    train_tiny(tmp_path, tiny_records)
-    capsys.readouterr()
-    before = last_weights(tmp_path)
-    train_tiny(tmp_path, tiny_records)
+def test_a_finished_run_is_not_trained_further(whole_run, tiny_records, tmp_path, capsys):
+    shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
+    train_tiny(tmp_path, tiny_records, **SETTINGS)
     output = capsys.readouterr().out
     assert "goes on from step 4" in output and "loss" not in output
-    np.testing.assert_array_equal(before["aspp0/weights"], last_weights(tmp_path)["aspp0/weights"])
+    assert_equal_weights(whole_run, tmp_path)
 
 
 def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scale(tiny_records, tmp_path):
