@@ -7,6 +7,8 @@ arguments.
 
 import dataclasses
 
+from deeplab_tf.errors import UserError
+
 
 def setting(default, help):
     """A dataclass field with the sentence that `--help` prints for it."""
@@ -76,6 +78,23 @@ class DataConfig:
     scale_factor_step_size: float = setting(0.25, "Step between the scales; 0 for any between.")
     random_flip: bool = setting(True, "Flips half of the training pictures left to right.")
 
+    def __post_init__(self):
+        size = self.train_crop_size
+        _check(
+            len(size) == 2 and min(size) > 0,
+            f"--train_crop_size={','.join(map(str, size))} is no height,width such as 321,321.",
+        )
+        _check(
+            0 < self.min_scale_factor <= self.max_scale_factor and self.scale_factor_step_size >= 0,
+            f"No scales lie between --min_scale_factor={self.min_scale_factor} and "
+            f"--max_scale_factor={self.max_scale_factor} in steps of "
+            f"--scale_factor_step_size={self.scale_factor_step_size}.",
+        )
+        _check(
+            self.min_resize_value or not (self.max_resize_value or self.resize_factor),
+            "--max_resize_value and --resize_factor go with --min_resize_value: give it too.",
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -106,3 +125,19 @@ class TrainConfig:
     log_every_steps: int = setting(20, "Steps between two points of the loss curve.")
     eval_every_steps: int = setting(1000, "Steps between two validations.")
     save_every_steps: int = setting(500, "Steps between two checkpoints.")
+
+    def __post_init__(self):
+        for name in (
+            "training_number_of_steps",
+            "train_batch_size",
+            "log_every_steps",
+            "eval_every_steps",
+            "save_every_steps",
+        ):
+            value = getattr(self, name)
+            _check(value > 0, f"--{name}={value}; it must be 1 or more.")
+
+
+def _check(holds: object, problem: str) -> None:
+    if not holds:
+        raise UserError(problem)

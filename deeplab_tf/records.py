@@ -185,7 +185,7 @@ def find_records(
     path = pathlib.Path(data_dir).expanduser()
     build = f"Build some: python -m deeplab_tf.datasets.build --dataset=shapes --data_dir={path}"
     if not str(data_dir):
-        raise UserError("data_dir is empty; it wants the folder of the records. " + build)
+        raise UserError("--data_dir is missing: give the folder of the records. " + build)
     if not path.is_dir():
         raise UserError(f"there is no folder {path} to read records from. {build}")
     if (path / "dataset_info.json").exists():

@@ -137,7 +137,7 @@ def test_a_shard_that_is_cut_off_is_an_error_that_names_it(tmp_path):
 
 def test_a_missing_or_empty_folder_is_an_error_that_shows_how_to_build(tmp_path):
     for data_dir, message in (
-        ("", "data_dir is empty"),
+        ("", "data_dir is missing"),
         (tmp_path / "nowhere", "there is no folder"),
         (tmp_path, "no records in"),
     ):
