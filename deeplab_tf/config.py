@@ -50,7 +50,7 @@ class ModelConfig:
     batch_norm_decay: float | None = setting(
         None,
         "Decay of the moving statistics everywhere. By default the original's, part by part "
-        "(0.95 to 0.9997), which want tens of thousands of steps.",
+        "(0.997 and 0.9997), which want tens of thousands of steps.",
     )
 
 
@@ -112,7 +112,7 @@ class TrainConfig:
         1.0, "Multiplies the gradients of everything behind the backbone."
     )
     fine_tune_batch_norm: bool = setting(
-        True, "Trains with batch statistics; want a batch of 12 or more. Frozen otherwise."
+        True, "Trains with batch statistics, which want a batch of 12 or more; frozen if false."
     )
     tf_initial_checkpoint: str = setting(
         "", "Official TF1 checkpoint to start from: a whole model or an ImageNet backbone."

@@ -5,6 +5,7 @@
     checkpoints/   the last states of training, to go on from
     best/          the weights with the best validation mIoU
     tensorboard/   curves and pictures
+    metrics.json   the figures of the last `deeplab_tf.eval`
 """
 
 import dataclasses
