@@ -16,24 +16,33 @@ from deeplab_tf.errors import UserError
 _ABSL_HELP = (app.HelpFlag, app.HelpshortFlag, app.HelpfullFlag, app.HelpXMLFlag)
 
 
-class _IntegerListParser(flags.ArgumentParser):
+class _NumberListParser(flags.ArgumentParser):
     """Reads `6,12,18` as (6, 12, 18) and an empty text as ()."""
 
-    syntactic_help = "integers separated by commas; empty for none"
+    syntactic_help = "numbers separated by commas; empty for none"
+
+    def __init__(self, number_type: type):
+        super().__init__()
+        self._number_type = number_type
 
     def parse(self, argument):
         if isinstance(argument, (tuple, list)):
             return tuple(argument)
+        parts = argument.split(",") if argument.strip() else ()
         try:
-            return tuple(int(part) for part in argument.split(",")) if argument.strip() else ()
+            return tuple(self._number_type(part) for part in parts)
         except ValueError:
-            raise ValueError(f"{argument!r} is not a list of integers such as 6,12,18") from None
+            kind, example = {
+                int: ("integers", "6,12,18"),
+                float: ("numbers", "0.5,0.75,1"),
+            }[self._number_type]
+            raise ValueError(f"{argument!r} is not a list of {kind} such as {example}") from None
 
     def flag_type(self):
-        return "comma list of integers"
+        return "comma list of numbers"
 
 
-class _IntegerListSerializer(flags.ArgumentSerializer):
+class _NumberListSerializer(flags.ArgumentSerializer):
     def serialize(self, value):
         return ",".join(str(number) for number in value)
 
@@ -56,11 +65,11 @@ def define_flags(config_class: type, flag_values: flags.FlagValues = flags.FLAGS
             define(field.name, field.default, help_text, **where)
         else:
             flags.DEFINE(
-                _IntegerListParser(),
+                _NumberListParser(typing.get_args(kind)[0]),
                 field.name,
                 field.default,
                 help_text,
-                serializer=_IntegerListSerializer(),
+                serializer=_NumberListSerializer(),
                 **where,
             )
 
@@ -78,7 +87,7 @@ def write_flagfile(path: str, *configs) -> None:
         lines.append(f"# {type(config).__name__}")
         for name, value in dataclasses.asdict(config).items():
             if isinstance(value, tuple):
-                value = _IntegerListSerializer().serialize(value)
+                value = _NumberListSerializer().serialize(value)
             if value is not None:
                 lines.append(f"--{name}={value}")
     with open(path, "w", encoding="utf-8") as file:
@@ -148,7 +157,7 @@ def _grouped_help() -> str:
 def _describe(flag: flags.Flag) -> str:
     default = flag.default
     if isinstance(default, tuple):
-        default = _IntegerListSerializer().serialize(default)
+        default = _NumberListSerializer().serialize(default)
     return f"  --{flag.name}: {flag.help}" + (f" [{default}]" if default not in (None, "") else "")
 
 

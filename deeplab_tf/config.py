@@ -19,34 +19,85 @@ def setting(default, help):
 class ModelConfig:
     """The arguments of `deeplab_tf.build_model`."""
 
-    version: str = setting("v3plus", "DeepLab generation: v3 or v3plus.")
+    version: str = setting("v3plus", "DeepLab generation: v1, v2, v3 or v3plus.")
     backbone: str = setting("mobilenet_v2", "Network the features come from, e.g. xception_65.")
     num_classes: int | None = setting(
         None, "Classes of the logits. By default those of the records that are trained on."
     )
-    output_stride: int = setting(16, "Input size over feature size: 4, 8, 16 or 32.")
+    output_stride: int | None = setting(
+        None,
+        "Input size over feature size: 4, 8, 16 or 32. By default 8 with v1 and v2, 32 with "
+        "MobileNetV3, 16 with all others.",
+    )
     atrous_rates: tuple[int, ...] | None = setting(
         None,
         "Rates of the ASPP branches, e.g. 6,12,18; empty for none. By default those that the "
         "papers tie to the output stride.",
     )
     multi_grid: tuple[int, ...] | None = setting(
-        None, "Rate multipliers of the last block's three units. By default the paper's."
+        None,
+        "Rate multipliers of the last block's three units. By default the paper's: 1,2,4 with v3 "
+        "and v3plus on a ResNet, 1,1,1 elsewhere.",
     )
     depth_multiplier: float = setting(1.0, "Scales the filters of a MobileNet.")
     decoder_output_stride: tuple[int, ...] | None = setting(
-        None, "Input size over decoder size of v3plus. By default the paper's 4."
+        None,
+        "Input size over decoder size of v3plus, a number for each stage. By default the paper's "
+        "4, or 8 with MobileNetV3.",
     )
-    add_image_level_feature: bool = setting(True, "Adds image pooling to the ASPP.")
+    add_image_level_feature: bool | None = setting(None, "Adds image pooling to the ASPP [true].")
     image_pooling_crop_size: tuple[int, ...] | None = setting(
         None,
         "Height,width of the input whose whole feature map image pooling averages. By default "
-        "whatever the input is.",
+        "whatever the input is, or 769,769 with MobileNetV3.",
     )
-    aspp_with_separable_conv: bool = setting(True, "Atrous separable convolution in the ASPP.")
-    aspp_convs_filters: int = setting(256, "Filters of every ASPP branch.")
-    decoder_use_separable_conv: bool = setting(True, "Separable convolution in the decoder.")
-    decoder_filters: int = setting(256, "Filters of the decoder's two 3x3 convolutions.")
+    image_pooling_stride: tuple[int, ...] | None = setting(
+        None, "Steps between image pooling's windows. By default 1,1, or 4,5 with MobileNetV3."
+    )
+    image_se_uses_qsigmoid: bool | None = setting(
+        None, "Piecewise linear squeeze and excitation [true with MobileNetV3]."
+    )
+    aspp_with_separable_conv: bool | None = setting(
+        None, "Atrous separable convolution in the ASPP [true]."
+    )
+    aspp_with_concat_projection: bool | None = setting(
+        None, "Projects the ASPP branches together [true; false with MobileNetV3]."
+    )
+    aspp_with_squeeze_and_excitation: bool | None = setting(
+        None, "Image pooling weighs the channels of the ASPP [false; true with MobileNetV3]."
+    )
+    aspp_convs_filters: int | None = setting(
+        None, "Filters of every ASPP branch. By default 256, or 128 with MobileNetV3."
+    )
+    dense_prediction_cell_json: str | None = setting(
+        None, "File of a dense prediction cell, or its JSON itself, instead of the ASPP."
+    )
+    decoder_use_separable_conv: bool | None = setting(
+        None, "Separable convolution in the decoder [true]."
+    )
+    decoder_use_sum_merge: bool | None = setting(
+        None, "The decoder adds the low-level features [false; true with MobileNetV3]."
+    )
+    decoder_output_is_logits: bool | None = setting(
+        None, "The decoder ends in the logits [false; true with MobileNetV3]."
+    )
+    decoder_filters: int | None = setting(
+        None, "Filters of the decoder's two 3x3 convolutions. By default 256."
+    )
+    fc6_kernel_size: int | None = setting(
+        None, "Kernel of v1's fc6: 3 for LargeFOV, 4 or 7 for the paper's other fields of view [3]."
+    )
+    fc_filters: int | None = setting(
+        None,
+        "Filters of fc6 and fc7 on VGG-16. By default 1024, or 4096 with a kernel larger than 3.",
+    )
+    last_block: int | None = setting(
+        None, "4 to 7: v3's cascaded variant on a ResNet, which ends there and has no ASPP."
+    )
+    image_pyramid: tuple[float, ...] = setting(
+        (), "Scales at which the network sees its input, e.g. 0.5,0.75,1; empty for the input only."
+    )
+    merge_method: str = setting("max", "How the logits of those scales are merged: max or avg.")
     batch_norm_decay: float | None = setting(
         None,
         "Decay of the moving statistics everywhere. By default the original's, part by part "

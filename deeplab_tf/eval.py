@@ -64,7 +64,7 @@ def evaluate_run(
         label_of = inference.saved_model_label_function(artefact)
     else:
         label_of = inference.label_function(
-            run_dirs.load_model(run, checkpoint), data, run.model_config.output_stride
+            run_dirs.load_model(run, checkpoint), run.model_config, data
         )
     result = {
         "run_dir": run_dir,

@@ -6,13 +6,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import backbones
 from deeplab_tf import images
 from deeplab_tf.config import DataConfig
+from deeplab_tf.config import ModelConfig
 from deeplab_tf.errors import UserError
 
 
 def predict_logits(
-    model: keras.Model, pictures: tf.Tensor, data_config: DataConfig, output_stride: int
+    model: keras.Model, pictures: tf.Tensor, model_config: ModelConfig, data_config: DataConfig
 ) -> tf.Tensor:
     """Returns the logits of pictures at the pictures' own size.
 
@@ -27,8 +29,8 @@ def predict_logits(
     Args:
         model: A model of `deeplab_tf.build_model`.
         pictures: RGB pixels 0..255, uint8 or float, [N, H, W, 3].
+        model_config: The model's; its `backbone` and `output_stride` count.
         data_config: Its `min_resize_value`, `max_resize_value` and `resize_factor` count.
-        output_stride: The model's.
 
     Returns:
         float32 [N, H, W, num_classes].
@@ -45,16 +47,17 @@ def predict_logits(
         )
         pictures = images.resize_bilinear(pictures, size)
     height, width = tf.unstack(tf.shape(pictures)[1:3])
-    rows, columns = (1 - height) % output_stride, (1 - width) % output_stride
-    padded = tf.pad(pictures - images.MEAN_PIXEL, [[0, 0], [0, rows], [0, columns], [0, 0]])
-    logits = model(padded + images.MEAN_PIXEL, training=False)[:, :height, :width]
+    rows, columns = ((1 - side) % model_config.output_stride for side in (height, width))
+    pad_pixel = backbones.pad_pixel(model_config.backbone)
+    padded = tf.pad(pictures - pad_pixel, [[0, 0], [0, rows], [0, columns], [0, 0]]) + pad_pixel
+    logits = model(padded, training=False)[:, :height, :width]
     if data_config.min_resize_value is not None:
         logits = images.resize_bilinear(logits, own_size)
     return logits
 
 
 def label_function(
-    model: keras.Model, data_config: DataConfig, output_stride: int
+    model: keras.Model, model_config: ModelConfig, data_config: DataConfig
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a model into a function from one picture to its labels.
 
@@ -63,8 +66,8 @@ def label_function(
 
     Args:
         model: A model of `deeplab_tf.build_model`.
+        model_config: As of `predict_logits`.
         data_config: As of `predict_logits`.
-        output_stride: As of `predict_logits`.
 
     Returns:
         A function of a picture, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
@@ -72,7 +75,7 @@ def label_function(
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
     def predict_labels(pictures):
-        logits = predict_logits(model, pictures, data_config, output_stride)
+        logits = predict_logits(model, pictures, model_config, data_config)
         return tf.argmax(logits, axis=-1, output_type=tf.int32)
 
     return lambda picture: predict_labels(picture[np.newaxis])[0].numpy()

@@ -7,6 +7,8 @@ keeps for itself. So `official_name` finds the original's name of every variable
 import concurrent.futures
 import contextlib
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 from keras import ops
@@ -63,38 +65,126 @@ def portable_graphs():
 class AtrousConv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D` whose `dilation_rate` goes to TensorFlow's dilated kernel.
 
-    The stock layer regroups pixels by their phase and back (space-to-batch). On a CPU that costs 4
-    times as much at rate 12, and 20 to 50 times as much at rates 24 to 36.
+    The stock layer regroups pixels by their phase and back (space-to-batch). In training on a CPU
+    that costs 4 times as much at rate 12, and 10 times as much at 24 and above.
     """
 
     def convolution_op(self, inputs, kernel):
-        if self.groups == 1 and _can_use(_dilated_conv, _stock_conv, self, inputs):
-            return _dilated_conv(inputs, kernel, self.dilation_rate, self.padding.upper())
-        return super().convolution_op(inputs, kernel)
+        if not _is_atrous(self) or self.groups > 1:
+            return super().convolution_op(inputs, kernel)
+        forms = _Forms(_dilated_conv, _stock_conv, portable=_dilated_conv)
+        return _convolve(forms, inputs, kernel, self.dilation_rate, self.padding.upper())
 
 
 @_register
 class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` whose `dilation_rate` goes to a dilated kernel in inference.
+    """`keras.layers.DepthwiseConv2D` whose `dilation_rate` goes to a dilated kernel.
 
-    In training the stock form is as fast; in inference it is slower, and leaves space-to-batch in
-    exported graphs.
+    The stock layer goes through space-to-batch, which takes 1.5 to 5 times as long in inference
+    on a CPU, is left in exported graphs, and takes up to twice as long in training.
     """
 
-    def call(self, inputs, training=None):
-        if (
-            training
-            or _portable
-            or not _can_use(_dilated_depthwise_conv, _stock_depthwise_conv, self, inputs)
-        ):
+    def call(self, inputs):
+        if not _is_atrous(self) or self.depth_multiplier > 1:
             return super().call(inputs)
-        kernel = tf.convert_to_tensor(self.kernel)
-        outputs = _dilated_depthwise_conv(
-            inputs, kernel, self.dilation_rate, self.padding.upper()
+        forms = _Forms(
+            _dilated_depthwise_conv, _stock_depthwise_conv, portable=_stock_depthwise_conv
         )
+        kernel = tf.convert_to_tensor(self.kernel)
+        outputs = _convolve(forms, inputs, kernel, self.dilation_rate, self.padding.upper())
         if self.use_bias:
             outputs = ops.add(outputs, self.bias)
         return self.activation(outputs)
+
+
+def _is_atrous(layer: keras.layers.Layer) -> bool:
+    """Whether a layer has rates that TensorFlow offers several forms of convolution for."""
+    return (
+        _ON_TENSORFLOW
+        and max(layer.dilation_rate) > 1
+        and max(layer.strides) == 1
+        and layer.data_format == "channels_last"
+    )
+
+
+class _Forms(NamedTuple):
+    """Functions (images, kernel, rates, padding) -> outputs for the same convolution.
+
+    Attributes:
+        native: By a dilated kernel, which is not there or not right on every device.
+        stock: By space-to-batch.
+        portable: The one of the two whose graph runs everywhere, if not everywhere as fast.
+    """
+
+    native: Callable
+    stock: Callable
+    portable: Callable
+
+
+def _convolve(forms: _Forms, images, kernel, rates, padding: str):
+    """Atrous convolution in the fastest form that is right on the device at hand."""
+    kernel, rates = _without_idle_taps(images, kernel, rates, padding)
+    if _portable:
+        convolve = forms.portable
+    elif max(rates) > 1 and _is_right(forms, tuple(kernel.shape[:2]), rates, padding, images.dtype):
+        convolve = forms.native
+    else:
+        convolve = forms.stock
+    return convolve(images, kernel, rates, padding)
+
+
+def _without_idle_taps(images, kernel, rates, padding: str):
+    """Takes away the outer weights of a kernel that would meet nothing but padding.
+
+    A 3x3 kernel at a rate that reaches over the whole map is its middle weight (DeepLabv3,
+    arXiv:1706.05587, section 3.3). Only where the size of the map is known, and for kernels that
+    have a middle.
+
+    Returns:
+        The kernel and its rates, where 1 stands for any rate of a single weight.
+    """
+    sizes = []
+    for size, rate, pixels in zip(kernel.shape, rates, images.shape[1:3]):
+        if padding == "SAME" and size % 2 and pixels:
+            size = 2 * min(size // 2, (pixels - 1) // rate) + 1
+        sizes.append(size)
+    top, left = [(old - new) // 2 for old, new in zip(kernel.shape, sizes)]
+    kernel = kernel[top : top + sizes[0], left : left + sizes[1]]
+    return kernel, tuple(rate if size > 1 else 1 for size, rate in zip(sizes, rates))
+
+
+@functools.cache
+def _is_right(forms: _Forms, kernel_size, rates, padding: str, dtype) -> bool:
+    """Tries a dilated kernel and its gradients against the stock form on the device at hand.
+
+    On a CPU the kernels need oneDNN, which has no float64 and may be switched off or absent. Small
+    whole numbers make the comparison exact in any dtype.
+    """
+    height, width = [rate * (size - 1) + 3 for size, rate in zip(kernel_size, rates)]
+
+    def whole_numbers(*shape):
+        numbers = tf.random.stateless_uniform(shape, [0, 1], -1, 2, tf.int32)
+        return tf.cast(numbers, dtype)
+
+    def outputs_and_gradients(convolve):
+        images = whole_numbers(2, height, width, 16)
+        kernel = whole_numbers(*kernel_size, 16, 1)
+        with tf.GradientTape() as tape:
+            tape.watch([images, kernel])
+            outputs = convolve(images, kernel, rates, padding)
+        upstream = whole_numbers(*outputs.shape)
+        return [outputs, *tape.gradient(outputs, [images, kernel], upstream)]
+
+    def agree():
+        try:
+            results = zip(outputs_and_gradients(forms.native), outputs_and_gradients(forms.stock))
+        except (tf.errors.OpError, ValueError):
+            return False
+        return all(bool(tf.reduce_all(got == expected)) for got, expected in results)
+
+    # A thread of its own runs at once, whatever graph this one is tracing.
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        return executor.submit(agree).result()
 
 
 def _dilated_conv(images, kernel, rates, padding: str):
@@ -105,77 +195,69 @@ def _stock_conv(images, kernel, rates, padding: str):
     return tf.nn.convolution(images, kernel, padding=padding, dilations=rates)
 
 
-def _dilated_depthwise_conv(images, kernel, rates, padding: str):
-    """Depthwise convolution by the dilated kernel, with the gradient of the stock form.
-
-    The kernel's own gradient is wrong at rates above 1, without an error.
-    """
-    # oneDNN leaves its fast path where it would have to pad by more than 6 pixels itself.
-    spread = [rate * (size - 1) for rate, size in zip(rates, kernel.shape[:2])]
-    pads_itself = padding == "VALID" or max(spread) // 2 <= 6
-    padded = [[0, 0], *([pixels // 2, pixels - pixels // 2] for pixels in spread), [0, 0]]
-
-    @tf.custom_gradient
-    def convolve(images, kernel):
-        def gradient(upstream):
-            with tf.GradientTape() as tape:
-                tape.watch([images, kernel])
-                outputs = _stock_depthwise_conv(images, kernel, rates, padding)
-            return tape.gradient(outputs, [images, kernel], upstream)
-
-        outputs = tf.raw_ops.DepthwiseConv2dNative(
-            input=images if pads_itself else tf.pad(images, padded),
-            filter=kernel,
-            strides=[1, 1, 1, 1],
-            padding=padding if pads_itself else "VALID",
-            dilations=[1, *rates, 1],
-        )
-        return outputs, gradient
-
-    return convolve(images, kernel)
-
-
 def _stock_depthwise_conv(images, kernel, rates, padding: str):
     return tf.nn.depthwise_conv2d(images, kernel, [1, 1, 1, 1], padding, dilations=rates)
 
 
-def _can_use(native, stock, layer: keras.layers.Layer, inputs) -> bool:
-    """Whether a layer's convolution of these inputs can be done by a dilated kernel."""
-    return (
-        _ON_TENSORFLOW
-        and max(layer.dilation_rate) > 1
-        and max(layer.strides) == 1
-        and layer.data_format == "channels_last"
-        and _works_here(native, stock, inputs.dtype)
-    )
+def _dilated_depthwise_conv(images, kernel, rates, padding: str):
+    """Depthwise convolution by the dilated kernel, with gradients of our own.
 
-
-@functools.cache
-def _works_here(native, stock, dtype) -> bool:
-    """Tries a dilated kernel and its gradient against the stock form on the device at hand.
-
-    On a CPU the kernels need oneDNN, which has no float64 and may be switched off or absent. Small
-    whole numbers make the comparison exact in any dtype.
+    Those that TensorFlow has for the kernel are wrong at rates above 1, without an error.
     """
+    spreads = [rate * (size - 1) for rate, size in zip(rates, kernel.shape)]
+    pads = [(pixels // 2, pixels - pixels // 2) for pixels in spreads]
+    if padding == "VALID":
+        pads = [(0, 0), (0, 0)]
 
-    def outputs_and_gradients(convolve):
-        images = tf.cast(tf.reshape(tf.range(7 * 7 * 16) % 2, [1, 7, 7, 16]), dtype)
-        kernel = tf.cast(tf.reshape(tf.range(3 * 3 * 16) % 2, [3, 3, 16, 1]), dtype)
+    @tf.custom_gradient
+    def convolve(images, kernel):
+        def gradients(upstream):
+            # Every pixel hears back from where it was seen, through the kernel turned around.
+            pads_back = [
+                (pixels - before, pixels - behind)
+                for pixels, (before, behind) in zip(spreads, pads)
+            ]
+            to_images = _native_depthwise_conv(upstream, kernel[::-1, ::-1], pads_back, rates)
+            return to_images, _kernel_gradient(images, upstream, kernel, rates, pads, padding)
+
+        return _native_depthwise_conv(images, kernel, pads, rates), gradients
+
+    return convolve(images, kernel)
+
+
+def _kernel_gradient(images, upstream, kernel, rates, pads, padding: str):
+    """The gradient of a depthwise convolution with respect to its kernel."""
+    if len(set(rates)) > 1 or max(rates) <= 6 or images.shape[0] is None:
         with tf.GradientTape() as tape:
-            tape.watch([images, kernel])
-            outputs = convolve(images, kernel, (2, 2), "SAME")
-        return [outputs, *tape.gradient(outputs, [images, kernel])]
+            tape.watch(kernel)
+            outputs = _stock_depthwise_conv(images, kernel, rates, padding)
+        return tape.gradient(outputs, kernel, upstream)
+    # It is what a picture gives with its upstream gradient as the kernel and the rate as the
+    # stride, which is the faster the larger the rate.
+    of_each_picture = [
+        _native_depthwise_conv(image[None], weights[..., None], pads, (1, 1), stride=rates[0])
+        for image, weights in zip(tf.unstack(images), tf.unstack(upstream))
+    ]
+    return tf.add_n(of_each_picture)[0][..., None]
 
-    def agree():
-        try:
-            results = zip(outputs_and_gradients(native), outputs_and_gradients(stock))
-        except (tf.errors.OpError, ValueError):
-            return False
-        return all(bool(tf.reduce_all(got == expected)) for got, expected in results)
 
-    # A thread of its own runs at once, whatever graph this one is tracing.
-    with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        return executor.submit(agree).result()
+def _native_depthwise_conv(images, kernel, pads, rates, stride: int = 1):
+    """Depthwise convolution with zeros around the images, `pads` = (top, bottom), (left, right)."""
+    # oneDNN leaves its fast path where it has to pad by more than 6 columns itself, or by more
+    # columns than it puts out.
+    most = 6 if stride == 1 else 0
+    own_pads = [*pads[0], *[min(columns, most) for columns in pads[1]]]
+    first_pads = [max(columns - most, 0) for columns in pads[1]]
+    if any(first_pads):
+        images = tf.pad(images, [[0, 0], [0, 0], first_pads, [0, 0]])
+    return tf.raw_ops.DepthwiseConv2dNative(
+        input=images,
+        filter=kernel,
+        strides=[1, stride, stride, 1],
+        padding="EXPLICIT",
+        explicit_paddings=[0, 0, *own_pads, 0, 0],
+        dilations=[1, *rates, 1],
+    )
 
 
 @_register
@@ -301,15 +383,115 @@ class ResizeLike(keras.layers.Layer):
         if None not in known_size and features.shape[1:3] == known_size:
             return features
         size = ops.shape(reference)[1:3]
-        if _ON_TENSORFLOW:
-            resized = tf.compat.v1.image.resize(features, size, align_corners=True)
-        else:
-            rows, columns = map(_interpolation, features.shape[1:3], size)
-            resized = ops.einsum("yh,bhwc,xw->byxc", rows, features, columns)
-        return ops.cast(resized, self.compute_dtype)
+        return ops.cast(_resize(features, size), self.compute_dtype)
 
     def compute_output_shape(self, features_shape, reference_shape):
         return (features_shape[0], *reference_shape[1:3], features_shape[3])
+
+
+@_register
+class ScaleImage(keras.layers.Layer):
+    """Resizes pictures by a factor, bilinear with aligned corners.
+
+    Args:
+        scale: A side of `size` pixels becomes one of `int((size - 1) * scale + 1)`.
+    """
+
+    def __init__(self, scale: float, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, images):
+        """Images `[B, H, W, C]` -> `[B, (H - 1) * scale + 1, (W - 1) * scale + 1, C]`."""
+        size = [self._scaled(side) for side in ops.shape(images)[1:3]]
+        return ops.cast(_resize(ops.cast(images, "float32"), size), self.compute_dtype)
+
+    def _scaled(self, size):
+        if size is None or isinstance(size, int):
+            return size and int((size - 1) * self.scale + 1)
+        return ops.cast((ops.cast(size, "float64") - 1) * self.scale + 1, "int32")
+
+    def compute_output_shape(self, images_shape):
+        batch, height, width, channels = images_shape
+        return batch, self._scaled(height), self._scaled(width), channels
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale}
+
+
+@_register
+class ImagePooling(keras.layers.Layer):
+    """Averages features over windows as large as the whole map, a part of it, or a given size.
+
+    Args:
+        pool_size: Height and width of the window, at most those of the map; None for the map's
+            divided by `grid_size`, rounded up.
+        strides: Between windows, down and across.
+        grid_size: Windows that a side of the map is divided into, down and across.
+    """
+
+    def __init__(self, pool_size=None, strides=(1, 1), grid_size=(1, 1), **kwargs):
+        super().__init__(**kwargs)
+        self.pool_size = pool_size and tuple(pool_size)
+        self.strides = tuple(strides)
+        self.grid_size = tuple(grid_size)
+
+    def call(self, features):
+        """Features `[B, H, W, C]` -> `[B, windows down, windows across, C]`."""
+        if self.pool_size is None and max(self.grid_size) == 1:
+            return ops.mean(features, axis=(1, 2), keepdims=True)
+        sides = ops.shape(features)[1:3]
+        if all(isinstance(side, int) for side in sides):
+            return ops.average_pool(features, self._window(sides), self.strides, padding="valid")
+        # No kernel takes a window that is known only at run time.
+        rows, columns = map(_windows, sides, self._window(sides), self.strides)
+        rows, columns = ops.cast(rows, features.dtype), ops.cast(columns, features.dtype)
+        return ops.einsum("yh,bhwc,xw->byxc", rows, features, columns)
+
+    def _window(self, sides):
+        """Height and width of the window on a map of a given size."""
+        if self.pool_size is None:
+            return tuple(-(-side // parts) for side, parts in zip(sides, self.grid_size))
+        return tuple(
+            min(side, size) if isinstance(side, int) else ops.minimum(side, size)
+            for side, size in zip(sides, self.pool_size)
+        )
+
+    def compute_output_shape(self, features_shape):
+        batch, *sides, channels = features_shape
+        if self.pool_size is None and max(self.grid_size) == 1:
+            return batch, 1, 1, channels
+        if None in sides:
+            return batch, None, None, channels
+        windows = [
+            (side - window) // stride + 1
+            for side, window, stride in zip(sides, self._window(sides), self.strides)
+        ]
+        return batch, *windows, channels
+
+    def get_config(self):
+        config = {
+            "pool_size": self.pool_size,
+            "strides": self.strides,
+            "grid_size": self.grid_size,
+        }
+        return {**super().get_config(), **config}
+
+
+def _windows(size, window, stride: int):
+    """float32 [windows, size]: the weight of every pixel in the mean over every window."""
+    first = ops.arange((size - window) // stride + 1)[:, None] * stride
+    pixels = ops.arange(size)[None]
+    inside = ops.logical_and(pixels >= first, pixels < first + window)
+    return ops.cast(inside, "float32") / ops.cast(window, "float32")
+
+
+def _resize(images, size):
+    """Bilinear resizing with aligned corners of float images `[B, h, w, C]` to `size`."""
+    if _ON_TENSORFLOW:
+        return tf.compat.v1.image.resize(images, size, align_corners=True)
+    rows, columns = map(_interpolation, images.shape[1:3], size)
+    return ops.einsum("yh,bhwc,xw->byxc", rows, images, columns)
 
 
 def _interpolation(old_size: int, new_size: int):
@@ -325,7 +507,7 @@ def conv_batch_norm(
     kernel_size: int,
     name: str,
     batch_norm: dict,
-    activation: str | None = "relu",
+    activation: str | Callable | None = "relu",
     strides: int = 1,
     rate: int = 1,
     padding: str = "same",
@@ -338,7 +520,7 @@ def conv_batch_norm(
         kernel_size: Height and width of the kernel before it is spread by `rate`.
         name: The original's scope.
         batch_norm: `momentum` and `epsilon`.
-        activation: Name of a Keras activation, or None for none.
+        activation: Name of a Keras activation, a function as `h_swish`, or None for none.
         strides: Of the convolution.
         rate: Atrous rate.
         padding: Where strides are above 1: TensorFlow's "same", which gives even sizes one zero
@@ -367,7 +549,7 @@ def depthwise_batch_norm(
     kernel_size: int,
     name: str,
     batch_norm: dict,
-    activation: str | None = "relu",
+    activation: str | Callable | None = "relu",
     strides: int = 1,
     rate: int = 1,
     padding: str = "same",
@@ -404,8 +586,73 @@ def _pad(inputs, kernel_size: int, name: str, strides: int, padding: str):
     return keras.layers.ZeroPadding2D(kernel_size // 2, name=name)(inputs), "valid"
 
 
-def _normalize_and_activate(inputs, name: str, batch_norm: dict, activation: str | None):
+def _normalize_and_activate(
+    inputs, name: str, batch_norm: dict, activation: str | Callable | None
+):
     x = BatchNorm(**batch_norm, name=layer_name(f"{name}/BatchNorm"))(inputs)
     if activation is None:
         return x
-    return keras.layers.Activation(activation, name=layer_name(f"{name}/{activation}"))(x)
+    scope = f"{name}/{getattr(activation, '__name__', activation)}"
+    return keras.layers.Activation(activation, name=layer_name(scope))(x)
+
+
+@_register
+def h_swish(x):
+    """x * ReLU6(x + 3) / 6, in the original's order of rounding.
+
+    (Keras saves a function named `hard_swish` as its own of that name, which rounds otherwise.)
+
+    Reference: MobileNetV3, arXiv:1905.02244, section 5.2.
+    """
+    return x * ops.relu6(x + 3) * (1 / 6)
+
+
+@_register
+def q_sigmoid(x):
+    """MobileNetV3's gate from 0 to about 1, with the five digits that the original has of 1 / 6."""
+    return ops.relu6(x + 3) * 0.16667
+
+
+@_register
+class AtrousMaxPool2D(keras.layers.Layer):
+    """The maximum of 3x3 pixels that lie `rate` apart, as far as they are within the picture.
+
+    It takes the place of a 3x3 pooling behind strides that were left out.
+
+    Args:
+        rate: Atrous rate.
+    """
+
+    def __init__(self, rate: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, features):
+        """Features `[B, H, W, C]` -> `[B, H, W, C]`."""
+        if self.rate == 1:
+            return ops.max_pool(features, 3, strides=1, padding="same")
+        for axis in (1, 2):
+            size = ops.shape(features)[axis]
+            rate = min(self.rate, size) if isinstance(size, int) else ops.minimum(self.rate, size)
+            part = functools.partial(_part, features, axis)
+            # Where a neighbour would be outside, the pixel itself stands in for it.
+            before = ops.concatenate([part(0, rate), part(0, size - rate)], axis)
+            behind = ops.concatenate([part(rate, size - rate), part(size - rate, rate)], axis)
+            features = ops.maximum(ops.maximum(before, features), behind)
+        return features
+
+    def compute_output_shape(self, features_shape):
+        return features_shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
+
+
+def _part(features, axis: int, start, size):
+    """`size` rows (axis 1) or columns (axis 2) of `[B, H, W, C]`.
+
+    By `ops.slice`: the gradient of indexing takes three times as long.
+    """
+    starts, shape = [0, 0, 0, 0], list(ops.shape(features))
+    starts[axis], shape[axis] = start, size
+    return ops.slice(features, starts, shape)

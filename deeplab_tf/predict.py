@@ -52,7 +52,7 @@ def predict(run_dir: str, images: str, output_dir: str, checkpoint: str = "best"
     outputs = _output_paths(paths, output_dir)
     run = run_dirs.read(run_dir)
     model = run_dirs.load_model(run, checkpoint)
-    label_of = inference.label_function(model, run.data_config, run.model_config.output_stride)
+    label_of = inference.label_function(model, run.model_config, run.data_config)
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:

@@ -49,6 +49,7 @@ def create(
     Raises:
         UserError: The folder holds the run of another model or dataset, or cannot be written.
     """
+    model_config = models.complete(model_config, dataset.num_classes)
     run = Run(folder, model_config, data_config, train_config, dataset)
     if os.path.exists(os.path.join(folder, _FLAGS)):
         _check_same_model(read(folder), run)

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import backbones
 from deeplab_tf import checkpoints
 from deeplab_tf import command_line
 from deeplab_tf import distribution
@@ -85,7 +86,7 @@ def load_initial_checkpoint(model: keras.Model, run: run_dirs.Run) -> tf1_checkp
     """Starts a model from official weights: a whole model's, or an ImageNet backbone's."""
     path = run.train_config.tf_initial_checkpoint
     if tf1_checkpoint.is_backbone_checkpoint(path):
-        model = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+        model = models.backbone_of(model)
     return tf1_checkpoint.load_tf1_checkpoint(model, path, run.train_config.skip_mismatched)
 
 
@@ -148,6 +149,7 @@ def _distribute_batches(
         data.max_scale_factor,
         data.scale_factor_step_size,
         data.random_flip,
+        backbones.pad_pixel(run.model_config.backbone),
     )
     batches = input_pipeline.training_batches(
         source, data.train_split, config.train_batch_size, augmentation, config.seed, start_step
@@ -163,6 +165,7 @@ def _make_train_steps(
 ):
     """Compiles several training steps into one call: (batches, steps) -> mean loss of the steps."""
     config = run.train_config
+    model = models.with_logits_of_every_scale(model)
     variables = model.trainable_variables
     names = [layers.official_name(variable) for variable in variables]
     # Every replica adds its share: gradients are summed over the replicas.
@@ -175,9 +178,8 @@ def _make_train_steps(
 
     def replica_step(batch):
         with tf.GradientTape() as tape:
-            logits = model(batch["image"], training=True)
-            loss_sum, count = losses.cross_entropy(
-                logits, batch["label"], run.dataset.ignore_label
+            loss_sum, count = losses.cross_entropy_of_scales(
+                model(batch["image"], training=True), batch["label"], run.dataset.ignore_label
             )
             replicas = tf.distribute.get_replica_context()
             count = replicas.all_reduce(tf.distribute.ReduceOp.SUM, count)
@@ -207,9 +209,7 @@ def _make_validation(model: keras.Model, source: records.Records, run: run_dirs.
     split = run.data_config.val_split
     if not split:
         return None
-    label_of = inference.label_function(
-        model, run.data_config, run.model_config.output_stride
-    )
+    label_of = inference.label_function(model, run.model_config, run.data_config)
     examples = input_pipeline.evaluation_examples(source, split).take(_NUM_PANELS)
 
     def validate() -> tuple[dict, list[np.ndarray]]:

@@ -127,7 +127,7 @@ def write_report(path: str, results: Sequence[Parity]) -> None:
 def _compare(loaded, model: keras.Model, run: run_dirs.Run, pictures: np.ndarray) -> Parity:
     pictures = tf.constant(pictures)
     expected = inference.predict_logits(
-        model, pictures, run.data_config, run.model_config.output_stride
+        model, pictures, run.model_config, run.data_config
     ).numpy()
     expected_labels = expected.argmax(axis=-1)
     serve = loaded.signatures["serving_default"]

@@ -32,7 +32,7 @@ class ServingModule(tf.Module):
         super().__init__(name="deeplab")
         # The model hides in a function, so that only its variables are saved and not its layers.
         self._predict_logits = lambda images: inference.predict_logits(
-            model, images, run.data_config, run.model_config.output_stride
+            model, images, run.model_config, run.data_config
         )
         self.model_variables = [variable.value for variable in model.variables]
         dataset = run.dataset

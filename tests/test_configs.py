@@ -10,6 +10,7 @@ from deeplab_tf import command_line
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.models import complete
 
 FLAGFILES = sorted((REPOSITORY / "configs").glob("*.flagfile"))
 
@@ -23,7 +24,7 @@ def test_a_flagfile_parses_and_its_model_builds(path):
     arguments = dataclasses.asdict(model_config)
     arguments["num_classes"] = arguments["num_classes"] or 2
     height, width = data_config.train_crop_size
-    stride = model_config.output_stride
+    stride = complete(model_config, num_classes=2).output_stride
     # Elsewhere labels and features do not lie on one another at both borders.
     assert height % stride == 1 and width % stride == 1
     assert build_model(**arguments).output_shape == (None, None, None, arguments["num_classes"])

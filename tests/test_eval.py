@@ -17,7 +17,7 @@ from deeplab_tf.export import savedmodel
 
 def test_metrics_equal_a_slow_independent_count(tiny_run_dir, tiny_records):
     run = run_dirs.read(tiny_run_dir)
-    label_of = inference.label_function(run_dirs.load_model(run), run.data_config, 16)
+    label_of = inference.label_function(run_dirs.load_model(run), run.model_config, run.data_config)
     intersection, union = np.zeros(7), np.zeros(7)
     for example in input_pipeline.evaluation_examples(tiny_records, "val").as_numpy_iterator():
         label, prediction = example["label"], label_of(example["image"])

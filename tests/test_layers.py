@@ -59,58 +59,144 @@ def test_a_kernel_at_a_rate_equals_the_dense_kernel_with_zeros_between_its_weigh
     np.testing.assert_allclose(layer(images, training=False), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(33, 33), (16, 21), (7, 9), (5, 6)])
-@pytest.mark.parametrize(
-    "strides, rate, padding",
-    [(1, 1, "same"), (2, 1, "same"), (1, 2, "same"), (1, 2, "valid"), (1, 6, "same"),
-     (1, 7, "same"), (1, 12, "same"), (1, 18, "same"), (1, 36, "same")],
+def _make(depthwise, kernel_size=3, stock=False, **arguments):
+    """One of our layers or the stock one, with 8 filters where it is dense."""
+    arguments = {"padding": "same", "use_bias": False, **arguments}
+    if depthwise:
+        layer_class = keras.layers.DepthwiseConv2D if stock else layers.AtrousDepthwiseConv2D
+        return layer_class(kernel_size, **arguments)
+    layer_class = keras.layers.Conv2D if stock else layers.AtrousConv2D
+    return layer_class(8, kernel_size, **arguments)
+
+
+@pytest.mark.parametrize("kernel_size, rate", [(3, 1), (3, 2), (3, 6), (3, 12), (5, 3), (4, 4)])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_kernel_at_a_rate_covers_more_pixels_with_the_same_weights(depthwise, kernel_size, rate):
+    layer = _make(depthwise, kernel_size, dilation_rate=rate)
+    images = tf.ones([1, 41, 41, 1])
+    layer.build(images.shape)
+    layer.kernel.assign(tf.ones(layer.kernel.shape))
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        middle = layer(images)[0, 20, 20, 0]
+    seen = tape.gradient(middle, images)[0, :, :, 0].numpy()
+    rows = np.flatnonzero(seen.any(axis=1))
+    assert rows[-1] - rows[0] + 1 == kernel_size + (kernel_size - 1) * (rate - 1)
+    assert np.count_nonzero(seen) == kernel_size**2
+
+
+# Kernel, strides, rate, padding. (18, 15), (6, 21), (1, 6): of the dense prediction cell; 4 and 7:
+# of DeepLab v1's fc6.
+CONVOLUTIONS = (
+    (3, 1, 1, "same"), (3, 2, 1, "same"), (3, 1, 2, "same"), (3, 1, 2, "valid"), (3, 1, 3, "same"),
+    (3, 1, 6, "same"), (3, 1, 7, "same"), (3, 1, 12, "same"), (3, 1, 24, "same"),
+    (3, 1, 36, "same"), (3, 1, (18, 15), "same"), (3, 1, (6, 21), "same"), (3, 1, (1, 6), "same"),
+    (4, 1, 4, "same"), (7, 1, 4, "same"), (2, 1, 8, "same"),
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(33, 33), (16, 21), (7, 9), (5, 6)])
+@pytest.mark.parametrize("kernel_size, strides, rate, padding", CONVOLUTIONS)
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_atrous_convolutions_and_their_gradients_equal_the_stock_layers(
-    depthwise, strides, rate, padding, size
+    depthwise, kernel_size, strides, rate, padding, size
 ):
-    arguments = {"strides": strides, "dilation_rate": rate, "padding": padding, "use_bias": False}
-    if depthwise:
-        layer = layers.AtrousDepthwiseConv2D(3, **arguments)
-        stock = keras.layers.DepthwiseConv2D(3, **arguments)
-    else:
-        layer = layers.AtrousConv2D(8, 3, **arguments)
-        stock = keras.layers.Conv2D(8, 3, **arguments)
+    arguments = {"strides": strides, "dilation_rate": rate, "padding": padding}
+    layer = _make(depthwise, kernel_size, **arguments)
+    stock = _make(depthwise, kernel_size, stock=True, dtype="float64", **arguments)
     images = _random(2, *size, 16)
     layer.build(images.shape)
     stock.build(images.shape)
     stock.kernel.assign(layer.kernel)
     expected = _outputs_and_gradients(stock, images)
-    for training in (False, True):
-        for got, wanted in zip(_outputs_and_gradients(layer, images, training=training), expected):
-            np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max() + 1e-6)
+    for got, wanted in zip(_outputs_and_gradients(layer, images), expected):
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max() + 1e-6)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-6), ("mixed_bfloat16", 0.02)])
+@pytest.mark.parametrize("rate", [1, 2, 3, (1, 3), (2, 1), 7])
 @pytest.mark.parametrize("depthwise", [False, True])
-def test_atrous_convolutions_work_in_other_dtypes(depthwise, dtype, tolerance):
+def test_gradients_of_atrous_convolutions_equal_finite_differences(depthwise, rate):
+    # Convolution is linear in the picture and in the kernel: any step is right, and whole numbers
+    # make the differences exact.
+    generator = np.random.default_rng(0)
+    height, width = (9, 8) if rate == 7 else (5, 4)
+    layer = _make(depthwise, dilation_rate=rate)
+    layer.build((None, None, None, 1))
+    images = generator.integers(-2, 3, (1, height, width, 1)).astype("float32")
+    kernel = generator.integers(-2, 3, layer.kernel.shape).astype("float32")
+
+    @tf.function
+    def convolve(images, kernel):
+        return layer.stateless_call([kernel], [], images)[0]
+
+    for function, argument in (
+        (lambda images: convolve(images, kernel), images),
+        (lambda kernel: convolve(images, kernel), kernel),
+    ):
+        got, expected = tf.test.compute_gradient(function, [argument], delta=1.0)
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("rate", [2, 12, 24, (6, 21), (1, 6)])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_atrous_convolutions_work_where_sizes_are_known_only_at_run_time(depthwise, rate):
+    images = _random(2, 17, 14, 16)
+    layer = _make(depthwise, dilation_rate=rate)
+    layer.build(images.shape)
+    expected = _outputs_and_gradients(layer, images)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 16])])
+    def run(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = layer(images)
+            size = tf.size(outputs)
+            weights = tf.reshape(tf.cos(tf.range(size, dtype=tf.float32)), tf.shape(outputs))
+            loss = tf.reduce_sum(outputs * weights)
+        return outputs, *tape.gradient(loss, [images, layer.kernel.value])
+
+    for got, wanted in zip(run(images), expected):
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_the_weights_that_only_meet_padding_cost_nothing():
+    layer = layers.AtrousConv2D(5, 3, dilation_rate=12, padding="same", use_bias=False)
+    layer.build((None, None, None, 4))
+
+    def kernel_of_the_graph(*size):
+        run = tf.function(lambda images: layer(images))
+        graph = run.get_concrete_function(tf.TensorSpec([1, *size, 4])).graph
+        (convolution,) = [node for node in graph.get_operations() if node.type == "Conv2D"]
+        return convolution.inputs[1].shape[:2]
+
+    assert kernel_of_the_graph(13, 13) == (3, 3)
+    assert kernel_of_the_graph(13, 12) == (3, 1)
+    assert kernel_of_the_graph(12, 12) == (1, 1)
+    assert kernel_of_the_graph(None, None) == (3, 3)
+
+
+@pytest.mark.parametrize("rate", [2, 8])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [("float64", 1e-6), ("mixed_bfloat16", 0.02), ("mixed_float16", 0.003)]
+)
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_atrous_convolutions_work_in_other_dtypes(depthwise, dtype, tolerance, rate):
     images = _random(2, 9, 11, 16)
     results = []
     for policy in ("float32", dtype):
-        arguments = {"dilation_rate": 2, "padding": "same", "use_bias": False, "dtype": policy}
-        if depthwise:
-            layer = layers.AtrousDepthwiseConv2D(3, **arguments)
-        else:
-            layer = layers.AtrousConv2D(4, 3, **arguments)
+        layer = _make(depthwise, dilation_rate=rate, dtype=policy)
         layer.build(images.shape)
         layer.kernel.assign(_random(*layer.kernel.shape))
-        results.append(_outputs_and_gradients(layer, images, training=False))
+        results.append(_outputs_and_gradients(layer, images))
     for expected, got in zip(*results):
         np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
 
 
 def test_atrous_convolutions_have_right_gradients_where_there_is_no_onednn():
     """Not a matter of the test's process: TensorFlow reads the switch when it is imported."""
-    this_test = (
-        "test_atrous_convolutions_and_their_gradients_equal_the_stock_layers and (2-same or 12)"
-    )
+    tests = "equal_the_stock_layers and size0 and (2-same or 12 or rate12) or portable_dense"
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", __file__, "-k", this_test],
+        [sys.executable, "-m", "pytest", "-q", __file__, "-k", tests],
         env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"},
         capture_output=True,
         text=True,
@@ -119,20 +205,35 @@ def test_atrous_convolutions_have_right_gradients_where_there_is_no_onednn():
     assert finished.returncode == 0, finished.stdout
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_a_lowered_convolution_leaves_no_space_to_batch_in_the_graph(training):
-    conv = layers.AtrousConv2D(4, 3, dilation_rate=12, padding="same")
-    depthwise = layers.AtrousDepthwiseConv2D(3, dilation_rate=12, padding="same")
+def _operations(layer, *shape):
+    """Names of the operations in a layer's graph."""
+    run = tf.function(lambda images: layer(images))
+    graph = run.get_concrete_function(tf.TensorSpec(shape)).graph
+    return {node.type for node in graph.get_operations()}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 4])])
-    def run(images):
-        images = conv(images, training=training)
-        # In training the depthwise layer is the stock one.
-        return images if training else depthwise(images, training=False)
 
-    operations = {node.op for node in run.get_concrete_function().graph.as_graph_def().node}
+@pytest.mark.parametrize("rate", [2, 12, (6, 21)])
+@pytest.mark.parametrize("shape", [(None, None, None, 4), (1, 33, 33, 4)])
+def test_a_portable_dense_convolution_has_no_space_to_batch_in_its_graph(shape, rate):
+    layer = _make(depthwise=False, dilation_rate=rate)
+    layer.build(shape)
+    with layers.portable_graphs():
+        operations = _operations(layer, *shape)
+        images = _random(1, 33, 33, 4)
+        stock = _make(depthwise=False, dilation_rate=rate, stock=True)
+        stock.build(shape)
+        stock.kernel.assign(layer.kernel)
+        np.testing.assert_allclose(layer(images), stock(images), atol=1e-4)
     assert "Conv2D" in operations
     assert not operations & {"SpaceToBatchND", "BatchToSpaceND"}
+
+
+def test_a_dilated_kernel_leaves_no_space_to_batch_where_there_is_onednn():
+    for depthwise in (False, True):
+        layer = _make(depthwise, dilation_rate=12)
+        layer.build((None, None, None, 4))
+        operations = _operations(layer, None, None, None, 4)
+        assert not operations & {"SpaceToBatchND", "BatchToSpaceND"}
 
 
 def test_a_portable_graph_has_no_dilated_depthwise_kernel():
@@ -324,3 +425,54 @@ def test_every_layer_survives_saving(tmp_path):
     )
     batch_norm = next(layer for layer in loaded.layers if isinstance(layer, layers.BatchNorm))
     assert (batch_norm.momentum, batch_norm.epsilon, batch_norm.frozen) == (0.7, 1e-4, True)
+
+
+def test_h_swish_and_q_sigmoid_are_those_of_mobilenet_v3():
+    x = np.array([-4, -3, -1.5, 0, 1.5, 3, 4], "float32")
+    np.testing.assert_allclose(layers.h_swish(x), [0, 0, -0.375, 0, 1.125, 3, 4], atol=1e-6)
+    gates = np.array([0, 0, 1.5, 3, 4.5, 6, 6]) * 0.16667
+    np.testing.assert_allclose(layers.q_sigmoid(x), gates, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(9, 12), (5, 4), (2, 1)])
+@pytest.mark.parametrize("rate", [1, 2, 3, 8])
+@pytest.mark.parametrize("is_static", [True, False])
+def test_atrous_pooling_takes_the_maximum_of_pixels_that_lie_apart(size, rate, is_static):
+    images = _random(2, *size, 3) - 5
+    padded = np.pad(
+        images, [(0, 0), (rate, rate), (rate, rate), (0, 0)], constant_values=-np.inf
+    )
+    shifted = [
+        padded[:, rate * row :, rate * column :][:, : size[0], : size[1]]
+        for row in range(3)
+        for column in range(3)
+    ]
+    layer = layers.AtrousMaxPool2D(rate)
+    shape = images.shape if is_static else [None, None, None, 3]
+    run = tf.function(layer, input_signature=[tf.TensorSpec(shape)])
+    np.testing.assert_array_equal(run(images), np.max(shifted, axis=0))
+
+
+def test_the_gradient_of_atrous_pooling_goes_to_the_maxima():
+    images = tf.constant(_random(1, 7, 6, 2))
+    layer = layers.AtrousMaxPool2D(2)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        outputs = layer(images)
+    gradient = tape.gradient(outputs, images)
+    counts = [np.sum(outputs == pixel) for pixel in np.ravel(images)]
+    np.testing.assert_array_equal(np.ravel(gradient), counts)
+
+
+def test_activations_and_atrous_pooling_survive_saving(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    x = layers.conv_batch_norm(inputs, 4, 3, "first", BATCH_NORM, layers.h_swish)
+    x = layers.AtrousMaxPool2D(3)(x)
+    x = layers.conv_batch_norm(x, 4, 1, "second", BATCH_NORM, layers.q_sigmoid)
+    model = keras.Model(inputs, x)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("first.h_swish").activation is layers.h_swish
+    assert loaded.get_layer("second.q_sigmoid").activation is layers.q_sigmoid
+    images = _random(1, 9, 12, 3)
+    np.testing.assert_array_equal(model(images, training=False), loaded(images, training=False))

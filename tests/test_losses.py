@@ -37,3 +37,12 @@ def test_ignored_pixels_count_neither_in_the_sum_nor_in_the_number():
 def test_a_batch_of_ignored_pixels_only_sums_to_zero():
     loss_sum, count = losses.cross_entropy(tf.ones([1, 2, 2, 3]), tf.fill([1, 2, 2], 255), 255)
     assert float(loss_sum) == 0 and float(count) == 0
+
+
+def test_every_scale_adds_its_cross_entropy_over_the_same_pixels():
+    label = tf.constant([[[0, 255], [1, 1]]])
+    logits = {scale: tf.random.stateless_normal([1, 2, 2, 3], [scale, 0]) for scale in (1, 2, 3)}
+    loss_sum, count = losses.cross_entropy_of_scales(logits, label, 255)
+    expected = sum(losses.cross_entropy(scores, label, 255)[0] for scores in logits.values())
+    assert float(loss_sum) == pytest.approx(float(expected))
+    assert float(count) == 3

@@ -9,7 +9,10 @@ from deeplab_tf import inference
 from deeplab_tf import predict
 from deeplab_tf import run_dir
 from deeplab_tf.config import DataConfig
+from deeplab_tf.config import ModelConfig
 from deeplab_tf.errors import UserError
+
+STRIDE_16 = ModelConfig(output_stride=16)
 
 
 def drawn_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -44,7 +47,7 @@ def test_labels_have_the_size_of_the_picture_and_overlays_show_them(tiny_run_dir
             assert picture.getpalette()[: len(colors)] == colors
             label = np.asarray(picture)
         logits = inference.predict_logits(
-            model, drawn_picture(*size)[np.newaxis], run.data_config, run.model_config.output_stride
+            model, drawn_picture(*size)[np.newaxis], run.model_config, run.data_config
         )
         agreement = np.mean(label == np.argmax(logits, axis=-1)[0])
         assert label.shape == size and agreement > 0.999  # ties may round either way
@@ -122,7 +125,7 @@ def test_exif_rotation_is_applied(tmp_path):
 
 def test_the_model_is_traced_once_for_all_sizes():
     calls = []
-    label_of = inference.label_function(bright_pixel_model(calls), DataConfig(), 16)
+    label_of = inference.label_function(bright_pixel_model(calls), STRIDE_16, DataConfig())
     for size in ((8, 9), (30, 20), (5, 40)):
         picture = drawn_picture(*size)
         label = label_of(picture)
@@ -131,21 +134,31 @@ def test_the_model_is_traced_once_for_all_sizes():
     assert calls == [(1, None, None, 3)]
 
 
-@pytest.mark.parametrize("size, padded", [((97, 33), (97, 33)), ((96, 34), (97, 49))])
-def test_the_network_sees_mean_pixels_up_to_a_multiple_of_the_output_stride_plus_1(size, padded):
+@pytest.mark.parametrize(
+    "size, padded, backbone, pad_pixel",
+    [
+        ((97, 33), (97, 33), "mobilenet_v2", 127.5),
+        ((96, 34), (97, 49), "mobilenet_v2", 127.5),
+        ((96, 34), (97, 49), "resnet_v1_50", (123.15, 115.90, 103.06)),
+    ],
+)
+def test_the_network_sees_mean_pixels_up_to_a_multiple_of_the_output_stride_plus_1(
+    size, padded, backbone, pad_pixel
+):
     seen = []
+    model_config = ModelConfig(backbone=backbone, output_stride=16)
 
     def model(pictures, training):
         seen.append(pictures[0].numpy())
         return pictures
 
     picture = drawn_picture(*size)
-    logits = inference.predict_logits(model, picture[np.newaxis], DataConfig(), output_stride=16)
-    np.testing.assert_array_equal(logits[0], picture)
+    logits = inference.predict_logits(model, picture[np.newaxis], model_config, DataConfig())
+    np.testing.assert_allclose(logits[0], picture, atol=1e-4)
     assert seen[0].shape[:2] == padded
-    np.testing.assert_array_equal(seen[0][: size[0], : size[1]], picture)
-    np.testing.assert_array_equal(seen[0][size[0] :], 127.5)
-    np.testing.assert_array_equal(seen[0][:, size[1] :], 127.5)
+    np.testing.assert_allclose(seen[0][: size[0], : size[1]], picture, atol=1e-4)
+    for padding in (seen[0][size[0] :], seen[0][:, size[1] :]):
+        np.testing.assert_allclose(padding, np.broadcast_to(pad_pixel, padding.shape), rtol=1e-6)
 
 
 def test_pictures_resized_to_a_range_get_labels_at_their_own_size():
@@ -154,8 +167,8 @@ def test_pictures_resized_to_a_range_get_labels_at_their_own_size():
     picture = np.zeros((310, 200, 3), np.uint8)
     picture[:, 120:] = 255
     data_config = DataConfig(min_resize_value=33, max_resize_value=65, resize_factor=8)
-    logits = inference.predict_logits(model, picture[np.newaxis], data_config, 16)
+    logits = inference.predict_logits(model, picture[np.newaxis], STRIDE_16, data_config)
     assert sizes == [(1, 65, 33, 3)]  # 51 x 33, to multiples of 8 plus 1, then of 16 plus 1
     assert logits.shape == (1, 310, 200, 2)
-    label = inference.label_function(model, data_config, 16)(picture)
+    label = inference.label_function(model, STRIDE_16, data_config)(picture)
     assert label[:, :115].max() == 0 and label[:, 125:].min() == 1

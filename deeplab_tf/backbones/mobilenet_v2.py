@@ -6,6 +6,7 @@ Reference: MobileNetV2, arXiv:1801.04381, table 2.
 import keras
 
 from deeplab_tf import layers
+from deeplab_tf.backbones import pixels
 from deeplab_tf.backbones.atrous import strides_and_rates
 
 # Expansion, filters, units, stride of the first unit; table 2.
@@ -23,7 +24,10 @@ _DECODER_STRIDES = {2: 4, 5: 8, 12: 16}
 
 
 def mobilenet_v2(
-    output_stride: int, depth_multiplier: float = 1.0, batch_norm_decay: float = 0.997
+    output_stride: int,
+    in_channels: int = 3,
+    depth_multiplier: float = 1.0,
+    batch_norm_decay: float = 0.997,
 ) -> keras.Model:
     """Builds the MobileNetV2 backbone; see `build_backbone`."""
     scope = "MobilenetV2"
@@ -42,9 +46,8 @@ def mobilenet_v2(
         [2] + [stride for *_, stride in units], output_stride
     )
 
-    image = keras.Input((None, None, 3), name="image")
-    # float32 under any policy: bfloat16 would round pixels that were resized.
-    x = keras.layers.Rescaling(2 / 255, offset=-1, dtype="float32", name="rescaling")(image)
+    image = pixels.image_input(in_channels)
+    x = pixels.to_unit_range(image)
     x = layers.conv_batch_norm(
         x, scaled(32), 3, f"{scope}/Conv", batch_norm, "relu6", strides=stem_stride
     )

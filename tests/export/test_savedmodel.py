@@ -56,7 +56,9 @@ def test_plain_tensorflow_loads_it_without_keras_and_this_package(
     subprocess.run([sys.executable, "-c", STRANGER, *map(str, arguments)], check=True)
     results = np.load(tmp_path / "results.npz")
     run = run_dir.read(tiny_run_dir)
-    expected = inference.predict_logits(run_dir.load_model(run), pictures, run.data_config, 16)
+    expected = inference.predict_logits(
+        run_dir.load_model(run), pictures, run.model_config, run.data_config
+    )
     np.testing.assert_allclose(results["logits"], expected, atol=1e-4)
     assert results["labels"].dtype == np.uint8
     np.testing.assert_array_equal(results["labels"], results["logits"].argmax(axis=-1))
@@ -90,7 +92,8 @@ def test_a_finished_export_replaces_an_earlier_one_and_nothing_else_is_left(expo
 
 def test_eval_reads_it_as_a_function_from_picture_to_labels(tiny_run_dir, exported):
     run = run_dir.read(tiny_run_dir)
-    label_of = inference.label_function(run_dir.load_model(run), run.data_config, 16)
+    model = run_dir.load_model(run)
+    label_of = inference.label_function(model, run.model_config, run.data_config)
     exported_label_of = inference.saved_model_label_function(str(exported))
     picture = parity.draw_pictures((1, 80, 61, 3), seed=3)[0]
     label = exported_label_of(picture)

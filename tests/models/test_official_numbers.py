@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import deeplab_tf
+from conftest import REPOSITORY
 from deeplab_tf.layers import official_name
 
 V3_MOBILE = {"version": "v3", "backbone": "mobilenet_v2", "atrous_rates": ()}
@@ -30,6 +31,41 @@ VARIANTS = {
         "output_stride": 8,
     },
     "xception_71_os16_decoder4": {"version": "v3plus", "backbone": "xception_71"},
+    "resnet_v1_50_beta_os16": {"version": "v3", "backbone": "resnet_v1_50_beta"},
+    "resnet_v1_50_beta_os16_decoder4": {"version": "v3plus", "backbone": "resnet_v1_50_beta"},
+    "resnet_v1_101_beta_os8_decoder4": {
+        "version": "v3plus",
+        "backbone": "resnet_v1_101_beta",
+        "output_stride": 8,
+    },
+    "resnet_v1_50_os16_decoder4": {
+        "version": "v3plus",
+        "backbone": "resnet_v1_50",
+        "multi_grid": (1, 1, 1),
+    },
+    "extra_resnet_v1_50_beta_os16_decoder4_fullconv": {
+        "version": "v3plus",
+        "backbone": "resnet_v1_50_beta",
+        "aspp_with_separable_conv": False,
+        "decoder_use_separable_conv": False,
+    },
+    "extra_resnet_v1_101_os8_deeplabv2": {"version": "v2", "backbone": "resnet_v1_101"},
+    "extra_xception_71_dpc_os16_decoder4": {
+        "version": "v3plus",
+        "backbone": "xception_71",
+        "num_classes": 19,
+        "dense_prediction_cell_json": str(REPOSITORY / "configs/dense_prediction_cell.json"),
+    },
+    "mobilenet_v3_large_seg_os32": {
+        "version": "v3plus",
+        "backbone": "mobilenet_v3_large_seg",
+        "num_classes": 19,
+    },
+    "mobilenet_v3_small_seg_os32": {
+        "version": "v3plus",
+        "backbone": "mobilenet_v3_small_seg",
+        "num_classes": 19,
+    },
 }
 
 
@@ -55,7 +91,12 @@ def test_the_variables_are_the_originals_name_for_name_and_shape_for_shape(share
 
 
 @pytest.mark.parametrize(
-    "variant, cases", [("mobilenet_v2_os16", "abd"), ("xception_65_os16_decoder4", "abcd")]
+    "variant, cases",
+    [
+        ("mobilenet_v2_os16", "abd"),
+        ("xception_65_os16_decoder4", "abcd"),
+        ("resnet_v1_50_beta_os16_decoder4", "abcd"),
+    ],
 )
 def test_logits_and_labels_are_those_of_the_original(shared, make_weights, variant, cases):
     model = _build(variant)
@@ -69,3 +110,19 @@ def test_logits_and_labels_are_those_of_the_original(shared, make_weights, varia
         np.testing.assert_allclose(got["logits"], record["logits"], atol=1e-4, err_msg=case)
         labels = np.argmax(got["upsampled"], axis=-1)
         assert np.mean(labels != record["labels"]) < 0.001, case
+
+
+def test_an_image_pyramid_is_merged_as_in_the_original(shared, make_weights):
+    arguments = {**V3_MOBILE, "num_classes": 21, "upsample_logits": False}
+    model = deeplab_tf.build_model(**arguments, image_pyramid=(0.5, 0.75, 1.0, 1.5))
+    for variable in model.weights:
+        variable.assign(make_weights(official_name(variable), variable.shape))
+    record = np.load(
+        shared / "oracles/multi_scale/mobilenet_v2_os16_image_pyramid_max_97x129.npz"
+    )
+    names = [name for name in record.files if name.startswith("logits_")]
+    outputs = {name: model.get_layer(f"logits_at_{float(name[7:]):g}").output for name in names}
+    model = keras.Model(model.input, {**outputs, "merged_logits": model.output})
+    got = model(record["image"], training=False)
+    for name, logits in got.items():
+        np.testing.assert_allclose(logits, record[name], atol=1e-4, err_msg=name)

@@ -1,0 +1,32 @@
+"""What happens to pixels before the first convolution."""
+
+import keras
+
+# Means of R, G and B over ImageNet: the original's for ResNet, and those VGG was trained with.
+IMAGENET_MEAN = (123.15, 115.90, 103.06)
+VGG_MEAN = (123.68, 116.78, 103.94)
+
+
+def image_input(in_channels: int):
+    """The input of a backbone: pixels 0..255, `[B, H, W, in_channels]`."""
+    return keras.Input((None, None, in_channels), name="image")
+
+
+def to_unit_range(image):
+    """Maps pixels from 0..255 to -1..1."""
+    # float32 under any policy: bfloat16 would round pixels that were resized.
+    return keras.layers.Rescaling(2 / 255, offset=-1, dtype="float32", name="rescaling")(image)
+
+
+def subtract_mean(image, mean: tuple[float, float, float]):
+    """Subtracts the means of R, G and B, and their mean from any channel behind these.
+
+    (The original leaves such channels as they are.) Pictures of one or two channels have no R, G
+    and B: there, all are taken for channels behind.
+    """
+    in_channels = image.shape[-1]
+    rgb = mean if in_channels >= 3 else ()
+    means = [*rgb, *[sum(mean) / 3] * (in_channels - len(rgb))]
+    offset = [-value for value in means]
+    # float32 under any policy, as above.
+    return keras.layers.Rescaling(1.0, offset=offset, dtype="float32", name="rescaling")(image)
