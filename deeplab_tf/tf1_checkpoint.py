@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.errors import UserError
@@ -27,6 +28,8 @@ class ImportReport:
     Attributes:
         path: Of the checkpoint.
         loaded: Variables that are in the model now.
+        adapted: Those of them that were made to fit, and how: the first convolution of a model
+            for pictures of other than three channels.
         skipped: Variables of the model that were left as they are, and why.
         unused: Variables of the checkpoint that the model does not have, without those of the
             optimizer.
@@ -34,11 +37,13 @@ class ImportReport:
 
     path: str
     loaded: list[str]
+    adapted: list[tuple[str, str]]
     skipped: list[tuple[str, str]]
     unused: list[str]
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} variables loaded from {self.path}"]
+        lines += [f"adapted {name}: {how}" for name, how in self.adapted]
         lines += [f"skipped {name}: {why}" for name, why in self.skipped]
         if self.unused:
             lines.append(f"{len(self.unused)} of the checkpoint not used: {_few(self.unused)}")
@@ -49,6 +54,9 @@ def load_tf1_checkpoint(
     model: keras.Model, path: str | os.PathLike, skip_mismatched: bool = False
 ) -> ImportReport:
     """Fills a model with the weights of an original checkpoint; all is checked before any is set.
+
+    A model for pictures of other than three channels gets the first convolution of the checkpoint
+    spread over its channels, such that it sees in grey pictures what the original does.
 
     Args:
         model: A whole model, or a backbone alone (`model.get_layer("MobilenetV2")`).
@@ -65,10 +73,12 @@ def load_tf1_checkpoint(
     prefix, reader = _open(path)
     shapes = reader.get_variable_to_shape_map()
     variables = {official_name(variable): variable for variable in model.weights}
-    problems = []
+    problems, adapted = [], []
     for name, variable in variables.items():
         ours, theirs = list(variable.shape), shapes.get(name)
-        if theirs is None:
+        if _sees_other_channels(ours, theirs, model.input_shape[-1]):
+            adapted.append((name, f"for {ours[2]} channels, from the checkpoint's three"))
+        elif theirs is None:
             problems.append((name, f"{ours} in the model, missing in the checkpoint"))
         elif theirs != ours:
             problems.append((name, f"{ours} in the model, {theirs} in the checkpoint"))
@@ -87,12 +97,33 @@ def load_tf1_checkpoint(
         )
 
     values = _read(prefix, reader, loaded)
+    for name, _ in adapted:
+        values[name] = spread_over_channels(values[name], variables[name].shape[2])
     for name, value in values.items():
         variables[name].assign(value)
     unused = sorted(
         name for name in shapes if name not in variables and not _TRAINING_STATE.search(name)
     )
-    return ImportReport(prefix, loaded, problems, unused)
+    return ImportReport(prefix, loaded, adapted, problems, unused)
+
+
+def spread_over_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
+    """Makes a kernel over R, G and B one over another number of channels.
+
+    R, G and B keep theirs where there are more channels, which get the mean of the three; fewer
+    all get the mean. The whole is scaled so that a picture whose channels are all equal is seen as
+    before.
+
+    Args:
+        kernel: [H, W, 3, filters].
+        in_channels: Channels of the pictures.
+
+    Returns:
+        [H, W, in_channels, filters].
+    """
+    rgb = kernel if in_channels >= 3 else kernel[:, :, :0]
+    others = [kernel.mean(axis=2, keepdims=True)] * (in_channels - rgb.shape[2])
+    return np.concatenate([rgb, *others], axis=2) * np.float32(3 / in_channels)
 
 
 def is_backbone_checkpoint(path: str | os.PathLike) -> bool:
@@ -103,6 +134,15 @@ def is_backbone_checkpoint(path: str | os.PathLike) -> bool:
     """
     _, reader = _open(path)
     return not any(name.startswith(_HEAD) for name in reader.get_variable_to_shape_map())
+
+
+def _sees_other_channels(ours: list[int], theirs: list[int] | None, in_channels: int) -> bool:
+    """Whether two shapes are of first convolutions that differ in the pictures' channels alone."""
+    if theirs is None or len(ours) != 4 or in_channels == 3:
+        return False
+    return (ours[2], theirs[2]) == (in_channels, 3) and all(
+        ours[axis] == theirs[axis] for axis in (0, 1, 3)
+    )
 
 
 def _open(path: str | os.PathLike):
@@ -150,7 +190,8 @@ def _remedy(problems: list[tuple[str, str]], shapes: dict) -> str:
             "The checkpoint holds a backbone without a DeepLab head, as those trained on ImageNet: "
             "load it into the backbone, model.get_layer(...), or pass skip_mismatched=True."
         )
-    if all(name.startswith("logits/") for name, _ in problems):
+    # MobileNetV3's decoder ends in the logits.
+    if all(name.startswith(("logits/", "decoder/")) and name in shapes for name, _ in problems):
         return (
             "The checkpoint knows other classes: pass skip_mismatched=True to leave the last layer "
             "as it is."

@@ -88,6 +88,66 @@ def test_other_classes_are_refused_and_skip_only_the_last_layer_when_asked(tmp_p
     assert "skipped logits/semantic/biases" in str(report)
 
 
+def test_other_classes_skip_only_the_logits_that_lite_r_aspp_ends_in(tmp_path):
+    def build(num_classes):
+        return deeplab_tf.build_model(
+            "v3plus", "mobilenet_v3_small_seg", num_classes, depth_multiplier=0.25
+        )
+
+    _write(tmp_path / "model.ckpt", _values(build(num_classes=19)))
+    model = build(num_classes=3)
+    with pytest.raises(UserError, match="knows other classes"):
+        load_tf1_checkpoint(model, tmp_path / "model.ckpt")
+    report = load_tf1_checkpoint(model, tmp_path / "model.ckpt", skip_mismatched=True)
+    assert sorted(name for name, _ in report.skipped) == [
+        f"decoder/{layer}/{kind}"
+        for layer in ("decoder_conv0", "feature_projection0")
+        for kind in ("biases", "weights")
+    ]
+
+
+@pytest.mark.parametrize("name, scope", [("resnet_v1_50_beta", "resnet_v1_50"), ("vgg_16", "vgg_16")])
+def test_a_classification_network_fills_a_backbone_and_its_logits_are_not_used(
+    name, scope, tmp_path
+):
+    backbone = deeplab_tf.build_backbone(name)
+    values = _values(backbone)
+    logits = {f"{scope}/logits/weights": np.zeros((1, 1, 8, 9), "float32")}
+    _write(tmp_path / "model.ckpt", {**values, **logits})
+    assert is_backbone_checkpoint(tmp_path / "model.ckpt")
+    report = load_tf1_checkpoint(backbone, tmp_path / "model.ckpt")
+    assert _has(backbone, values)
+    assert (report.skipped, report.unused) == ([], list(logits))
+
+
+@pytest.mark.parametrize("in_channels", [1, 2, 4, 7])
+def test_a_model_of_other_channels_sees_grey_pictures_as_the_original_does(in_channels, tmp_path):
+    rgb = deeplab_tf.build_backbone("mobilenet_v2", depth_multiplier=0.25)
+    generator = np.random.default_rng(0)
+    kernel = rgb.get_layer("MobilenetV2.Conv").kernel
+    kernel.assign(generator.normal(size=kernel.shape))
+    _write(
+        tmp_path / "model.ckpt",
+        {official_name(variable): variable.numpy() for variable in rgb.weights},
+    )
+    model = deeplab_tf.build_backbone(
+        "mobilenet_v2", depth_multiplier=0.25, in_channels=in_channels
+    )
+    report = load_tf1_checkpoint(model, tmp_path / "model.ckpt")
+    assert [name for name, _ in report.adapted] == ["MobilenetV2/Conv/weights"]
+    assert len(report.loaded) == len(rgb.weights) and report.skipped == []
+    grey = generator.integers(0, 256, (1, 33, 49, 1), "uint8")
+    np.testing.assert_allclose(
+        model(np.repeat(grey, in_channels, axis=-1), training=False)["features"],
+        rgb(np.repeat(grey, 3, axis=-1), training=False)["features"],
+        atol=1e-4,
+    )
+    # Colours keep their kernels, up to one factor.
+    if in_channels > 3:
+        got = model.get_layer("MobilenetV2.Conv").kernel
+        np.testing.assert_allclose(got[:, :, :3], kernel * (3 / in_channels), rtol=1e-6)
+
+
 def test_a_backbone_checkpoint_goes_into_the_backbone(tmp_path):
     model = _build()
     backbone = model.get_layer("MobilenetV2")
