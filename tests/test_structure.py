@@ -14,7 +14,7 @@ GROUPS = (
     ("layers", "backbones", "models"),
     ("losses", "metrics", "schedules", "optimizers"),
     ("tf1_checkpoint", "checkpoints", "distribution", "run_dir", "inference", "training_log"),
-    ("eval", "train", "predict", "import_checkpoint"),
+    ("eval", "train", "predict", "import_checkpoint", "describe"),
 )
 MODULES = sorted(
     path

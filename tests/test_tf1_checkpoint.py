@@ -106,7 +106,9 @@ def test_other_classes_skip_only_the_logits_that_lite_r_aspp_ends_in(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name, scope", [("resnet_v1_50_beta", "resnet_v1_50"), ("vgg_16", "vgg_16")])
+@pytest.mark.parametrize(
+    "name, scope", [("resnet_v1_50_beta", "resnet_v1_50"), ("vgg_16", "vgg_16")]
+)
 def test_a_classification_network_fills_a_backbone_and_its_logits_are_not_used(
     name, scope, tmp_path
 ):
