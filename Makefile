@@ -32,7 +32,7 @@ $(VENV)/installed: setup.py pyproject.toml | $(RUN)
 	touch $@
 
 $(VENV)/installed-for-tests: setup.py pyproject.toml | $(RUN)
-	$(RUN) -m pip install '.[test]'
+	$(RUN) -m pip install '.[test,jax]'
 	touch $@
 
 clean:

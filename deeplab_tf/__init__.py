@@ -13,6 +13,8 @@ _PUBLIC = {
     "build_model": "deeplab_tf.models",
     "build_backbone": "deeplab_tf.backbones",
     "load_tf1_checkpoint": "deeplab_tf.tf1_checkpoint",
+    "dense_crf": "deeplab_tf.crf",
+    "unary_from_labels": "deeplab_tf.crf",
     "UserError": "deeplab_tf.errors",
 }
 __all__ = ["__version__", *_PUBLIC]

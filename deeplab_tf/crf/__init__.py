@@ -1,0 +1,290 @@
+"""Fully-connected CRF: sharpens the borders of DeepLab v1 and v2.
+
+Reference: Krähenbühl, Koltun, arXiv:1210.5644; DeepLab v1, arXiv:1412.7062, section 2.2; DeepLab
+v2, arXiv:1606.00915, section 3.3.
+"""
+
+import concurrent.futures
+import importlib.util
+import os
+
+import numpy as np
+
+from deeplab_tf.errors import UserError
+
+# Arguments of `dense_crf` that the released models of a paper were used with.
+PRESETS = {
+    "v1": {
+        "iterations": 10,
+        "bilateral_weight": 4.0,
+        "bilateral_sigma_xy": 49.0,
+        "bilateral_sigma_rgb": 5.0,
+        "gaussian_weight": 3.0,
+        "gaussian_sigma_xy": 3.0,
+    },
+    "v2": {
+        "iterations": 10,
+        "bilateral_weight": 4.0,
+        "bilateral_sigma_xy": 67.0,
+        "bilateral_sigma_rgb": 3.0,
+        "gaussian_weight": 3.0,
+        "gaussian_sigma_xy": 1.0,
+    },
+}
+_SUM_TOLERANCE = 0.01
+# Zero probabilities get the smallest positive one, as their energy would be infinite.
+_SMALLEST_PROBABILITY = np.finfo(np.float32).tiny
+
+
+def dense_crf(
+    image: np.ndarray,
+    probabilities: np.ndarray,
+    iterations: int = 10,
+    bilateral_weight: float = 4.0,
+    bilateral_sigma_xy: float = 49.0,
+    bilateral_sigma_rgb: float = 5.0,
+    gaussian_weight: float = 3.0,
+    gaussian_sigma_xy: float = 3.0,
+    *,
+    compatibility: np.ndarray | None = None,
+    screen_classes: bool = False,
+    return_energy: bool = False,
+    num_threads: int | None = None,
+):
+    """Refines a segmentation by mean-field inference in a fully-connected CRF.
+
+    Every pixel is linked to every other: those of like colour nearby (bilateral kernel), and those
+    nearby whatever their colour (Gaussian kernel). The defaults are those of DeepLab v1. Nothing is
+    approximated beyond the permutohedral lattice of the paper, unless asked for.
+
+    Runs in numba where it is installed (`pip install numba`), and as the TensorFlow graph of
+    `deeplab_tf.crf.graph` where not, which takes several times as long. The first call on a
+    machine compiles for about 10 seconds; numba keeps the machine code. The arrays of a picture
+    take about 250 + 16 C bytes per pixel and 60 + 8 C bytes per lattice point, where C counts as 8
+    at least; there are 0.3 to 2 lattice points per pixel in photographs, and never more than 9. The
+    lattice of positions, less than 100 bytes per pixel, is kept for the next picture of the size.
+
+    Args:
+        image: uint8 [H, W, 3], RGB; or a batch [B, H, W, 3].
+        probabilities: float [H, W, C] or [B, H, W, C] that sums to one over the classes: softmax
+            of logits at the size of the image, or `unary_from_labels`.
+        iterations: Mean-field updates.
+        bilateral_weight: Of the appearance kernel, not negative.
+        bilateral_sigma_xy: Its deviation in pixels.
+        bilateral_sigma_rgb: Its deviation in levels 0..255.
+        gaussian_weight: Of the smoothness kernel, not negative.
+        gaussian_sigma_xy: Its deviation in pixels.
+        compatibility: float [C, C], symmetric: what a pair of labels costs, times the kernels.
+            None is Potts' model: 1 for unlike labels, 0 for like ones.
+        screen_classes: Leave out the classes that are so improbable everywhere that they cannot
+            win a pixel; their probabilities are returned as zero. This is an approximation: the
+            probabilities of the others change by about 0.001, seldom by 0.03, and about one label
+            in 100 000. It saves time where few classes are present. For Potts' model only; the
+            TensorFlow graph leaves none out.
+        return_energy: Also return the energies, which takes about as long again.
+        num_threads: Threads to use; None for one per core. The pictures of a batch are shared
+            out among them. The results do not depend on it.
+
+    Returns:
+        Probabilities, float32 [H, W, C] or [B, H, W, C]. With `return_energy` a pair of them and of
+        the mean-field free energies before the first and after every update, float64
+        [iterations + 1] or [B, iterations + 1]: expected costs of the labels and of their pairs,
+        less the entropy.
+
+    Raises:
+        UserError: For an image or probabilities of another form, and for weights or deviations
+            that cannot be.
+
+    Reference: arXiv:1210.5644, sections 2 and 3.
+    """
+    image, probabilities = np.asarray(image), np.asarray(probabilities)
+    check_sizes(image, probabilities.shape)
+    parameters = {
+        "iterations": iterations,
+        "bilateral_weight": bilateral_weight,
+        "bilateral_sigma_xy": bilateral_sigma_xy,
+        "bilateral_sigma_rgb": bilateral_sigma_rgb,
+        "gaussian_weight": gaussian_weight,
+        "gaussian_sigma_xy": gaussian_sigma_xy,
+    }
+    check_parameters(**parameters)
+    num_classes = probabilities.shape[-1]
+    compatibility = check_compatibility(compatibility, num_classes)
+    if screen_classes and compatibility is not None:
+        raise UserError(
+            "screen_classes=True rests on Potts' model; give either it or a compatibility matrix"
+        )
+    probabilities = _check_probabilities(probabilities)
+    if num_threads is None:
+        num_threads = num_cores()
+    if num_threads < 1:
+        raise UserError(f"num_threads is {num_threads}; give at least 1, or None for all cores")
+
+    infer = _infer_in_numba if importlib.util.find_spec("numba") else _infer_in_tensorflow
+    options = (parameters, compatibility, screen_classes, return_energy)
+    if image.ndim == 3:
+        beliefs, energies = infer(image, probabilities, *options, num_threads)
+    else:
+        at_once = min(num_threads, len(image))
+        with concurrent.futures.ThreadPoolExecutor(at_once) as executor:
+            each = [
+                executor.submit(infer, *pair, *options, num_threads // at_once)
+                for pair in zip(image, probabilities, strict=True)
+            ]
+            beliefs, energies = map(np.array, zip(*(one.result() for one in each), strict=True))
+    return (beliefs, energies) if return_energy else beliefs
+
+
+def unary_from_labels(
+    labels: np.ndarray, num_classes: int, certainty: float, ignore_label: int = 255
+) -> np.ndarray:
+    """Makes the probabilities that `dense_crf` asks for out of a label image.
+
+    Args:
+        labels: Integers [H, W] or [B, H, W], class ids or the ignore label.
+        num_classes: C, at least 2.
+        certainty: Probability that a label is right, above 1 / C and below 1. The other classes
+            share the rest.
+        ignore_label: Pixels with it are undecided: all classes have the same probability.
+
+    Returns:
+        float32 [H, W, C] or [B, H, W, C].
+
+    Raises:
+        UserError: For a certainty or labels that cannot be.
+    """
+    labels = np.asarray(labels)
+    if num_classes < 2:
+        raise UserError(f"num_classes is {num_classes}; with fewer than 2 there is no choice")
+    if not 1 / num_classes < certainty < 1:
+        raise UserError(
+            f"certainty is {certainty}; give a probability above 1 / num_classes = "
+            f"{1 / num_classes:.3g} and below 1"
+        )
+    is_known = labels != ignore_label
+    known = labels[is_known]
+    unknown = known[(known < 0) | (known >= num_classes)]
+    if unknown.size or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"labels must be integers 0..{num_classes - 1} or the ignore label {ignore_label}; "
+            f"got {labels.dtype} with {np.unique(unknown)[:5].tolist()}"
+        )
+    probabilities = np.full((*labels.shape, num_classes), 1 / num_classes, np.float32)
+    probabilities[is_known] = (1 - certainty) / (num_classes - 1)
+    probabilities[(*np.nonzero(is_known), known)] = certainty
+    return probabilities
+
+
+def check_batch(images, probabilities) -> None:
+    """Refuses tensors that are no batch of images and their probabilities."""
+    check_sizes(images, probabilities.shape)
+    if len(images.shape) != 4:
+        raise UserError(
+            f"the images are {list(images.shape)}; give a batch [B, H, W, 3], e.g. image[None]"
+        )
+
+
+def check_sizes(image, probabilities_shape) -> None:
+    """Refuses images and probabilities of another form; unknown sizes of a graph pass."""
+    image_shape = tuple(image.shape)
+    dtype = getattr(image.dtype, "as_numpy_dtype", image.dtype)
+    probabilities_shape = tuple(probabilities_shape)
+    if len(image_shape) not in (3, 4) or image_shape[-1] != 3 or np.dtype(dtype) != np.uint8:
+        raise UserError(
+            f"the image must be RGB, uint8 [H, W, 3] or [B, H, W, 3]; got "
+            f"{np.dtype(dtype).name} {list(image_shape)}: convert it, e.g. by "
+            'PIL.Image.convert("RGB"), and cast levels 0..255 to uint8'
+        )
+    known = [
+        pair
+        for pair in zip(image_shape[:-1], probabilities_shape[:-1], strict=False)
+        if None not in pair
+    ]
+    if len(probabilities_shape) != len(image_shape) or any(a != b for a, b in known):
+        raise UserError(
+            f"the probabilities {list(probabilities_shape)} do not fit the image "
+            f"{list(image_shape)}: give one distribution per pixel, and resize to the image first"
+        )
+    if 0 in image_shape:
+        raise UserError(f"the image {list(image_shape)} is empty; give at least one pixel")
+    if probabilities_shape[-1] is None or probabilities_shape[-1] < 2:
+        raise UserError(
+            f"the probabilities have {probabilities_shape[-1]} class(es); a CRF needs at least 2 "
+            "to choose from: for a foreground probability p give [1 - p, p]"
+        )
+
+
+def check_parameters(iterations: int, **kernels: float) -> None:
+    """Refuses weights, deviations and numbers of iterations that cannot be."""
+    if int(iterations) != iterations or iterations < 0:
+        raise UserError(f"iterations is {iterations}; give a whole number, not negative")
+    for name, value in kernels.items():
+        if "sigma" in name and not 0 < value < np.inf:
+            raise UserError(f"{name} is {value}; give a positive deviation")
+        if "weight" in name and not 0 <= value < np.inf:
+            raise UserError(f"{name} is {value}; give a positive weight, or 0 for no such kernel")
+
+
+def check_compatibility(compatibility, num_classes: int) -> np.ndarray | None:
+    """The compatibility matrix as float32 [C, C], or None."""
+    if compatibility is None:
+        return None
+    compatibility = np.asarray(compatibility, np.float32)
+    if compatibility.shape != (num_classes, num_classes):
+        raise UserError(
+            f"the compatibility matrix is {list(compatibility.shape)}, but the probabilities have "
+            f"{num_classes} classes; give [{num_classes}, {num_classes}]"
+        )
+    if not np.isfinite(compatibility).all() or not np.allclose(compatibility, compatibility.T):
+        raise UserError(
+            "the compatibility matrix must be finite and symmetric, as a pair of pixels has no "
+            "order; give (matrix + matrix.T) / 2"
+        )
+    return compatibility
+
+
+def _check_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities as positive float32, refused where they are none."""
+    if not np.issubdtype(probabilities.dtype, np.floating):
+        raise UserError(
+            f"the probabilities are {probabilities.dtype}; give floats that sum to one, and for a "
+            "label image unary_from_labels(labels, num_classes, certainty)"
+        )
+    probabilities = np.ascontiguousarray(probabilities, np.float32)
+    sums = probabilities @ np.ones(probabilities.shape[-1], np.float32)
+    is_wrong = ~(np.abs(sums - 1) <= _SUM_TOLERANCE)
+    if is_wrong.any():
+        where = tuple(int(i) for i in np.argwhere(is_wrong)[0])
+        raise UserError(
+            f"the probabilities at {int(is_wrong.sum())} pixel(s) do not sum to one, first at "
+            f"{where}: {sums[where]}; apply softmax to logits, and look for NaN"
+        )
+    if probabilities.min() < 0:
+        raise UserError(
+            f"the probabilities go down to {probabilities.min()}; apply softmax to logits"
+        )
+    return np.maximum(probabilities, _SMALLEST_PROBABILITY)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _infer_in_numba(*arguments):
+    from deeplab_tf.crf import mean_field
+
+    return mean_field.infer(*arguments)
+
+
+def _infer_in_tensorflow(
+    image, probabilities, parameters, compatibility, screen_classes, return_energy, num_threads
+):
+    # Threads and screening are left to numba: neither changes the result for the worse.
+    from deeplab_tf.crf import graph
+
+    del screen_classes, num_threads
+    beliefs, energies = graph.infer(image, probabilities, parameters, compatibility, return_energy)
+    return beliefs.numpy(), energies.numpy()

@@ -1,0 +1,437 @@
+"""The loops of the fully-connected CRF in numba: lattice construction and mean-field updates.
+
+Every kernel that ends in `start, stop` works on that range of pixels or lattice points alone and
+may run beside others on other ranges.
+"""
+
+import numpy as np
+
+from deeplab_tf.crf.vectors import (
+    LANES,
+    compiled,
+    exp,
+    fill,
+    inlined,
+    load,
+    maximum,
+    maximum_of_lanes,
+    prefetch,
+    store,
+    sum_of_lanes,
+)
+
+_EMPTY = -1
+_PIXELS_AT_ONCE = 128
+_AHEAD = 12  # how many rows ahead to prefetch
+_GROUP = 2 * LANES  # channels whose sums are kept in registers at once
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads neighbouring keys
+
+
+@compiled
+def find_simplices(features, scales, lows, strides, keys, weights, start, stop):
+    """Finds the simplex around every pixel: the keys of its corners, the pixel's weight at each.
+
+    Args:
+        features: float32 [d, N].
+        scales: float32 [d], the diagonal of the paper's E, times the filter's deviation.
+        lows: float32 [d + 1], a lower bound of every coordinate / (d + 1).
+        strides: int64 [d + 1], what a step of d + 1 in a coordinate adds to a key.
+        keys: int64 [N, d + 1], written to: corner r has all coordinates equal r modulo d + 1.
+        weights: float32 [N, d + 1], written to: barycentric coordinates.
+    """
+    d = len(features)
+    size = np.float32(d + 1)
+    shrink = np.float32(1) / size
+    one = np.float32(1)
+    elevated = np.empty((d + 1, _PIXELS_AT_ONCE), np.float32)
+    whole = np.empty((d + 1, _PIXELS_AT_ONCE), np.float32)
+    rank = np.empty((d + 1, _PIXELS_AT_ONCE), np.int32)
+    total = np.empty(_PIXELS_AT_ONCE, np.float32)
+    by_rank = np.empty(d + 1, np.float32)
+    step_by_rank = np.empty(d + 1, np.int64)
+
+    for first in range(start, stop, _PIXELS_AT_ONCE):
+        count = min(_PIXELS_AT_ONCE, stop - first)
+        # Onto the plane of coordinates that sum to zero.
+        total[:] = 0
+        for i in range(d, 0, -1):
+            for p in range(count):
+                scaled = features[i - 1, first + p] * scales[i - 1]
+                elevated[i, p] = total[p] - np.float32(i) * scaled
+                total[p] += scaled
+        elevated[0] = total
+        # The nearest point whose coordinates are multiples of d + 1; it may lie off the plane.
+        total[:] = 0
+        for i in range(d + 1):
+            for p in range(count):
+                whole[i, p] = np.rint(elevated[i, p] * shrink)
+                total[p] += whole[i, p]
+        # The order of the remainders says which simplex it is.
+        rank[:] = 0
+        for i in range(d):
+            for j in range(i + 1, d + 1):
+                for p in range(count):
+                    remainder_i = elevated[i, p] - whole[i, p] * size
+                    remainder_j = elevated[j, p] - whole[j, p] * size
+                    less = np.int32(remainder_i < remainder_j)
+                    rank[i, p] += less
+                    rank[j, p] += np.int32(1) - less
+        # Back onto the plane.
+        for i in range(d + 1):
+            for p in range(count):
+                rank[i, p] += np.int32(total[p])
+                if rank[i, p] < 0:
+                    rank[i, p] += np.int32(d + 1)
+                    whole[i, p] += one
+                elif rank[i, p] > d:
+                    rank[i, p] -= np.int32(d + 1)
+                    whole[i, p] -= one
+        for p in range(count):
+            key = 0
+            for i in range(d + 1):
+                r = rank[i, p]
+                by_rank[r] = (elevated[i, p] - whole[i, p] * size) * shrink
+                step_by_rank[r] = strides[i]
+                key += np.int64(whole[i, p] - lows[i]) * strides[i]
+            keys[first + p, 0] = key
+            weights[first + p, 0] = by_rank[d] + (one - by_rank[0])
+            for r in range(1, d + 1):
+                # From corner to corner, the coordinate of the next highest rank wraps around.
+                key += 1 - step_by_rank[d - r + 1]
+                keys[first + p, r] = key
+                weights[first + p, r] = by_rank[d - r] - by_rank[d - r + 1]
+
+
+@inlined
+def _slot(key, table, shift):
+    """Where a key is in a hash table, or the empty place where it belongs."""
+    slot = key if shift == 0 else np.int64((np.uint64(key) * _GOLDEN) >> np.uint64(shift))
+    while table[slot, 0] != key and table[slot, 0] != _EMPTY:
+        slot = (slot + 1) & (len(table) - 1)
+    return slot
+
+
+@compiled
+def number_points(keys, num_keys):
+    """Numbers the lattice points in the order of first use.
+
+    Args:
+        keys: int64 [N, d + 1].
+        num_keys: All keys are below; where these are few, each has a place of its own in the table.
+
+    Returns:
+        Lattice points of every pixel, int32 [N, d + 1]; the points' keys, int64 [M]; the hash
+        table, int64 [capacity, 2] of keys and points; its shift, 0 for a place of its own.
+    """
+    num_pixels, num_corners = keys.shape
+    shift = 54
+    while 1 << (64 - shift) < num_pixels:
+        shift -= 1
+    capacity = 1 << (64 - shift)
+    if num_keys <= 4 * capacity:
+        capacity, shift = num_keys, 0
+    table = np.full((capacity, 2), _EMPTY, np.int64)
+    points = np.empty((num_pixels, num_corners), np.int32)
+    point_keys = np.empty(capacity // 2 + num_corners if shift else capacity, np.int64)
+    num_points = 0
+    for p in range(num_pixels):
+        if shift and num_points > capacity // 2:
+            capacity *= 2
+            shift -= 1
+            table = np.full((capacity, 2), _EMPTY, np.int64)
+            for point in range(num_points):
+                slot = _slot(point_keys[point], table, shift)
+                table[slot, 0] = point_keys[point]
+                table[slot, 1] = point
+            point_keys = np.concatenate((point_keys, np.empty(capacity // 4, np.int64)))
+        for r in range(num_corners):
+            key = keys[p, r]
+            if p > 0 and keys[p - 1, r] == key:
+                points[p, r] = points[p - 1, r]
+                continue
+            slot = _slot(key, table, shift)
+            if table[slot, 0] == _EMPTY:
+                table[slot, 0] = key
+                table[slot, 1] = num_points
+                point_keys[num_points] = key
+                num_points += 1
+            points[p, r] = table[slot, 1]
+    return points, point_keys[:num_points].copy(), table, shift
+
+
+@compiled
+def find_neighbors(point_keys, strides, table, shift, following, start, stop):
+    """Finds the point that follows on every axis; their number, M, stands for none.
+
+    Args:
+        point_keys: int64 [M].
+        strides: int64 [d + 1].
+        table: int64 [capacity, 2].
+        shift: Of the table.
+        following: int32 [d + 1, M], written to.
+    """
+    d = len(strides) - 1
+    wrap = np.sum(strides) - d
+    for point in range(start, stop):
+        key = point_keys[point]
+        # All coordinates grow by one, and that of the axis shrinks by d.
+        grown = key + (1 if key % (d + 1) < d else wrap)
+        for axis in range(d + 1):
+            slot = _slot(grown - strides[axis], table, shift)
+            found = table[slot, 0] != _EMPTY
+            following[axis, point] = table[slot, 1] if found else len(point_keys)
+
+
+@compiled
+def invert_neighbors(following, preceding, start, stop):
+    """Finds the point that precedes on every axis of a range: the inverse of `following`."""
+    num_points = following.shape[1]
+    for axis in range(start, stop):
+        preceding[axis] = num_points
+        for point in range(num_points):
+            if following[axis, point] < num_points:
+                preceding[axis, following[axis, point]] = point
+
+
+@compiled
+def filter_channel(image, points, weights, following, preceding):
+    """Filters an image of one channel by splatting, blurring and slicing.
+
+    Args:
+        image: float32 [N].
+        points: int32 [N, d + 1].
+        weights: float32 [N, d + 1].
+        following: int32 [d + 1, M].
+        preceding: int32 [d + 1, M].
+
+    Returns:
+        float32 [N].
+    """
+    num_points = following.shape[1]
+    values = np.zeros(num_points + 1, np.float32)
+    for p in range(len(points)):
+        for r in range(points.shape[1]):
+            values[points[p, r]] += weights[p, r] * image[p]
+    blurred = np.zeros_like(values)
+    for axis in range(len(following)):
+        for point in range(num_points):
+            around = values[following[axis, point]] + values[preceding[axis, point]]
+            blurred[point] = values[point] + np.float32(0.5) * around
+        values, blurred = blurred, values
+    result = np.empty_like(image)
+    for p in range(len(points)):
+        total = np.float32(0)
+        for r in range(points.shape[1]):
+            total += weights[p, r] * values[points[p, r]]
+        result[p] = total
+    return result
+
+
+@compiled
+def sort_entries(points, weights, scale, num_points):
+    """Sorts the pixels by the lattice points that they weigh on.
+
+    Args:
+        points: int32 [N, d + 1].
+        weights: float32 [N, d + 1].
+        scale: float32 [N], a factor of every pixel.
+        num_points: M.
+
+    Returns:
+        First entry of every lattice point, int64 [M + 1]; pixels of the entries, int32
+        [N * (d + 1)]; their scaled weights, float32 [N * (d + 1)].
+    """
+    num_pixels, num_corners = points.shape
+    ends = np.zeros(num_points + 1, np.int64)
+    for p in range(num_pixels):
+        for r in range(num_corners):
+            ends[points[p, r] + 1] += 1
+    for point in range(num_points):
+        ends[point + 1] += ends[point]
+    starts = ends.copy()
+    entry_pixels = np.empty(points.size, np.int32)
+    entry_weights = np.empty(points.size, np.float32)
+    for p in range(num_pixels):
+        for r in range(num_corners):
+            entry = ends[points[p, r]]
+            ends[points[p, r]] += 1
+            entry_pixels[entry] = p
+            entry_weights[entry] = weights[p, r] * scale[p]
+    return starts, entry_pixels, entry_weights
+
+
+@compiled
+def join_corners(points, weights, scale, first_row, all_points, all_weights, column, start, stop):
+    """Writes one lattice's corners of every pixel beside those of the other lattice.
+
+    Args:
+        points: int32 [N, d + 1].
+        weights: float32 [N, d + 1].
+        scale: float32 [N], a factor of every pixel's weights.
+        first_row: The row of the lattice's first point among the values.
+        all_points: int32 [N, E], written to: rows of the values.
+        all_weights: float32 [N, E], written to.
+        column: The first one to write to.
+    """
+    for p in range(start, stop):
+        for r in range(points.shape[1]):
+            all_points[p, column + r] = points[p, r] + first_row
+            all_weights[p, column + r] = weights[p, r] * scale[p]
+
+
+# Below, rows of channels lie one after another in flat arrays. A row of C channels is worked on in
+# vectors; the last one ends with the row and overlaps the one before. So rows need no padding,
+# which would cost time: the speed of memory is what limits these kernels. No kernel reads a lane
+# of a row after it has written it.
+
+
+@compiled
+def splat(beliefs, entry_starts, entry_pixels, entry_weights, values, num_channels, start, stop):
+    """Sums the weighted rows of the pixels at every lattice point.
+
+    Args:
+        beliefs: float32 [N * C].
+        entry_starts: int64 [M + 1], first entry of every lattice point.
+        entry_pixels: int32 [E], a pixel that weighs on the point.
+        entry_weights: float32 [E], how much it does.
+        values: float32 [(M + 1) * C], written to.
+        num_channels: C, at least 8.
+    """
+    last = num_channels - LANES
+    for point in range(start, stop):
+        row = point * num_channels
+        for first in range(0, num_channels, _GROUP):
+            a = min(first, last)
+            b = min(first + LANES, last)
+            total_a = total_b = fill(np.float32(0))
+            for entry in range(entry_starts[point], entry_starts[point + 1]):
+                pixel = np.int64(entry_pixels[entry]) * num_channels
+                soon = np.int64(entry_pixels[min(entry + _AHEAD, len(entry_pixels) - 1)])
+                prefetch(beliefs, soon * num_channels + a)
+                prefetch(beliefs, soon * num_channels + b + LANES - 1)
+                weight = fill(entry_weights[entry])
+                total_a = total_a + weight * load(beliefs, pixel + a)
+                if b != a:
+                    total_b = total_b + weight * load(beliefs, pixel + b)
+            store(values, row + a, total_a)
+            if b != a:
+                store(values, row + b, total_b)
+
+
+@compiled
+def blur(values, blurred, following, preceding, num_channels, start, stop):
+    """Blurs by [1, 2, 1] / 2 along one axis of the lattice.
+
+    Args:
+        values: float32 [(M + 1) * C]; the last row is zero, for neighbors that do not exist.
+        blurred: float32 [(M + 1) * C], written to.
+        following: int32 [M].
+        preceding: int32 [M].
+        num_channels: C, at least 8.
+    """
+    half = fill(np.float32(0.5))
+    for point in range(start, stop):
+        soon = min(point + _AHEAD, len(following) - 1)
+        for neighbor in (following[soon], preceding[soon]):
+            prefetch(values, np.int64(neighbor) * num_channels)
+            prefetch(values, np.int64(neighbor + 1) * num_channels - 1)
+        row = point * num_channels
+        after = np.int64(following[point]) * num_channels
+        before = np.int64(preceding[point]) * num_channels
+        for block in range(0, num_channels, LANES):
+            c = min(block, num_channels - LANES)
+            around = load(values, after + c) + load(values, before + c)
+            store(blurred, row + c, load(values, row + c) + half * around)
+
+
+@inlined
+def _slice(points, weights, values, pixel, own, own_start, sums, num_channels):
+    """Adds a pixel's weighted lattice points to `own[own_start : own_start + C]`.
+
+    In `sums`, the last vector of the row comes after the others, instead of overlapping them: a
+    load that follows stores to parts of it would wait for them.
+    """
+    last = num_channels - LANES
+    for first in range(0, num_channels, _GROUP):
+        a = min(first, last)
+        b = min(first + LANES, last)
+        total_a = load(own, own_start + a)
+        total_b = load(own, own_start + b)
+        for corner in range(points.shape[1]):
+            row = np.int64(points[pixel, corner]) * num_channels
+            weight = fill(weights[pixel, corner])
+            total_a = total_a + weight * load(values, row + a)
+            if b != a:
+                total_b = total_b + weight * load(values, row + b)
+        store(sums, first, total_a)
+        if b != a:
+            store(sums, first + LANES, total_b)
+
+
+@compiled
+def slice_messages(points, weights, values, messages, num_channels, start, stop):
+    """Computes what every pixel hears from the others.
+
+    Args:
+        points: int32 [N, E], rows of the values.
+        weights: float32 [N, E].
+        values: float32 [rows * C].
+        messages: float32 [N * C], written to.
+        num_channels: C, at least 8.
+    """
+    zeros = np.zeros(num_channels, np.float32)
+    sums = np.empty(num_channels + _GROUP, np.float32)
+    for p in range(start, stop):
+        _slice(points, weights, values, p, zeros, 0, sums, num_channels)
+        for block in range(0, num_channels, LANES):
+            c = min(block, num_channels - LANES)
+            store(messages, p * num_channels + c, load(sums, block))
+
+
+@compiled
+def update(log_probabilities, points, weights, values, costs, beliefs, num_channels, start, stop):
+    """Computes every pixel's beliefs anew, from its own probabilities and the messages.
+
+    Args:
+        log_probabilities: float32 [N * C].
+        points: int32 [N, E], rows of the values.
+        weights: float32 [N, E].
+        values: float32 [rows * C].
+        costs: float32 [C * C], the compatibility matrix; or empty, where like labels attract.
+        beliefs: float32 [N * C], written to.
+        num_channels: C, at least 8.
+    """
+    zeros = np.zeros(num_channels, np.float32)
+    messages = np.empty(num_channels, np.float32)
+    logits = np.empty(num_channels + _GROUP, np.float32)
+    is_new = np.zeros(LANES, np.float32)  # 1 where the last vector does not overlap
+    is_new[LANES - 1 - (num_channels - 1) % LANES :] = 1
+    for p in range(start, stop):
+        first = p * num_channels
+        if len(costs) == 0:
+            _slice(points, weights, values, p, log_probabilities, first, logits, num_channels)
+        else:
+            _slice(points, weights, values, p, zeros, 0, logits, num_channels)
+            for block in range(0, num_channels, LANES):
+                store(messages, min(block, num_channels - LANES), load(logits, block))
+            for block in range(0, num_channels, LANES):
+                c = min(block, num_channels - LANES)
+                total = load(log_probabilities, first + c)
+                for other in range(num_channels):
+                    cost = load(costs, other * num_channels + c)
+                    total = total - fill(messages[other]) * cost
+                store(logits, block, total)
+        highest = load(logits, 0)
+        for block in range(LANES, num_channels, LANES):
+            highest = maximum(highest, load(logits, block))
+        shift = fill(maximum_of_lanes(highest))
+        total = likelihood = fill(np.float32(0))
+        for block in range(0, num_channels, LANES):
+            total = total + likelihood
+            likelihood = exp(load(logits, block) - shift)
+            store(logits, block, likelihood)
+        total = total + likelihood * load(is_new, 0)
+        scale = fill(np.float32(1) / sum_of_lanes(total))
+        for block in range(0, num_channels, LANES):
+            c = min(block, num_channels - LANES)
+            store(beliefs, first + c, load(logits, block) * scale)

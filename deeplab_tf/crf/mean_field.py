@@ -1,0 +1,191 @@
+"""Mean-field inference in the fully-connected CRF, in numba.
+
+Reference: Krähenbühl, Koltun, Efficient Inference in Fully Connected CRFs with Gaussian Edge
+Potentials, arXiv:1210.5644, section 3. As in the authors' code, the kernels are normalized
+symmetrically, and a pixel hears itself too.
+"""
+
+import math
+
+import numpy as np
+
+from deeplab_tf.crf import kernels, lattice
+from deeplab_tf.crf.lattice import Lattice, Workers
+from deeplab_tf.crf.vectors import LANES
+
+_NEVER = -1e4  # the logarithm of a probability that stays zero
+
+
+def infer(
+    image: np.ndarray,
+    probabilities: np.ndarray,
+    parameters: dict,
+    compatibility: np.ndarray | None,
+    screen_classes: bool,
+    return_energy: bool,
+    num_threads: int,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Infers one picture; arguments and results as in `deeplab_tf.dense_crf`, already checked.
+
+    Args:
+        image: uint8 [H, W, 3].
+        probabilities: float32 [H, W, C], positive.
+        parameters: `iterations`, the weights and the sigmas, by their names.
+        compatibility: float32 [C, C] or None.
+        screen_classes: Whether to leave classes out that cannot win.
+        return_energy: Whether to compute energies.
+        num_threads: To work with.
+
+    Returns:
+        Probabilities float32 [H, W, C]; energies, float64 [iterations + 1], or None.
+    """
+    height, width, num_classes = probabilities.shape
+    with Workers(num_threads) as workers:
+        gaussian = workers.start(
+            lattice.build_of_positions, height, width, float(parameters["gaussian_sigma_xy"])
+        )
+        positions = lattice.positions(height, width, parameters["bilateral_sigma_xy"])
+        colors = lattice.colors(image, parameters["bilateral_sigma_rgb"])
+        bilateral = lattice.build(np.concatenate([positions, colors]), workers)
+        lattices = [
+            (bilateral, parameters["bilateral_weight"]),
+            (gaussian(), parameters["gaussian_weight"]),
+        ]
+        probabilities = probabilities.reshape(-1, num_classes)
+        classes = np.arange(num_classes)
+        if screen_classes:
+            classes = _classes_that_may_win(probabilities, lattices)
+            probabilities = np.take(probabilities, classes, axis=1)
+        field = _MeanField(probabilities, lattices, compatibility, workers)
+        energies = []
+        for _ in range(parameters["iterations"]):
+            field.filter()
+            if return_energy:
+                energies.append(field.energy())
+            field.update()
+        if return_energy:
+            field.filter()
+            energies.append(field.energy())
+    beliefs = field.beliefs[:, : len(classes)]
+    if len(classes) < num_classes:
+        kept, beliefs = beliefs, np.zeros((height * width, num_classes), np.float32)
+        beliefs[:, classes] = kept
+    beliefs = np.ascontiguousarray(beliefs).reshape(height, width, num_classes)
+    return beliefs, np.array(energies) if return_energy else None
+
+
+def _classes_that_may_win(
+    probabilities: np.ndarray, lattices: list[tuple[Lattice, float]]
+) -> np.ndarray:
+    """The ids of the classes that may come to lead at a pixel.
+
+    A pixel's messages to a class are at most R = sum of weight * largest row sum, times the
+    class's largest belief q. Where a class is behind by at least g everywhere, q therefore stays
+    below a solution of q = exp(R q - g), and there is one below 1 / R if g >= 1 + log(R).
+    """
+    limit = sum(weight * built.largest_row_sum() for built, weight in lattices)
+    if limit == 0:
+        return np.unique(probabilities.argmax(axis=1))
+    lead = (probabilities.max(axis=1, keepdims=True) / probabilities).min(axis=0)
+    return np.flatnonzero(np.log(lead) < 1 + math.log(limit))
+
+
+class _MeanField:
+    """The beliefs of a picture's pixels and what it takes to update them.
+
+    Attributes:
+        beliefs: float32 [N, max(C, 8)], the distribution of every pixel; columns from C on are 0.
+    """
+
+    def __init__(self, probabilities, lattices, compatibility, workers):
+        num_pixels, num_classes = probabilities.shape
+        self._workers = workers
+        self._num_classes = num_classes
+        self._num_channels = max(num_classes, LANES)
+        self._set_probabilities(probabilities)
+        self._compatibility = compatibility
+        self._costs = np.zeros(0, np.float32)
+        if compatibility is not None:
+            costs = np.zeros([self._num_channels] * 2, np.float32)
+            costs[:num_classes, :num_classes] = compatibility
+            self._costs = costs.reshape(-1)
+
+        # Two halves with a row for every lattice point, and one of zeros after each lattice: a
+        # blur reads from one half and writes to the other.
+        num_rows = sum(built.num_points + 1 for built, _ in lattices)
+        self._values = np.zeros(2 * num_rows * self._num_channels, np.float32)
+        corners = sum(built.points.shape[1] for built, _ in lattices)
+        self._points = np.empty((num_pixels, corners), np.int32)
+        self._weights = np.empty((num_pixels, corners), np.float32)
+        self._lattices = []
+        row = column = 0
+        for built, weight in lattices:
+            halves = [
+                self._values[start * self._num_channels :][
+                    : (built.num_points + 1) * self._num_channels
+                ]
+                for start in (row, row + num_rows)
+            ]
+            self._lattices.append((built, halves))
+            num_axes = len(built.following)
+            workers.run(
+                kernels.join_corners,
+                num_pixels,
+                *(built.points, built.weights, built.slice_scale * np.float32(weight)),
+                row + (num_rows if num_axes % 2 else 0),
+                *(self._points, self._weights, column),
+            )
+            row += built.num_points + 1
+            column += num_axes
+
+    def _set_probabilities(self, probabilities: np.ndarray) -> None:
+        unused = self._num_channels - self._num_classes
+        beliefs = probabilities / probabilities.sum(axis=1, keepdims=True)
+        self.beliefs = np.pad(beliefs, [[0, 0], [0, unused]]) if unused else beliefs
+        log = np.log(probabilities)
+        if unused:
+            log = np.pad(log, [[0, 0], [0, unused]], constant_values=_NEVER)
+        self._log_probabilities = log
+
+    def filter(self) -> None:
+        """Splats the beliefs onto the lattices and blurs there."""
+        for built, halves in self._lattices:
+            self._workers.run(
+                kernels.splat,
+                built.num_points,
+                *(self.beliefs.reshape(-1), *built.entries, halves[0], self._num_channels),
+            )
+            for axis in range(len(built.following)):
+                self._workers.run(
+                    kernels.blur,
+                    built.num_points,
+                    *(halves[axis % 2], halves[1 - axis % 2]),
+                    *(built.following[axis], built.preceding[axis], self._num_channels),
+                )
+
+    def update(self) -> None:
+        """Computes the beliefs anew from what is on the lattices."""
+        self._workers.run(
+            kernels.update,
+            len(self.beliefs),
+            *(self._log_probabilities.reshape(-1), self._points, self._weights, self._values),
+            *(self._costs, self.beliefs.reshape(-1), self._num_channels),
+        )
+
+    def energy(self) -> float:
+        """The mean-field free energy of the beliefs whose filtered form is on the lattices."""
+        messages = np.empty_like(self.beliefs)
+        self._workers.run(
+            kernels.slice_messages,
+            len(self.beliefs),
+            *(self._points, self._weights, self._values),
+            *(messages.reshape(-1), self._num_channels),
+        )
+        used = slice(self._num_classes)
+        beliefs = self.beliefs[:, used].astype(np.float64)
+        log_beliefs = np.log(np.maximum(beliefs, np.finfo(np.float32).tiny))
+        own = np.sum(beliefs * (log_beliefs - self._log_probabilities[:, used]))
+        costs = self._compatibility
+        if costs is None:
+            costs = 1 - np.eye(self._num_classes)
+        return float(own + np.sum(beliefs * (messages[:, used] @ costs)) / 2)
