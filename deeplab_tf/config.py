@@ -189,6 +189,39 @@ class TrainConfig:
             _check(value > 0, f"--{name}={value}; it must be 1 or more.")
 
 
+@dataclasses.dataclass(frozen=True)
+class CrfConfig:
+    """The fully-connected CRF behind the network, in prediction."""
+
+    crf: str = setting(
+        "",
+        "Fully-connected CRF with the parameters of a paper, v1 or v2, or with those that "
+        "deeplab_tf.tune_crf found for this run: tuned. Empty for no CRF.",
+    )
+    crf_iterations: int | None = setting(None, "Mean-field updates, in place of those.")
+    crf_bilateral_weight: float | None = setting(
+        None, "Weight of the kernel of position and colour, in place of that."
+    )
+    crf_bilateral_sigma_xy: float | None = setting(None, "Its deviation in pixels.")
+    crf_bilateral_sigma_rgb: float | None = setting(None, "Its deviation in levels 0..255.")
+    crf_gaussian_weight: float | None = setting(
+        None, "Weight of the kernel of position alone, in place of that."
+    )
+    crf_gaussian_sigma_xy: float | None = setting(None, "Its deviation in pixels.")
+
+    def __post_init__(self):
+        given = [
+            name
+            for name, value in dataclasses.asdict(self).items()
+            if name != "crf" and value is not None
+        ]
+        _check(
+            self.crf or not given,
+            f"--{given[0] if given else ''} changes a CRF that --crf does not ask for: give "
+            "--crf=v1, --crf=v2 or --crf=tuned too.",
+        )
+
+
 def _check(holds: object, problem: str) -> None:
     if not holds:
         raise UserError(problem)

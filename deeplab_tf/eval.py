@@ -17,6 +17,7 @@ from deeplab_tf import input_pipeline
 from deeplab_tf import metrics
 from deeplab_tf import records
 from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.config import CrfConfig
 from deeplab_tf.errors import UserError
 
 
@@ -27,6 +28,7 @@ def evaluate_run(
     artefact: str = "",
     data_dir: str = "",
     dataset: str = "",
+    crf_config: CrfConfig = CrfConfig(),
 ) -> dict:
     """Evaluates a run on a split of its records, every pixel at the picture's own size.
 
@@ -37,6 +39,7 @@ def evaluate_run(
         artefact: Evaluates this SavedModel in place of the checkpoint.
         data_dir: Records; empty for those of the run.
         dataset: Name of the dataset, where data_dir holds several.
+        crf_config: The fully-connected CRF behind the network; by default none.
 
     Returns:
         The metrics of `segmentation_metrics`, with what was evaluated. They are also in
@@ -60,15 +63,17 @@ def evaluate_run(
             "with --data_dir."
         )
     split = split or data.val_split
+    crf_parameters = run_dirs.crf_parameters(run_dir, crf_config)
     if artefact:
-        label_of = inference.saved_model_label_function(artefact)
+        label_of = inference.saved_model_label_function(artefact, crf_parameters)
     else:
         label_of = inference.label_function(
-            run_dirs.load_model(run, checkpoint), run.model_config, data
+            run_dirs.load_model(run, checkpoint), run.model_config, data, crf_parameters
         )
     result = {
         "run_dir": run_dir,
         "model": artefact or checkpoint,
+        "crf": crf_parameters,
         "records": source.folder,
         "split": split,
     } | evaluate(label_of, source, split, report=print_progress)
@@ -138,6 +143,7 @@ def main(_) -> None:
         flags.FLAGS.model,
         flags.FLAGS.data_dir,
         flags.FLAGS.dataset,
+        command_line.read_flags(CrfConfig),
     )
     print_metrics(result)
     print(f"written to {os.path.join(flags.FLAGS.run_dir, 'metrics.json')}")
@@ -150,4 +156,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("model", "", "Evaluates this SavedModel in place of the checkpoint.")
     flags.DEFINE_string("data_dir", "", "Records; by default those of the run.")
     flags.DEFINE_string("dataset", "", "Name of the dataset, where data_dir holds several.")
+    command_line.define_flags(CrfConfig)
     command_line.run(main)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import backbones
+from deeplab_tf import crf
 from deeplab_tf import images
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
@@ -57,21 +58,32 @@ def predict_logits(
 
 
 def label_function(
-    model: keras.Model, model_config: ModelConfig, data_config: DataConfig
+    model: keras.Model,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    crf_parameters: dict | None = None,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a model into a function from one picture to its labels.
 
-    It is traced once for all sizes. The argmax lies inside, so that of the large logits nothing
-    leaves the graph.
+    It is traced once for all sizes. Without a CRF the argmax lies inside, so that of the large
+    logits nothing leaves the graph.
 
     Args:
         model: A model of `deeplab_tf.build_model`.
         model_config: As of `predict_logits`.
         data_config: As of `predict_logits`.
+        crf_parameters: Arguments of `dense_crf`; None for no CRF.
 
     Returns:
         A function of a picture, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+
+    Raises:
+        UserError: For parameters that a CRF cannot have; from the function.
     """
+    if crf_parameters is not None:
+        return _with_crf(
+            probability_function(model, model_config, data_config), crf_parameters
+        )
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
     def predict_labels(pictures):
@@ -81,11 +93,48 @@ def label_function(
     return lambda picture: predict_labels(picture[np.newaxis])[0].numpy()
 
 
-def saved_model_label_function(path: str) -> Callable[[np.ndarray], np.ndarray]:
+def probability_function(
+    model: keras.Model, model_config: ModelConfig, data_config: DataConfig
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Compiles a model into a function from one picture to the probabilities of its classes.
+
+    Args:
+        model: A model of `deeplab_tf.build_model`.
+        model_config: As of `predict_logits`.
+        data_config: As of `predict_logits`.
+
+    Returns:
+        A function of a picture, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
+    def predict_probabilities(pictures):
+        return tf.nn.softmax(predict_logits(model, pictures, model_config, data_config))
+
+    return lambda picture: predict_probabilities(picture[np.newaxis])[0].numpy()
+
+
+def _with_crf(
+    probabilities_of: Callable[[np.ndarray], np.ndarray], crf_parameters: dict
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from picture to labels, out of one from picture to probabilities."""
+
+    def predict_labels(picture):
+        refined = crf.dense_crf(picture, probabilities_of(picture), **crf_parameters)
+        return np.argmax(refined, axis=-1).astype(np.int32)
+
+    return predict_labels
+
+
+def saved_model_label_function(
+    path: str, crf_parameters: dict | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
     """Loads a SavedModel of `deeplab_tf.export` as a function from one picture to its labels.
 
     Args:
         path: Folder that holds saved_model.pb.
+        crf_parameters: Arguments of `dense_crf`, which then refines the SavedModel's logits; None
+            for the labels that it serves.
 
     Returns:
         A function of a picture, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
@@ -109,6 +158,12 @@ def saved_model_label_function(path: str) -> Callable[[np.ndarray], np.ndarray]:
             f"{path} cannot be used: it is damaged, or no export of deeplab_tf "
             f"({str(error).splitlines()[0]}). Export the run again."
         ) from error
+
+    if crf_parameters is not None:
+        return _with_crf(
+            lambda picture: tf.nn.softmax(loaded.logits(picture[np.newaxis]))[0].numpy(),
+            crf_parameters,
+        )
 
     def predict_labels(picture):
         # `loaded` is named to keep it alive: the signature's variables live as long as it does.

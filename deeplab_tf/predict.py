@@ -24,6 +24,7 @@ from deeplab_tf import command_line
 from deeplab_tf import inference
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf import visualize
+from deeplab_tf.config import CrfConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.records import DatasetInfo
 
@@ -33,7 +34,13 @@ OVERVIEW_WIDTH = 480  # of one picture in it, pixels
 PICTURE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")  # what is taken from a folder
 
 
-def predict(run_dir: str, images: str, output_dir: str, checkpoint: str = "best") -> list[str]:
+def predict(
+    run_dir: str,
+    images: str,
+    output_dir: str,
+    checkpoint: str = "best",
+    crf_config: CrfConfig = CrfConfig(),
+) -> list[str]:
     """Writes a label PNG and an overlay for every picture.
 
     Args:
@@ -41,6 +48,7 @@ def predict(run_dir: str, images: str, output_dir: str, checkpoint: str = "best"
         images: A file, a folder or a glob (`**` looks into folders).
         output_dir: Folder to write to; made if missing.
         checkpoint: "best" or "last".
+        crf_config: The fully-connected CRF behind the network; by default none.
 
     Returns:
         The label PNGs written, in the order of the sorted pictures.
@@ -52,7 +60,9 @@ def predict(run_dir: str, images: str, output_dir: str, checkpoint: str = "best"
     outputs = _output_paths(paths, output_dir)
     run = run_dirs.read(run_dir)
     model = run_dirs.load_model(run, checkpoint)
-    label_of = inference.label_function(model, run.model_config, run.data_config)
+    label_of = inference.label_function(
+        model, run.model_config, run.data_config, run_dirs.crf_parameters(run_dir, crf_config)
+    )
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:
@@ -224,7 +234,11 @@ def output_names(paths: Sequence[str]) -> list[str]:
 
 def main(_):
     predict(
-        flags.FLAGS.run_dir, flags.FLAGS.images, flags.FLAGS.output_dir, flags.FLAGS.checkpoint
+        flags.FLAGS.run_dir,
+        flags.FLAGS.images,
+        flags.FLAGS.output_dir,
+        flags.FLAGS.checkpoint,
+        command_line.read_flags(CrfConfig),
     )
 
 
@@ -233,4 +247,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("images", None, "File, folder or quoted glob (required).", required=True)
     flags.DEFINE_string("output_dir", None, "Folder to write to (required).", required=True)
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
+    command_line.define_flags(CrfConfig)
     command_line.run(main)

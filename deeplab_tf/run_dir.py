@@ -5,17 +5,21 @@
     checkpoints/   the last states of training, to go on from
     best/          the weights with the best validation mIoU
     tensorboard/   curves and pictures
+    crf.json       the CRF parameters that `deeplab_tf.tune_crf` found
     metrics.json   the figures of the last `deeplab_tf.eval`
 """
 
 import dataclasses
+import json
 import os
 
 import keras
 
 from deeplab_tf import checkpoints
 from deeplab_tf import command_line
+from deeplab_tf import crf
 from deeplab_tf import models
+from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
@@ -24,6 +28,7 @@ from deeplab_tf.records import DatasetInfo
 
 _FLAGS = "flags.txt"
 _DATASET = "dataset.json"
+_CRF = "crf.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +106,47 @@ def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
     model = models.build_model(**dataclasses.asdict(run.model_config))
     checkpoints.restore_weights(model, checkpoints.find(run.folder, checkpoint))
     return model
+
+
+def write_crf_parameters(folder: str, found: dict) -> None:
+    """Keeps what `deeplab_tf.tune_crf` found; `found["parameters"]` are those to be used.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    path = os.path.join(folder, _CRF)
+    try:
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            file.write(json.dumps(found, indent=2) + "\n")
+        os.replace(path + ".new", path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}.") from error
+
+
+def crf_parameters(folder: str, config: CrfConfig) -> dict | None:
+    """Returns the arguments of `dense_crf` that flags ask for in a run dir, or None for no CRF.
+
+    Raises:
+        UserError: A name of parameters that there is not, or no CRF has been tuned.
+    """
+    if not config.crf:
+        return None
+    if config.crf == "tuned":
+        path = os.path.join(folder, _CRF)
+        if not os.path.isfile(path):
+            raise UserError(
+                f"--crf=tuned, but {folder} has no {_CRF}: run deeplab_tf.tune_crf "
+                f"--run_dir={folder} first."
+            )
+        with open(path, encoding="utf-8") as file:
+            parameters = json.load(file)["parameters"]
+    elif config.crf in crf.PRESETS:
+        parameters = crf.PRESETS[config.crf]
+    else:
+        raise UserError(f"--crf={config.crf}; it can be {', '.join(crf.PRESETS)} or tuned.")
+    given = dataclasses.asdict(config)
+    changed = {name: given[f"crf_{name}"] for name in parameters}
+    return parameters | {name: value for name, value in changed.items() if value is not None}
 
 
 def _check_same_model(old: Run, new: Run) -> None:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import crf
 from deeplab_tf import inference
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.errors import UserError
@@ -74,7 +75,10 @@ def draw_pictures(shape: Sequence[int], seed: int) -> np.ndarray:
 
 
 def compare_with_keras(
-    artefact_path: str, model: keras.Model, run: run_dirs.Run
+    artefact_path: str,
+    model: keras.Model,
+    run: run_dirs.Run,
+    crf_parameters: dict | None = None,
 ) -> list[Parity]:
     """Loads a SavedModel back in plain TensorFlow and compares it with its Keras model.
 
@@ -84,6 +88,7 @@ def compare_with_keras(
         artefact_path: Folder with the saved `ServingModule`.
         model: The run's model that it was made of.
         run: The run.
+        crf_parameters: Arguments of `dense_crf` that the labels are refined with; None for no CRF.
 
     Returns:
         One result per batch.
@@ -95,7 +100,7 @@ def compare_with_keras(
     height, width = run.data_config.train_crop_size
     shapes = ((1, height, width, 3), (2, height, width + 33, 3), (1, height + 50, width, 3))
     results = [
-        _compare(loaded, model, run, draw_pictures(shape, seed))
+        _compare(loaded, model, run, crf_parameters, draw_pictures(shape, seed))
         for seed, shape in enumerate(shapes)
     ]
     disagreeing = [result for result in results if not result.holds]
@@ -124,12 +129,21 @@ def write_report(path: str, results: Sequence[Parity]) -> None:
         file.write(json.dumps(report, indent=2) + "\n")
 
 
-def _compare(loaded, model: keras.Model, run: run_dirs.Run, pictures: np.ndarray) -> Parity:
-    pictures = tf.constant(pictures)
+def _compare(
+    loaded,
+    model: keras.Model,
+    run: run_dirs.Run,
+    crf_parameters: dict | None,
+    pictures: np.ndarray,
+) -> Parity:
     expected = inference.predict_logits(
         model, pictures, run.model_config, run.data_config
     ).numpy()
-    expected_labels = expected.argmax(axis=-1)
+    scores = expected
+    if crf_parameters is not None:
+        scores = crf.dense_crf(pictures, tf.nn.softmax(expected).numpy(), **crf_parameters)
+    expected_labels = scores.argmax(axis=-1)
+    pictures = tf.constant(pictures)
     serve = loaded.signatures["serving_default"]
     labels = serve(images=pictures)["labels"].numpy()
     seconds = []

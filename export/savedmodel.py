@@ -15,6 +15,7 @@ from absl import flags
 from deeplab_tf import command_line
 from deeplab_tf import layers
 from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.config import CrfConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import parity
 from deeplab_tf.export import serving
@@ -24,7 +25,7 @@ EXPORT_ENTRIES = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 
 def export_savedmodel(
-    run_dir: str, output_dir: str, checkpoint: str = "best"
+    run_dir: str, output_dir: str, checkpoint: str = "best", crf_config: CrfConfig = CrfConfig()
 ) -> list[parity.Parity]:
     """Writes a run's model as a SavedModel, with labels, palette and parity figures as assets.
 
@@ -33,6 +34,7 @@ def export_savedmodel(
         output_dir: The folder that will hold saved_model.pb. An export that is there already is
             replaced once the new one is complete and proved.
         checkpoint: "best" or "last".
+        crf_config: The fully-connected CRF that the export carries; by default none.
 
     Returns:
         How close the export is to the Keras model.
@@ -44,6 +46,7 @@ def export_savedmodel(
     output_dir = os.path.realpath(output_dir)
     _check_replaceable(output_dir)
     run = run_dirs.read(run_dir)
+    crf_parameters = run_dirs.crf_parameters(run_dir, crf_config)
     model = run_dirs.load_model(run, checkpoint)
     parent = os.path.dirname(output_dir)
     try:
@@ -54,12 +57,12 @@ def export_savedmodel(
         raise UserError(f"--output_dir={output_dir} cannot be written: {error}.") from error
     with workspace as folder:
         draft = os.path.join(folder, "export")
-        module = serving.ServingModule(model, run, assets_folder=folder)
+        module = serving.ServingModule(model, run, folder, crf_parameters)
         with layers.portable_graphs():  # the server may be another machine than this one
             tf.saved_model.save(
                 module, draft, signatures={"serving_default": module.serving_default}
             )
-        results = parity.compare_with_keras(draft, model, run)
+        results = parity.compare_with_keras(draft, model, run, crf_parameters)
         parity.write_report(os.path.join(draft, "assets", "parity.json"), results)
         if os.path.exists(output_dir):
             os.rename(output_dir, os.path.join(folder, "replaced"))
@@ -89,7 +92,12 @@ def _check_replaceable(output_dir: str) -> None:
 
 def main(_):
     output_dir = flags.FLAGS.output_dir
-    results = export_savedmodel(flags.FLAGS.run_dir, output_dir, flags.FLAGS.checkpoint)
+    results = export_savedmodel(
+        flags.FLAGS.run_dir,
+        output_dir,
+        flags.FLAGS.checkpoint,
+        command_line.read_flags(CrfConfig),
+    )
     agreement = min(result.label_agreement for result in results)
     print(
         f"{output_dir}: proved against the Keras model, {agreement:.2%} of the labels agree "
@@ -101,4 +109,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
     flags.DEFINE_string("output_dir", None, "Folder to write (required).", required=True)
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
+    command_line.define_flags(CrfConfig)
     command_line.run(main)

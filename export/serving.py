@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab_tf import inference
 from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.crf.graph import dense_crf_graph
 
 PICTURES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
 
@@ -20,7 +21,13 @@ class ServingModule(tf.Module):
         palette_file: Asset with the RGB colour of every class and the ignore label, as JSON.
     """
 
-    def __init__(self, model: keras.Model, run: run_dirs.Run, assets_folder: str):
+    def __init__(
+        self,
+        model: keras.Model,
+        run: run_dirs.Run,
+        assets_folder: str,
+        crf_parameters: dict | None = None,
+    ):
         """Wraps a model.
 
         Args:
@@ -28,12 +35,15 @@ class ServingModule(tf.Module):
             run: Tells how pictures reach the network, and the classes' names and colours.
             assets_folder: Where the assets are written, to be copied from when the module is
                 saved.
+            crf_parameters: Arguments of `dense_crf`, which then refines the served labels; None
+                for no CRF.
         """
         super().__init__(name="deeplab")
         # The model hides in a function, so that only its variables are saved and not its layers.
         self._predict_logits = lambda images: inference.predict_logits(
             model, images, run.model_config, run.data_config
         )
+        self._crf_parameters = crf_parameters
         self.model_variables = [variable.value for variable in model.variables]
         dataset = run.dataset
         self._label_dtype = tf.uint8 if dataset.num_classes <= 256 else tf.uint16
@@ -55,5 +65,8 @@ class ServingModule(tf.Module):
     @tf.function(input_signature=[PICTURES], autograph=False)
     def serving_default(self, images):
         """Class ids at the pictures' own size, uint8 (uint16 above 256 classes) [N, H, W]."""
-        labels = tf.argmax(self.logits(images), axis=-1, output_type=tf.int32)
+        scores = self.logits(images)
+        if self._crf_parameters is not None:
+            scores = dense_crf_graph(images, tf.nn.softmax(scores), **self._crf_parameters)
+        labels = tf.argmax(scores, axis=-1, output_type=tf.int32)
         return {"labels": tf.cast(labels, self._label_dtype)}

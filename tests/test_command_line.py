@@ -21,9 +21,20 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_flagfile_that_was_written_reads_back_the_same(tmp_path):
-    configs = (
+@pytest.mark.parametrize(
+    "model_config",
+    [
         ModelConfig(num_classes=5, atrous_rates=(), multi_grid=(1, 2, 4), depth_multiplier=0.35),
+        ModelConfig(
+            image_pyramid=(0.5, 0.75, 1.0),
+            aspp_with_separable_conv=False,
+            dense_prediction_cell_json='[{"op": "conv", "kernel": 3, "rate": [1, 6], "input": -1}]',
+        ),
+    ],
+)
+def test_a_flagfile_that_was_written_reads_back_the_same(model_config, tmp_path):
+    configs = (
+        model_config,
         DataConfig(data_dir="/a folder/with #signs", min_scale_factor=0.75, random_flip=False),
         TrainConfig(fine_tune_batch_norm=False, base_learning_rate=1e-5),
     )

@@ -12,9 +12,9 @@ GROUPS = (
     ("__init__", "errors", "config", "command_line", "records", "images", "visualize"),
     ("input_pipeline",),
     ("layers", "backbones", "models"),
-    ("losses", "metrics", "schedules", "optimizers"),
+    ("losses", "metrics", "schedules", "optimizers", "crf"),
     ("tf1_checkpoint", "checkpoints", "distribution", "run_dir", "inference", "training_log"),
-    ("eval", "train", "predict", "import_checkpoint", "describe"),
+    ("eval", "train", "predict", "import_checkpoint", "describe", "tune_crf"),
 )
 MODULES = sorted(
     path

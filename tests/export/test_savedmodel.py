@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deeplab_tf import inference
 from deeplab_tf import run_dir
+from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
@@ -147,7 +148,7 @@ def pixel_classifier(num_classes: int, **settings) -> keras.Model:
 def run_of(num_classes: int, data_config: DataConfig) -> run_dir.Run:
     names = tuple(f"class {index}" for index in range(num_classes))
     dataset = DatasetInfo("invented", names, ((0, 0, 0),) * num_classes, ignore_label=65535)
-    return run_dir.Run("", ModelConfig(), data_config, TrainConfig(), dataset)
+    return run_dir.Run("", ModelConfig(output_stride=16), data_config, TrainConfig(), dataset)
 
 
 def test_more_than_256_classes_are_served_as_uint16(tmp_path):
@@ -171,3 +172,14 @@ def test_an_export_of_resized_pictures_answers_at_their_own_size(tmp_path):
     results = parity.compare_with_keras(str(tmp_path / "model"), model, run)
     assert [result.shape for result in results] == [(1, 41, 41, 3), (2, 41, 74, 3), (1, 91, 41, 3)]
     assert all(result.label_agreement > 0.999 for result in results)
+
+
+def test_an_export_can_carry_the_crf(tiny_run_dir, tmp_path):
+    config = CrfConfig(crf="v1", crf_iterations=3)
+    results = savedmodel.export_savedmodel(tiny_run_dir, str(tmp_path / "model"), crf_config=config)
+    # It was compared with `dense_crf`; what it says is not what the network alone does.
+    assert min(result.label_agreement for result in results) > 0.999
+    pictures = parity.draw_pictures((1, 65, 65, 3), seed=1)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    labels = loaded.signatures["serving_default"](images=tf.constant(pictures))["labels"]
+    assert np.mean(labels != np.argmax(loaded.logits(pictures), axis=-1)) > 0.01

@@ -1,0 +1,78 @@
+"""The CRF in use: searched for a run, found again by eval and predict."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_tf import crf
+from deeplab_tf import eval as evaluation
+from deeplab_tf import inference
+from deeplab_tf import predict
+from deeplab_tf import run_dir as run_dirs
+from deeplab_tf import tune_crf
+from deeplab_tf.config import CrfConfig
+from deeplab_tf.datasets.shapes import drawing
+from deeplab_tf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tuned_run_dir(tiny_run_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    shutil.copytree(tiny_run_dir, folder)
+    found = tune_crf.tune_crf(str(folder), num_pictures=1)
+    assert json.loads((folder / "crf.json").read_text()) == json.loads(json.dumps(found))
+    return str(folder)
+
+
+def test_tuning_finds_parameters_that_are_no_worse_than_those_it_begins_with(tuned_run_dir):
+    with open(f"{tuned_run_dir}/crf.json", encoding="utf-8") as file:
+        found = json.load(file)
+    run = run_dirs.read(tuned_run_dir)
+    examples = tune_crf._predict(run, "val", 1, "best")
+    assert found["miou_without_crf"] == tune_crf._miou(examples, run.dataset, None)
+    assert found["miou"] == tune_crf._miou(examples, run.dataset, found["parameters"])
+    assert found["miou"] >= tune_crf._miou(examples, run.dataset, crf.PRESETS["v1"])
+    assert (found["num_pictures"], found["split"]) == (1, "val")
+
+
+def test_eval_measures_with_the_crf_that_is_asked_for(tuned_run_dir):
+    result = evaluation.evaluate_run(tuned_run_dir, crf_config=CrfConfig(crf="v2"))
+    assert result["crf"] == crf.PRESETS["v2"]
+    changed = CrfConfig(crf="tuned", crf_iterations=0)
+    without = evaluation.evaluate_run(tuned_run_dir)
+    unchanged = evaluation.evaluate_run(tuned_run_dir, crf_config=changed)
+    assert without["crf"] is None and unchanged["crf"]["iterations"] == 0
+    # No update leaves the network's own probabilities.
+    assert unchanged["miou"] == pytest.approx(without["miou"], abs=1e-6)
+
+
+def test_predict_writes_what_the_crf_makes_of_the_probabilities(tuned_run_dir, tmp_path):
+    picture, _ = drawing.draw("test", 3)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    config = CrfConfig(crf="v1", crf_bilateral_weight=2.0, crf_iterations=3)
+    (path,) = predict.predict(
+        tuned_run_dir, str(tmp_path / "picture.png"), str(tmp_path / "out"), crf_config=config
+    )
+    run = run_dirs.read(tuned_run_dir)
+    model = run_dirs.load_model(run)
+    probabilities_of = inference.probability_function(model, run.model_config, run.data_config)
+    parameters = crf.PRESETS["v1"] | {"bilateral_weight": 2.0, "iterations": 3}
+    refined = crf.dense_crf(picture, probabilities_of(picture), **parameters)
+    with Image.open(path) as label:
+        np.testing.assert_array_equal(np.asarray(label), refined.argmax(axis=-1))
+
+
+def test_a_crf_that_cannot_be_is_refused_by_naming_those_there_are(tiny_run_dir):
+    with pytest.raises(UserError, match="v1, v2 or tuned"):
+        run_dirs.crf_parameters(tiny_run_dir, CrfConfig(crf="v3"))
+    with pytest.raises(UserError, match="tune_crf"):
+        run_dirs.crf_parameters(tiny_run_dir, CrfConfig(crf="tuned"))
+    with pytest.raises(UserError, match="--crf_iterations changes a CRF .*--crf=v1"):
+        CrfConfig(crf_iterations=5)
+    with pytest.raises(UserError, match="--preset=v3"):
+        tune_crf.tune_crf(tiny_run_dir, preset="v3")
+    with pytest.raises(UserError, match="--num_pictures=0"):
+        tune_crf.tune_crf(tiny_run_dir, num_pictures=0)
