@@ -225,3 +225,6 @@ class CrfConfig:
 def _check(holds: object, problem: str) -> None:
     if not holds:
         raise UserError(problem)
+
+
+NO_CRF = CrfConfig()

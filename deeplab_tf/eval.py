@@ -17,6 +17,7 @@ from deeplab_tf import input_pipeline
 from deeplab_tf import metrics
 from deeplab_tf import records
 from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.config import NO_CRF
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.errors import UserError
 
@@ -28,7 +29,8 @@ def evaluate_run(
     artefact: str = "",
     data_dir: str = "",
     dataset: str = "",
-    crf_config: CrfConfig = CrfConfig(),
+    crf_config: CrfConfig = NO_CRF,
+    border_width: int = 0,
 ) -> dict:
     """Evaluates a run on a split of its records, every pixel at the picture's own size.
 
@@ -40,6 +42,7 @@ def evaluate_run(
         data_dir: Records; empty for those of the run.
         dataset: Name of the dataset, where data_dir holds several.
         crf_config: The fully-connected CRF behind the network; by default none.
+        border_width: Evaluates pixels less than this far from a border between classes; 0 for all.
 
     Returns:
         The metrics of `segmentation_metrics`, with what was evaluated. They are also in
@@ -74,9 +77,10 @@ def evaluate_run(
         "run_dir": run_dir,
         "model": artefact or checkpoint,
         "crf": crf_parameters,
+        "border_width": border_width,
         "records": source.folder,
         "split": split,
-    } | evaluate(label_of, source, split, report=print_progress)
+    } | evaluate(label_of, source, split, print_progress, border_width)
     with open(os.path.join(run_dir, "metrics.json"), "w", encoding="utf-8") as file:
         json.dump(result, file, indent=2)
         file.write("\n")
@@ -88,6 +92,7 @@ def evaluate(
     source: records.Records,
     split: str,
     report: Callable[[int, int, float], None] | None = None,
+    border_width: int = 0,
 ) -> dict:
     """Evaluates a function from picture to labels on a split of records.
 
@@ -97,6 +102,7 @@ def evaluate(
         split: Name of the split.
         report: Called after every picture with the number done, of how many, and the seconds so
             far.
+        border_width: Evaluates pixels less than this far from a border between classes; 0 for all.
 
     Returns:
         The metrics of `segmentation_metrics`, with `num_pictures` and `pictures_per_second`.
@@ -107,8 +113,11 @@ def evaluate(
     total, done, start = source.num_examples[split], 0, time.perf_counter()
     with input_pipeline.readable_errors():
         for done, example in enumerate(examples.as_numpy_iterator(), start=1):
+            label = example["label"]
+            if border_width:
+                label = metrics.near_borders(label, border_width, info.ignore_label)
             matrix += metrics.confusion_matrix(
-                example["label"], label_of(example["image"]), info.num_classes, info.ignore_label
+                label, label_of(example["image"]), info.num_classes, info.ignore_label
             )
             if report:
                 report(done, total, time.perf_counter() - start)
@@ -144,6 +153,7 @@ def main(_) -> None:
         flags.FLAGS.data_dir,
         flags.FLAGS.dataset,
         command_line.read_flags(CrfConfig),
+        flags.FLAGS.border_width,
     )
     print_metrics(result)
     print(f"written to {os.path.join(flags.FLAGS.run_dir, 'metrics.json')}")
@@ -156,5 +166,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("model", "", "Evaluates this SavedModel in place of the checkpoint.")
     flags.DEFINE_string("data_dir", "", "Records; by default those of the run.")
     flags.DEFINE_string("dataset", "", "Name of the dataset, where data_dir holds several.")
+    flags.DEFINE_integer(
+        "border_width", 0, "Evaluates pixels less than this far from a border; 0 for all."
+    )
     command_line.define_flags(CrfConfig)
     command_line.run(main)

@@ -65,8 +65,8 @@ def portable_graphs():
 class AtrousConv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D` whose `dilation_rate` goes to TensorFlow's dilated kernel.
 
-    The stock layer regroups pixels by their phase and back (space-to-batch). In training on a CPU
-    that costs 4 times as much at rate 12, and 10 times as much at 24 and above.
+    The stock layer regroups pixels by their phase and back (space-to-batch). On a map of 33x33 a
+    training step on a CPU then takes 5 times as long at rate 12, and 11 times at 24.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -80,8 +80,8 @@ class AtrousConv2D(keras.layers.Conv2D):
 class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` whose `dilation_rate` goes to a dilated kernel.
 
-    The stock layer goes through space-to-batch, which takes 1.5 to 5 times as long in inference
-    on a CPU, is left in exported graphs, and takes up to twice as long in training.
+    The stock layer goes through space-to-batch. On a map of 33x33 and a CPU that takes 1.3 to 3
+    times as long in inference; in training as long at rate 12, and twice as long at 24.
     """
 
     def call(self, inputs):

@@ -1,6 +1,37 @@
 """Evaluation figures; all of them follow from one confusion matrix."""
 
+import cv2
 import numpy as np
+
+
+def near_borders(label: np.ndarray, width: int, ignore_label: int) -> np.ndarray:
+    """Leaves of a label image what lies along the borders between its classes (its trimap).
+
+    A pixel with a direct neighbour of another label, the ignore label included, is on a border.
+
+    Args:
+        label: int32 [H, W], class ids or the ignore label.
+        width: Pixels less than this far from a pixel on a border are kept; 1 keeps those alone.
+        ignore_label: What all others become.
+
+    Returns:
+        int32 [H, W].
+
+    Reference: DeepLab v1, arXiv:1412.7062, section 4.2 and figure 5; DeepLabv3+,
+    arXiv:1802.02611, section 4.4.
+    """
+    is_border = np.zeros(label.shape, bool)
+    down, across = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
+    is_border[1:] |= down
+    is_border[:-1] |= down
+    is_border[:, 1:] |= across
+    is_border[:, :-1] |= across
+    if not is_border.any():
+        return np.full_like(label, ignore_label)
+    distance = cv2.distanceTransform(
+        np.uint8(~is_border), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
+    return np.where(distance < width, label, ignore_label)
 
 
 def confusion_matrix(

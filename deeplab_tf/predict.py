@@ -24,6 +24,7 @@ from deeplab_tf import command_line
 from deeplab_tf import inference
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf import visualize
+from deeplab_tf.config import NO_CRF
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.records import DatasetInfo
@@ -39,7 +40,7 @@ def predict(
     images: str,
     output_dir: str,
     checkpoint: str = "best",
-    crf_config: CrfConfig = CrfConfig(),
+    crf_config: CrfConfig = NO_CRF,
 ) -> list[str]:
     """Writes a label PNG and an overlay for every picture.
 

@@ -1,4 +1,4 @@
-"""Searches the parameters of a run's fully-connected CRF: python -m deeplab_tf.tune_crf --run_dir=DIR
+"""Searches the parameters of a run's CRF: python -m deeplab_tf.tune_crf --run_dir=DIR
 
 On a few validation pictures, as the papers did: a coarse grid over weight and deviations of the
 bilateral kernel, then a finer one around its best. What is found is written into the run dir after
@@ -73,27 +73,27 @@ def tune_crf(
 
     start, tried = time.monotonic(), set()
     num_trials = 1 + 2 * 3 ** len(_GRID) - 1  # the refinement has its middle in common
-    for candidates in (
-        lambda: [crf.PRESETS[preset]],
-        lambda: _combine(found["parameters"], _GRID),
-        lambda: _combine(found["parameters"], _around(found["parameters"])),
-    ):
-        for parameters in candidates():
-            key = tuple(parameters.values())
-            if key in tried:
+
+    def try_all(candidates):
+        for parameters in candidates:
+            if tuple(parameters.values()) in tried:
                 continue
-            tried.add(key)
+            tried.add(tuple(parameters.values()))
             miou = _miou(examples, run.dataset, parameters)
-            seconds_left = (time.monotonic() - start) / len(tried) * (num_trials - len(tried))
+            minutes = (time.monotonic() - start) / len(tried) * (num_trials - len(tried)) / 60
             is_better = miou > found["miou"]
             print(
                 f"{len(tried)}/{num_trials}  miou {miou:.4f}  {_to_text(parameters)}  "
-                f"{seconds_left / 60:.1f} min left" + ("  (best so far)" if is_better else ""),
+                f"{minutes:.1f} min left" + ("  (best so far)" if is_better else ""),
                 flush=True,
             )
             if is_better:
-                found |= {"parameters": parameters, "miou": miou}
+                found.update(parameters=parameters, miou=miou)
                 run_dirs.write_crf_parameters(run_dir, found)
+
+    try_all([crf.PRESETS[preset]])
+    try_all(_combine(found["parameters"], _GRID))
+    try_all(_combine(found["parameters"], _around(found["parameters"])))
     return found
 
 

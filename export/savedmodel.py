@@ -15,6 +15,7 @@ from absl import flags
 from deeplab_tf import command_line
 from deeplab_tf import layers
 from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.config import NO_CRF
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import parity
@@ -25,7 +26,7 @@ EXPORT_ENTRIES = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 
 def export_savedmodel(
-    run_dir: str, output_dir: str, checkpoint: str = "best", crf_config: CrfConfig = CrfConfig()
+    run_dir: str, output_dir: str, checkpoint: str = "best", crf_config: CrfConfig = NO_CRF
 ) -> list[parity.Parity]:
     """Writes a run's model as a SavedModel, with labels, palette and parity figures as assets.
 

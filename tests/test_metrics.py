@@ -58,3 +58,21 @@ def test_counts_of_parts_add_up_to_the_counts_of_the_whole():
         for rows in (slice(0, 7), slice(7, 40))
     ]
     np.testing.assert_array_equal(whole, sum(parts))
+
+
+@pytest.mark.parametrize("width, kept", [(1, [4, 5]), (2, [3, 4, 5, 6]), (100, range(10))])
+def test_pixels_near_a_border_are_left(width, kept):
+    label = np.int32([[0] * 5 + [1] * 5] * 3)
+    got = metrics.near_borders(label, width, ignore_label=255)
+    expected = np.full_like(label, 255)
+    expected[:, list(kept)] = label[:, list(kept)]
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_picture_of_one_class_has_no_borders_and_ignored_pixels_make_some():
+    label = np.zeros((3, 4), np.int32)
+    assert (metrics.near_borders(label, 5, 255) == 255).all()
+    label[0, 0] = 255
+    expected = np.full_like(label, 255)
+    expected[0, 1] = expected[1, 0] = 0
+    np.testing.assert_array_equal(metrics.near_borders(label, 1, 255), expected)
