@@ -59,14 +59,14 @@ def test_a_kernel_at_a_rate_equals_the_dense_kernel_with_zeros_between_its_weigh
     np.testing.assert_allclose(layer(images, training=False), expected, atol=1e-4)
 
 
-def _make(depthwise, kernel_size=3, stock=False, **arguments):
-    """One of our layers or the stock one, with 8 filters where it is dense."""
+def _make(depthwise, kernel_size=3, stock=False, filters=8, **arguments):
+    """One of our layers or the stock one; the filters are a dense one's."""
     arguments = {"padding": "same", "use_bias": False, **arguments}
     if depthwise:
         layer_class = keras.layers.DepthwiseConv2D if stock else layers.AtrousDepthwiseConv2D
         return layer_class(kernel_size, **arguments)
     layer_class = keras.layers.Conv2D if stock else layers.AtrousConv2D
-    return layer_class(8, kernel_size, **arguments)
+    return layer_class(filters, kernel_size, **arguments)
 
 
 @pytest.mark.parametrize("kernel_size, rate", [(3, 1), (3, 2), (3, 6), (3, 12), (5, 3), (4, 4)])
@@ -120,7 +120,7 @@ def test_gradients_of_atrous_convolutions_equal_finite_differences(depthwise, ra
     # make the differences exact.
     generator = np.random.default_rng(0)
     height, width = (9, 8) if rate == 7 else (5, 4)
-    layer = _make(depthwise, dilation_rate=rate)
+    layer = _make(depthwise, filters=2, dilation_rate=rate)
     layer.build((None, None, None, 1))
     images = generator.integers(-2, 3, (1, height, width, 1)).astype("float32")
     kernel = generator.integers(-2, 3, layer.kernel.shape).astype("float32")
