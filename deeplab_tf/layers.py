@@ -227,6 +227,9 @@ def _dilated_depthwise_conv(images, kernel, rates, padding: str):
 
 def _kernel_gradient(images, upstream, kernel, rates, pads, padding: str):
     """The gradient of a depthwise convolution with respect to its kernel."""
+    with tf.control_dependencies([upstream]):
+        # Now, not as soon as the picture is there: what is made of it here would be held until now.
+        images = tf.identity(images)
     if len(set(rates)) > 1 or max(rates) <= 6 or images.shape[0] is None:
         with tf.GradientTape() as tape:
             tape.watch(kernel)
