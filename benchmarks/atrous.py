@@ -28,8 +28,8 @@ MAPS = (*QUICK_MAPS, (4, 33, 2048))
 DENSE_FILTERS = 256
 MIN_CALLS = 5
 SECONDS_PER_ROW = 4.0
-# What was asked of the dense convolution in training: rate -> times as fast.
-TARGETS = {12: 3.5, 24: 8.0}
+# Of the dense convolution in training, these are what the summary tells.
+SUMMARY_RATES = (12, 24)
 
 
 def make_layer(form: str, is_stock: bool, rate: int) -> keras.layers.Layer:
@@ -110,22 +110,17 @@ def main() -> None:
                         f"{ratio:12.2f}  {control:7.2f}",
                         flush=True,
                     )
-    parts = []
-    for wanted_rate, target in TARGETS.items():
-        ratios = [
-            ratio
-            for (form, phase, rate, _), ratio in faster.items()
-            if (form, phase, rate) == ("dense", "training", wanted_rate)
-        ]
-        if ratios:
-            parts.append(f"dense training at rate {wanted_rate}: {min(ratios):.1f} to "
-                         f"{max(ratios):.1f} times as fast (wanted: {target})")  # fmt: skip
+    parts = [
+        f"dense training at rate {rate} on {'x'.join(map(str, shape[1:]))}: {ratio:.1f}"
+        for (form, phase, rate, shape), ratio in faster.items()
+        if form == "dense" and phase == "training" and rate in SUMMARY_RATES
+    ]
     slowest = min(faster, key=faster.get)
     parts.append(
-        f"least of all: {faster[slowest]:.2f} ({slowest[0]} {slowest[1]}, rate {slowest[2]}), "
+        f"least of all {faster[slowest]:.2f} ({slowest[0]} {slowest[1]}, rate {slowest[2]}), "
         f"where the control reads {min(controls):.2f} to {max(controls):.2f}"
     )
-    print("; ".join(parts))
+    print("Times as fast: " + "; ".join(parts))
 
 
 if __name__ == "__main__":
