@@ -98,14 +98,19 @@ class Description:
                 lines += [part, *(_row_line(f"  {_name_within_part(row)}", row) for row in rows)]
         else:
             lines += [_row_line(row.name, row) for row in self.parts]
-        lines += [_row_line("total", total), ""]
+        lines += [
+            _row_line("total", total),
+            "",
+            f"{total.parameters / 1e6:.2f} M parameters, {total.multiply_adds / 1e9:.2f} B "
+            "multiply-adds as the papers count them.",
+        ]
         if total.computed_multiply_adds < total.multiply_adds:
-            needed = f"{total.computed_multiply_adds / 1e9:.3f} B"
             lines += [
-                f"Multiply-adds as the papers count them. {needed} are computed here: without the",
-                "borders that TensorFlow 1 padded atrous convolution by.",
-                "",
+                f"{total.computed_multiply_adds / 1e9:.2f} B are computed here: without the borders "
+                "that TensorFlow 1 padded",
+                "atrous convolution by.",
             ]
+        lines.append("")
         lines.append(f"Memory of a training step of {self.batch_size} pictures, about [MiB]:")
         for name, size in (*dataclasses.asdict(self.memory).items(), ("total", self.memory.total)):
             lines.append(f"  {name:<12}{size / 2**20:>12,.1f}")
