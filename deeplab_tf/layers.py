@@ -512,7 +512,7 @@ def conv_batch_norm(
     batch_norm: dict,
     activation: str | Callable | None = "relu",
     strides: int = 1,
-    rate: int = 1,
+    rate: int | tuple[int, int] = 1,
     padding: str = "same",
 ):
     """Convolution, batch norm, activation.
@@ -525,7 +525,7 @@ def conv_batch_norm(
         batch_norm: `momentum` and `epsilon`.
         activation: Name of a Keras activation, a function as `h_swish`, or None for none.
         strides: Of the convolution.
-        rate: Atrous rate.
+        rate: Atrous rate, or one for the height and one for the width.
         padding: Where strides are above 1: TensorFlow's "same", which gives even sizes one zero
             more at the bottom and the right, or "symmetric".
 
@@ -554,7 +554,7 @@ def depthwise_batch_norm(
     batch_norm: dict,
     activation: str | Callable | None = "relu",
     strides: int = 1,
-    rate: int = 1,
+    rate: int | tuple[int, int] = 1,
     padding: str = "same",
 ):
     """Depthwise convolution, batch norm, activation; arguments as in `conv_batch_norm`."""
@@ -572,7 +572,9 @@ def depthwise_batch_norm(
     return _normalize_and_activate(x, name, batch_norm, activation)
 
 
-def separable_conv_batch_norm(inputs, filters: int, name: str, batch_norm: dict, rate: int = 1):
+def separable_conv_batch_norm(
+    inputs, filters: int, name: str, batch_norm: dict, rate: int | tuple[int, int] = 1
+):
     """Atrous separable 3x3 convolution with batch norm and ReLU after both of its halves.
 
     Reference: DeepLabv3+, arXiv:1802.02611, section 3.1.
