@@ -105,11 +105,10 @@ class Description:
             "multiply-adds as the papers count them.",
         ]
         if total.computed_multiply_adds < total.multiply_adds:
-            lines += [
-                f"{total.computed_multiply_adds / 1e9:.2f} B are computed here: without the borders "
-                "that TensorFlow 1 padded",
-                "atrous convolution by.",
-            ]
+            lines.append(
+                f"{total.computed_multiply_adds / 1e9:.2f} B are computed here: without what "
+                "TensorFlow 1 padded atrous convolution by."
+            )
         lines.append("")
         lines.append(f"Memory of a training step of {self.batch_size} pictures, about [MiB]:")
         for name, size in (*dataclasses.asdict(self.memory).items(), ("total", self.memory.total)):
