@@ -49,6 +49,7 @@ setuptools.setup(
     extras_require={
         "crf": ["numba>=0.60"],  # the fully-connected CRF several times as fast as in TensorFlow
         "jax": ["jax"],  # Keras' other backend; only a test needs it
-        "test": ["pytest", "dill", "numba"],  # dill: needed by tensorflow_datasets.testing
+        "mat": ["scipy"],  # labels in MATLAB's .mat files
+        "test": ["pytest", "dill", "numba", "scipy"],  # dill: for tensorflow_datasets.testing
     },
 )

@@ -1,21 +1,30 @@
 """Builds the records of a dataset: python -m deeplab_tf.datasets.build --dataset=shapes ..."""
 
-import contextlib
-import dataclasses
 import importlib
 import os
 import pathlib
-import tempfile
 
-import tensorflow_datasets as tfds
 from absl import flags
 
 from deeplab_tf import command_line
+from deeplab_tf import labels
 from deeplab_tf import records
+from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets import shards
 from deeplab_tf.errors import UserError
 
 # Every dataset NAME is a folder with a TFDS builder: datasets/NAME/NAME_dataset_builder.py.
-DATASETS = ("shapes", "camvid", "folder")
+DATASETS = (
+    "shapes",
+    "camvid",
+    "voc2012",
+    "cityscapes",
+    "ade20k",
+    "coco_stuff",
+    "pascal_context",
+    "mapillary_vistas",
+    "folder",
+)
 
 
 def build(
@@ -23,22 +32,33 @@ def build(
     data_dir: str | os.PathLike,
     manual_dir: str | os.PathLike | None = None,
     num_shards: int = 4,
+    label_encoding: str | None = None,
+    class_map: str | None = None,
+    num_workers: int | None = None,
 ) -> records.Records:
     """Builds the records of a dataset, unless they are there already.
+
+    A build that was cut off goes on when it is started again: finished shards are kept as long as
+    what they were made of has not changed.
 
     Args:
         dataset: One of `DATASETS`.
         data_dir: The records go to `<dataset>/<version>/` in it; nothing is there before all is.
         manual_dir: The raw pictures, for a dataset that does not draw its own.
         num_shards: Files per split; fewer where a split has fewer pictures.
+        label_encoding: One of `labels.ENCODINGS`, for `folder`; by default it is detected.
+        class_map: Merges or drops classes, see `labels.parse_class_map`.
+        num_workers: Threads; by default as many as there are CPU cores.
 
     Returns:
         The records.
 
     Raises:
-        UserError: Something is wrong with the raw pictures, or they are not where they should be.
+        UserError: Something is wrong with the raw pictures, they are not where they should be, or
+          the records cannot be written.
     """
     builder = _builder_class(dataset)(data_dir=pathlib.Path(data_dir).expanduser())
+    manual_dir = manual_dir and pathlib.Path(manual_dir).expanduser()
     if builder.data_path.exists():
         print(f"{builder.data_path} is there already; delete it to build it anew.")
         return records.find_records(builder.data_path)
@@ -46,17 +66,19 @@ def build(
         _check_manual_dir(builder, manual_dir)
     elif manual_dir:
         raise UserError(f"{dataset} draws its own pictures: leave out --manual_dir={manual_dir}")
-    print(f"Building {dataset} in {builder.data_path}")
-    # Nothing is downloaded: TFDS gets a folder for that which goes away, and is not to speak of it.
-    with tempfile.TemporaryDirectory() as nowhere, contextlib.redirect_stdout(None):
-        builder.download_and_prepare(
-            download_dir=nowhere,
-            download_config=_DownloadConfig(manual_dir=manual_dir, num_shards=num_shards),
+    if label_encoding and dataset != "folder":
+        raise UserError(
+            f"how the labels of {dataset} are encoded is known: leave out "
+            f"--label_encoding={label_encoding}"
         )
+    builder.label_encoding = label_encoding
+    pairs = builder.find_pairs(manual_dir, class_map)
+    print(f"Building {dataset} in {builder.data_path}")
+    shards.write_shards(builder, pairs, num_shards, num_workers)
     return records.find_records(builder.data_path)
 
 
-def _builder_class(dataset: str) -> type[tfds.core.GeneratorBasedBuilder]:
+def _builder_class(dataset: str) -> type[segmentation.SegmentationBuilder]:
     if dataset not in DATASETS:
         raise UserError(f"there is no dataset {dataset!r}; there is {', '.join(DATASETS)}")
     module = importlib.import_module(f"deeplab_tf.datasets.{dataset}.{dataset}_dataset_builder")
@@ -64,7 +86,7 @@ def _builder_class(dataset: str) -> type[tfds.core.GeneratorBasedBuilder]:
 
 
 def _check_manual_dir(
-    builder: tfds.core.GeneratorBasedBuilder, manual_dir: str | os.PathLike | None
+    builder: segmentation.SegmentationBuilder, manual_dir: str | os.PathLike | None
 ) -> None:
     problem = None
     if not manual_dir:
@@ -77,19 +99,6 @@ def _check_manual_dir(
         raise UserError(f"{problem}.\n{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
 
 
-class _DownloadConfig(tfds.download.DownloadConfig):
-    """Writes fewer shards where a split has fewer pictures, at which TFDS would give up."""
-
-    def get_shard_config(self):
-        shard_config = super().get_shard_config()
-
-        class AtMostOnePerExample(type(shard_config)):
-            def get_number_shards(self, total_size, num_examples, uses_precise_sharding=True):
-                return min(self.num_shards, num_examples)
-
-        return AtMostOnePerExample(**dataclasses.asdict(shard_config))
-
-
 def define_flags() -> None:
     """Defines the flags of this command; not at import, as other commands have flags so named."""
     names = ", ".join(DATASETS)
@@ -97,11 +106,30 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Records go below it (required).", required=True)
     flags.DEFINE_string("manual_dir", None, "Raw pictures; without it, the error shows their tree.")
     flags.DEFINE_integer("num_shards", 4, "Files per split.", lower_bound=1)
+    flags.DEFINE_enum(
+        "label_encoding", None, labels.ENCODINGS, "For folder; by default it is detected."
+    )
+    flags.DEFINE_string(
+        "class_map",
+        None,
+        "Merges and drops classes: car:vehicle,truck:vehicle,sky:ignore, or a file of such pairs.",
+    )
+    flags.DEFINE_integer(
+        "num_workers", None, "Threads; by default as many as CPU cores.", lower_bound=1
+    )
 
 
 def main(_) -> None:
     dataset, data_dir = flags.FLAGS.dataset, flags.FLAGS.data_dir
-    built = build(dataset, data_dir, flags.FLAGS.manual_dir, flags.FLAGS.num_shards)
+    built = build(
+        dataset,
+        data_dir,
+        flags.FLAGS.manual_dir,
+        flags.FLAGS.num_shards,
+        flags.FLAGS.label_encoding,
+        flags.FLAGS.class_map,
+        flags.FLAGS.num_workers,
+    )
     counts = ", ".join(f"{count} {split}" for split, count in built.num_examples.items())
     print(
         f"{dataset}: {counts}, {built.info.num_classes} classes, in {built.folder}\n"

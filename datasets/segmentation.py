@@ -1,9 +1,11 @@
-"""What all dataset builders share: the features of a record, and the checks on a picture and label.
+"""What all dataset builders share: pairs of picture and label, and the records made of them.
 
-A builder (`datasets/<name>/<name>_dataset_builder.py`) finds pictures and labels; this module makes
-records of them, under the keys of the original DeepLab.
+A builder (`datasets/<name>/<name>_dataset_builder.py`) finds the pairs, and reads labels that are
+no plain id PNGs; this module checks them and makes records, under the keys of the original DeepLab.
 """
 
+import abc
+import dataclasses
 import io
 import pathlib
 from collections.abc import Iterable
@@ -11,19 +13,111 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import PIL.Image
 import tensorflow_datasets as tfds
 
+from deeplab_tf import labels
 from deeplab_tf.errors import UserError
 
-# Decoded to three channels all the same: grey is repeated, palettes looked up, alpha dropped.
-IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA")
-LABEL_MODES = ("1", "L", "P", "I;16", "I")
-EXIF_ORIENTATION = 0x0112
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A picture and its label."""
+
+    name: str  # key and `image/filename` of the record, unique within the split
+    image: pathlib.Path
+    label: pathlib.Path
+
+    def sources(self) -> tuple[pathlib.Path, ...]:
+        """Returns the files that the record is made of."""
+        return (self.image, self.label)
 
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A TFDS builder whose records have the keys, and the file names, of the original DeepLab."""
+    """A TFDS builder whose records have the keys, and the file names, of the original DeepLab.
+
+    A dataset gives `_info` (through `dataset_info`), `_pairs`, and `_read_label` where its labels
+    are no plain id PNGs.
+    """
+
+    label_encoding: str | None = None  # one of `labels.ENCODINGS`, where a dataset leaves it open
+    _class_map: labels.ClassMap | None = None
+
+    @abc.abstractmethod
+    def _pairs(self, root: pathlib.Path) -> dict[str, list[Pair]]:
+        """Returns the pairs by split, of the splits whose files are there.
+
+        Args:
+            root: The folder of the raw pictures.
+
+        Raises:
+            UserError: None is there, or not as it should be.
+        """
+
+    def _read_label(self, path: pathlib.Path) -> np.ndarray:
+        """Returns the class ids of a label file, int32 `[H, W]`."""
+        return labels.read_label(path)
+
+    def find_pairs(
+        self, root: str | pathlib.Path | None, class_map: str | None = None
+    ) -> dict[str, list[Pair]]:
+        """Returns the pairs by split, and settles the classes.
+
+        Args:
+            root: The folder of the raw pictures; none for a dataset that draws its own.
+            class_map: How classes are merged or dropped, see `labels.parse_class_map`.
+
+        Raises:
+            UserError: Nothing is there, or not as it should be.
+        """
+        pairs = self._pairs(root and pathlib.Path(root))
+        for listed in pairs.values():
+            seen = set()
+            for pair in listed:
+                if pair.name in seen:
+                    raise UserError(f"{pair.image} is listed twice in one split: take it off once")
+                seen.add(pair.name)
+        metadata = self.info.metadata
+        self._raw_classes = dict(metadata)  # labels are checked before their classes are mapped
+        if class_map:
+            self._class_map = labels.parse_class_map(
+                class_map, metadata["class_names"], metadata["colors"], metadata["ignore_label"]
+            )
+            metadata.update(
+                class_names=list(self._class_map.class_names),
+                colors=[list(color) for color in self._class_map.colors],
+                ignore_label=self._class_map.ignore_label,
+            )
+        return pairs
+
+    def fingerprint(self) -> str:
+        """Tells what records are made of besides the files: version, classes, encoding."""
+        return repr((self.info.full_name, self._raw_classes, self._class_map, self.label_encoding))
+
+    def read_example(self, pair: Pair) -> dict[str, dict]:
+        """Reads a picture and its label, checks them, and returns one example for TFDS to write.
+
+        Raises:
+            UserError: One of the files is missing or damaged, or does not fit the other.
+        """
+        image_bytes, image_format, image_size = labels.read_image(pair.image)
+        label = self._read_label(pair.label)
+        labels.check_ids(
+            label,
+            pair.label,
+            len(self._raw_classes["class_names"]),
+            self._raw_classes["ignore_label"],
+        )
+        label_size = (label.shape[1], label.shape[0])
+        if label_size != image_size:
+            raise UserError(
+                "image and label differ in size (width x height): {}x{} in {}, {}x{} in {}; a "
+                "label has one pixel per pixel of its image".format(
+                    *image_size, pair.image, *label_size, pair.label
+                )
+            )
+        if self._class_map:
+            label = self._class_map.apply(label)
+        return encode_example(pair.name, image_bytes, image_format, label.astype(np.uint8))
 
     def _get_filename_template(self, split_name: str):
         # `<split>-00000-of-00004.tfrecord`: what DeepLab readers find by `<split>-*`. TFDS keeps
@@ -31,16 +125,16 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         template = super()._get_filename_template(split_name)
         return template.replace(template="{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}")
 
-    def _generate_examples(self, pairs: Iterable[tuple[pathlib.Path, pathlib.Path]]):
-        """Yields key and example of (image file, label file) pairs."""
-        num_classes = len(self.info.metadata["class_names"])
-        ignore_label = self.info.metadata["ignore_label"]
-        seen = set()
-        for image_path, label_path in pairs:
-            if image_path.stem in seen:
-                raise UserError(f"{image_path} is listed twice in one split: take it off once")
-            seen.add(image_path.stem)
-            yield image_path.stem, read_example(image_path, label_path, num_classes, ignore_label)
+    def _split_generators(self, dl_manager):
+        # For `tfds build`; `deeplab_tf.datasets.build` writes the same records in parallel.
+        root = dl_manager.manual_dir if self.MANUAL_DOWNLOAD_INSTRUCTIONS else None
+        pairs = self.find_pairs(root)
+        return {split: self._generate_examples(listed) for split, listed in pairs.items()}
+
+    def _generate_examples(self, pairs: Iterable[Pair]):
+        """Yields key and example of pairs."""
+        for pair in pairs:
+            yield pair.name, self.read_example(pair)
 
     def dataset_info(
         self,
@@ -116,86 +210,6 @@ def encode_example(
     }
 
 
-def read_example(
-    image_path: pathlib.Path, label_path: pathlib.Path, num_classes: int, ignore_label: int
-) -> dict[str, dict]:
-    """Reads a picture and its label, checks them, and returns one example for TFDS to write.
-
-    Args:
-        image_path: A JPEG or PNG; its bytes go into the record as they are.
-        label_path: A PNG of class ids, greyscale or with a palette (whose indices are the ids).
-        num_classes: Ids are 0 .. num_classes - 1 ...
-        ignore_label: ... or this.
-
-    Raises:
-        UserError: One of the files is missing or damaged, or does not fit the other.
-    """
-    image_bytes, image_format, image_size = read_image(image_path)
-    label = read_label(label_path, num_classes, ignore_label)
-    label_size = (label.shape[1], label.shape[0])
-    if label_size != image_size:
-        raise UserError(
-            "image and label differ in size (width x height): {}x{} in {}, {}x{} in {}; a label "
-            "has one pixel per pixel of its image".format(
-                *image_size, image_path, *label_size, label_path
-            )
-        )
-    return encode_example(image_path.stem, image_bytes, image_format, label)
-
-
-def read_image(path: pathlib.Path) -> tuple[bytes, str, tuple[int, int]]:
-    """Returns a picture file's bytes, its format ("jpeg" or "png") and (width, height) in pixels.
-
-    Raises:
-        UserError: It is missing, damaged, or would not be read the same by everyone.
-    """
-    image_bytes, image = _open(path, "image")
-    if image.format not in ("JPEG", "PNG"):
-        raise UserError(f"{path} is a {image.format} file; images are JPEG or PNG: convert it")
-    if image.mode not in IMAGE_MODES:
-        raise UserError(
-            f"{path} has pixels of mode {image.mode}; images are 8-bit RGB or greyscale: convert it"
-        )
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    if orientation != 1:
-        # TensorFlow shows the stored pixels, most viewers and label tools the turned ones.
-        raise UserError(
-            f"{path} is to be turned when shown (EXIF orientation {orientation}), so that it is "
-            "not clear which way its label lies: turn the pixels themselves, for instance by "
-            "`mogrify -auto-orient`"
-        )
-    return image_bytes, image.format.lower(), image.size
-
-
-def read_label(path: pathlib.Path, num_classes: int, ignore_label: int) -> np.ndarray:
-    """Returns a label file's class ids, uint8 `[H, W]`.
-
-    Raises:
-        UserError: It is missing, damaged, in colours instead of ids, or has ids out of range.
-    """
-    _, image = _open(path, "label")
-    if image.format != "PNG":
-        raise UserError(
-            f"{path} is a {image.format} file; labels are PNGs, whose compression keeps every id"
-        )
-    if image.mode not in LABEL_MODES:
-        raise UserError(
-            f"{path} is a colour picture (mode {image.mode}); labels are one-channel PNGs whose "
-            "pixel values are class ids: replace every colour by its id first"
-        )
-    label = np.array(image)
-    ids = np.unique(label)
-    wrong = [int(i) for i in ids if not 0 <= i < num_classes and i != ignore_label]
-    if wrong:
-        listed = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
-        raise UserError(
-            f"id{'s' * (len(wrong) > 1)} {listed} in label {path}, but there are {num_classes} "
-            f"classes (0..{num_classes - 1}) and ignore_label {ignore_label}: map the ids into "
-            "this range, or name more classes"
-        )
-    return label.astype(np.uint8)
-
-
 def read_split_lists(
     folder: pathlib.Path, splits: Sequence[str], remedy: str
 ) -> dict[str, list[str]]:
@@ -222,21 +236,3 @@ def read_split_lists(
         wanted = ", ".join(path.name for path in lists.values())
         raise UserError(f"there is no split list ({wanted}) in {folder}.\n{remedy}")
     return lines
-
-
-def _open(path: pathlib.Path, kind: str) -> tuple[bytes, PIL.Image.Image]:
-    """Returns a file's bytes and the picture, decoded to its last row."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no {kind} {path}")
-    content = path.read_bytes()
-    try:
-        image = PIL.Image.open(io.BytesIO(content))
-        image.load()
-    except PIL.UnidentifiedImageError as error:
-        raise UserError(f"{kind} {path} is no picture, or a damaged one: replace it") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        raise UserError(
-            f"{kind} {path} cannot be decoded to its end ({error}): replace it"
-        ) from error
-    return content, image

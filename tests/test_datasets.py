@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -12,9 +13,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from deeplab_tf import input_pipeline
+from deeplab_tf import labels
 from deeplab_tf import records
 from deeplab_tf.datasets import build
 from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets.camvid import camvid_dataset_builder
 from deeplab_tf.errors import UserError
 
 
@@ -90,19 +94,11 @@ def test_picture_bytes_stay_as_they_are_and_labels_keep_their_ids(raw, tmp_path)
         )
 
 
-def test_the_indices_of_a_palette_label_are_its_ids(tmp_path):
-    ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    label = PIL.Image.fromarray(ids)
-    label.putpalette([0, 0, 0, 200, 100, 50] * 6)  # makes it mode P
-    label.save(tmp_path / "label.png")
-    np.testing.assert_array_equal(segmentation.read_label(tmp_path / "label.png", 12, 255), ids)
-
-
-@pytest.mark.parametrize("mode", segmentation.IMAGE_MODES)
+@pytest.mark.parametrize("mode", labels.IMAGE_MODES)
 def test_every_image_mode_that_is_let_in_decodes_to_three_channels(tmp_path, mode):
     rgb = PIL.Image.fromarray(np.full((4, 5, 3), (200, 100, 50), np.uint8))
     rgb.convert(mode).save(tmp_path / "image.png")
-    image_bytes, image_format, size = segmentation.read_image(tmp_path / "image.png")
+    image_bytes, image_format, size = labels.read_image(tmp_path / "image.png")
     assert (image_format, size) == ("png", (5, 4))
     assert tf.io.decode_png(image_bytes, channels=3).shape == (4, 5, 3)
 
@@ -114,7 +110,7 @@ def truncate(path):
 def turn_by_exif(path):
     image = PIL.Image.open(path)
     exif = image.getexif()
-    exif[segmentation.EXIF_ORIENTATION] = 6
+    exif[labels.EXIF_ORIENTATION] = 6
     image.save(path, exif=exif)
 
 
@@ -143,7 +139,7 @@ BAD_PICTURES = {
     "label in colours": (
         lambda raw: save(np.zeros((20, 30, 3), np.uint8), raw / "labels/c.png"),
         "labels/c.png",
-        "replace every colour by its id",
+        "different ways: grey in .*, color_map in",
     ),
     "label as JPEG": (
         lambda raw: PIL.Image.new("L", (30, 20)).save(raw / "labels/c.png", format="JPEG"),
@@ -194,7 +190,10 @@ def test_a_bad_picture_is_one_message_and_leaves_no_records(what, raw, tmp_path)
     with pytest.raises(UserError, match=message) as error:
         build.build("folder", tmp_path / "out", raw)
     assert file in str(error.value)
-    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    if what in ("truncated JPEG", "ids out of range", "sizes differ"):
+        assert "deeplab_tf.check_data --images=" in str(error.value)
+    with pytest.raises(UserError):
+        records.find_records(tmp_path / "out")
 
 
 def test_without_split_lists_the_message_is_a_command_that_makes_them(raw, tmp_path):
@@ -219,6 +218,220 @@ def test_a_split_of_few_pictures_gets_fewer_shards(raw, tmp_path):
     assert [len(found.shards(split)) for split in ("train", "val")] == [2, 1]
 
 
+def test_labels_in_colours_are_looked_up_and_classes_mapped(raw, tmp_path):
+    colors = np.array([(0, 0, 0), (250, 170, 30), (9, 9, 9)], np.uint8)
+    (raw / "classes.txt").write_text("ground 0 0 0\ntraffic light 250 170 30\nvoid 9 9 9\n")
+    ids = {}
+    for path in (raw / "labels").iterdir():
+        ids[path.stem] = np.array(PIL.Image.open(path))
+        save(colors[np.where(ids[path.stem] == 255, 2, ids[path.stem])], path)
+    found = build.build("folder", tmp_path / "plain", raw)
+    assert found.info.class_names == ("ground", "traffic light", "void")
+    found = build.build("folder", tmp_path / "mapped", raw, class_map="ground:ignore,void:ignore")
+    assert found.info.class_names == ("traffic light",)
+    assert found.info.colors == ((250, 170, 30),)
+    for name, example in examples(found, "train").items():
+        np.testing.assert_array_equal(
+            tf.io.decode_png(example["label_bytes"])[..., 0], np.where(ids[name] == 1, 0, 255)
+        )
+    with pytest.raises(UserError, match=r"labels/.*\.png is no array"):
+        build.build("folder", tmp_path / "told", raw, label_encoding="array")
+    (raw / "classes.txt").write_text("ground 0 0 0\nroad 0 0 0\nvoid 9 9 9\n")
+    with pytest.raises(UserError, match=r"colour \(0, 0, 0\) to two classes"):
+        build.build("folder", tmp_path / "twice", raw)
+
+
+def test_the_original_camvid_is_read_by_its_colours(tmp_path):
+    raw = tmp_path / "raw"
+    for folder in ("701_StillsRaw_full", "LabeledApproved_full"):
+        (raw / folder).mkdir(parents=True)
+    original = [
+        (color, list(camvid_dataset_builder.ORIGINAL_COLORS).index(group))
+        for group, members in camvid_dataset_builder.ORIGINAL_COLORS.items()
+        for color in members.values()
+    ]
+    assert len(original) == len(dict(original)) == 32
+    rgb = np.array([[color for color, _ in original]], np.uint8)
+    save(rgb, raw / "701_StillsRaw_full" / "a_1.png")
+    save(rgb, raw / "LabeledApproved_full" / "a_1_L.png")
+    with pytest.raises(UserError, match="(?s)no split list.*SegNet's: the original has no"):
+        build.build("camvid", tmp_path / "out", raw)
+    (raw / "train.txt").write_text("/SegNet/CamVid/train/a_1.png /SegNet/CamVid/trainannot/a_1.png")
+    train = examples(build.build("camvid", tmp_path / "out", raw), "train")
+    label = tf.io.decode_png(train["a_1"]["label_bytes"])[..., 0]
+    np.testing.assert_array_equal(label, [[class_id for _, class_id in original]])
+    assert original[-1] == ((0, 0, 0), camvid_dataset_builder.IGNORE_LABEL)
+
+
+# Builds with one thread, and kills itself when the second shard is there.
+KILLED_BUILD = """
+import os, pathlib, signal, sys
+from deeplab_tf.datasets import build, segmentation
+
+out, raw = sys.argv[1:]
+read_example = segmentation.SegmentationBuilder.read_example
+
+def read_or_die(self, pair):
+    if list(pathlib.Path(out).rglob("train-00001-of-00004.tfrecord")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_example(self, pair)
+
+segmentation.SegmentationBuilder.read_example = read_or_die
+build.build("folder", out, raw, num_workers=1)
+"""
+
+
+def test_a_killed_build_goes_on_and_keeps_what_has_not_changed(
+    raw, tmp_path, monkeypatch, capsys
+):
+    names = [f"picture_{index:02d}" for index in range(12)]
+    for name in names:
+        shutil.copy(raw / "images/a.jpg", raw / f"images/{name}.jpg")
+        shutil.copy(raw / "labels/a.png", raw / f"labels/{name}.png")
+    (raw / "train.txt").write_text("\n".join(names))
+    out = tmp_path / "out"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_BUILD, str(out), str(raw)],
+        check=False,
+        capture_output=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    with pytest.raises(UserError, match="no records in"):
+        records.find_records(out)
+    first_shard = out / "folder/1.0.0.incomplete/train-00000-of-00004.tfrecord"
+    first = {
+        records.parse_example(serialized)["name"].numpy().decode()
+        for serialized in tf.data.TFRecordDataset(str(first_shard))
+    }
+    assert len(first) == 3
+    os.utime(raw / f"images/{min(first)}.jpg", (0, 0))  # this picture is another one now
+
+    read = set()
+    read_example = segmentation.SegmentationBuilder.read_example
+    monkeypatch.setattr(
+        segmentation.SegmentationBuilder,
+        "read_example",
+        lambda self, pair: read.add(pair.name) or read_example(self, pair),
+    )
+    found = build.build("folder", out, raw)
+    assert "1 of 5 shards are there already" in capsys.readouterr().out
+    assert len(read) == 3 + 6 + 1 and first < read
+    at_once = build.build("folder", tmp_path / "at_once", raw)
+    assert found.num_examples == at_once.num_examples == {"train": 12, "val": 1}
+    files, wanted = (
+        sorted(pathlib.Path(folder).iterdir()) for folder in (found.folder, at_once.folder)
+    )
+    assert [file.name for file in files] == [file.name for file in wanted]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(files, wanted, strict=True))
+    assert tfds.builder_from_directory(found.folder).info.splits["train"].num_bytes == sum(
+        len(serialized.numpy()) for serialized in tf.data.TFRecordDataset(found.shards("train"))
+    )
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written_are_one_message(
+    raw, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to .*run the same command again"):
+        build.build("folder", tmp_path / "file" / "out", raw)
+    open_writer = tf.io.TFRecordWriter
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            tf.io,
+            "TFRecordWriter",
+            lambda path: open_writer("/dev/full" if "train-00001" in path else path),
+        )
+        with pytest.raises(UserError, match="No space left.* 1 of 3 shards are finished and kept"):
+            build.build("folder", tmp_path / "out", raw)
+    assert build.build("folder", tmp_path / "out", raw).num_examples == {"train": 2, "val": 1}
+
+
+def test_the_progress_line_counts_pictures_on_a_terminal(raw, tmp_path, monkeypatch, capsys):
+    build.build("folder", tmp_path / "silent", raw)
+    assert "pictures" not in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    build.build("folder", tmp_path / "shown", raw)
+    assert "3/3 pictures" in capsys.readouterr().out
+
+
+def test_records_of_the_original_converters_are_read(raw, tmp_path):
+    """Five pictures in four shards of ceil(5 / 4), the last of which is empty."""
+    image_bytes = (raw / "images/a.jpg").read_bytes()
+    label_bytes = (raw / "labels/a.png").read_bytes()
+
+    def bytes_feature(value: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    def int_feature(value: int) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    for shard in range(4):
+        path = str(tmp_path / f"train-{shard:05d}-of-00004.tfrecord")
+        with tf.io.TFRecordWriter(path) as writer:
+            for index in range(2 * shard, min(2 * shard + 2, 5)):
+                feature = {
+                    "image/encoded": bytes_feature(image_bytes),
+                    "image/filename": bytes_feature(f"2007_{index:06d}".encode()),
+                    "image/format": bytes_feature(b"jpeg"),
+                    "image/height": int_feature(20),
+                    "image/width": int_feature(30),
+                    "image/channels": int_feature(3),
+                    "image/segmentation/class/encoded": bytes_feature(label_bytes),
+                    "image/segmentation/class/format": bytes_feature(b"png"),
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=feature))
+                writer.write(example.SerializeToString())
+    found = records.find_records(tmp_path, num_classes=2)
+    assert found.num_examples == {"train": 5}
+    read = list(input_pipeline.evaluation_examples(found, "train"))
+    assert [example["name"].numpy() for example in read] == [b"2007_00000%d" % i for i in range(5)]
+    for example in read:
+        np.testing.assert_array_equal(example["image"], tf.io.decode_jpeg(image_bytes))
+        np.testing.assert_array_equal(
+            example["label"], np.array(PIL.Image.open(raw / "labels/a.png"))
+        )
+
+
+def test_our_records_are_read_by_the_original_reader(raw, tmp_path):
+    """With its feature specification, its glob and its way to tell JPEG from PNG."""
+    found = build.build("folder", tmp_path / "out", raw)
+    spec = {
+        "image/encoded": tf.io.FixedLenFeature((), tf.string, default_value=""),
+        "image/filename": tf.io.FixedLenFeature((), tf.string, default_value=""),
+        "image/format": tf.io.FixedLenFeature((), tf.string, default_value="jpeg"),
+        "image/height": tf.io.FixedLenFeature((), tf.int64, default_value=0),
+        "image/width": tf.io.FixedLenFeature((), tf.int64, default_value=0),
+        "image/segmentation/class/encoded": tf.io.FixedLenFeature(
+            (), tf.string, default_value=""
+        ),
+        "image/segmentation/class/format": tf.io.FixedLenFeature(
+            (), tf.string, default_value="png"
+        ),
+    }
+    for split, wanted in (("train", {b"a": "a.jpg", b"b": "b.png"}), ("val", {b"c": "c.jpg"})):
+        shards = sorted(tf.io.gfile.glob(f"{found.folder}/{split}-*"))
+        read = {}
+        for serialized in tf.data.TFRecordDataset(shards):
+            parsed = tf.io.parse_single_example(serialized, spec)
+            read[parsed["image/filename"].numpy()] = parsed
+        assert set(read) == set(wanted)
+        for name, file in wanted.items():
+            parsed = read[name]
+            is_jpeg = bool(tf.io.is_jpeg(parsed["image/encoded"]))
+            assert is_jpeg == file.endswith("jpg") == (parsed["image/format"] == b"jpeg")
+            decode = tf.io.decode_jpeg if is_jpeg else tf.io.decode_png
+            image = decode(parsed["image/encoded"], channels=3)
+            original = decode((raw / "images" / file).read_bytes(), channels=3)
+            np.testing.assert_array_equal(image, original)
+            assert image.shape[:2] == (parsed["image/height"], parsed["image/width"])
+            assert parsed["image/segmentation/class/format"] == b"png"
+            label = tf.io.decode_png(parsed["image/segmentation/class/encoded"], channels=1)
+            np.testing.assert_array_equal(
+                label[..., 0], np.array(PIL.Image.open(raw / "labels" / f"{name.decode()}.png"))
+            )
+
+
 def test_records_that_are_there_are_not_built_again(raw, tmp_path, capsys):
     first = build.build("folder", tmp_path / "out", raw)
     shutil.rmtree(raw)
@@ -228,11 +441,12 @@ def test_records_that_are_there_are_not_built_again(raw, tmp_path, capsys):
 
 def test_what_build_needs_is_asked_for(tmp_path):
     for arguments, message in (
-        (("voc", tmp_path), "no dataset 'voc'; there is shapes, camvid, folder"),
+        (("voc", tmp_path), "no dataset 'voc'; there is shapes, camvid, "),
         (("camvid", tmp_path), "--manual_dir is missing.\n.*trainannot/"),
         (("camvid", tmp_path, tmp_path / "nowhere"), "no folder --manual_dir=.*\n.*trainannot/"),
         (("camvid", tmp_path, tmp_path), "--manual_dir=.* is empty.\n.*trainannot/"),
         (("shapes", tmp_path, tmp_path), "draws its own pictures: leave out --manual_dir"),
+        (("shapes", tmp_path, None, 4, "grey"), "leave out --label_encoding=grey"),
     ):
         with pytest.raises(UserError, match="(?s)" + message):
             build.build(*arguments)

@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 
 # Groups from the vocabulary down to the commands; a module may import from its own group.
 GROUPS = (
-    ("__init__", "errors", "config", "command_line", "records", "images", "visualize"),
+    ("__init__", "errors", "config", "command_line", "records", "labels", "images", "visualize"),
     ("input_pipeline",),
     ("layers", "backbones", "models"),
     ("losses", "metrics", "schedules", "optimizers", "crf"),
