@@ -1,26 +1,169 @@
-"""The original's optimizer, and what it does to gradients by the name of their variable."""
+"""The optimizers, what they do to gradients by the name of their variable, and what goes with them.
+
+Gradients come to `apply` as each replica's share of the sum. What a training step is made of:
+
+    gradients, norm = clip_by_global_norm(gradients, clip_norm)
+    optimizer.apply(gradients, variables)
+    average.update(variables, step)
+"""
+
+import contextlib
+from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
+
+from deeplab_tf import layers
+from deeplab_tf.errors import UserError
 
 # Scopes behind the backbone, trained with `last_layer_gradient_multiplier`.
 _HEAD = ("logits", "image_pooling", "aspp", "concat_projection", "decoder", "meta_architecture")
 
+_register = keras.saving.register_keras_serializable(package="deeplab_tf")
 
-@keras.saving.register_keras_serializable(package="deeplab_tf")
+
+def build(
+    name: str,
+    learning_rate: keras.optimizers.schedules.LearningRateSchedule | float,
+    variables: Sequence[keras.Variable],
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    last_layer_gradient_multiplier: float = 1.0,
+    last_layers_contain_logits_only: bool = False,
+    backbone_gradient_multiplier: float = 1.0,
+) -> keras.optimizers.Optimizer:
+    """Builds an optimizer that knows what to do with each variable.
+
+    Its `apply` takes the gradients of the loss alone: weight decay and multipliers are its own.
+
+    Args:
+        name: "momentum" or "adamw".
+        learning_rate: The rate, or its schedule.
+        variables: Those that are trained, under their official names.
+        momentum: Of "momentum".
+        weight_decay: On what `is_regularized`; an L2 loss with "momentum", decoupled with "adamw".
+        last_layer_gradient_multiplier: As of `gradient_multiplier`.
+        last_layers_contain_logits_only: As of `gradient_multiplier`.
+        backbone_gradient_multiplier: As of `gradient_multiplier`.
+
+    Returns:
+        The optimizer, built.
+
+    Raises:
+        UserError: There is no such optimizer.
+    """
+    names = [layers.official_name(variable) for variable in variables]
+    weight_decays = [weight_decay if is_regularized(name) else 0.0 for name in names]
+    multipliers = [
+        gradient_multiplier(
+            name,
+            last_layer_gradient_multiplier,
+            last_layers_contain_logits_only,
+            backbone_gradient_multiplier,
+        )
+        for name in names
+    ]
+    optimizers = {
+        "momentum": lambda: MomentumSGD(learning_rate, momentum, weight_decays, multipliers),
+        "adamw": lambda: AdamW(learning_rate, weight_decays, multipliers),
+    }
+    if name not in optimizers:
+        raise UserError(f"optimizer is {name!r}; it can be {', '.join(optimizers)}.")
+    optimizer = optimizers[name]()
+    optimizer.build(variables)
+    return optimizer
+
+
+@_register
 class MomentumSGD(keras.optimizers.SGD):
     """TensorFlow 1's momentum: a = momentum * a + gradient; variable -= learning_rate * a.
 
     Keras multiplies the gradient by the learning rate before it accumulates, which differs as
     soon as the rate changes from step to step.
+
+    Args:
+        learning_rate: The rate, or its schedule.
+        momentum: What is kept of the accumulator.
+        weight_decays: Factor of each variable in its own gradient (L2), in the order in which the
+            optimizer is built; empty for none.
+        multipliers: Factor of each gradient, that of the L2 included; empty for 1.
     """
 
+    def __init__(
+        self,
+        learning_rate=0.01,
+        momentum: float = 0.9,
+        weight_decays: Sequence[float] = (),
+        multipliers: Sequence[float] = (),
+        **kwargs,
+    ):
+        super().__init__(learning_rate, momentum, **kwargs)
+        self.weight_decays = tuple(weight_decays)
+        self.multipliers = tuple(multipliers)
+
     def update_step(self, gradient, variable, learning_rate):
-        accumulator = self.momentums[self._get_variable_index(variable)]
+        index = self._get_variable_index(variable)
+        accumulator = self.momentums[index]
         gradient = keras.ops.cast(gradient, variable.dtype)
         momentum = keras.ops.cast(self.momentum, variable.dtype)
         learning_rate = keras.ops.cast(learning_rate, variable.dtype)
+        if self.weight_decays and self.weight_decays[index]:
+            gradient += self.weight_decays[index] * variable
+        if self.multipliers:
+            gradient *= self.multipliers[index]
         self.assign(accumulator, momentum * accumulator + gradient)
         self.assign_sub(variable, learning_rate * accumulator)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "weight_decays": self.weight_decays,
+            "multipliers": self.multipliers,
+        }
+
+
+@_register
+class AdamW(keras.optimizers.Adam):
+    """Adam with a weight decay beside the gradient, variable by variable.
+
+    Adam divides a factor of the gradient out again, so that the multipliers are of the rate.
+
+    Args:
+        learning_rate: The rate, or its schedule.
+        weight_decays: What each variable loses of itself per step and unit of learning rate, in the
+            order in which the optimizer is built; empty for none.
+        multipliers: Factor of each variable's learning rate, hence of its decay; empty for 1.
+
+    Reference:
+        Decoupled weight decay regularization, arXiv:1711.05101, algorithm 2.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        weight_decays: Sequence[float] = (),
+        multipliers: Sequence[float] = (),
+        **kwargs,
+    ):
+        super().__init__(learning_rate, **kwargs)
+        self.weight_decays = tuple(weight_decays)
+        self.multipliers = tuple(multipliers)
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        learning_rate = keras.ops.cast(learning_rate, variable.dtype)
+        if self.multipliers:
+            learning_rate *= self.multipliers[index]
+        if self.weight_decays and self.weight_decays[index]:
+            self.assign_sub(variable, learning_rate * self.weight_decays[index] * variable)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "weight_decays": self.weight_decays,
+            "multipliers": self.multipliers,
+        }
 
 
 def is_regularized(name: str) -> bool:
@@ -31,7 +174,12 @@ def is_regularized(name: str) -> bool:
     return name.endswith("/weights")
 
 
-def gradient_multiplier(name: str, last_layer_gradient_multiplier: float) -> float:
+def gradient_multiplier(
+    name: str,
+    last_layer_gradient_multiplier: float,
+    last_layers_contain_logits_only: bool = False,
+    backbone_gradient_multiplier: float = 1.0,
+) -> float:
     """Returns the factor of a variable's gradient.
 
     Biases always train at twice the rate.
@@ -39,9 +187,193 @@ def gradient_multiplier(name: str, last_layer_gradient_multiplier: float) -> flo
     Args:
         name: Official name of the variable.
         last_layer_gradient_multiplier: Factor of everything behind the backbone.
+        last_layers_contain_logits_only: Whether it is of the logits' layers only.
+        backbone_gradient_multiplier: Factor of the backbone.
 
     Reference:
         `get_model_gradient_multipliers` of the original's `train_utils.py`.
     """
-    in_head = any(scope in name for scope in _HEAD)
-    return (2.0 if "biases" in name else 1.0) * (last_layer_gradient_multiplier if in_head else 1.0)
+    last_layers = ("logits",) if last_layers_contain_logits_only else _HEAD
+    factor = 2.0 if "biases" in name else 1.0
+    if any(scope in name for scope in last_layers):
+        return factor * last_layer_gradient_multiplier
+    if any(scope in name for scope in _HEAD):
+        return factor
+    return factor * backbone_gradient_multiplier
+
+
+def freeze(model: keras.Model, scopes: Sequence[str]) -> None:
+    """Takes whole scopes out of training: no gradient, no weight decay, no new batch statistics.
+
+    To be called before the optimizer is built and a training step is traced: what is frozen is no
+    longer among the model's trainable variables, and no gradient of it is computed.
+
+    Args:
+        model: The model.
+        scopes: Official scopes, e.g. `resnet_v1_50/block1`, which is not `resnet_v1_50/block10`.
+
+    Raises:
+        UserError: The model has no layer with weights in such a scope.
+    """
+    all_layers = _leaf_layers(model)
+    for scope in scopes:
+        prefix = layers.layer_name(scope.rstrip("/")) + "."
+        frozen = [layer for layer in all_layers if f"{layer.name}.".startswith(prefix)]
+        if not any(layer.variables for layer in frozen):
+            raise UserError(
+                f"There is no scope {scope!r} to freeze in {model.name}, which is made of "
+                f"{', '.join(_first_scopes(model))}."
+            )
+        for layer in frozen:
+            layer.trainable = False
+
+
+def _leaf_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Every layer of a model and of the models in it."""
+    nested = [
+        _leaf_layers(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers
+    ]
+    return sum(nested, [])
+
+
+def _first_scopes(model: keras.Model) -> list[str]:
+    """The scopes of a model's kernels, two names deep, in their order."""
+    names = [layers.official_name(v).split("/") for v in model.weights if "kernel" in v.path]
+    return list(dict.fromkeys("/".join(name[:-1][:2]) for name in names))
+
+
+def clip_by_global_norm(
+    gradients: Sequence[tf.Tensor], clip_norm: float
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Scales gradients down to a norm, that of their sum over the replicas.
+
+    Keras' own clipping takes the norm of each replica's share, so that it depends on how many there
+    are. This sums the gradients to learn their norm, and `apply` sums them again.
+
+    Args:
+        gradients: float32, one of each variable: the share of a replica.
+        clip_norm: The largest norm that passes; 0 for no clipping.
+
+    Returns:
+        The shares, scaled alike, and float32 [], the norm that the sum had before. If
+        that is not finite, nor are they.
+    """
+    replicas = tf.distribute.get_replica_context()
+    norm = tf.linalg.global_norm(replicas.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients)))
+    if not clip_norm:
+        return list(gradients), norm
+    scale = clip_norm / tf.maximum(norm, clip_norm)
+    return [gradient * scale for gradient in gradients], norm
+
+
+class GradientAccumulator:
+    """Collects the gradients of several small batches into those of one large batch.
+
+    Each replica collects its own share, without a word to the others. The memory is that of one
+    more copy of the variables. A batch norm that trains still sees the small batches.
+
+    To be made in the scope of the strategy; it is empty between steps and needs no checkpoint.
+
+    Args:
+        variables: Those that gradients are of.
+    """
+
+    def __init__(self, variables: Sequence[keras.Variable]):
+        def local(shape):
+            return tf.Variable(
+                tf.zeros(shape),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.SUM,
+            )
+
+        self._sums = [local(variable.shape) for variable in variables]
+        self._count = local([])
+
+    def add(self, gradients: Sequence[tf.Tensor], count: tf.Tensor) -> None:
+        """Adds the gradients of a small batch; to be called in a replica.
+
+        Args:
+            gradients: Of the loss of this small batch, divided by its counts over all replicas.
+            count: float32 [], what it weighs: its `losses.number_of_pixels` over all replicas.
+        """
+        for total, gradient in zip(self._sums, gradients):
+            total.assign_add(count * tf.cast(gradient, total.dtype))
+        self._count.assign_add(count)
+
+    def take(self) -> list[tf.Tensor]:
+        """Returns the mean of the gradients, weighted by the counts, and starts anew.
+
+        That is the gradient of the sum of all losses over the number of all pixels. To be called
+        in a replica.
+        """
+        count = self._count.read_value()
+        means = [tf.math.divide_no_nan(total.read_value(), count) for total in self._sums]
+        with tf.control_dependencies(means):
+            for total in (*self._sums, self._count):
+                total.assign(tf.zeros(total.shape))
+        return means
+
+
+class MovingAverage(tf.Module):
+    """Exponential moving averages of variables, to be evaluated in their place.
+
+    To be made in the scope of the strategy, and to be tracked in the checkpoint. Variables that are
+    restored or imported afterwards want a `reset`.
+
+    Args:
+        variables: What is averaged: all floating-point weights, moving statistics too.
+        decay: What is kept of the average per step; less in the first steps, (1 + step) /
+            (10 + step), so that the initial weights are soon forgotten.
+
+    Reference:
+        `tf.train.ExponentialMovingAverage` with `num_updates`.
+    """
+
+    def __init__(self, variables: Sequence[keras.Variable], decay: float):
+        super().__init__()
+        self.decay = decay
+        # Every replica keeps its own, which are all the same, without a word to the others.
+        self.averages = [
+            tf.Variable(
+                tf.convert_to_tensor(variable),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+            for variable in variables
+        ]
+
+    def reset(self, variables: Sequence[keras.Variable]) -> None:
+        """Makes the averages the variables themselves; to be called outside of replicas."""
+        for average, variable in zip(self.averages, variables):
+            average.assign(tf.convert_to_tensor(variable))
+
+    def update(self, variables: Sequence[keras.Variable], step: tf.Tensor) -> None:
+        """Takes the variables in; to be called in a replica, after the optimizer.
+
+        Args:
+            variables: In the order of the constructor's.
+            step: int [], how many updates there were before.
+        """
+        step = tf.cast(step, tf.float32)
+        # One minus the decay, without its cancellation.
+        share = tf.maximum(1.0 - self.decay, 9.0 / (10.0 + step))
+        for average, variable in zip(self.averages, variables):
+            value = tf.convert_to_tensor(variable)
+            average.assign_add(tf.cast(share, value.dtype) * (value - average.read_value()))
+
+    @contextlib.contextmanager
+    def swapped(self, variables: Sequence[keras.Variable]):
+        """The variables have the averages' values within it, and get theirs back bit for bit."""
+        self._swap(variables)
+        try:
+            yield
+        finally:
+            self._swap(variables)
+
+    def _swap(self, variables: Sequence[keras.Variable]) -> None:
+        for average, variable in zip(self.averages, variables):
+            value = tf.identity(tf.convert_to_tensor(variable))
+            variable.assign(average.read_value())
+            average.assign(value)
