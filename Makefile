@@ -28,7 +28,7 @@ $(RUN):
 	$(RUN) -m pip install --quiet --upgrade pip
 
 $(VENV)/installed: setup.py pyproject.toml | $(RUN)
-	$(RUN) -m pip install .
+	$(RUN) -m pip install '.[fast]'
 	touch $@
 
 $(VENV)/installed-for-tests: setup.py pyproject.toml | $(RUN)

@@ -47,7 +47,8 @@ setuptools.setup(
         "pillow",  # palette PNGs: neither TensorFlow nor OpenCV reads or writes their class ids
     ],
     extras_require={
-        "crf": ["numba>=0.60"],  # the fully-connected CRF several times as fast as in TensorFlow
+        # The input pipeline and the fully-connected CRF several times as fast as in TensorFlow.
+        "fast": ["numba>=0.60"],
         "jax": ["jax"],  # Keras' other backend; only a test needs it
         "mat": ["scipy"],  # labels in MATLAB's .mat files
         "test": ["pytest", "dill", "numba", "scipy"],  # dill: for tensorflow_datasets.testing

@@ -1,13 +1,20 @@
-"""How fast training batches are made, beside the bare decoding of the same JPEGs in the same run.
+"""How fast training batches are made, beside the bare decoding of the same records in one run.
 
     python benchmarks/input_pipeline.py
 
-The bare decoding of picture and label is the limit of any pipeline that reads such records. The
+The bare decoding of picture and label is the limit of any pipeline that reads such records. A plain
+tf.data pipeline of the same augmentation, as it is usually written, stands beside ours, and so do
+ours as a TensorFlow graph (what runs without numba) and the decoding of the JPEGs alone. The
 pictures are drawn: 500x375, JPEG, in 4 shards; crops are 513x513 with the official augmentation.
 """
 
+import importlib.util
 import os
+import pathlib
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -20,11 +27,12 @@ from deeplab_tf import records
 from deeplab_tf.datasets.shapes import drawing
 
 NUM_PICTURES = 64
+REPETITIONS = 8  # of every picture: an epoch is to be longer than what is in flight
 WIDTH, HEIGHT = 500, 375
 CROP_SIZE = (513, 513)
 BATCH_SIZE = 8
 PICTURES_PER_RUN = 320
-RUNS = 5
+RUNS = 3
 
 
 def write_records(folder: str) -> records.Records:
@@ -44,7 +52,8 @@ def write_records(folder: str) -> records.Records:
                 example = tf.train.Example()
                 for key, value in features.items():
                     example.features.feature[key].bytes_list.value.append(value)
-                writer.write(example.SerializeToString())
+                for _ in range(REPETITIONS):
+                    writer.write(example.SerializeToString())
     return records.find_records(folder, num_classes=len(drawing.CLASS_NAMES))
 
 
@@ -61,10 +70,56 @@ def bare_decoding(source: records.Records) -> tf.data.Dataset:
     return dataset.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
 
 
+def bare_jpeg_decoding(source: records.Records) -> tf.data.Dataset:
+    """Reads, and decodes the picture alone."""
+    dataset = tf.data.TFRecordDataset(source.shards("train")).repeat()
+    dataset = dataset.map(
+        lambda serialized: tf.io.decode_jpeg(records.parse_example(serialized)["image_bytes"]),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return dataset.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+
+
+def plain_batches(source: records.Records) -> tf.data.Dataset:
+    """The official augmentation as it is usually written: whole pictures, tf.image, float32."""
+    height, width = CROP_SIZE
+
+    def augment(serialized):
+        record = records.parse_example(serialized)
+        image = tf.io.decode_jpeg(record["image_bytes"], channels=3)
+        label = tf.io.decode_png(record["label_bytes"], channels=1)
+        scale = tf.random.shuffle(tf.range(0.5, 2.01, 0.25))[0]
+        size = tf.cast(tf.cast(tf.shape(image)[:2], tf.float32) * scale, tf.int32)
+        image = tf.image.resize(image, size)
+        label = tf.image.resize(label, size, method="nearest")
+        bottom = tf.maximum(height - size[0], 0)
+        right = tf.maximum(width - size[1], 0)
+        paddings = [[0, bottom], [0, right], [0, 0]]
+        image = tf.pad(image - 127.5, paddings) + 127.5
+        label = tf.pad(tf.cast(label, tf.int32), paddings, constant_values=255)
+        both = tf.concat([image, tf.cast(label, tf.float32)], -1)
+        both = tf.image.random_flip_left_right(tf.image.random_crop(both, [height, width, 4]))
+        return both[..., :3], tf.cast(both[..., 3], tf.int32)
+
+    dataset = tf.data.TFRecordDataset(source.shards("train")).repeat().shuffle(100)
+    dataset = dataset.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+
+
+def graph_batches(source: records.Records) -> tf.data.Dataset:
+    """What `train` reads where numba is not installed."""
+    find_spec = importlib.util.find_spec
+    importlib.util.find_spec = lambda name: None if name == "numba" else find_spec(name)
+    try:
+        return training_batches(source)
+    finally:
+        importlib.util.find_spec = find_spec
+
+
 def training_batches(source: records.Records) -> tf.data.Dataset:
     """The pipeline that `train` reads."""
-    augmentation = images.official_augmentation(CROP_SIZE, source.info.ignore_label)
-    return input_pipeline.training_batches(source, "train", BATCH_SIZE, augmentation)
+    crop = images.TrainingCrop(CROP_SIZE, source.info.ignore_label)
+    return input_pipeline.training_batches(source, "train", BATCH_SIZE, crop)
 
 
 def pictures_per_second(batches) -> float:
@@ -74,25 +129,48 @@ def pictures_per_second(batches) -> float:
     return PICTURES_PER_RUN / (time.perf_counter() - start)
 
 
+def peak_memory() -> int:
+    """Returns the peak of this process' resident memory in MiB, TensorFlow's own included."""
+    # Not getrusage: a child's figure begins with its parent's.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
+
+
 def main() -> None:
+    if len(sys.argv) > 1:  # one of the pipelines alone, for its memory
+        with tempfile.TemporaryDirectory() as folder:
+            pictures_per_second(iter(PIPELINES[sys.argv[1]](write_records(folder))))
+        print(peak_memory())
+        return
     with tempfile.TemporaryDirectory() as folder:
         source = write_records(folder)
-        pipelines = {
-            "bare decoding": iter(bare_decoding(source)),
-            "training batches": iter(training_batches(source)),
-        }
+        pipelines = {name: iter(make(source)) for name, make in PIPELINES.items()}
         for batches in pipelines.values():  # warm-up
             pictures_per_second(batches)
         speeds = {name: [] for name in pipelines}
-        for _ in range(RUNS):  # in turn, so that a change of the machine's speed meets both
+        for _ in range(RUNS):  # in turn, so that a change of the machine's speed meets all
             for name, batches in pipelines.items():
                 speeds[name].append(pictures_per_second(batches))
+        del pipelines, batches
     print(f"{os.cpu_count()} CPU cores, TensorFlow {tf.__version__}, medians of {RUNS} runs")
     for name, values in speeds.items():
-        print(f"{name:<16}  {statistics.median(values):7.1f} pictures/s")
-    ratios = [ours / bare for bare, ours in zip(*speeds.values(), strict=True)]
-    print(f"training batches / bare decoding: {statistics.median(ratios):.2f}")
+        ratios = [ours / bare for ours, bare in zip(values, speeds["bare decoding"], strict=True)]
+        memory = subprocess.run(
+            [sys.executable, __file__, name], capture_output=True, text=True, check=True
+        ).stdout
+        print(
+            f"{name:<34} {statistics.median(values):7.1f} pictures/s, "
+            f"{statistics.median(ratios):5.2f} of bare decoding, peak {int(memory)} MiB"
+        )
 
+
+PIPELINES = {
+    "bare decoding": bare_decoding,
+    "bare decoding of the JPEGs alone": bare_jpeg_decoding,
+    "plain tf.data": plain_batches,
+    "training batches without numba": graph_batches,
+    "training batches": training_batches,
+}
 
 if __name__ == "__main__":
     main()

@@ -128,6 +128,37 @@ class DataConfig:
     max_scale_factor: float = setting(2.0, "Largest random scale of a training picture.")
     scale_factor_step_size: float = setting(0.25, "Step between the scales; 0 for any between.")
     random_flip: bool = setting(True, "Flips half of the training pictures left to right.")
+    crop_max_class_share: float = setting(
+        1.0, "Draws a crop again, up to ten times, that one class fills to more than this share."
+    )
+    max_rotation: float = setting(0.0, "Turns training crops by up to this many degrees.")
+    brightness: float = setting(0.0, "Multiplies brightness by 1 minus this to 1 plus this.")
+    contrast: float = setting(0.0, "Does so with the contrast ...")
+    saturation: float = setting(0.0, "... and with the saturation.")
+    hue: float = setting(0.0, "Turns the hue by up to this share of the colour circle (0.5).")
+    max_blur_sigma: float = setting(
+        0.0, "Blurs half of the training crops with a deviation of up to this many pixels."
+    )
+    oversample_classes: str = setting(
+        "", "Classes, by name with commas, whose training pictures come several times an epoch ..."
+    )
+    oversample_factor: int = setting(2, "... that is, this many times.")
+    extra_data_dirs: str = setting(
+        "", "Further folders of records, with commas, that training pictures come from."
+    )
+    data_weights: tuple[int, ...] = setting(
+        (),
+        "How often data_dir and each of extra_data_dirs give a picture, e.g. 2,1. By default as "
+        "often as they have pictures.",
+    )
+    max_damaged_share: float = setting(
+        0.01,
+        "Damaged training records are left out and told of; more than this share of all (and more "
+        "than one) stops the run. 0 stops it at the first.",
+    )
+    data_service: str = setting(
+        "", "Address of a deeplab_tf.data_service that makes the batches: grpc://host:port."
+    )
 
     def __post_init__(self):
         size = self.train_crop_size
@@ -140,6 +171,22 @@ class DataConfig:
             f"No scales lie between --min_scale_factor={self.min_scale_factor} and "
             f"--max_scale_factor={self.max_scale_factor} in steps of "
             f"--scale_factor_step_size={self.scale_factor_step_size}.",
+        )
+        for name in ("brightness", "contrast", "saturation", "max_blur_sigma", "max_rotation"):
+            _check(getattr(self, name) >= 0, f"--{name}={getattr(self, name)}; 0 switches it off.")
+        _check(0 <= self.hue <= 0.5, f"--hue={self.hue} is no share of the colour circle, 0 to 0.5")
+        _check(
+            0 < self.crop_max_class_share <= 1,
+            f"--crop_max_class_share={self.crop_max_class_share} is no share; 1 switches it off.",
+        )
+        _check(
+            0 <= self.max_damaged_share < 1,
+            f"--max_damaged_share={self.max_damaged_share} is no share such as 0.01.",
+        )
+        _check(self.oversample_factor > 0, f"--oversample_factor={self.oversample_factor}; give 2.")
+        _check(
+            all(weight > 0 for weight in self.data_weights),
+            f"--data_weights={','.join(map(str, self.data_weights))}; each must be 1 or more.",
         )
         _check(
             self.min_resize_value or not (self.max_resize_value or self.resize_factor),

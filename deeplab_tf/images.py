@@ -1,19 +1,33 @@
 """Pure operations on one example; image and label always move together.
 
-An example is a dict with `image` [H, W, 3] (uint8 or float32, 0..255) and `label` [H, W] (int32,
-class ids or the ignore label). Images are interpolated, labels never are. The random operations
-take a stateless seed, int [2], and follow the original's `preprocess_utils.py`.
+An example is a dict with `image` [H, W, 3] (uint8 or float32, 0..255) and `label` [H, W] (integer,
+class ids or the ignore label). Images are interpolated, labels never are. What the operations
+compute is that of the original's `preprocess_utils.py`.
 """
 
+import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 Example = dict[str, tf.Tensor]
-RandomOperation = Callable[[Example, tf.Tensor], Example]
+RandomOperation = Callable[[Example, tf.Tensor], Example]  # with a stateless seed, int [2]
+
+_CROP_TRIES = 10  # of mmsegmentation, whose `cat_max_ratio` redraws crops so
 
 # The networks that scale pixels to -1..1 see this padding as zero.
 MEAN_PIXEL = (127.5, 127.5, 127.5)
+
+
+def decode(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Decodes a JPEG or PNG to uint8 [H, W, 3], to the pixels that OpenCV and Pillow see."""
+    # By default TensorFlow decodes JPEGs with a rougher transform, whose colours are off by 1 or 2.
+    return tf.cond(
+        tf.io.is_jpeg(image_bytes),
+        lambda: tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(image_bytes, channels=3, expand_animations=False),
+    )
 
 
 def resize_bilinear(pictures: tf.Tensor, size) -> tf.Tensor:
@@ -60,30 +74,17 @@ def resize_to_range_size(
     return size
 
 
-def resize_to_range(
-    example: Example, min_size: int, max_size: int | None, factor: int | None
-) -> Example:
-    """Resizes an example to the size of `resize_to_range_size`."""
-    shape = tf.shape(example["label"])
-    return _resize(example, resize_to_range_size(shape[0], shape[1], min_size, max_size, factor))
+def resize(example: Example, size) -> Example:
+    """Resizes an example to `size`, height and width; the image becomes float32."""
+    return example | {
+        "image": resize_bilinear(example["image"][tf.newaxis], size)[0],
+        "label": resize_nearest(example["label"][tf.newaxis], size)[0],
+    }
 
 
-def random_scale(
-    example: Example, seed: tf.Tensor, min_scale: float, max_scale: float, step: float
-) -> Example:
-    """Resizes an example by one of the scales min_scale, min_scale + step, ..., max_scale.
-
-    A step that does not divide the range is stretched, as in the original; a step of 0 draws any
-    scale between.
-    """
-    if step:
-        scales = tf.linspace(min_scale, max_scale, int((max_scale - min_scale) / step + 1))
-        drawn = tf.random.stateless_uniform([], seed, 0, tf.size(scales), tf.int32)
-        scale = tf.cast(scales[drawn], tf.float32)
-    else:
-        scale = tf.random.stateless_uniform([], seed, min_scale, max_scale)
-    sides = tf.cast(tf.shape(example["label"]), tf.float32)
-    return _resize(example, tf.cast(sides * scale, tf.int32))
+def rounded(example: Example) -> Example:
+    """Rounds the image to whole levels, uint8."""
+    return example | {"image": tf.cast(example["image"] + 0.5, tf.uint8)}
 
 
 def pad_to(
@@ -107,95 +108,137 @@ def pad_to(
     return example | {"image": image, "label": label}
 
 
-def random_crop(example: Example, seed: tf.Tensor, height: int, width: int) -> Example:
-    """Cuts a random window of at most height x width out of an example."""
-    shape = tf.shape(example["label"])
-    size = tf.minimum(shape, [height, width])
-    room = shape - size + 1
-    top, left = tf.unstack(tf.random.stateless_uniform([2], seed, 0, 2**30, tf.int32) % room)
+def cut(example: Example, top, left, height, width) -> Example:
+    """Cuts a window out of an example; what lies outside is left out."""
+    size = tf.minimum(tf.shape(example["label"]) - [top, left], [height, width])
     return example | {
         "image": tf.slice(example["image"], [top, left, 0], [size[0], size[1], 3]),
         "label": tf.slice(example["label"], [top, left], size),
     }
 
 
-def random_flip(example: Example, seed: tf.Tensor) -> Example:
-    """Flips an example left to right, half of the time."""
-    image, label = example["image"], example["label"]
-    image, label = tf.cond(
-        tf.random.stateless_uniform([], seed) < 0.5,
-        lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])),
-        lambda: (image, label),
-    )
-    return example | {"image": image, "label": label}
+def flipped(example: Example) -> Example:
+    """Mirrors an example left to right."""
+    return example | {key: tf.reverse(example[key], [1]) for key in ("image", "label")}
 
 
-def official_augmentation(
-    crop_size: tuple[int, int],
-    ignore_label: int,
-    min_resize_value: int | None = None,
-    max_resize_value: int | None = None,
-    resize_factor: int | None = None,
-    min_scale_factor: float = 0.5,
-    max_scale_factor: float = 2.0,
-    scale_factor_step_size: float = 0.25,
-    flip: bool = True,
-    pad_pixel=MEAN_PIXEL,
-) -> list[RandomOperation]:
-    """Returns the original's training augmentation, as a list to be applied in this order.
+@dataclasses.dataclass(frozen=True)
+class TrainingCrop:
+    """The original's training augmentation: resize, scale, pad, crop, flip.
 
-    Args:
+    Called with an example and random integers, it returns the crop as a TensorFlow graph.
+    `fast_crop.py` computes the same outside of TensorFlow, from the same integers.
+
+    Attributes:
         crop_size: Height and width of the crop in pixels.
         ignore_label: Label of the padding.
-        min_resize_value: `min_size` of `resize_to_range`; None for no resizing.
-        max_resize_value: `max_size` of `resize_to_range`.
-        resize_factor: `factor` of `resize_to_range`.
-        min_scale_factor: Smallest scale of `random_scale`.
-        max_scale_factor: Its largest scale.
-        scale_factor_step_size: Its step.
-        flip: Whether half of the examples are flipped.
-        pad_pixel: Colour of the padding.
-
-    Returns:
-        Functions (example, seed) -> example.
+        min_resize_value: `min_size` of `resize_to_range_size`; None for no resizing.
+        max_resize_value: Its `max_size`.
+        resize_factor: Its `factor`.
+        min_scale_factor: Smallest random scale.
+        max_scale_factor: Largest random scale.
+        scale_factor_step_size: Step between the scales; one that does not divide the range is
+          stretched, as in the original. 0 draws any scale between.
+        flip: Whether half of the examples are flipped left to right.
+        pad_pixel: Colour of the padding; rounded, for crops are uint8.
+        max_class_share: A crop that one class fills to more than this share is drawn again, up to
+          ten times. 1 for never; the original does not.
 
     Reference:
         `preprocess_image_and_label` of the original's `input_preprocess.py`.
     """
-    height, width = crop_size
-    operations: list[RandomOperation] = []
-    if min_resize_value:
-        operations.append(
-            lambda example, seed: resize_to_range(
-                example, min_resize_value, max_resize_value, resize_factor
+
+    crop_size: tuple[int, int]
+    ignore_label: int
+    min_resize_value: int | None = None
+    max_resize_value: int | None = None
+    resize_factor: int | None = None
+    min_scale_factor: float = 0.5
+    max_scale_factor: float = 2.0
+    scale_factor_step_size: float = 0.25
+    flip: bool = True
+    pad_pixel: tuple[float, float, float] = MEAN_PIXEL
+    max_class_share: float = 1.0
+
+    @property
+    def scales(self) -> np.ndarray:
+        """The scales that are drawn from, float32; empty where any between is."""
+        smallest, largest = self.min_scale_factor, self.max_scale_factor
+        step = self.scale_factor_step_size
+        count = int((largest - smallest) / step + 1) if step else 0
+        return np.linspace(smallest, largest, count).astype(np.float32)
+
+    @property
+    def num_tries(self) -> int:
+        return _CROP_TRIES if self.max_class_share < 1 else 1
+
+    @property
+    def num_draws(self) -> int:
+        """How many random integers a crop takes: for scale, flip, and the offset of every try."""
+        return 2 + 2 * self.num_tries
+
+    @property
+    def pad_color(self) -> tuple[int, ...]:
+        return tuple(int(value + 0.5) for value in self.pad_pixel)
+
+    def __call__(self, example: Example, draws: tf.Tensor) -> Example:
+        """Cuts a crop.
+
+        Args:
+            example: `image` uint8 [H, W, 3], `label` uint8 [H, W]; other keys stay.
+            draws: int32 [num_draws], any integers.
+
+        Returns:
+            The example, uint8, of `crop_size`.
+        """
+        height, width = self.crop_size
+        if self.min_resize_value:
+            size = tf.shape(example["label"])
+            size = resize_to_range_size(
+                size[0], size[1], self.min_resize_value, self.max_resize_value, self.resize_factor
             )
-        )
-    operations += [
-        lambda example, seed: random_scale(
-            example, seed, min_scale_factor, max_scale_factor, scale_factor_step_size
-        ),
+            example = rounded(resize(example, size))
+        size = self._scaled_size(tf.shape(example["label"]), draws[0])
+        top, left = tf.unstack(self._offset(example["label"], size, draws))
+        example = rounded(cut(resize(example, size), top, left, height, width))
         # The original pads, then crops. A side that needs padding is not cropped, so that the
-        # result is the same, and large pictures are not copied once more.
-        lambda example, seed: random_crop(example, seed, height, width),
-        lambda example, seed: _with_shape(
-            pad_to(example, height, width, ignore_label, pad_pixel), height, width
-        ),
-    ]
-    if flip:
-        operations.append(random_flip)
-    return operations
+        # result is the same.
+        example = pad_to(example, height, width, self.ignore_label, self.pad_color)
+        if self.flip:
+            unflipped = example
+            example = tf.cond(
+                draws[1] % 2 == 1, lambda: flipped(unflipped), lambda: dict(unflipped)
+            )
+        return example | {
+            "image": tf.ensure_shape(tf.cast(example["image"], tf.uint8), [height, width, 3]),
+            "label": tf.ensure_shape(example["label"], [height, width]),
+        }
 
+    def _scaled_size(self, size: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+        if len(self.scales):
+            scale = tf.constant(self.scales)[draw % len(self.scales)]
+        else:
+            share = tf.cast(draw % 2**20, tf.float32) / 2**20
+            scale = self.min_scale_factor + (self.max_scale_factor - self.min_scale_factor) * share
+        return tf.maximum(tf.cast(tf.cast(size, tf.float32) * scale, tf.int32), 1)
 
-def _with_shape(example: Example, height: int, width: int) -> Example:
-    """Tells the graph what cropping and padding have come to."""
-    return example | {
-        "image": tf.ensure_shape(example["image"], [height, width, 3]),
-        "label": tf.ensure_shape(example["label"], [height, width]),
-    }
+    def _offset(self, label: tf.Tensor, size: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """Returns the crop's top and left in the picture of `size` that the label is scaled to."""
+        offsets = tf.reshape(draws[2:], [-1, 2]) % tf.maximum(size - self.crop_size + 1, 1)
+        if self.num_tries == 1:
+            return offsets[0]
+        # Shares are counted on the label before scaling.
+        scale = tf.cast(tf.shape(label), tf.float32) / tf.cast(size, tf.float32)
+        begins = tf.cast(tf.cast(offsets, tf.float32) * scale, tf.int32)
+        window = tf.cast(tf.math.ceil(tf.cast(self.crop_size, tf.float32) * scale), tf.int32)
 
+        def fits(begin):
+            part = tf.slice(label, begin, tf.minimum(tf.shape(label) - begin, window))
+            counts = tf.math.bincount(tf.cast(part, tf.int32), minlength=256, maxlength=256)
+            counts = tf.where(tf.range(256) == self.ignore_label, 0, counts)
+            share = tf.reduce_max(counts) / tf.maximum(tf.reduce_sum(counts), 1)  # float64
+            return (share > 0) & (share <= self.max_class_share)
 
-def _resize(example: Example, size) -> Example:
-    return example | {
-        "image": resize_bilinear(example["image"][tf.newaxis], size)[0],
-        "label": resize_nearest(example["label"][tf.newaxis], size)[0],
-    }
+        # The first that fits; the first of all where none does.
+        fitting = tf.map_fn(fits, begins, fn_output_signature=tf.bool)
+        return offsets[tf.argmax(tf.cast(fitting, tf.int32))]

@@ -59,8 +59,13 @@ class Records:
 
     folder: str
     info: DatasetInfo
-    num_examples: dict[str, int]  # by split
+    shard_lengths: dict[str, list[int]]  # records in each shard, by split
     shard_paths: dict[str, list[str]]  # by split
+
+    @property
+    def num_examples(self) -> dict[str, int]:
+        """Records by split."""
+        return {split: sum(lengths) for split, lengths in self.shard_lengths.items()}
 
     def shards(self, split: str) -> list[str]:
         """Returns the shards of a split, in order.
@@ -196,8 +201,8 @@ def find_records(
         return Records(
             folder=str(path),
             info=_undescribed(path, dataset or path.name, num_classes, ignore_label),
-            num_examples={
-                split: sum(count_records(shard) for shard in shards)
+            shard_lengths={
+                split: [count_records(shard) for shard in shards]
                 for split, shards in shard_paths.items()
             },
             shard_paths=shard_paths,
@@ -268,11 +273,11 @@ def _read_tfds_folder(
         )
     else:
         info = _undescribed(path, name, num_classes, ignore_label)
-    num_examples, shard_paths = {}, {}
+    shard_lengths, shard_paths = {}, {}
     for split in about["splits"]:
         lengths = [int(length) for length in split["shardLengths"]]
         template = split.get("filepathTemplate") or _TFDS_SHARD
-        num_examples[split["name"]] = sum(lengths)
+        shard_lengths[split["name"]] = lengths
         shard_paths[split["name"]] = [
             str(path / template.format(
                 DATASET=name,
@@ -283,7 +288,7 @@ def _read_tfds_folder(
             for index in range(len(lengths))
         ]
         _check_all_there(shard_paths[split["name"]])
-    return Records(str(path), info, num_examples, shard_paths)
+    return Records(str(path), info, shard_lengths, shard_paths)
 
 
 def _bare_shards(path: pathlib.Path) -> dict[str, list[str]]:

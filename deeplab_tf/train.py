@@ -17,7 +17,6 @@ from deeplab_tf import checkpoints
 from deeplab_tf import command_line
 from deeplab_tf import distribution
 from deeplab_tf import eval as evaluation
-from deeplab_tf import images
 from deeplab_tf import inference
 from deeplab_tf import input_pipeline
 from deeplab_tf import layers
@@ -28,6 +27,7 @@ from deeplab_tf import records
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf import schedules
 from deeplab_tf import tf1_checkpoint
+from deeplab_tf import training_data
 from deeplab_tf import training_log
 from deeplab_tf import visualize
 from deeplab_tf.config import DataConfig
@@ -56,7 +56,8 @@ def train(
         UserError: The records, flags, checkpoint or run dir do not fit; or the loss is no longer
             finite.
     """
-    source = _find_records(model_config, data_config)
+    sources = training_data.find_records(data_config, model_config.num_classes)
+    source = sources[0]
     model_config = dataclasses.replace(model_config, num_classes=source.info.num_classes)
     run = run_dirs.create(run_dir, model_config, data_config, train_config, source.info)
 
@@ -72,7 +73,7 @@ def train(
         print(load_initial_checkpoint(model, run))
 
     train_steps = _make_train_steps(strategy, model, optimizer, run)
-    batches = _distribute_batches(strategy, source, run, int(optimizer.iterations.numpy()))
+    batches = _distribute_batches(strategy, sources, run, int(optimizer.iterations.numpy()))
     validate = _make_validation(model, source, run)
     print(
         f"trains {model.name} for {train_config.training_number_of_steps} steps of "
@@ -88,23 +89,6 @@ def load_initial_checkpoint(model: keras.Model, run: run_dirs.Run) -> tf1_checkp
     if tf1_checkpoint.is_backbone_checkpoint(path):
         model = models.backbone_of(model)
     return tf1_checkpoint.load_tf1_checkpoint(model, path, run.train_config.skip_mismatched)
-
-
-def _find_records(model_config: ModelConfig, data_config: DataConfig) -> records.Records:
-    source = records.find_records(
-        data_config.data_dir,
-        data_config.dataset,
-        model_config.num_classes,
-        data_config.ignore_label,
-    )
-    if model_config.num_classes not in (None, source.info.num_classes):
-        raise UserError(
-            f"--num_classes={model_config.num_classes}, but the records in {source.folder} have "
-            f"{source.info.num_classes} classes. Leave the flag out to take theirs."
-        )
-    for split in filter(None, (data_config.train_split, data_config.val_split)):
-        source.shards(split)  # raises where there is no such split
-    return source
 
 
 def _build_model(run: run_dirs.Run, strategy: tf.distribute.Strategy) -> keras.Model:
@@ -130,7 +114,10 @@ def _build_optimizer(model: keras.Model, config: TrainConfig) -> keras.optimizer
 
 
 def _distribute_batches(
-    strategy: tf.distribute.Strategy, source: records.Records, run: run_dirs.Run, start_step: int
+    strategy: tf.distribute.Strategy,
+    sources: list[records.Records],
+    run: run_dirs.Run,
+    start_step: int,
 ):
     """Returns an endless iterator of distributed batches."""
     data, config = run.data_config, run.train_config
@@ -139,20 +126,13 @@ def _distribute_batches(
             f"--train_batch_size={config.train_batch_size} does not divide over the "
             f"{strategy.num_replicas_in_sync} devices of --strategy={config.strategy}."
         )
-    augmentation = images.official_augmentation(
-        data.train_crop_size,
-        source.info.ignore_label,
-        data.min_resize_value,
-        data.max_resize_value,
-        data.resize_factor,
-        data.min_scale_factor,
-        data.max_scale_factor,
-        data.scale_factor_step_size,
-        data.random_flip,
+    batches = training_data.training_batches(
+        sources,
+        data,
+        config.train_batch_size,
         backbones.pad_pixel(run.model_config.backbone),
-    )
-    batches = input_pipeline.training_batches(
-        source, data.train_split, config.train_batch_size, augmentation, config.seed, start_step
+        config.seed,
+        start_step,
     )
     return iter(strategy.experimental_distribute_dataset(batches))
 

@@ -1,5 +1,6 @@
 """What several tests share: tiny records and a tiny run, made once on the true code path."""
 
+import contextlib
 import pathlib
 
 import cv2
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from deeplab_tf import config
 from deeplab_tf import records
+from deeplab_tf.backbones import mobilenet_v2
 from deeplab_tf.datasets import build
 from deeplab_tf.datasets.shapes import drawing
 
@@ -27,6 +29,21 @@ TINY_MODEL = config.ModelConfig(
     aspp_convs_filters=32,
     batch_norm_decay=0.9,
 )
+
+
+# As mobilenet_v2._BOTTLENECKS: every stride, and units that add their input.
+_SHORT_BOTTLENECKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 2, 2))
+
+
+@contextlib.contextmanager
+def short_mobilenet_v2():
+    """While it lasts, `mobilenet_v2` is built of 6 units instead of 17.
+
+    Tracing the 17 takes most of the time of a test that trains two steps.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mobilenet_v2, "_BOTTLENECKS", _SHORT_BOTTLENECKS)
+        yield
 
 
 @pytest.fixture(scope="session")

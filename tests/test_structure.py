@@ -10,11 +10,19 @@ from conftest import REPOSITORY
 # Groups from the vocabulary down to the commands; a module may import from its own group.
 GROUPS = (
     ("__init__", "errors", "config", "command_line", "records", "labels", "images", "visualize"),
-    ("input_pipeline",),
+    (
+        "augmentations",
+        "fast_crop",
+        "remote_data",
+        "input_pipeline",
+        "training_data",
+        "data_report",
+    ),
     ("layers", "backbones", "models"),
     ("losses", "metrics", "schedules", "optimizers", "crf"),
     ("tf1_checkpoint", "checkpoints", "distribution", "run_dir", "inference", "training_log"),
-    ("eval", "train", "predict", "import_checkpoint", "describe", "tune_crf"),
+    ("eval", "train", "predict", "import_checkpoint", "describe", "tune_crf", "check_data",
+     "data_service"),
 )
 MODULES = sorted(
     path

@@ -1,5 +1,6 @@
 """The SavedModel, loaded as a stranger loads it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,8 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from conftest import TINY_MODEL
+from conftest import short_mobilenet_v2
+from deeplab_tf import build_model
+from deeplab_tf import checkpoints
 from deeplab_tf import inference
-from deeplab_tf import run_dir
+from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
@@ -20,6 +25,7 @@ from deeplab_tf.export import parity
 from deeplab_tf.export import savedmodel
 from deeplab_tf.export import serving
 from deeplab_tf.records import DatasetInfo
+from deeplab_tf.records import default_colors
 
 STRANGER = """
 import sys
@@ -34,12 +40,37 @@ np.savez(sys.argv[3], labels=labels, logits=loaded.logits(pictures))
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_models():
+    with short_mobilenet_v2():
+        yield
+
+
 @pytest.fixture(scope="module")
-def exported(tiny_run_dir, tmp_path_factory):
+def run_dir(tmp_path_factory) -> str:
+    """A run dir with weights as if from training: no statistic is what it began as."""
+    folder = str(tmp_path_factory.mktemp("run"))
+    names = ("background", "disc", "box", "star")
+    dataset = DatasetInfo("invented", names, default_colors(4), ignore_label=255)
+    model_config = dataclasses.replace(TINY_MODEL, num_classes=4, output_stride=16)
+    data_config = DataConfig(train_crop_size=(65, 65))
+    run_dirs.create(folder, model_config, data_config, TrainConfig(), dataset)
+    keras.utils.set_random_seed(0)
+    model = build_model(**dataclasses.asdict(model_config))
+    generator = np.random.default_rng(0)
+    for variable in model.non_trainable_variables:
+        if variable.name.startswith("moving"):
+            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
+    checkpoints.save_weights(model, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run_dir, tmp_path_factory):
     """An export that has replaced an earlier one."""
     output_dir = tmp_path_factory.mktemp("export") / "model"
     write_earlier_export(output_dir)
-    savedmodel.export_savedmodel(tiny_run_dir, str(output_dir))
+    savedmodel.export_savedmodel(run_dir, str(output_dir))
     return output_dir
 
 
@@ -48,25 +79,23 @@ def write_earlier_export(output_dir):
     (output_dir / "saved_model.pb").write_bytes(b"earlier")
 
 
-def test_plain_tensorflow_loads_it_without_keras_and_this_package(
-    tiny_run_dir, exported, tmp_path
-):
+def test_plain_tensorflow_loads_it_without_keras_and_this_package(run_dir, exported, tmp_path):
     pictures = parity.draw_pictures((2, 75, 102, 3), seed=7)
     np.save(tmp_path / "pictures.npy", pictures)
     arguments = [exported, tmp_path / "pictures.npy", tmp_path / "results.npz"]
     subprocess.run([sys.executable, "-c", STRANGER, *map(str, arguments)], check=True)
     results = np.load(tmp_path / "results.npz")
-    run = run_dir.read(tiny_run_dir)
+    run = run_dirs.read(run_dir)
     expected = inference.predict_logits(
-        run_dir.load_model(run), pictures, run.model_config, run.data_config
+        run_dirs.load_model(run), pictures, run.model_config, run.data_config
     )
     np.testing.assert_allclose(results["logits"], expected, atol=1e-4)
     assert results["labels"].dtype == np.uint8
     np.testing.assert_array_equal(results["labels"], results["logits"].argmax(axis=-1))
 
 
-def test_assets_tell_classes_colours_and_parity(tiny_run_dir, exported):
-    dataset = run_dir.read(tiny_run_dir).dataset
+def test_assets_tell_classes_colours_and_parity(run_dir, exported):
+    dataset = run_dirs.read(run_dir).dataset
     labels = (exported / "assets/labels.txt").read_text(encoding="utf-8").splitlines()
     assert tuple(labels) == dataset.class_names
     palette = json.loads((exported / "assets/palette.json").read_text())
@@ -78,10 +107,10 @@ def test_assets_tell_classes_colours_and_parity(tiny_run_dir, exported):
     assert all(batch["milliseconds"] > 0 for batch in report["batches"])
 
 
-def test_a_folder_with_other_files_is_refused_and_left_alone(tiny_run_dir, tmp_path):
+def test_a_folder_with_other_files_is_refused_and_left_alone(run_dir, tmp_path):
     (tmp_path / "thesis.txt").write_text("irreplaceable")
     with pytest.raises(UserError, match="thesis.txt"):
-        savedmodel.export_savedmodel(tiny_run_dir, str(tmp_path))
+        savedmodel.export_savedmodel(run_dir, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -91,9 +120,9 @@ def test_a_finished_export_replaces_an_earlier_one_and_nothing_else_is_left(expo
     assert [path.name for path in exported.parent.iterdir()] == ["model"]
 
 
-def test_eval_reads_it_as_a_function_from_picture_to_labels(tiny_run_dir, exported):
-    run = run_dir.read(tiny_run_dir)
-    model = run_dir.load_model(run)
+def test_eval_reads_it_as_a_function_from_picture_to_labels(run_dir, exported):
+    run = run_dirs.read(run_dir)
+    model = run_dirs.load_model(run)
     label_of = inference.label_function(model, run.model_config, run.data_config)
     exported_label_of = inference.saved_model_label_function(str(exported))
     picture = parity.draw_pictures((1, 80, 61, 3), seed=3)[0]
@@ -119,7 +148,7 @@ def test_a_saved_model_of_something_else_is_no_model_to_evaluate(tmp_path):
 
 
 def test_an_export_that_disagrees_fails_and_the_earlier_one_stays(
-    tiny_run_dir, tmp_path, monkeypatch
+    run_dir, tmp_path, monkeypatch
 ):
     class WrongModule(serving.ServingModule):
         def __init__(self, model, *arguments, **named):
@@ -130,7 +159,7 @@ def test_an_export_that_disagrees_fails_and_the_earlier_one_stays(
     write_earlier_export(output_dir)
     monkeypatch.setattr(serving, "ServingModule", WrongModule)
     with pytest.raises(UserError, match="does not compute what the Keras model does"):
-        savedmodel.export_savedmodel(tiny_run_dir, str(output_dir))
+        savedmodel.export_savedmodel(run_dir, str(output_dir))
     assert (output_dir / "saved_model.pb").read_bytes() == b"earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -145,10 +174,10 @@ def pixel_classifier(num_classes: int, **settings) -> keras.Model:
     return keras.Model(pixels, keras.layers.Conv2D(num_classes, 1, **settings)(pixels))
 
 
-def run_of(num_classes: int, data_config: DataConfig) -> run_dir.Run:
+def run_of(num_classes: int, data_config: DataConfig) -> run_dirs.Run:
     names = tuple(f"class {index}" for index in range(num_classes))
     dataset = DatasetInfo("invented", names, ((0, 0, 0),) * num_classes, ignore_label=65535)
-    return run_dir.Run("", ModelConfig(output_stride=16), data_config, TrainConfig(), dataset)
+    return run_dirs.Run("", ModelConfig(output_stride=16), data_config, TrainConfig(), dataset)
 
 
 def test_more_than_256_classes_are_served_as_uint16(tmp_path):
@@ -174,9 +203,9 @@ def test_an_export_of_resized_pictures_answers_at_their_own_size(tmp_path):
     assert all(result.label_agreement > 0.999 for result in results)
 
 
-def test_an_export_can_carry_the_crf(tiny_run_dir, tmp_path):
+def test_an_export_can_carry_the_crf(run_dir, tmp_path):
     config = CrfConfig(crf="v1", crf_iterations=3)
-    results = savedmodel.export_savedmodel(tiny_run_dir, str(tmp_path / "model"), crf_config=config)
+    results = savedmodel.export_savedmodel(run_dir, str(tmp_path / "model"), crf_config=config)
     # It was compared with `dense_crf`; what it says is not what the network alone does.
     assert min(result.label_agreement for result in results) > 0.999
     pictures = parity.draw_pictures((1, 65, 65, 3), seed=1)

@@ -1,0 +1,286 @@
+"""Checks pictures and labels before they are trained on.
+
+    python -m deeplab_tf.check_data --data_dir=RECORDS
+    python -m deeplab_tf.check_data --images=DIR --labels=DIR --classes=FILE
+
+Every file is read to its end. Prints counts per class, sizes, class weights, a crop size, and all
+that is wrong with a remedy; writes the same to OUTPUT_DIR/report.json, and some pictures with their
+labels, those with problems first, to OUTPUT_DIR/contact_sheet.jpg. Exits with 0 if the data is fit
+to train, perhaps with warnings, and with 1 if it is not.
+"""
+
+import collections
+import concurrent.futures
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+
+from absl import flags
+from PIL import Image
+
+from deeplab_tf import command_line
+from deeplab_tf import labels
+from deeplab_tf import records
+from deeplab_tf.data_report import contact_sheet
+from deeplab_tf.data_report import findings
+from deeplab_tf.data_report import sources
+from deeplab_tf.data_report import statistics
+from deeplab_tf.data_report.pictures import Example
+from deeplab_tf.data_report.pictures import Picture
+from deeplab_tf.data_report.pictures import measure
+from deeplab_tf.data_report.report import Report
+from deeplab_tf.data_report.report import Sample
+from deeplab_tf.errors import UserError
+
+_SAMPLES_PER_KIND = 2  # pictures of one problem on the contact sheet
+_BAD_SAMPLES = 16  # pictures with problems on it, at most
+_FINE_SAMPLES = 12  # pictures without, about
+
+Progress = Callable[[int, int], None]  # of the pictures done, and of how many
+
+
+def check_records(
+    data_dir: str | os.PathLike,
+    dataset: str = "",
+    num_classes: int | None = None,
+    ignore_label: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Checks all splits of records.
+
+    Args:
+        data_dir: Folder of the records, or the data_dir they were built in.
+        dataset: Which dataset, where data_dir holds several.
+        num_classes: For records that do not say it themselves.
+        ignore_label: In place of what the records say.
+        progress: Called after every picture.
+
+    Raises:
+        UserError: There are no records, or not all of their shards.
+    """
+    source = records.find_records(data_dir, dataset, num_classes, ignore_label)
+    return _check(sources.Shards(source), lambda example: measure(example, source.info), progress)
+
+
+def check_folders(
+    images: str | os.PathLike,
+    label_dir: str | os.PathLike,
+    num_classes: int | None = None,
+    ignore_label: int | None = None,
+    label_encoding: str | None = None,
+    classes: str = "",
+    progress: Progress | None = None,
+) -> Report:
+    """Checks a folder of pictures and one of labels, which have the same names.
+
+    Splits are told from lists beside the folder of pictures (train.txt, val.txt, as the dataset
+    `folder` has them), or else from folders in it (train/, val/).
+
+    Args:
+        images: Folder of pictures.
+        label_dir: Folder of labels.
+        num_classes: Number of classes, where `classes` does not say it.
+        ignore_label: Label of pixels that do not count; by default 255.
+        label_encoding: One of `labels.ENCODINGS`; by default what each file looks like.
+        classes: File of class names and colours, as `records.read_class_list` reads it.
+        progress: Called after every picture.
+
+    Raises:
+        UserError: A folder is missing or empty, or the classes are not known.
+    """
+    name = pathlib.Path(images).name
+    if label_encoding and label_encoding not in labels.ENCODINGS:
+        raise UserError(
+            f"--label_encoding={label_encoding}; it can be {', '.join(labels.ENCODINGS)}"
+        )
+    if classes:
+        class_names, colors = records.read_class_list(classes)
+        if num_classes not in (None, len(class_names)):
+            raise UserError(
+                f"--num_classes={num_classes}, but {classes} lists {len(class_names)}: give one "
+                "of the two"
+            )
+        ignore_label = records.IGNORE_LABEL if ignore_label is None else ignore_label
+        info = records.DatasetInfo(name, class_names, colors, ignore_label)
+    elif num_classes is None or num_classes < 1:
+        raise UserError("how many classes are there? Give --num_classes=N, or --classes=FILE")
+    elif label_encoding == "color_map":
+        raise UserError(
+            "--label_encoding=color_map takes the colours of the classes: give --classes=FILE, "
+            "with a line NAME RED GREEN BLUE for each"
+        )
+    else:
+        info = records.numbered_classes(name, num_classes, ignore_label)
+    ids_by_color = {color: i for i, color in enumerate(info.colors)} if classes else None
+    return _check(
+        sources.find_folders(images, label_dir, info),
+        lambda example: measure(example, info, label_encoding, ids_by_color),
+        progress,
+    )
+
+
+def write_report(report: Report, output_dir: str | os.PathLike) -> tuple[str, str]:
+    """Writes report.json and contact_sheet.jpg, and returns their paths.
+
+    Raises:
+        UserError: They cannot be written.
+    """
+    folder = pathlib.Path(output_dir)
+    paths = folder / "report.json", folder / "contact_sheet.jpg"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths[0].write_text(report.to_json(), encoding="utf-8")
+        Image.fromarray(contact_sheet.contact_sheet(report)).save(paths[1], quality=90)
+    except OSError as error:
+        raise UserError(f"--output_dir={output_dir} cannot be written to: {error}") from error
+    return str(paths[0]), str(paths[1])
+
+
+def _check(
+    source: sources.Folders | sources.Shards,
+    measure_example: Callable[[Example], Picture],
+    progress: Progress | None,
+) -> Report:
+    info, total = source.info, source.num_examples
+    splits: dict[str, statistics.SplitStatistics] = {}
+    seen: dict[str, dict[bytes, str]] = {}  # by split, a picture's name by its digest
+    counts: collections.Counter = collections.Counter()
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    encodings: dict[str, str] = {}
+    bad_samples, fine_samples = [], []
+
+    for done, picture in enumerate(_measure_all(source.examples(), measure_example), start=1):
+        if picture.split:
+            split = splits.setdefault(
+                picture.split, statistics.SplitStatistics(info.num_classes, info.ignore_label)
+            )
+            split.add(picture)
+        if picture.encoding:
+            encodings.setdefault(picture.encoding, picture.name)
+        _find_duplicates(picture, seen)
+        is_new = False
+        for problem in picture.problems:
+            counts[problem.kind] += 1
+            is_new |= counts[problem.kind] <= _SAMPLES_PER_KIND
+            if len(names[problem.kind]) < findings.MAX_NAMES:
+                name = problem.name or picture.name
+                names[problem.kind].append(f"{name}: {problem.detail}".removesuffix(": "))
+        if is_new:
+            bad_samples.append(_sample(picture))
+        elif not picture.problems and done % max(1, total // _FINE_SAMPLES) == 0:
+            fine_samples.append(_sample(picture))
+        if progress:
+            progress(done, max(done, total))
+    if not splits:
+        raise UserError(f"there is no picture in {source}")
+    bad_samples.sort(key=lambda sample: sample.image is None)  # there is more to see in the others
+    return Report(
+        str(source),
+        info,
+        splits,
+        findings.find(info, splits, counts, names, encodings),
+        bad_samples[:_BAD_SAMPLES] + fine_samples,
+    )
+
+
+def _measure_all(
+    examples: Iterator[Example], measure_example: Callable[[Example], Picture]
+) -> Iterator[Picture]:
+    """Measures in as many threads as there are cores, and yields in order, holding few at once."""
+    num_threads = os.cpu_count() or 1
+    waiting: collections.deque = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        for example in examples:
+            waiting.append(pool.submit(measure_example, example))
+            if len(waiting) > 4 * num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _find_duplicates(picture: Picture, seen: dict[str, dict[bytes, str]]) -> None:
+    """Adds a problem where the same pixels were seen before, and remembers these."""
+    if not picture.digest:
+        return
+    for split, name_by_digest in seen.items():
+        name = name_by_digest.get(picture.digest)
+        if name is None:
+            continue
+        if split == picture.split:
+            picture.add("duplicate", f"equals {name}")
+        elif statistics.is_leak(picture.split, split):
+            picture.add("leak", f"in {picture.split}, equals {name} in {split}")
+    seen.setdefault(picture.split, {}).setdefault(picture.digest, picture.name)
+
+
+def _sample(picture: Picture) -> Sample:
+    problems = tuple(
+        f"{problem.kind.replace('_', ' ')}: {problem.detail}".removesuffix(": ")
+        for problem in picture.problems
+    )
+    return Sample(picture.name, problems, *picture.thumbnail)
+
+
+def _progress_line() -> Progress | None:
+    """A line that is written over and over, on a terminal; None elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+    started = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        if done == total or done % 20 == 0:
+            speed = done / (time.monotonic() - started)
+            end = "\n" if done == total else ""
+            print(
+                f"\r  {done}/{total} pictures  {speed:.0f} pictures/s ",
+                end=end, file=sys.stderr, flush=True,
+            )  # fmt: skip
+
+    return show
+
+
+def main(_) -> None:
+    values = flags.FLAGS
+    if bool(values.data_dir) == bool(values.images or values.labels):
+        raise UserError("give --data_dir=RECORDS, or --images=DIR and --labels=DIR")
+    if values.data_dir:
+        report = check_records(
+            values.data_dir,
+            values.dataset,
+            values.num_classes,
+            values.ignore_label,
+            _progress_line(),
+        )
+    else:
+        report = check_folders(
+            values.images,
+            values.labels,
+            values.num_classes,
+            values.ignore_label,
+            values.label_encoding or None,
+            values.classes,
+            _progress_line(),
+        )
+    print(report.to_text())
+    print("written to " + ", ".join(write_report(report, values.output_dir)))
+    sys.exit(0 if report.is_fit_to_train else 1)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data_dir", "", "Folder of the records, or that they were built in.")
+    flags.DEFINE_string("dataset", "", "Name of the dataset, where data_dir holds several.")
+    flags.DEFINE_string("images", "", "Folder of pictures, in place of records ...")
+    flags.DEFINE_string("labels", "", "... and the folder of their labels, of the same names.")
+    flags.DEFINE_integer("num_classes", None, "Number of classes, where nothing else says it.")
+    flags.DEFINE_integer(
+        "ignore_label",
+        None,
+        "Label of pixels that do not count; by default what the records say, or 255.",
+    )
+    flags.DEFINE_string("label_encoding", "", f"Of --labels: {', '.join(labels.ENCODINGS)}.")
+    flags.DEFINE_string("classes", "", "File of class names: NAME or NAME RED GREEN BLUE a line.")
+    flags.DEFINE_string("output_dir", "data_check", "Folder for report.json, contact_sheet.jpg.")
+    command_line.run(main)

@@ -1,0 +1,250 @@
+"""One picture and its label: what is counted of them, and what is wrong with them."""
+
+import dataclasses
+import hashlib
+import io
+import pathlib
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+import PIL.Image
+import tensorflow as tf
+
+from deeplab_tf import labels
+from deeplab_tf.errors import UserError
+from deeplab_tf.records import DatasetInfo
+
+THUMBNAIL_SIZE = (640, 480)  # at most, width and height in pixels
+_COLOR_MODES = ("RGB", "RGBA", "LA", "CMYK", "YCbCr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with one picture; `kind` is a key of `findings.KINDS`."""
+
+    kind: str
+    detail: str = ""
+    name: str = ""  # of the label's file, if it is the label's problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A picture and its label, not yet read: a file, the bytes of one, or None if there is none."""
+
+    split: str  # empty for what is in none
+    name: str
+    image: pathlib.Path | bytes | None
+    label: pathlib.Path | bytes | None
+    problem: Problem | None = None  # found already; then there is nothing to read
+
+    @property
+    def label_name(self) -> str:
+        return str(self.label) if isinstance(self.label, pathlib.Path) else self.name
+
+
+@dataclasses.dataclass
+class Picture:
+    """What is known of a picture that was read."""
+
+    split: str
+    name: str
+    label_name: str = ""
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+    size: tuple[int, int] | None = None  # width and height in pixels
+    digest: bytes = b""  # equal for equal pixels
+    color_sums: np.ndarray | None = None  # of the values and of their squares, float64 [2, 3]
+    encoding: str = ""  # of the label, one of `labels.ENCODINGS`
+    pixels_by_id: dict[int, int] | None = None
+    # uint8 [h, w, 3] and int32 [h, w], in which `num_classes` is ignored and 1 more out of range.
+    thumbnail: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+
+    def add(self, kind: str, detail: str = "") -> None:
+        self.problems.append(Problem(kind, detail))
+
+    def add_of_label(self, kind: str, detail: str = "") -> None:
+        self.problems.append(Problem(kind, detail, self.label_name))
+
+
+def measure(
+    example: Example,
+    info: DatasetInfo,
+    label_encoding: str | None = None,
+    ids_by_color: Mapping[labels.RGB, int] | None = None,
+) -> Picture:
+    """Reads a picture and its label to their last pixel.
+
+    Args:
+        example: What to read.
+        info: The classes and the ignore label.
+        label_encoding: One of `labels.ENCODINGS`; by default what each file looks like.
+        ids_by_color: For labels in colours.
+
+    Returns:
+        What was counted, and all that is wrong; nothing is raised.
+    """
+    picture = Picture(example.split, example.name, example.label_name)
+    if example.problem:
+        picture.problems.append(example.problem)
+        return picture
+    image = _read_image(example, picture)
+    label = _read_label(example, picture, label_encoding, ids_by_color)
+    if image is not None:
+        height, width = image.shape[:2]
+        picture.size = (width, height)
+        picture.digest = hashlib.blake2b(image, digest_size=16, salt=b"%d" % width).digest()
+        mean, deviation = (values[:, 0] for values in cv2.meanStdDev(image))
+        picture.color_sums = height * width * np.stack([mean, deviation**2 + mean**2])
+    if label is not None and not label.size:
+        picture.add_of_label("label_damaged", "holds no pixel")
+        label = None
+    if label is not None:
+        _count_ids(label, info, picture)
+    if image is not None and label is not None and image.shape[:2] != label.shape:
+        picture.add_of_label(
+            "size_mismatch",
+            f"image {width}x{height}, label {label.shape[1]}x{label.shape[0]}",
+        )
+        label = None
+    picture.thumbnail = _thumbnail(image, label, info)
+    return picture
+
+
+def _read_image(example: Example, picture: Picture) -> np.ndarray | None:
+    """The pixels that training would see, uint8 [H, W, 3]."""
+    if example.image is None:
+        picture.add("image_missing")
+        return None
+    try:
+        content = _content(example.image)
+        header = PIL.Image.open(io.BytesIO(content))
+        orientation = header.getexif().get(labels.EXIF_ORIENTATION, 1)
+    except Exception as error:  # Pillow raises errors of every kind on damaged files
+        picture.add("image_damaged", _reason(error))
+        return None
+    if header.format not in ("JPEG", "PNG") or header.mode not in labels.IMAGE_MODES:
+        picture.add("image_format", f"{header.format}, mode {header.mode}")
+        return None
+    if orientation != 1:
+        picture.add("exif_rotation", f"orientation {orientation}")
+    try:
+        # TensorFlow, not Pillow, which takes a PNG without its last rows for whole.
+        return tf.io.decode_image(content, channels=3, expand_animations=False).numpy()
+    except tf.errors.OpError:
+        picture.add("image_damaged", "cannot be decoded to its end")
+        return None
+
+
+def _read_label(
+    example: Example,
+    picture: Picture,
+    encoding: str | None,
+    ids_by_color: Mapping[labels.RGB, int] | None,
+) -> np.ndarray | None:
+    """The ids, int [H, W]."""
+    if example.label is None:
+        picture.add("label_missing")
+        return None
+    path = None if isinstance(example.label, bytes) else example.label
+    if path and (encoding == "array" or path.suffix.lower() in labels.ARRAY_EXTENSIONS):
+        picture.encoding = "array"
+        try:
+            return labels.read_label(path, "array")
+        except UserError as error:
+            picture.add_of_label("label_damaged", _without_path(error, path))
+            return None
+    try:
+        content = _content(example.label)
+        header = PIL.Image.open(io.BytesIO(content))
+        if header.format == "JPEG":
+            picture.add_of_label("label_jpeg")
+            return None
+        header.verify()  # the checksums, to the last byte
+        if path:
+            return _read_label_file(path, header.mode, picture, encoding, ids_by_color)
+        label = PIL.Image.open(io.BytesIO(content))
+        if label.format != "PNG" or label.mode != "L" or content[24] != 8:
+            kind = "label_colors" if label.mode in _COLOR_MODES else "label_in_record"
+            picture.add_of_label(kind, f"{label.format}, mode {label.mode}")
+            return None
+        picture.encoding = "grey"
+        return np.asarray(label)
+    except Exception as error:  # as for images
+        picture.add_of_label("label_damaged", _reason(error))
+        return None
+
+
+def _read_label_file(
+    path: pathlib.Path,
+    mode: str,
+    picture: Picture,
+    encoding: str | None,
+    ids_by_color: Mapping[labels.RGB, int] | None,
+) -> np.ndarray | None:
+    is_colored = mode in _COLOR_MODES
+    if is_colored and not ids_by_color:
+        picture.add_of_label("label_colors", f"mode {mode}")
+        return None
+    try:
+        label = labels.read_label(path, encoding, ids_by_color)
+        picture.encoding = "color_map" if is_colored else "palette" if mode == "P" else "grey"
+        return label
+    except UserError as error:
+        kind = "label_colors" if is_colored else "label_damaged"
+        picture.add_of_label(kind, _without_path(error, path))
+        return None
+
+
+def _without_path(error: UserError, path: pathlib.Path) -> str:
+    """What an error says, without the name of the file, which stands before it."""
+    return str(error).replace(f"label {path} ", "").replace(f"{path} ", "")
+
+
+def _content(source: pathlib.Path | bytes) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "no picture, or one without its beginning"
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).split("\n")[0]
+
+
+def _count_ids(label: np.ndarray, info: DatasetInfo, picture: Picture) -> None:
+    if label.min() >= 0 and label.max() < 2**16:
+        counts = np.bincount(label.ravel())
+        ids = np.flatnonzero(counts)
+        counts = counts[ids]
+    else:
+        ids, counts = np.unique(label, return_counts=True)
+    picture.pixels_by_id = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    wrong = [
+        f"{class_id} ({pixels:,} px)"
+        for class_id, pixels in picture.pixels_by_id.items()
+        if not 0 <= class_id < info.num_classes and class_id != info.ignore_label
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        picture.add_of_label("ids_out_of_range", "id " + ", ".join(wrong[:4]) + more)
+    elif ids.tolist() == [info.ignore_label]:
+        picture.add_of_label("all_ignored")
+
+
+def _thumbnail(
+    image: np.ndarray | None, label: np.ndarray | None, info: DatasetInfo
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """A small picture and a small label, whose ids have their place in `contact_sheet`."""
+    if image is None:
+        return None, None
+    height, width = image.shape[:2]
+    scale = min(1, THUMBNAIL_SIZE[0] / width, THUMBNAIL_SIZE[1] / height)
+    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+    image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA)
+    if label is not None:
+        rows = np.arange(new_height) * height // new_height
+        columns = np.arange(new_width) * width // new_width
+        label = label[rows[:, np.newaxis], columns].astype(np.int32)
+        is_ignored = label == info.ignore_label
+        is_wrong = ((label < 0) | (label >= info.num_classes)) & ~is_ignored
+        label[is_ignored], label[is_wrong] = info.num_classes, info.num_classes + 1
+    return image, label

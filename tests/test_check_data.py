@@ -1,0 +1,394 @@
+"""Data is checked: every problem is found with its file and a remedy, every count is right."""
+
+import io
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from deeplab_tf import check_data
+from deeplab_tf.data_report import findings
+from deeplab_tf.data_report import statistics
+from deeplab_tf.data_report.pictures import Picture
+from deeplab_tf.errors import UserError
+
+CLASSES = "ground\nroad 10 20 30\ncar 200 100 50\n"
+SIZE = (24, 32)  # height and width in pixels
+EXIF_TURNED = Image.Exif()
+EXIF_TURNED[0x0112] = 6
+
+
+def picture(name: str) -> np.ndarray:
+    """A picture that is the same for a name, and differs between names."""
+    generator = np.random.default_rng(list(name.encode()))
+    return generator.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+
+
+def label(name: str) -> np.ndarray:
+    generator = np.random.default_rng(list(name.encode()))
+    ids = generator.choice([0, 1, 2, 255], SIZE, p=[0.6, 0.2, 0.1, 0.1])
+    return ids.astype(np.uint8)
+
+
+def save(array: np.ndarray, path: pathlib.Path, **options) -> None:
+    Image.fromarray(array).save(path, **options)
+
+
+def cut(path: pathlib.Path, num_bytes: int) -> None:
+    path.write_bytes(path.read_bytes()[:-num_bytes])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures 0..9 of train and 10..12 of val, with nothing wrong."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    names = [f"picture_{index:02d}" for index in range(13)]
+    for name in names:
+        save(picture(name), tmp_path / "images" / f"{name}.png")
+        save(label(name), tmp_path / "labels" / f"{name}.png")
+    (tmp_path / "classes.txt").write_text(CLASSES)
+    (tmp_path / "train.txt").write_text("\n".join(names[:10]) + "\n")
+    (tmp_path / "val.txt").write_text("\n".join(names[10:]) + "\n")
+    return tmp_path
+
+
+def check(folder: pathlib.Path, **arguments):
+    arguments = {"num_classes": 3} | arguments
+    return check_data.check_folders(folder / "images", folder / "labels", **arguments)
+
+
+def kinds(report) -> set[str]:
+    return {finding.kind for finding in report.findings}
+
+
+def the_finding(report, kind: str) -> findings.Finding:
+    (found,) = [finding for finding in report.findings if finding.kind == kind]
+    return found
+
+
+def test_counts_are_those_of_a_slow_computation(folder):
+    report = check(folder)
+    assert (report.findings, report.is_fit_to_train) == ([], True)
+    assert list(report.splits) == ["train", "val"]
+    fields = json.loads(report.to_json())
+    for split, first, last in (("train", 0, 10), ("val", 10, 13)):
+        names = [f"picture_{index:02d}" for index in range(first, last)]
+        pixels = np.stack([picture(name) for name in names]).astype(np.float64)
+        ids = np.stack([label(name) for name in names])
+        found = fields["splits"][split]
+        assert found["num_pictures"] == found["num_labels"] == last - first
+        assert found["ignored_share"] == pytest.approx((ids == 255).mean())
+        np.testing.assert_allclose(found["mean_color"], pixels.mean(axis=(0, 1, 2)))
+        np.testing.assert_allclose(found["color_deviation"], pixels.std(axis=(0, 1, 2)))
+        for class_id in range(3):
+            is_class = ids == class_id
+            assert found["classes"][f"class_{class_id}"] == {
+                "pixels": is_class.sum(),
+                "share": pytest.approx(is_class.sum() / (ids != 255).sum()),
+                "pictures": is_class.any(axis=(1, 2)).sum(),
+            }
+    assert report.train == "train"
+
+
+def counted(pixels_of_pictures, num_classes=4, ignore_label=255):
+    """Statistics of pictures, each given by its pixels by id."""
+    split = statistics.SplitStatistics(num_classes, ignore_label)
+    for pixels_by_id in pixels_of_pictures:
+        split.add(Picture("train", "", pixels_by_id=pixels_by_id))
+    return split
+
+
+def test_class_weights_are_those_of_the_formulas():
+    split = counted([{0: 60, 1: 40, 255: 900}, {0: 90, 2: 10}, {0: 100}])
+    # Shares in the pictures that have the class: 250/300, 40/100, 10/100; their median is 0.4.
+    assert statistics.median_frequency_weights(split) == pytest.approx({0: 0.48, 1: 1.0, 2: 4.0})
+    beta = 0.9
+    expected = np.array([1 / (1 + beta + beta**2), 1, 1])  # in 3, 1 and 1 pictures
+    expected /= expected.mean()
+    found = statistics.effective_number_weights(split, beta)
+    assert found == pytest.approx(dict(enumerate(expected)))
+    assert statistics.weights_text({0: 0.48, 1: 1.0, 2: 4.0}, 4) == "0.48,1,4,1"
+
+
+def test_an_ignore_label_among_the_classes_is_no_class():
+    split = counted([{0: 60, 1: 30, 2: 10}, {3: 5}], ignore_label=0)
+    assert split.class_ids == [1, 2, 3] and split.absent_classes == [] == split.wrong_ids
+    assert split.pixel_share(1) == 30 / 45
+    assert 0 not in statistics.median_frequency_weights(split)
+
+
+@pytest.mark.parametrize(
+    "sizes, crop",
+    [
+        ({(480, 360): 5}, (369, 481)),
+        ({(513, 321): 5}, (321, 513)),
+        ({(2048, 1024): 5}, (513, 513)),
+        ({(500, 375): 7, (375, 500): 3}, (513, 513)),
+        ({(500, 375): 99, (375, 500): 1}, (385, 513)),
+        ({(24, 16): 2, (30, 20): 1, (900, 900): 1}, (33, 33)),
+    ],
+)
+def test_the_proposed_crop_is_about_the_median_picture(sizes, crop):
+    split = counted([])
+    split.sizes.update(sizes)
+    assert split.propose_crop_size()[0] == crop
+
+
+def break_everything(folder: pathlib.Path) -> None:
+    """Breaks one file after the other."""
+    images, labels = folder / "images", folder / "labels"
+    cut(images / "picture_00.png", 20)  # lacks its last rows, which Pillow does not notice
+    (images / "picture_01.png").write_bytes(b"no picture")
+    cut(labels / "picture_02.png", 20)
+    (images / "picture_03.png").unlink()
+    (labels / "picture_04.png").unlink()
+    (labels / "picture_05.png").unlink()
+    save(label("picture_05"), labels / "picture_05.jpg")
+    save(np.repeat(label("picture_06")[..., np.newaxis], 3, axis=-1), labels / "picture_06.png")
+    save(label("picture_07")[:12], labels / "picture_07.png")
+    ids = label("picture_08")
+    ids[:2] = 37
+    save(ids, labels / "picture_08.png")
+    (images / "picture_09.png").unlink()
+    save(picture("picture_09"), images / "picture_09.jpg", exif=EXIF_TURNED)
+    save(picture("leak"), images / "picture_10.png")
+    save(np.full(SIZE, 255, np.uint8), labels / "picture_10.png")
+    shutil.copy(images / "picture_10.png", images / "leak.png")
+    shutil.copy(images / "picture_11.png", images / "picture_12.png")
+    Image.fromarray(picture("cmyk")).convert("CMYK").save(images / "cmyk.jpg")
+    save(picture("twin"), images / "cmyk.png")
+    for name in ("leak", "cmyk"):
+        save(label(name), labels / f"{name}.png")
+    with (folder / "train.txt").open("a") as lines:
+        lines.write("leak.png\nimages/cmyk.jpg\nnowhere\n")
+
+
+FOUND = {  # kind -> (the files that it names, words of what is said of the first, severity)
+    "image_damaged": (["images/picture_00.png", "images/picture_01.png"], "end", "error"),
+    "image_format": (["images/cmyk.jpg"], "CMYK", "error"),
+    "image_missing": (["nowhere", "labels/picture_03.png"], "train.txt", "error"),
+    "same_name": (["images/cmyk.png"], "cmyk.jpg", "error"),
+    "label_damaged": (["labels/picture_02.png"], "", "error"),
+    "label_missing": (["images/picture_04.png"], "", "error"),
+    "label_jpeg": (["labels/picture_05.jpg"], "", "error"),
+    "label_colors": (["labels/picture_06.png"], "mode RGB", "error"),
+    "size_mismatch": (["labels/picture_07.png"], "image 32x24, label 32x12", "error"),
+    "ids_out_of_range": (["labels/picture_08.png"], "id 37 (64 px)", "error"),
+    "exif_rotation": (["images/picture_09.jpg"], "orientation 6", "error"),
+    "leak": (["images/picture_10.png"], "leak.png in train", "error"),
+    "all_ignored": (["labels/picture_10.png"], "", "warning"),
+    "duplicate": (["images/picture_12.png"], "picture_11.png", "warning"),
+}
+
+
+def test_every_problem_is_found_with_its_file_and_a_remedy(folder):
+    break_everything(folder)
+    report = check(folder)
+    found = {finding.kind: finding for finding in report.findings}
+    assert set(found) == set(FOUND)
+    for kind, (files, words, severity) in FOUND.items():
+        finding = found[kind]
+        names = [name.partition(":")[0].removeprefix(f"{folder}/") for name in finding.where]
+        assert sorted(names) == sorted(files), kind
+        assert finding.count == len(files)
+        assert any(words in name for name in finding.where), finding.where
+        assert finding.severity == severity and finding.remedy.endswith(".")
+    assert "37" in found["ids_out_of_range"].what
+    assert not report.is_fit_to_train
+    # What can be read is counted nevertheless.
+    assert report.splits["train"].num_pictures == 8  # 02, 04 to 09, leak
+    assert report.splits["train"].num_labels == 7  # 00, 01, 07 to 09, leak, cmyk
+
+
+def test_what_the_terminal_shows_fits_into_100_columns_and_the_sheet_shows_problems_first(folder):
+    break_everything(folder)
+    report = check(folder)
+    lines = report.to_text().splitlines()
+    assert lines[-1].startswith("NOT fit to train: 12 errors, 2 warnings")
+    paths = tuple(str(folder / part) for part in ("images", "labels"))
+    assert all(len(line) <= 100 or any(path in line for path in paths) for line in lines)
+    with_problems = [bool(sample.problems) for sample in report.samples]
+    assert with_problems == sorted(with_problems, reverse=True)
+    report_path, sheet_path = check_data.write_report(report, folder / "out")
+    assert json.loads(pathlib.Path(report_path).read_text())["is_fit_to_train"] is False
+    sheet = np.asarray(Image.open(sheet_path)).astype(int)
+    red = (sheet[..., 0] > 160) & (sheet[..., 1:].max(axis=-1) < 70)
+    assert red[:, :20].any() and sheet.shape[1] > 1000
+
+
+@pytest.mark.parametrize(
+    "change, arguments, kind, words",
+    [
+        (lambda ids: np.where(ids == 0, 0, 255), {}, "mask", "divide by 255"),
+        (lambda ids: np.where(ids == 0, 0, 255), {"ignore_label": 9}, "mask", "divide by 255"),
+        (lambda ids: np.where(ids == 255, 255, ids + 1), {}, "ids_out_of_range", "subtract 1"),
+        (lambda ids: np.where(ids == 2, 3, ids), {}, "ids_out_of_range", "--ignore_label=3"),
+        (lambda ids: ids, {"ignore_label": 9}, "ids_out_of_range", "--ignore_label=255"),
+        (lambda ids: np.arange(ids.size).reshape(SIZE) % 200, {}, "ids_out_of_range", "grey"),
+        (lambda ids: ids * 0, {}, "single_class", "class ids"),
+    ],
+)
+def test_labels_that_are_no_ids_are_told_by_all_of_them(folder, change, arguments, kind, words):
+    for path in (folder / "labels").iterdir():
+        save(change(np.array(Image.open(path))).astype(np.uint8), path)
+    report = check(folder, **arguments)
+    found = the_finding(report, kind)
+    assert words in found.remedy and found.severity == "error" and found.count == 13
+    assert kinds(report) <= {kind, "absent_class"}
+
+
+def test_labels_in_colours_and_palettes_are_read_as_their_ids(folder):
+    expected = check(folder).splits["train"].pixels
+    colors = np.zeros((256, 3), np.uint8)
+    colors[1:3] = (10, 20, 30), (200, 100, 50)
+    for path in (folder / "labels").iterdir():
+        ids = np.array(Image.open(path)) % 255  # an ignored pixel has no colour
+        palette = Image.fromarray(ids)
+        palette.putpalette(colors.tobytes())
+        palette.save(path)
+    expected[0] += expected.pop(255)
+    assert check(folder).splits["train"].pixels == expected
+    save(colors[np.array(Image.open(path))], path)  # one of them in colours
+    report = check(folder, num_classes=None, classes=str(folder / "classes.txt"))
+    assert report.splits["train"].pixels == expected
+    assert kinds(report) == {"mixed_encodings"}
+
+
+def test_labels_of_numbers_below_zero_and_without_pixels_stop_nothing(folder):
+    for name, array in (("picture_00", np.full(SIZE, -1)), ("picture_01", np.zeros((0, 32), int))):
+        (folder / "labels" / f"{name}.png").unlink()
+        np.save(folder / "labels" / f"{name}.npy", array)
+    report = check(folder)
+    assert "id -1 (768 px)" in the_finding(report, "ids_out_of_range").where[0]
+    assert "picture_01.npy: holds no pixel" in the_finding(report, "label_damaged").where[0]
+
+
+def test_a_class_that_is_not_in_train_but_in_val_is_named(folder):
+    for index in range(10):
+        path = folder / "labels" / f"picture_{index:02d}.png"
+        save(np.minimum(label(path.stem), 1), path)
+    report = check(folder)
+    assert "class_2" in the_finding(report, "not_in_train").what
+    assert "class_2" in the_finding(report, "absent_class").what
+    assert report.is_fit_to_train
+
+
+def test_folders_named_as_splits_are_splits_and_trainval_leaks_nothing(folder):
+    for split, name in (("train", "a"), ("val", "b"), ("trainval", "c"), ("trainval", "d")):
+        for part, array in (("images", picture), ("labels", label)):
+            (folder / part / split).mkdir(exist_ok=True)
+            twin = {"c": "a", "d": "b"}.get(name, name)
+            save(array(twin), folder / part / split / f"{name}.png")
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    report = check(folder)
+    assert {name: split.num_pictures for name, split in report.splits.items()} == {
+        "all": 13, "train": 1, "val": 1, "trainval": 2,
+    }  # fmt: skip
+    assert report.findings == []
+
+
+def copy_records(source, folder: pathlib.Path) -> pathlib.Path:
+    shutil.copytree(source.folder, folder)
+    return folder
+
+
+def test_good_records_are_fit_and_counted(tiny_records):
+    report = check_data.check_records(tiny_records.folder)
+    assert report.is_fit_to_train
+    assert {name: split.num_pictures for name, split in report.splits.items()} == {
+        "train": 8, "val": 4,
+    }  # fmt: skip
+    assert report.info == tiny_records.info
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_shard_is_named_and_the_others_are_read(tiny_records, tmp_path, damage):
+    folder = copy_records(tiny_records, tmp_path / "records")
+    shard = folder / "train-00000-of-00002.tfrecord"
+    if damage == "cut":
+        cut(shard, 100)
+    else:
+        content = bytearray(shard.read_bytes())
+        content[-100] ^= 1
+        shard.write_bytes(content)
+    report = check_data.check_records(folder)
+    assert [finding.kind for finding in report.findings if finding.severity == "error"] == [
+        "shard_damaged"
+    ]
+    (where,) = the_finding(report, "shard_damaged").where
+    assert str(shard) in where and "3 whole records before" in where
+    assert report.splits["train"].num_pictures == 7  # all but the last of the shard
+    assert report.splits["val"].num_pictures == 4
+
+
+def test_records_that_are_too_few_or_hold_palettes_are_found(tiny_records, tmp_path):
+    folder = copy_records(tiny_records, tmp_path / "records")
+    shard = str(folder / "val-00001-of-00002.tfrecord")
+    examples = [
+        tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(shard)
+    ]
+    feature = examples[0].features.feature["image/segmentation/class/encoded"].bytes_list
+    palette = Image.open(io.BytesIO(feature.value[0]))
+    palette.putpalette(bytes(range(256)) * 3)
+    content = io.BytesIO()
+    palette.save(content, format="PNG")
+    feature.value[0] = content.getvalue()
+    with tf.io.TFRecordWriter(shard) as writer:
+        writer.write(examples[0].SerializeToString())
+        writer.write(b"\xff no example")
+    (folder / "val-00000-of-00002.tfrecord").write_bytes(b"")
+    report = check_data.check_records(folder)
+    assert "mode P" in the_finding(report, "label_in_record").where[0]
+    assert f"{shard}, record 1" in the_finding(report, "record_unreadable").where[0]
+    assert "2 records, not 4" in the_finding(report, "record_count").where[0]
+
+
+def test_the_exit_code_tells_whether_the_data_is_fit(tiny_records, folder):
+    break_everything(folder)
+    command = [sys.executable, "-m", "deeplab_tf.check_data"]
+    folders = [f"--images={folder}/images", f"--labels={folder}/labels", "--num_classes=3"]
+    processes = [  # beside each other, for starting takes longest
+        subprocess.Popen(
+            [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, cwd=folder,
+        )
+        for arguments in ([f"--data_dir={tiny_records.folder}", "--output_dir=good"], folders)
+    ]  # fmt: skip
+    (good, _), (bad, bad_errors) = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [0, 1], bad_errors
+    assert "\nfit to train: 0 errors" in good
+    assert "\nNOT fit to train: 12 errors" in bad
+    for output in (folder / "good", folder / "data_check"):
+        assert {path.name for path in output.iterdir()} == {"report.json", "contact_sheet.jpg"}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_classes": None}, "--num_classes=N, or --classes=FILE"),
+        ({"label_encoding": "color_map"}, "give --classes=FILE"),
+        ({"label_encoding": "jpeg"}, "it can be palette, grey"),
+        ({"classes": "classes.txt", "num_classes": 5}, "--num_classes=5, but .* lists 3"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(folder, arguments, message):
+    if "classes" in arguments:
+        arguments = arguments | {"classes": str(folder / arguments["classes"])}
+    with pytest.raises(UserError, match=message):
+        check(folder, **arguments)
+
+
+def test_folders_that_are_missing_or_empty_are_refused(folder):
+    with pytest.raises(UserError, match="--labels=.* is no folder"):
+        check_data.check_folders(folder / "images", folder / "nowhere", 3)
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match="no file in this folder"):
+        check_data.check_folders(folder / "empty", folder / "labels", 3)
