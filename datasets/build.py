@@ -3,6 +3,7 @@
 import importlib
 import os
 import pathlib
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -35,6 +36,7 @@ def build(
     label_encoding: str | None = None,
     class_map: str | None = None,
     num_workers: int | None = None,
+    splits: Sequence[str] = (),
 ) -> records.Records:
     """Builds the records of a dataset, unless they are there already.
 
@@ -49,6 +51,7 @@ def build(
         label_encoding: One of `labels.ENCODINGS`, for `folder`; by default it is detected.
         class_map: Merges or drops classes, see `labels.parse_class_map`.
         num_workers: Threads; by default as many as there are CPU cores.
+        splits: Which to build; by default all that are there.
 
     Returns:
         The records.
@@ -73,6 +76,11 @@ def build(
         )
     builder.label_encoding = label_encoding
     pairs = builder.find_pairs(manual_dir, class_map)
+    if missing := [split for split in splits if split not in pairs]:
+        raise UserError(
+            f"--splits asks for {missing[0]!r}, but of {dataset} there is {', '.join(pairs)}"
+        )
+    pairs = {split: pairs[split] for split in splits or pairs}
     print(f"Building {dataset} in {builder.data_path}")
     shards.write_shards(builder, pairs, num_shards, num_workers)
     return records.find_records(builder.data_path)
@@ -117,6 +125,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "num_workers", None, "Threads; by default as many as CPU cores.", lower_bound=1
     )
+    flags.DEFINE_list("splits", [], "Which to build, e.g. train_fine,val_fine; by default all.")
 
 
 def main(_) -> None:
@@ -129,6 +138,7 @@ def main(_) -> None:
         flags.FLAGS.label_encoding,
         flags.FLAGS.class_map,
         flags.FLAGS.num_workers,
+        flags.FLAGS.splits,
     )
     counts = ", ".join(f"{count} {split}" for split, count in built.num_examples.items())
     print(

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import pathlib
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import cv2
@@ -208,6 +209,50 @@ def encode_example(
             },
         }
     }
+
+
+def pairs_of_names(
+    listed_in: pathlib.Path,
+    names: Iterable[str],
+    images: Mapping[str, pathlib.Path],
+    label_files: Mapping[str, pathlib.Path],
+    remedy: str,
+) -> list[Pair]:
+    """Returns the pairs of a split list.
+
+    Args:
+        listed_in: The list, for messages.
+        names: What it lists, without extensions.
+        images: Picture files by name.
+        label_files: Label files by name.
+        remedy: What to do if one is not there.
+
+    Raises:
+        UserError: A name has no picture or no label.
+    """
+    pairs = []
+    for name in names:
+        for kind, files in (("image", images), ("label", label_files)):
+            if name not in files:
+                raise UserError(
+                    f"{listed_in} lists {name!r}, but there is no {kind} {name}: add it, or take "
+                    f"it off the list.\n{remedy}"
+                )
+        pairs.append(Pair(name, images[name], label_files[name]))
+    return pairs
+
+
+def pairs_of_folders(images: pathlib.Path, label_files: pathlib.Path) -> list[Pair]:
+    """Returns the pairs of two folders, where JPEGs and label PNGs have the same names.
+
+    None where the folder of the labels, or any picture, is missing.
+    """
+    if not label_files.is_dir():
+        return []
+    return [
+        Pair(path.stem, path, label_files / f"{path.stem}.png")
+        for path in sorted(images.glob("*.jpg"))
+    ]
 
 
 def read_split_lists(

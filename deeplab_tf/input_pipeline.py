@@ -205,6 +205,11 @@ def readable_errors():
         raise UserError(
             f"A record is damaged: {error.message}. Build the records again."
         ) from error
+    except tf.errors.NotFoundError as error:
+        raise UserError(
+            f"The data service lost this run, or does not find the records under the same path "
+            f"({error.message.splitlines()[0]}). Run the same command again."
+        ) from error
     except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
         check = re.search(r"assertion failed: \[(Record .*?)\]\s", error.message)
         check = check or re.search(r"UserError: (.*?)\n(?:Traceback|$)", error.message, re.DOTALL)
@@ -277,7 +282,9 @@ def _endless(
 
 
 def _shards(source: records.Records, split: str) -> dict[str, list]:
-    return {"path": source.shards(split), "length": source.shard_lengths[split]}
+    # Absolute, for the workers of a service have a working directory of their own.
+    paths = [os.path.abspath(path) for path in source.shards(split)]
+    return {"path": paths, "length": source.shard_lengths[split]}
 
 
 def _records_of_shard(shard: dict[str, tf.Tensor]) -> tf.data.Dataset:

@@ -435,6 +435,13 @@ def test_our_records_are_read_by_the_original_reader(raw, tmp_path):
             )
 
 
+def test_only_the_splits_that_are_asked_for_are_built(raw, tmp_path):
+    found = build.build("folder", tmp_path / "out", raw, splits=["val"])
+    assert found.num_examples == {"val": 1}
+    with pytest.raises(UserError, match="--splits asks for 'trainval', .* there is train, val"):
+        build.build("folder", tmp_path / "other", raw, splits=["trainval"])
+
+
 def test_records_that_are_there_are_not_built_again(raw, tmp_path, capsys):
     first = build.build("folder", tmp_path / "out", raw)
     shutil.rmtree(raw)

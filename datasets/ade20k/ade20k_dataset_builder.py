@@ -190,14 +190,13 @@ class Builder(segmentation.SegmentationBuilder):
     def _pairs(self, root: pathlib.Path) -> dict[str, list[segmentation.Pair]]:
         if (root / "ADEChallengeData2016").is_dir():
             root = root / "ADEChallengeData2016"
-        pairs = {}
-        for split, folder in SPLITS.items():
-            images, annotations = root / "images" / folder, root / "annotations" / folder
-            if annotations.is_dir() and (paths := sorted(images.glob("*.jpg"))):
-                pairs[split] = [
-                    segmentation.Pair(path.stem, path, annotations / f"{path.stem}.png")
-                    for path in paths
-                ]
+        found = {
+            split: segmentation.pairs_of_folders(
+                root / "images" / folder, root / "annotations" / folder
+            )
+            for split, folder in SPLITS.items()
+        }
+        pairs = {split: listed for split, listed in found.items() if listed}
         if not pairs:
             raise UserError(f"no split of ADE20K is complete in {root}.\n{LAYOUT}")
         return pairs

@@ -78,13 +78,11 @@ class Builder(segmentation.SegmentationBuilder):
         images = root / "images" if (root / "images").is_dir() else root
         maps = root / "stuffthingmaps_trainval2017"
         maps = maps if maps.is_dir() else root / "annotations"
-        pairs = {}
-        for split, folder in SPLITS.items():
-            if (maps / folder).is_dir() and (paths := sorted((images / folder).glob("*.jpg"))):
-                pairs[split] = [
-                    segmentation.Pair(path.stem, path, maps / folder / f"{path.stem}.png")
-                    for path in paths
-                ]
+        found = {
+            split: segmentation.pairs_of_folders(images / folder, maps / folder)
+            for split, folder in SPLITS.items()
+        }
+        pairs = {split: listed for split, listed in found.items() if listed}
         if not pairs:
             raise UserError(f"no split of COCO-Stuff is complete in {root}.\n{LAYOUT}")
         return pairs

@@ -52,15 +52,13 @@ class Builder(segmentation.SegmentationBuilder):
 
 
 def _pairs_of_release(root: pathlib.Path, label_folder: str) -> dict[str, list[segmentation.Pair]]:
-    pairs = {}
-    for split, folder in SPLITS.items():
-        label_files = root / folder / label_folder
-        if label_files.is_dir() and (paths := sorted((root / folder / "images").glob("*.jpg"))):
-            pairs[split] = [
-                segmentation.Pair(path.stem, path, label_files / f"{path.stem}.png")
-                for path in paths
-            ]
-    return pairs
+    found = {
+        split: segmentation.pairs_of_folders(
+            root / folder / "images", root / folder / label_folder
+        )
+        for split, folder in SPLITS.items()
+    }
+    return {split: listed for split, listed in found.items() if listed}
 
 
 def _read_classes(config: pathlib.Path) -> list[dict]:

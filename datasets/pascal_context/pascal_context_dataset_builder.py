@@ -1,8 +1,6 @@
 """TFDS builder of PASCAL-Context: the pictures of VOC 2010 with every pixel labelled."""
 
 import pathlib
-from collections.abc import Iterable
-from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
 
@@ -58,24 +56,8 @@ class Builder(segmentation.SegmentationBuilder):
         lists = voc / "ImageSets" / "SegmentationContext"
         names = segmentation.read_split_lists(lists, ("train", "val"), LAYOUT)
         return {
-            split: _pair_up(lists / f"{split}.txt", names[split], images, label_files)
+            split: segmentation.pairs_of_names(
+                lists / f"{split}.txt", names[split], images, label_files, LAYOUT
+            )
             for split in names
         }
-
-
-def _pair_up(
-    split_list: pathlib.Path,
-    names: Iterable[str],
-    images: Mapping[str, pathlib.Path],
-    label_files: Mapping[str, pathlib.Path],
-) -> list[segmentation.Pair]:
-    pairs = []
-    for name in names:
-        for kind, files in (("image", images), ("label", label_files)):
-            if name not in files:
-                raise UserError(
-                    f"{split_list} lists {name!r}, but there is no {kind} {name}: add it, or take "
-                    f"it off the list.\n{LAYOUT}"
-                )
-        pairs.append(segmentation.Pair(name, images[name], label_files[name]))
-    return pairs

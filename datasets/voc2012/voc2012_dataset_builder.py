@@ -1,8 +1,6 @@
 """TFDS builder of Pascal VOC 2012, and of its training pictures with the labels of SBD."""
 
 import pathlib
-from collections.abc import Iterable
-from collections.abc import Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -77,7 +75,9 @@ class Builder(segmentation.SegmentationBuilder):
         own_labels = _files_by_stem(voc / "SegmentationClass", ".png")
         names = segmentation.read_split_lists(lists, ("train", "val", "trainval"), LAYOUT)
         pairs = {
-            split: _pair_up(lists / f"{split}.txt", names[split], images, own_labels)
+            split: segmentation.pairs_of_names(
+                lists / f"{split}.txt", names[split], images, own_labels, LAYOUT
+            )
             for split in names
         }
         if more_labels := _augmented_labels(root):
@@ -98,7 +98,9 @@ class Builder(segmentation.SegmentationBuilder):
                     f"train_aug is what VOC's train.txt and SBD list, without VOC's val.txt, but "
                     f"{lists} does not have both lists: add them, or train_aug.txt"
                 )
-            pairs["train_aug"] = _pair_up(train_aug, train_aug_names, images, all_labels)
+            pairs["train_aug"] = segmentation.pairs_of_names(
+                train_aug, train_aug_names, images, all_labels, LAYOUT
+            )
         return pairs
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
@@ -126,21 +128,3 @@ def _augmented_labels(root: pathlib.Path) -> dict[str, pathlib.Path]:
     if folder := _find(root, "benchmark_RELEASE/dataset/cls"):
         return _files_by_stem(folder, ".mat")
     return {}
-
-
-def _pair_up(
-    listed_in: pathlib.Path,
-    names: Iterable[str],
-    images: Mapping[str, pathlib.Path],
-    label_files: Mapping[str, pathlib.Path],
-) -> list[segmentation.Pair]:
-    pairs = []
-    for name in names:
-        for kind, files in (("image", images), ("label", label_files)):
-            if name not in files:
-                raise UserError(
-                    f"{listed_in} lists {name!r}, but there is no {kind} {name}: add it, or take "
-                    f"it off the list.\n{LAYOUT}"
-                )
-        pairs.append(segmentation.Pair(name, images[name], label_files[name]))
-    return pairs

@@ -93,7 +93,7 @@ class Shards:
                         count += 1
                 except tf.errors.OpError as error:
                     is_damaged = True
-                    reason = error.message.split(";")[0].split("}} ")[-1]
+                    reason = error.message.split(";")[0].split("}} ")[-1].split(" [Op:")[0]
                     problem = Problem(
                         "shard_damaged", f"{reason}; {count - first} whole records before"
                     )
