@@ -31,6 +31,7 @@ REPETITIONS = 8  # of every picture: an epoch is to be longer than what is in fl
 WIDTH, HEIGHT = 500, 375
 CROP_SIZE = (513, 513)
 BATCH_SIZE = 8
+WARM_UP = 160  # pictures
 PICTURES_PER_RUN = 320
 RUNS = 3
 
@@ -122,7 +123,11 @@ def training_batches(source: records.Records) -> tf.data.Dataset:
     return input_pipeline.training_batches(source, "train", BATCH_SIZE, crop)
 
 
-def pictures_per_second(batches) -> float:
+def pictures_per_second(dataset: tf.data.Dataset) -> float:
+    """Measures a pipeline while no other is alive: those that wait fill their buffers meanwhile."""
+    batches = iter(dataset)
+    for _ in range(WARM_UP // BATCH_SIZE):
+        next(batches)
     start = time.perf_counter()
     for _ in range(PICTURES_PER_RUN // BATCH_SIZE):
         next(batches)
@@ -139,19 +144,16 @@ def peak_memory() -> int:
 def main() -> None:
     if len(sys.argv) > 1:  # one of the pipelines alone, for its memory
         with tempfile.TemporaryDirectory() as folder:
-            pictures_per_second(iter(PIPELINES[sys.argv[1]](write_records(folder))))
+            pictures_per_second(PIPELINES[sys.argv[1]](write_records(folder)))
         print(peak_memory())
         return
     with tempfile.TemporaryDirectory() as folder:
         source = write_records(folder)
-        pipelines = {name: iter(make(source)) for name, make in PIPELINES.items()}
-        for batches in pipelines.values():  # warm-up
-            pictures_per_second(batches)
-        speeds = {name: [] for name in pipelines}
+        datasets = {name: make(source) for name, make in PIPELINES.items()}
+        speeds = {name: [] for name in PIPELINES}
         for _ in range(RUNS):  # in turn, so that a change of the machine's speed meets all
-            for name, batches in pipelines.items():
-                speeds[name].append(pictures_per_second(batches))
-        del pipelines, batches
+            for name, dataset in datasets.items():
+                speeds[name].append(pictures_per_second(dataset))
     print(f"{os.cpu_count()} CPU cores, TensorFlow {tf.__version__}, medians of {RUNS} runs")
     for name, values in speeds.items():
         ratios = [ours / bare for ours, bare in zip(values, speeds["bare decoding"], strict=True)]
