@@ -34,7 +34,7 @@ setuptools.setup(
     python_requires=">=3.10",
     packages=setuptools.find_packages(include=["deeplab_tf", "deeplab_tf.*"]) + list(LINKED),
     package_dir=LINKED,
-    package_data={"": ["README.md", "CITATIONS.bib"]},
+    package_data={"": ["README.md", "CITATIONS.bib"], "deeplab_tf.report": ["*.css", "*.js"]},
     install_requires=[
         "tensorflow>=2.21",
         "keras>=3.12",

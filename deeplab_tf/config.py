@@ -198,28 +198,88 @@ class DataConfig:
 class TrainConfig:
     """How a model is trained."""
 
+    # Length, and where it starts.
     training_number_of_steps: int = setting(30000, "Optimizer steps of the whole run.")
     train_batch_size: int = setting(8, "Pictures per step, over all devices.")
-    base_learning_rate: float = setting(0.007, "Learning rate at step 0.")
-    learning_power: float = setting(0.9, "Power of the poly schedule.")
-    slow_start_step: int = setting(0, "Steps at slow_start_learning_rate before the schedule.")
-    slow_start_learning_rate: float = setting(1e-4, "Learning rate of those first steps.")
-    momentum: float = setting(0.9, "Momentum of the SGD.")
-    weight_decay: float = setting(4e-5, "L2 on dense kernels: no depthwise, bias or batch norm.")
-    last_layer_gradient_multiplier: float = setting(
-        1.0, "Multiplies the gradients of everything behind the backbone."
-    )
-    fine_tune_batch_norm: bool = setting(
-        True, "Trains with batch statistics, which want a batch of 12 or more; frozen if false."
+    gradient_accumulation_steps: int = setting(
+        1, "Parts that a batch is worked through in, one after the other, to save memory."
     )
     tf_initial_checkpoint: str = setting(
-        "", "Official TF1 checkpoint to start from: a whole model or an ImageNet backbone."
+        "",
+        "Official TF1 checkpoint to start from, a whole model or an ImageNet backbone; or the "
+        "run dir of another training, whose best weights are taken.",
     )
     skip_mismatched: bool = setting(
         False, "Leaves out what that checkpoint lacks or has in another shape (other classes)."
     )
     seed: int = setting(0, "The run repeats with the same seed.")
-    strategy: str = setting("auto", "Devices to train on: auto, one_device or mirrored.")
+
+    # Optimizer and learning rate.
+    optimizer: str = setting("momentum", "momentum or adamw.")
+    momentum: float = setting(0.9, "Momentum of the SGD.")
+    weight_decay: float = setting(
+        4e-5, "On dense kernels, not on depthwise ones, biases or batch norm: L2, or AdamW's own."
+    )
+    learning_policy: str = setting("poly", "How the learning rate decays: poly, step or cosine.")
+    base_learning_rate: float = setting(0.007, "Learning rate as the policy begins.")
+    learning_power: float = setting(0.9, "Power of poly.")
+    end_learning_rate: float = setting(0.0, "What poly and cosine decay to ...")
+    decay_steps: int = setting(0, "... in this many steps; 0 for all steps of the run.")
+    learning_rate_decay_factor: float = setting(0.1, "What step multiplies the rate with ...")
+    learning_rate_decay_step: int = setting(2000, "... every this many steps.")
+    slow_start_step: int = setting(0, "Steps at slow_start_learning_rate before the policy.")
+    warmup_steps: int = setting(0, "Or steps in which the rate climbs from it to the base.")
+    slow_start_learning_rate: float = setting(1e-4, "Learning rate of the first step of these.")
+    last_layer_gradient_multiplier: float = setting(
+        1.0, "Multiplies the gradients of everything behind the backbone."
+    )
+    last_layers_contain_logits_only: bool = setting(
+        False, "That multiplies the gradients of the logits' layers only."
+    )
+    backbone_gradient_multiplier: float = setting(1.0, "Multiplies those of the backbone.")
+    clip_gradient_norm: float = setting(0.0, "Largest norm of all gradients; 0 for any.")
+    moving_average_decay: float = setting(
+        0.0, "Evaluates the moving average of the weights, of this decay, e.g. 0.9999; 0 for none."
+    )
+
+    # What is trained.
+    fine_tune_batch_norm: bool = setting(
+        True, "Trains with batch statistics, which want a batch of 12 or more; frozen if false."
+    )
+    frozen_scopes: str = setting(
+        "", "Scopes that stay as they are, with commas, e.g. resnet_v1_50/block1."
+    )
+
+    # Loss: the sum of its terms.
+    cross_entropy_weight: float = setting(1.0, "Weight of the cross-entropy.")
+    class_weights: tuple[float, ...] = setting(
+        (), "Weight of each class in cross-entropy and focal loss, in their order; empty for 1."
+    )
+    top_k_percent_pixels: float = setting(
+        1.0, "Share, 0 to 1, of the pixels, the hardest, that the cross-entropy is of."
+    )
+    hard_example_mining_step: int = setting(0, "Steps in which that share falls from 1.")
+    focal_weight: float = setting(0.0, "Weight of the focal loss.")
+    focal_gamma: float = setting(2.0, "How much less it makes of well classified pixels.")
+    dice_weight: float = setting(0.0, "Weight of the Dice loss.")
+    lovasz_weight: float = setting(0.0, "Weight of the Lovász-softmax loss.")
+
+    # Devices and speed.
+    strategy: str = setting(
+        "auto", "Devices to train on: auto, one_device, mirrored, multi_worker or tpu."
+    )
+    mixed_precision: str = setting(
+        "", "Computes in bfloat16 or float16, with weights and loss in float32; empty for float32."
+    )
+    jit_compile: bool = setting(False, "Compiles the network with XLA: not on a CPU.")
+    steps_per_execution: int = setting(
+        0, "Steps at most that run without a look at the clock; 0 for all until the next event."
+    )
+    profile_steps: tuple[int, ...] = setting(
+        (), "First,last step of a profile for TensorBoard, e.g. 100,110; empty for none."
+    )
+
+    # Events.
     log_every_steps: int = setting(20, "Steps between two points of the loss curve.")
     eval_every_steps: int = setting(1000, "Steps between two validations.")
     save_every_steps: int = setting(500, "Steps between two checkpoints.")
@@ -228,12 +288,73 @@ class TrainConfig:
         for name in (
             "training_number_of_steps",
             "train_batch_size",
+            "gradient_accumulation_steps",
+            "learning_rate_decay_step",
             "log_every_steps",
             "eval_every_steps",
             "save_every_steps",
         ):
             value = getattr(self, name)
             _check(value > 0, f"--{name}={value}; it must be 1 or more.")
+        for name in (
+            "weight_decay",
+            "end_learning_rate",
+            "decay_steps",
+            "slow_start_step",
+            "warmup_steps",
+            "backbone_gradient_multiplier",
+            "clip_gradient_norm",
+            "hard_example_mining_step",
+            "steps_per_execution",
+            *_LOSS_WEIGHTS,
+        ):
+            value = getattr(self, name)
+            _check(value >= 0, f"--{name}={value}; it must be 0 or more.")
+        for name, choices in (
+            ("optimizer", ("momentum", "adamw")),
+            ("learning_policy", ("poly", "step", "cosine")),
+            ("mixed_precision", ("", "bfloat16", "float16")),
+        ):
+            value = getattr(self, name)
+            _check(
+                value in choices,
+                f"--{name}={value}; it can be {', '.join(filter(None, choices))}"
+                f"{' or empty' if '' in choices else ''}.",
+            )
+        _check(
+            self.train_batch_size % self.gradient_accumulation_steps == 0,
+            f"--train_batch_size={self.train_batch_size} does not divide into "
+            f"--gradient_accumulation_steps={self.gradient_accumulation_steps} equal parts.",
+        )
+        _check(
+            any(getattr(self, name) for name in _LOSS_WEIGHTS),
+            f"There is no loss: give one of --{', --'.join(_LOSS_WEIGHTS)} a weight above 0.",
+        )
+        _check(
+            all(weight >= 0 for weight in self.class_weights)
+            and (any(self.class_weights) or not self.class_weights),
+            f"--class_weights={','.join(map(str, self.class_weights))}; none can be below 0, and "
+            "one must be above.",
+        )
+        _check(
+            0 < self.top_k_percent_pixels <= 1,
+            f"--top_k_percent_pixels={self.top_k_percent_pixels} is no share; in spite of its name "
+            "it takes 0.25 for a quarter of the pixels, and 1 for all.",
+        )
+        _check(
+            0 <= self.moving_average_decay < 1,
+            f"--moving_average_decay={self.moving_average_decay}; give 0.9999, or 0 for none.",
+        )
+        first_and_last = self.profile_steps
+        _check(
+            not first_and_last
+            or (len(first_and_last) == 2 and 0 <= first_and_last[0] < first_and_last[1]),
+            f"--profile_steps={','.join(map(str, first_and_last))} is no first,last step such as "
+            "100,110.",
+        )
+
+
+_LOSS_WEIGHTS = ("cross_entropy_weight", "focal_weight", "dice_weight", "lovasz_weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,9 +390,49 @@ class CrfConfig:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """How the network looks at pictures in prediction; by default once, at their own size."""
+
+    eval_scales: tuple[float, ...] = setting(
+        (1.0,),
+        "Scales of the picture that the probabilities are averaged over; the papers' are "
+        "0.5,0.75,1,1.25,1.5,1.75.",
+    )
+    add_flipped_images: bool = setting(False, "Averages them over the mirrored picture too.")
+    window_size: tuple[int, ...] = setting(
+        (),
+        "Height,width of a window that slides over pictures that do not fit into memory; empty "
+        "for the whole picture at once.",
+    )
+    window_overlap: float = setting(
+        1 / 3, "Share of a window's sides, at least, that the next window covers again."
+    )
+    eval_output_stride: int | None = setting(
+        None, "Output stride in place of the trained one, with the same weights: 8 for 16."
+    )
+
+    def __post_init__(self):
+        _check(
+            self.eval_scales and min(self.eval_scales) > 0,
+            f"--eval_scales={','.join(map(str, self.eval_scales))}; give scales above 0, or 1 for "
+            "the picture's own size alone.",
+        )
+        size = self.window_size
+        _check(
+            not size or (len(size) == 2 and min(size) > 0),
+            f"--window_size={','.join(map(str, size))} is no height,width such as 513,513.",
+        )
+        _check(
+            0 <= self.window_overlap < 1,
+            f"--window_overlap={self.window_overlap} is no share of a window below 1.",
+        )
+
+
 def _check(holds: object, problem: str) -> None:
     if not holds:
         raise UserError(problem)
 
 
 NO_CRF = CrfConfig()
+WHOLE_PICTURES = EvalConfig()

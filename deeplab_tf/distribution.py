@@ -1,4 +1,9 @@
-"""The devices that a run trains on."""
+"""The devices and processes that a run trains on."""
+
+import functools
+import json
+import os
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -6,26 +11,186 @@ from deeplab_tf.errors import UserError
 
 
 def get_strategy(name: str) -> tf.distribute.Strategy:
-    """Returns the `tf.distribute` strategy of this name.
+    """Returns the `tf.distribute` strategy of this name; the same one whenever it is asked for.
+
+    With several workers it has to be the first that a process asks of TensorFlow.
 
     Args:
         name: "one_device": the first GPU, or the CPU. "mirrored": all local GPUs, or all logical
-            CPU devices. "auto": mirrored if there is more than one GPU, otherwise one device.
+            CPU devices. "multi_worker": the devices of all processes that TF_CONFIG names, by
+            TensorFlow's own collectives. "tpu": the TPU that TPU_NAME names, or the local one;
+            written to TensorFlow's rules and never run. "auto": tpu if there is one, multi_worker
+            if TF_CONFIG is set, mirrored if there is more than one GPU, otherwise one device.
 
     Returns:
-        The strategy. Use one per process: two mirrored ones disturb each other.
+        The strategy.
 
     Raises:
-        UserError: There is no strategy of this name.
+        UserError: There is no strategy of this name, or not what it needs.
     """
-    gpus = tf.config.list_logical_devices("GPU")
     strategies = {
-        "one_device": lambda: tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else "/cpu:0"),
-        "mirrored": lambda: tf.distribute.MirroredStrategy(
-            [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
-        ),
+        "one_device": _one_device,
+        "mirrored": _mirrored,
+        "multi_worker": _multi_worker,
+        "tpu": _tpu,
     }
-    strategies["auto"] = strategies["mirrored" if len(gpus) > 1 else "one_device"]
+    if name == "auto":
+        name = _automatic()
     if name not in strategies:
-        raise UserError(f"--strategy={name!r} is none of {', '.join(sorted(strategies))}.")
+        raise UserError(f"--strategy={name!r} is none of auto, {', '.join(strategies)}.")
+    workers = num_workers()
+    if workers > 1 and name != "multi_worker":
+        raise UserError(
+            f"--strategy={name}, but TF_CONFIG names {workers} workers: give "
+            "--strategy=multi_worker, or unset TF_CONFIG."
+        )
     return strategies[name]()
+
+
+def num_workers() -> int:
+    """Returns how many processes train together."""
+    return _cluster()[0]
+
+
+def worker_index() -> int:
+    """Returns which of them this one is."""
+    return _cluster()[1]
+
+
+def is_chief() -> bool:
+    """Returns whether this process is the one that writes the run dir."""
+    return worker_index() == 0
+
+
+def of_all_workers(value: int) -> list[int]:
+    """Returns the value that every worker has; all of them have to call this."""
+    if num_workers() == 1:
+        return [int(value)]
+    return _gather()(tf.constant([int(value)], tf.int64)).numpy().tolist()
+
+
+def distribute_batches(strategy: tf.distribute.Strategy, batches: tf.data.Dataset) -> Iterator:
+    """Returns an iterator that hands every replica its part of every batch.
+
+    Args:
+        strategy: The strategy.
+        batches: Dataset of dicts of tensors [B, ...], the same in every process. B divides by the
+            number of replicas.
+
+    Returns:
+        Iterator of distributed batches of [B / replicas, ...].
+    """
+    if num_workers() == 1:
+        return iter(strategy.experimental_distribute_dataset(batches))
+    replicas = strategy.num_replicas_in_sync
+
+    # TensorFlow's own sharding may hand out files, or whole batches, instead of parts of a batch.
+    def parts_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        here = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * here
+
+        def parts(batch):
+            shares = {
+                name: tf.reshape(values, [replicas, values.shape[0] // replicas, *values.shape[1:]])
+                for name, values in batch.items()
+            }
+            return tf.data.Dataset.from_tensor_slices(
+                {name: share[first : first + here] for name, share in shares.items()}
+            )
+
+        return batches.flat_map(parts).prefetch(tf.data.AUTOTUNE)
+
+    return iter(strategy.distribute_datasets_from_function(parts_of_worker))
+
+
+def _automatic() -> str:
+    if os.environ.get("TF_CONFIG"):  # before any look at devices, which would start TensorFlow
+        return "multi_worker"
+    if _has_tpu():
+        return "tpu"
+    return "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one_device"
+
+
+@functools.cache
+def _one_device() -> tf.distribute.Strategy:
+    gpus = tf.config.list_logical_devices("GPU")
+    return tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else "/cpu:0")
+
+
+@functools.cache
+def _mirrored() -> tf.distribute.Strategy:
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+@functools.cache
+def _multi_worker() -> tf.distribute.Strategy:
+    if not os.environ.get("TF_CONFIG"):
+        raise UserError(
+            "--strategy=multi_worker needs TF_CONFIG, which names the workers: start them with "
+            "python -m deeplab_tf.supervise --workers=N."
+        )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"The workers of TF_CONFIG={os.environ['TF_CONFIG']} do not come together: "
+            f"{error.message.splitlines()[0]}. Every one has to be started, under an address that "
+            "the others reach and with a port that is free."
+        ) from error
+
+
+@functools.cache
+def _tpu() -> tf.distribute.Strategy:
+    if not _has_tpu():
+        raise UserError(
+            "--strategy=tpu, but this machine has no TPU: name one in the environment variable "
+            "TPU_NAME, or give --strategy=auto."
+        )
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+            tpu=os.environ.get("TPU_NAME", "local")
+        )
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"The TPU {os.environ.get('TPU_NAME', 'of this machine')} does not answer: "
+            f"{str(error).splitlines()[0]}. A TPU needs the tensorflow-tpu package."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+@functools.cache
+def _gather():
+    strategy = _multi_worker()
+
+    @tf.function
+    def gather(value):
+        everywhere = strategy.run(lambda value: value, args=(value,))
+        return strategy.gather(everywhere, axis=0)
+
+    return gather
+
+
+def _has_tpu() -> bool:
+    return bool(os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU"))
+
+
+def _cluster() -> tuple[int, int]:
+    """Number of workers, and which of them this process is, of TF_CONFIG."""
+    text = os.environ.get("TF_CONFIG") or '{"cluster": {"worker": ["here"]}}'
+    try:
+        config = json.loads(text)
+        chiefs, workers = (config["cluster"].get(kind, []) for kind in ("chief", "worker"))
+        task = config.get("task", {"type": "worker", "index": 0})
+        index = int(task["index"]) + (len(chiefs) if task["type"] == "worker" else 0)
+        if not 0 <= index < len(chiefs) + len(workers):
+            raise ValueError(f"there is no task {task}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"TF_CONFIG={text} describes no worker ({error!r}). It looks like "
+            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+            '"task": {"type": "worker", "index": 0}}; deeplab_tf.supervise sets it.'
+        ) from error
+    return len(chiefs) + len(workers), index

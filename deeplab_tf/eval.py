@@ -1,25 +1,44 @@
 """Evaluates a run, or what was exported from it: python -m deeplab_tf.eval --run_dir=DIR
 
-Prints mIoU, pixel accuracy and the IoU of every class, and writes them to metrics.json.
+Prints mIoU, its companions and the IoU of every class, and writes them to metrics.json, and those
+of every picture to pictures.jsonl. --report=FILE.html makes a page of them.
 """
 
+import dataclasses
 import json
 import os
+import resource
+import shlex
+import sys
 import time
 from collections.abc import Callable
 
 from absl import flags
 import numpy as np
+import tensorflow as tf
 
 from deeplab_tf import command_line
 from deeplab_tf import inference
 from deeplab_tf import input_pipeline
 from deeplab_tf import metrics
 from deeplab_tf import records
+from deeplab_tf import report
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import NO_CRF
+from deeplab_tf.config import WHOLE_PICTURES
 from deeplab_tf.config import CrfConfig
+from deeplab_tf.config import EvalConfig
 from deeplab_tf.errors import UserError
+
+_NUM_WORST, _NUM_BEST = 12, 6  # pictures on the report
+_PRINTED = {  # titles of what all classes are measured by together, the most important last
+    "dice": "dice",
+    "fw_iou": "frequency_weighted_iou",
+    "mean_accuracy": "mean_accuracy",
+    "boundary_iou": "boundary_iou",
+    "miou": "miou",
+    "pixel_accuracy": "pixel_accuracy",
+}
 
 
 def evaluate_run(
@@ -31,27 +50,45 @@ def evaluate_run(
     dataset: str = "",
     crf_config: CrfConfig = NO_CRF,
     border_width: int = 0,
+    eval_config: EvalConfig = WHOLE_PICTURES,
+    trimap_width: int = 0,
+    boundary_iou: bool = False,
+    report_path: str = "",
+    compare: str = "",
 ) -> dict:
-    """Evaluates a run on a split of its records, every pixel at the picture's own size.
+    """Evaluates a run on a split of its records, every pixel once, at the picture's own size.
+
+    Memory does not grow with the pictures: of each there is a line in `pictures.jsonl`.
 
     Args:
         run_dir: Folder of the run.
         split: Split to evaluate on; empty for the one that the run validated on.
         checkpoint: "best" or "last".
-        artefact: Evaluates this SavedModel in place of the checkpoint.
+        artefact: Evaluates this SavedModel, `.keras` or `.tflite` file in place of the checkpoint.
         data_dir: Records; empty for those of the run.
         dataset: Name of the dataset, where data_dir holds several.
         crf_config: The fully-connected CRF behind the network; by default none.
         border_width: Evaluates pixels less than this far from a border between classes; 0 for all.
+        eval_config: How the network looks at pictures; by default once, as a whole.
+        trimap_width: Measures in all trimaps up to this width, in pixels; 0 for none.
+        boundary_iou: Whether the Boundary IoU is measured.
+        report_path: HTML file to write for the eye; empty for none.
+        compare: Run dir of an evaluation that the report compares with; empty for none.
 
     Returns:
-        The metrics of `segmentation_metrics`, with what was evaluated. They are also in
-        `metrics.json` of the run dir.
+        The metrics of `segmentation_metrics`, for JSON, with `confusion_matrix` (rows are labels),
+        `trimap` (of `metrics.Trimap`) and `boundary_iou` (of `metrics.BoundaryIou`) where they are
+        asked for, speed, memory, and what was evaluated. They are also in `metrics.json` of the
+        run dir, and those of single pictures in its `pictures.jsonl`.
 
     Raises:
-        UserError: No such run, records, split or artefact; or records of other classes.
+        UserError: No such run, records, split or artefact; records of other classes; or a file
+            that cannot be read or written.
     """
+    if compare and not report_path:
+        raise UserError("--compare goes with --report: give the HTML file that is to compare.")
     run = run_dirs.read(run_dir)
+    other = _read_evaluation(compare) if compare else None
     data = run.data_config
     source = records.find_records(
         data_dir or data.data_dir,
@@ -59,31 +96,66 @@ def evaluate_run(
         run.model_config.num_classes,
         data.ignore_label,
     )
-    if source.info.num_classes != run.model_config.num_classes:
+    info = source.info
+    if info.num_classes != run.model_config.num_classes:
         raise UserError(
             f"The run in {run_dir} has {run.model_config.num_classes} classes, the records in "
-            f"{source.folder} have {source.info.num_classes}. Give records of the same classes "
+            f"{source.folder} have {info.num_classes}. Give records of the same classes "
             "with --data_dir."
         )
     split = split or data.val_split
     crf_parameters = run_dirs.crf_parameters(run_dir, crf_config)
+    settings = (run.model_config, data, crf_parameters, eval_config)
     if artefact:
-        label_of = inference.saved_model_label_function(artefact, crf_parameters)
+        label_of = inference.load_artefact(artefact, *settings)
     else:
-        label_of = inference.label_function(
-            run_dirs.load_model(run, checkpoint), run.model_config, data, crf_parameters
-        )
-    result = {
-        "run_dir": run_dir,
-        "model": artefact or checkpoint,
-        "crf": crf_parameters,
-        "border_width": border_width,
-        "records": source.folder,
-        "split": split,
-    } | evaluate(label_of, source, split, print_progress, border_width)
-    with open(os.path.join(run_dir, "metrics.json"), "w", encoding="utf-8") as file:
-        json.dump(result, file, indent=2)
-        file.write("\n")
+        label_of = inference.label_function(run_dirs.load_model(run, checkpoint), *settings)
+    trimap = metrics.Trimap(trimap_width, info.num_classes, info.ignore_label)
+    boundaries = metrics.BoundaryIou(info.num_classes, info.ignore_label)
+    worst, best = metrics.WorstPictures(_NUM_WORST), metrics.BestPictures(_NUM_BEST)
+    lines_path = os.path.join(run_dir, "pictures.jsonl")
+    try:
+        with open(lines_path + ".new", "w", encoding="utf-8") as lines:
+
+            def see(example, prediction, counts):
+                line = _picture_line(example, counts, info.class_names)
+                if trimap_width:
+                    trimap.add(example["label"], prediction)
+                if boundary_iou:
+                    line["boundary_iou"] = boundaries.add(example["label"], prediction)
+                if report_path:
+                    for pictures in (worst, best):
+                        pictures.add(counts, (example, prediction))
+                lines.write(json.dumps(line) + "\n")
+
+            result = {
+                "run_dir": run_dir,
+                "model": artefact or checkpoint,
+                "crf": crf_parameters,
+                "border_width": border_width,
+                **dataclasses.asdict(eval_config),
+                "records": source.folder,
+                "split": split,
+                "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            } | evaluate(label_of, source, split, print_progress, border_width, see)
+        result["confusion_matrix"] = result["confusion_matrix"].tolist()
+        result["peak_memory_mib"] = _peak_memory_mib()
+        if trimap_width:
+            result["trimap"] = trimap.result()
+        if boundary_iou:
+            result |= boundaries.result(info.class_names)
+        metrics_path = os.path.join(run_dir, "metrics.json")
+        with open(metrics_path + ".new", "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=2)
+            file.write("\n")
+        os.replace(lines_path + ".new", lines_path)
+        os.replace(metrics_path + ".new", metrics_path)
+        if report_path:
+            os.makedirs(os.path.dirname(os.path.abspath(report_path)), exist_ok=True)
+            _, pictures = _read_evaluation(run_dir)
+            report.write(report_path, result, pictures, _shown(worst, best), info, other)
+    except OSError as error:
+        raise UserError(f"The evaluation of {run_dir} cannot be written: {error}.") from error
     return result
 
 
@@ -91,8 +163,9 @@ def evaluate(
     label_of: Callable[[np.ndarray], np.ndarray],
     source: records.Records,
     split: str,
-    report: Callable[[int, int, float], None] | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
     border_width: int = 0,
+    on_picture: Callable[[dict, np.ndarray, np.ndarray], None] | None = None,
 ) -> dict:
     """Evaluates a function from picture to labels on a split of records.
 
@@ -100,12 +173,15 @@ def evaluate(
         label_of: Function of a picture, uint8 [H, W, 3], that returns its class ids, [H, W].
         source: The records.
         split: Name of the split.
-        report: Called after every picture with the number done, of how many, and the seconds so
+        progress: Called after every picture with the number done, of how many, and the seconds so
             far.
         border_width: Evaluates pixels less than this far from a border between classes; 0 for all.
+        on_picture: Called with every example, the class ids found for it, and its own confusion
+            matrix.
 
     Returns:
-        The metrics of `segmentation_metrics`, with `num_pictures` and `pictures_per_second`.
+        The metrics of `segmentation_metrics`, with `confusion_matrix` (int64 [C, C], rows are
+        labels), `num_pictures` and `pictures_per_second`.
     """
     info = source.info
     matrix = np.zeros((info.num_classes, info.num_classes), np.int64)
@@ -116,12 +192,17 @@ def evaluate(
             label = example["label"]
             if border_width:
                 label = metrics.near_borders(label, border_width, info.ignore_label)
-            matrix += metrics.confusion_matrix(
-                label, label_of(example["image"]), info.num_classes, info.ignore_label
+            prediction = label_of(example["image"])
+            counts = metrics.confusion_matrix(
+                label, prediction, info.num_classes, info.ignore_label
             )
-            if report:
-                report(done, total, time.perf_counter() - start)
+            matrix += counts
+            if on_picture:
+                on_picture(example, prediction, counts)
+            if progress:
+                progress(done, total, time.perf_counter() - start)
     return metrics.segmentation_metrics(matrix, info.class_names) | {
+        "confusion_matrix": matrix,
         "num_pictures": done,
         "pictures_per_second": done / (time.perf_counter() - start),
     }
@@ -140,34 +221,111 @@ def print_metrics(result: dict) -> None:
     for name in sorted(ious, key=lambda name: (ious[name] is None, ious[name])):
         iou = "absent" if ious[name] is None else f"{ious[name]:.4f}"
         print(f"  {name:<{width}}  {iou}")
-    print(f"miou            {result['miou']:.4f}")
-    print(f"pixel_accuracy  {result['pixel_accuracy']:.4f}", flush=True)
+    if "trimap" in result:
+        trimap = result["trimap"]
+        for width, miou in zip(trimap["widths"], trimap["miou"]):
+            if width in (1, 2, 5) or width % 10 == 0 or width == trimap["widths"][-1]:
+                print(f"trimap {width:<2}       {miou:.4f}")
+    for title, name in _PRINTED.items():
+        if name in result:
+            print(f"{title:<15} {result[name]:.4f}", flush=True)
+
+
+def _picture_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...]) -> dict:
+    """The figures of one picture, for JSON; of the classes that are in its label or prediction."""
+    figures = metrics.segmentation_metrics(counts, class_names)
+    ious = figures["iou_per_class"].items()
+    return {
+        "name": example["name"].decode(),
+        "miou": figures["miou"],
+        "pixel_accuracy": figures["pixel_accuracy"],
+        "iou_per_class": {name: iou for name, iou in ious if iou is not None},
+        "num_pixels": figures["num_pixels"],
+    }
+
+
+def _shown(worst: metrics.WorstPictures, best: metrics.BestPictures) -> list[report.Shown]:
+    """The pictures for the report, the worst first; of few pictures, none is shown twice."""
+    among_worst = {id(picture[0]) for _, picture in worst.worst}
+    others = [pair for pair in best.best if id(pair[1][0]) not in among_worst]
+    return [
+        report.Shown(example["name"].decode(), miou, example["image"], example["label"], prediction)
+        for miou, (example, prediction) in worst.worst + others
+    ]
+
+
+def _read_evaluation(run_dir: str) -> tuple[dict, list[dict]]:
+    """Reads the figures that an evaluation left in a run dir, and those of its pictures.
+
+    Raises:
+        UserError: There are none.
+    """
+    try:
+        with open(os.path.join(run_dir, "metrics.json"), encoding="utf-8") as file:
+            result = json.load(file)
+        with open(os.path.join(run_dir, "pictures.jsonl"), encoding="utf-8") as file:
+            return result, [json.loads(line) for line in file]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{run_dir} cannot be compared with: it has no evaluation ({error}). Run "
+            f"python -m deeplab_tf.eval --run_dir={run_dir} first."
+        ) from error
+
+
+def _peak_memory_mib() -> int:
+    """Most memory that this process has held, MiB: of the GPU where there is one, else of it."""
+    if tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] // 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
 def main(_) -> None:
+    given = flags.FLAGS
     result = evaluate_run(
-        flags.FLAGS.run_dir,
-        flags.FLAGS.split,
-        flags.FLAGS.checkpoint,
-        flags.FLAGS.model,
-        flags.FLAGS.data_dir,
-        flags.FLAGS.dataset,
+        given.run_dir,
+        given.split,
+        given.checkpoint,
+        given.model,
+        given.data_dir,
+        given.dataset,
         command_line.read_flags(CrfConfig),
-        flags.FLAGS.border_width,
+        given.border_width,
+        command_line.read_flags(EvalConfig),
+        given.trimap_width,
+        given.boundary_iou,
+        given.report,
+        given.compare,
     )
     print_metrics(result)
-    print(f"written to {os.path.join(flags.FLAGS.run_dir, 'metrics.json')}")
+    print(f"written to {os.path.join(given.run_dir, 'metrics.json')} and pictures.jsonl beside it")
+    if given.report:
+        print(f"report     {given.report}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
     flags.DEFINE_string("split", "", "Split; by default the one that the run validated on.")
     flags.DEFINE_string("checkpoint", "best", "Which weights: best or last.")
-    flags.DEFINE_string("model", "", "Evaluates this SavedModel in place of the checkpoint.")
+    flags.DEFINE_string(
+        "model",
+        "",
+        "Evaluates this SavedModel, .keras or .tflite file in place of the checkpoint.",
+    )
     flags.DEFINE_string("data_dir", "", "Records; by default those of the run.")
     flags.DEFINE_string("dataset", "", "Name of the dataset, where data_dir holds several.")
     flags.DEFINE_integer(
         "border_width", 0, "Evaluates pixels less than this far from a border; 0 for all."
     )
+    flags.DEFINE_integer(
+        "trimap_width",
+        0,
+        "Measures in trimaps along the borders, 1 pixel to this many wide; the papers' is 40.",
+        lower_bound=0,
+    )
+    flags.DEFINE_boolean("boundary_iou", False, "Measures the Boundary IoU.")
+    flags.DEFINE_string("report", "", "HTML file to write, with figures, curves and pictures.")
+    flags.DEFINE_string("compare", "", "Run dir, evaluated before, that the report compares with.")
+    command_line.define_flags(EvalConfig)
     command_line.define_flags(CrfConfig)
     command_line.run(main)

@@ -95,6 +95,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "Prefix of the weights (required).", required=True)
     flags.DEFINE_string("run_dir", None, "Folder to write (required).", required=True)
     flags.DEFINE_string("classes", "", "File with a class name per line, for the legends.")
-    for config_class in (ModelConfig, DataConfig):
+    for config_class in (ModelConfig, DataConfig, TrainConfig):  # so that it takes their flagfiles
         command_line.define_flags(config_class)
     command_line.run(main)

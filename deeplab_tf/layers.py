@@ -61,6 +61,22 @@ def portable_graphs():
         _portable = before
 
 
+@contextlib.contextmanager
+def mixed_precision(dtype: str):
+    """Layers that are made within it compute in this dtype, with weights in float32.
+
+    Args:
+        dtype: "bfloat16" or "float16"; empty for float32.
+    """
+    before = keras.config.dtype_policy()
+    if dtype:
+        keras.config.set_dtype_policy(f"mixed_{dtype}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 @_register
 class AtrousConv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D` whose `dilation_rate` goes to TensorFlow's dilated kernel.
@@ -351,7 +367,7 @@ def freeze_batch_norm(model: keras.Model) -> None:
 
     To be called before a training step is traced.
     """
-    for layer in _batch_norms(model):
+    for layer in batch_norms(model):
         layer.frozen = True
 
 
@@ -360,13 +376,13 @@ def synchronize_batch_norm(model: keras.Model) -> None:
 
     To be called before a training step is traced.
     """
-    for layer in _batch_norms(model):
+    for layer in batch_norms(model):
         layer.synchronized = True
 
 
-def _batch_norms(model: keras.Model) -> list[BatchNorm]:
+def batch_norms(model: keras.Model) -> list[BatchNorm]:
     """Every `BatchNorm` of a model and of the models in it."""
-    nested = [_batch_norms(layer) for layer in model.layers if isinstance(layer, keras.Model)]
+    nested = [batch_norms(layer) for layer in model.layers if isinstance(layer, keras.Model)]
     own = [layer for layer in model.layers if isinstance(layer, BatchNorm)]
     return sum(nested, own)
 

@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from deeplab_tf.errors import UserError
 
+# What a loss can be made of; each has a weight of its own.
+TERMS = ("cross_entropy", "focal", "dice", "lovasz")
+
 
 def weighted_terms(
     logits_of_scales: dict[str, tf.Tensor],
@@ -49,8 +52,8 @@ def weighted_terms(
         lovasz_weight: Factor of the Lovász-softmax loss.
 
     Returns:
-        For each of "cross_entropy", "focal", "dice" and "lovasz" that has a weight: float32 [S],
-        its weighted sums, and float32 [S], its counts, one for each of the S scales.
+        For each of `TERMS` that has a weight: float32 [S], its weighted sums, and float32 [S], its
+        counts, one for each of the S scales.
 
     Reference:
         DeepLabv2, arXiv:1606.00915, section 4.1.2, for the scales, and the original's
@@ -63,17 +66,17 @@ def weighted_terms(
         share = hard_pixel_share(step, top_k_percent_pixels, hard_example_mining_step)
         return hard_pixel_cross_entropy(logits, label, ignore_label, share, class_weights)
 
-    terms = {
-        "cross_entropy": (cross_entropy_weight, mined_cross_entropy),
-        "focal": (
+    terms = (
+        (cross_entropy_weight, mined_cross_entropy),
+        (
             focal_weight,
             lambda logits: focal(logits, label, ignore_label, focal_gamma, class_weights),
         ),
-        "dice": (dice_weight, lambda logits: dice(logits, label, ignore_label)),
-        "lovasz": (lovasz_weight, lambda logits: lovasz_softmax(logits, label, ignore_label)),
-    }
+        (dice_weight, lambda logits: dice(logits, label, ignore_label)),
+        (lovasz_weight, lambda logits: lovasz_softmax(logits, label, ignore_label)),
+    )
     result = {}
-    for name, (weight, loss) in terms.items():
+    for name, (weight, loss) in zip(TERMS, terms):
         if weight:
             sums, counts = zip(*map(loss, logits_of_scales.values()))
             result[name] = weight * tf.stack(sums), tf.stack(counts)
@@ -308,21 +311,3 @@ def _pixels_of_classes(
     probabilities = tf.where(counts, tf.transpose(tf.nn.softmax(logits)), 0.0)
     truth = tf.one_hot(tf.reshape(label, [-1]), num_classes, axis=0)
     return probabilities, tf.where(counts, truth, 0.0), counts
-
-
-def cross_entropy_of_scales(
-    logits_of_scales: dict[str, tf.Tensor], label: tf.Tensor, ignore_label: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sums the cross-entropies of a network that was shown its input at several scales.
-
-    Args:
-        logits_of_scales: float32 [B, H, W, num_classes] each.
-        label: As of `cross_entropy`.
-        ignore_label: As of `cross_entropy`.
-
-    Returns:
-        The sum over the scales, and the number of pixels of one of them.
-    """
-    terms = weighted_terms(logits_of_scales, label, ignore_label, step=tf.constant(0))
-    sums, counts = terms["cross_entropy"]
-    return tf.reduce_sum(sums), counts[0]

@@ -1,4 +1,6 @@
-"""Evaluation figures; all of them follow from one confusion matrix."""
+"""Evaluation figures; all of them follow from counts that are summed first and divided last."""
+
+import math
 
 import cv2
 import numpy as np
@@ -20,18 +22,108 @@ def near_borders(label: np.ndarray, width: int, ignore_label: int) -> np.ndarray
     Reference: DeepLab v1, arXiv:1412.7062, section 4.2 and figure 5; DeepLabv3+,
     arXiv:1802.02611, section 4.4.
     """
-    is_border = np.zeros(label.shape, bool)
-    down, across = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
-    is_border[1:] |= down
-    is_border[:-1] |= down
-    is_border[:, 1:] |= across
-    is_border[:, :-1] |= across
-    if not is_border.any():
-        return np.full_like(label, ignore_label)
-    distance = cv2.distanceTransform(
-        np.uint8(~is_border), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    )
-    return np.where(distance < width, label, ignore_label)
+    return np.where(_border_distance(label) < width, label, ignore_label)
+
+
+class Trimap:
+    """Sums up how well the pixels along borders are labelled, in bands of every width at once.
+
+    The band of width w is what `near_borders` leaves. One distance transform a picture serves all
+    widths: 10 ms for 500x375, 0.15 s for 1024x2048 on one core. The counts take 8 bytes for every
+    width and pair of classes, however many pictures there are.
+
+    Args:
+        max_width: Of the bands, pixels; there is one for 1, 2, ... up to this.
+        num_classes: Number of classes.
+        ignore_label: Pixels of this label are left out.
+
+    Reference: as of `near_borders`.
+    """
+
+    def __init__(self, max_width: int, num_classes: int, ignore_label: int):
+        self._ignore_label = ignore_label
+        # Of the pixels that a band has and the next smaller one has not.
+        self._added = np.zeros((max_width, num_classes, num_classes), np.int64)
+
+    def add(self, label: np.ndarray, prediction: np.ndarray) -> None:
+        """Adds a picture: its label and the class ids found for it, integers [H, W]."""
+        max_width, num_classes, _ = self._added.shape
+        distance = _border_distance(label)
+        counts = (distance < max_width) & (label != self._ignore_label)
+        cells = distance[counts].astype(np.int64) * num_classes + label[counts]
+        cells = cells * num_classes + prediction[counts]
+        self._added += np.bincount(cells, minlength=self._added.size).reshape(self._added.shape)
+
+    def result(self) -> dict:
+        """Returns `widths`, and for each of them `miou` and `pixel_accuracy`: three lists."""
+        max_width, num_classes, _ = self._added.shape
+        names = tuple(map(str, range(num_classes)))
+        bands = [segmentation_metrics(matrix, names) for matrix in self._added.cumsum(axis=0)]
+        return {
+            "widths": list(range(1, max_width + 1)),
+            "miou": [band["miou"] for band in bands],
+            "pixel_accuracy": [band["pixel_accuracy"] for band in bands],
+        }
+
+
+class BoundaryIou:
+    """Sums up the Boundary IoU: the IoU of what lies along the inner side of contours.
+
+    Of the mask of a class, and of the mask predicted for it, the pixels count that have a pixel
+    outside of the mask, or the edge of the picture, at most `ratio` of the picture's diagonal away
+    (down, across or diagonally), as in the authors' code. The pixels are summed over all pictures
+    before they are divided, as for the IoU. Where the label is the ignore label, nothing counts as
+    predicted. The price is four filters a picture, however many classes there are: 9 ms for
+    500x375, 0.1 s for 1024x2048 on one core.
+
+    Args:
+        num_classes: Number of classes.
+        ignore_label: Pixels of this label are left out.
+        ratio: Of the boundary's width to the picture's diagonal.
+
+    Reference: Cheng, Girshick, Dollár, Berg, Kirillov, Boundary IoU, arXiv:2103.16562, section 4;
+    the ratio of 2 % is that of section 5.
+    """
+
+    def __init__(self, num_classes: int, ignore_label: int, ratio: float = 0.02):
+        self._ignore_label, self._ratio = ignore_label, ratio
+        self._intersection = np.zeros(num_classes, np.int64)
+        self._union = np.zeros(num_classes, np.int64)
+
+    def add(self, label: np.ndarray, prediction: np.ndarray) -> float | None:
+        """Adds a picture.
+
+        Args:
+            label: Integers [H, W], class ids or the ignore label.
+            prediction: Integers [H, W], class ids.
+
+        Returns:
+            The Boundary IoU of this picture alone, the mean over its classes; None without any.
+        """
+        num_classes = len(self._union)
+        width = max(1, round(self._ratio * math.hypot(*label.shape)))
+        prediction = np.where(label == self._ignore_label, self._ignore_label, prediction)
+        is_known = label != self._ignore_label
+        labelled = _is_boundary(label, width) & is_known
+        predicted = _is_boundary(prediction, width) & is_known
+        both = labelled & predicted & (label == prediction)
+        intersection = np.bincount(label[both], minlength=num_classes)
+        union = (
+            np.bincount(label[labelled], minlength=num_classes)
+            + np.bincount(prediction[predicted], minlength=num_classes)
+            - intersection
+        )
+        self._intersection += intersection
+        self._union += union
+        return _mean(_divide(intersection, union))
+
+    def result(self, class_names: tuple[str, ...]) -> dict:
+        """Returns `boundary_iou`, the mean, and `boundary_iou_per_class`, by name; for JSON."""
+        iou = _divide(self._intersection, self._union)
+        return {
+            "boundary_iou": _mean(iou) or 0.0,
+            "boundary_iou_per_class": _by_name(class_names, iou),
+        }
 
 
 def confusion_matrix(
@@ -64,21 +156,103 @@ def segmentation_metrics(matrix: np.ndarray, class_names: tuple[str, ...]) -> di
         class_names: One name per class.
 
     Returns:
-        A dict for JSON: `miou` and `pixel_accuracy` (0..1), `iou_per_class` and
-        `accuracy_per_class` (by class name; None where there is none), `num_pixels`.
+        A dict for JSON: `miou`, `pixel_accuracy`, `mean_accuracy` (over the labelled classes),
+        `frequency_weighted_iou` (the IoUs weighted by the labelled pixels) and `dice` (the mean),
+        all 0..1; `iou_per_class`, `accuracy_per_class` and `dice_per_class` (by class name; None
+        where there is none); `num_pixels`.
     """
     correct = np.diag(matrix).astype(np.float64)
     labelled, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
     union = labelled + predicted - correct
     iou = _divide(correct, union)
-    present = union > 0
+    accuracy = _divide(correct, labelled)
+    dice = _divide(2 * correct, labelled + predicted)
+    num_pixels = max(matrix.sum(), 1)
     return {
-        "miou": float(iou[present].mean()) if present.any() else 0.0,
-        "pixel_accuracy": float(correct.sum() / max(matrix.sum(), 1)),
+        "miou": _mean(iou) or 0.0,
+        "pixel_accuracy": float(correct.sum() / num_pixels),
+        "mean_accuracy": _mean(accuracy) or 0.0,
+        "frequency_weighted_iou": float(np.nansum(iou * labelled) / num_pixels),
+        "dice": _mean(dice) or 0.0,
         "iou_per_class": _by_name(class_names, iou),
-        "accuracy_per_class": _by_name(class_names, _divide(correct, labelled)),
+        "accuracy_per_class": _by_name(class_names, accuracy),
+        "dice_per_class": _by_name(class_names, dice),
         "num_pixels": int(matrix.sum()),
     }
+
+
+class WorstPictures:
+    """Keeps the pictures with the lowest mIoU of those that it is shown.
+
+    A picture's mIoU is the mean over the classes that its label or prediction holds.
+
+    Args:
+        number: How many to keep.
+    """
+
+    _sign = 1
+
+    def __init__(self, number: int):
+        self._number = number
+        self._kept: list[tuple[float, int, object]] = []  # signed mIoU, order, picture
+        self._seen = 0
+
+    def add(self, matrix: np.ndarray, picture) -> None:
+        """Shows it a picture: its confusion matrix, and anything to be kept of it."""
+        self._seen += 1
+        if not matrix.any():  # every pixel is ignored: neither good nor bad
+            return
+        names = tuple(map(str, range(len(matrix))))
+        miou = segmentation_metrics(matrix, names)["miou"]
+        # The order decides between equals: the first seen stays.
+        kept = sorted(self._kept + [(self._sign * miou, self._seen, picture)])
+        self._kept = kept[: self._number]
+
+    @property
+    def worst(self) -> list[tuple[float, object]]:
+        """mIoU and picture of those kept, the worst first."""
+        return self._pictures()
+
+    def _pictures(self) -> list[tuple[float, object]]:
+        return [(self._sign * key, picture) for key, _, picture in self._kept]
+
+
+class BestPictures(WorstPictures):
+    """Keeps those with the highest mIoU."""
+
+    _sign = -1
+
+    @property
+    def best(self) -> list[tuple[float, object]]:
+        """mIoU and picture of those kept, the best first."""
+        return self._pictures()
+
+
+def _border_distance(label: np.ndarray) -> np.ndarray:
+    """Distances in pixels to the nearest pixel on a border, float32 [H, W]; infinite without."""
+    is_border = np.zeros(label.shape, bool)
+    down, across = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
+    is_border[1:] |= down
+    is_border[:-1] |= down
+    is_border[:, 1:] |= across
+    is_border[:, :-1] |= across
+    if not is_border.any():
+        return np.full(label.shape, np.inf, np.float32)
+    return cv2.distanceTransform(np.uint8(~is_border), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
+def _is_boundary(label: np.ndarray, width: int) -> np.ndarray:
+    """Whether another label, or the picture's edge, is at most `width` pixels away; bool [H, W]."""
+    window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    labels = (label + 1).astype(np.uint16)  # 0 is what lies outside of the picture
+    outside = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
+    # In the window around it, the lowest and the highest label differ.
+    return cv2.erode(labels, window, **outside) != cv2.dilate(labels, window, **outside)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """The mean of those that are numbers; None without any."""
+    return None if np.isnan(values).all() else float(np.nanmean(values))
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

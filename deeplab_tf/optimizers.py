@@ -315,6 +315,52 @@ class GradientAccumulator:
         return means
 
 
+class LossScale(tf.Module):
+    """Keeps small gradients from vanishing in float16: those of a loss that is scaled up.
+
+    The scale halves whenever it was too much for the range of float16, and doubles after 2000 steps
+    in which it was not. A step whose gradients have overflowed counts, with gradients of 0.
+
+    To be made in the scope of the strategy, and to be tracked in the checkpoint.
+
+    Args:
+        initial_scale: Scale of the first step.
+
+    Reference:
+        Mixed precision training, arXiv:1710.03740, section 3.2.
+    """
+
+    def __init__(self, initial_scale: float = 2.0**15):
+        super().__init__()
+        self.scale, self.good_steps = (_local(tf.constant(value)) for value in (initial_scale, 0))
+
+    def scaled(self, loss: tf.Tensor) -> tf.Tensor:
+        """What gradients are to be taken of; to be called in a replica, as all that follows."""
+        return loss * self.scale.read_value()
+
+    def unscaled(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The gradients of the loss itself, out of those of `scaled`."""
+        return [gradient / self.scale.read_value() for gradient in gradients]
+
+    def without_overflow(self, gradients: Sequence[tf.Tensor], norm: tf.Tensor) -> list[tf.Tensor]:
+        """Learns from the norm whether the scale was too much.
+
+        Args:
+            gradients: The share of a replica.
+            norm: float32 [], of the sum over the replicas.
+
+        Returns:
+            The gradients, or zeros where the norm is not finite.
+        """
+        is_finite = tf.math.is_finite(norm)
+        good_steps = tf.where(is_finite, self.good_steps.read_value() + 1, 0)
+        is_time_to_grow = good_steps == 2000
+        factor = tf.where(is_finite, tf.where(is_time_to_grow, 2.0, 1.0), 0.5)
+        self.scale.assign(tf.maximum(1.0, self.scale.read_value() * factor))
+        self.good_steps.assign(tf.where(is_time_to_grow, 0, good_steps))
+        return [tf.where(is_finite, gradient, 0.0) for gradient in gradients]
+
+
 class MovingAverage(tf.Module):
     """Exponential moving averages of variables, to be evaluated in their place.
 
@@ -333,16 +379,7 @@ class MovingAverage(tf.Module):
     def __init__(self, variables: Sequence[keras.Variable], decay: float):
         super().__init__()
         self.decay = decay
-        # Every replica keeps its own, which are all the same, without a word to the others.
-        self.averages = [
-            tf.Variable(
-                tf.convert_to_tensor(variable),
-                trainable=False,
-                synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            )
-            for variable in variables
-        ]
+        self.averages = [_local(tf.convert_to_tensor(variable)) for variable in variables]
 
     def reset(self, variables: Sequence[keras.Variable]) -> None:
         """Makes the averages the variables themselves; to be called outside of replicas."""
@@ -377,3 +414,13 @@ class MovingAverage(tf.Module):
             value = tf.identity(tf.convert_to_tensor(variable))
             variable.assign(average.read_value())
             average.assign(value)
+
+
+def _local(value: tf.Tensor) -> tf.Variable:
+    """A variable of which every replica has its own, all with the same value."""
+    return tf.Variable(
+        value,
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )

@@ -5,6 +5,8 @@
     checkpoints/   the last states of training, to go on from
     best/          the weights with the best validation mIoU
     tensorboard/   curves and pictures
+    metrics.jsonl  the same figures, a line for each event
+    lock           held by the process that trains
     crf.json       the CRF parameters that `deeplab_tf.tune_crf` found
     metrics.json   the figures of the last `deeplab_tf.eval`
 """
@@ -18,6 +20,7 @@ import keras
 from deeplab_tf import checkpoints
 from deeplab_tf import command_line
 from deeplab_tf import crf
+from deeplab_tf import distribution
 from deeplab_tf import models
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
@@ -51,11 +54,15 @@ def create(
 ) -> Run:
     """Makes a run dir, or updates the description of one that holds the same model.
 
+    Of several workers the first does, for all.
+
     Raises:
         UserError: The folder holds the run of another model or dataset, or cannot be written.
     """
     model_config = models.complete(model_config, dataset.num_classes)
     run = Run(folder, model_config, data_config, train_config, dataset)
+    if not distribution.is_chief():
+        return run
     if os.path.exists(os.path.join(folder, _FLAGS)):
         _check_same_model(read(folder), run)
     try:
@@ -68,6 +75,11 @@ def create(
     except OSError as error:
         raise UserError(f"--run_dir={folder} cannot be written: {error}.") from error
     return run
+
+
+def is_run_dir(folder: str) -> bool:
+    """Whether a folder describes itself as a run."""
+    return os.path.isfile(os.path.join(folder, _FLAGS))
 
 
 def read(folder: str) -> Run:
@@ -98,7 +110,7 @@ def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
             "last".
 
     Returns:
-        The model of `deeplab_tf.build_model`.
+        The model of `deeplab_tf.build_model`, in float32 whatever it was trained in.
 
     Raises:
         UserError: The run has no checkpoint yet, or one of another model.

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import re
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -72,6 +73,47 @@ def load_tf1_checkpoint(
     """
     prefix, reader = _open(path)
     shapes = reader.get_variable_to_shape_map()
+
+    def read(names: list[str]) -> dict[str, np.ndarray]:
+        return _read(prefix, reader, names)
+
+    return _fill(model, prefix, shapes, read, skip_mismatched)
+
+
+def copy_weights(
+    model: keras.Model, trained: keras.Model, origin: str, skip_mismatched: bool = False
+) -> ImportReport:
+    """Fills a model with the weights of one of ours, as `load_tf1_checkpoint` does from a file.
+
+    Args:
+        model: The model to fill.
+        trained: A model of the same parts, such as one of another output stride.
+        origin: What to call it in the report and in errors.
+        skip_mismatched: As of `load_tf1_checkpoint`.
+
+    Returns:
+        What was copied, skipped and not used.
+
+    Raises:
+        UserError: If it does not fit the model.
+    """
+    weights = {official_name(weight): weight for weight in trained.weights}
+    shapes = {name: list(weight.shape) for name, weight in weights.items()}
+
+    def read(names: list[str]) -> dict[str, np.ndarray]:
+        return {name: weights[name].numpy() for name in names}
+
+    return _fill(model, origin, shapes, read, skip_mismatched)
+
+
+def _fill(
+    model: keras.Model,
+    origin: str,
+    shapes: dict[str, list[int]],
+    read: Callable[[list[str]], dict[str, np.ndarray]],
+    skip_mismatched: bool,
+) -> ImportReport:
+    """Matches variables by name, then sets those that fit; all is checked before any is set."""
     variables = {official_name(variable): variable for variable in model.weights}
     problems, adapted = [], []
     for name, variable in variables.items():
@@ -86,17 +128,17 @@ def load_tf1_checkpoint(
     loaded = [name for name in variables if name not in skipped]
     if not loaded:
         raise UserError(
-            f"{prefix} has no variable of {model.name}: it holds {_few(sorted(shapes))}. Is it of "
+            f"{origin} has no variable of {model.name}: it holds {_few(sorted(shapes))}. Is it of "
             "another backbone?"
         )
     if problems and not skip_mismatched:
         listed = "; ".join(f"{name}: {why}" for name, why in problems[:3])
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
-            f"{prefix} does not fit {model.name}: {listed}{more}. {_remedy(problems, shapes)}"
+            f"{origin} does not fit {model.name}: {listed}{more}. {_remedy(problems, shapes)}"
         )
 
-    values = _read(prefix, reader, loaded)
+    values = read(loaded)
     for name, _ in adapted:
         values[name] = spread_over_channels(values[name], variables[name].shape[2])
     for name, value in values.items():
@@ -104,7 +146,7 @@ def load_tf1_checkpoint(
     unused = sorted(
         name for name in shapes if name not in variables and not _TRAINING_STATE.search(name)
     )
-    return ImportReport(prefix, loaded, adapted, problems, unused)
+    return ImportReport(origin, loaded, adapted, problems, unused)
 
 
 def spread_over_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:

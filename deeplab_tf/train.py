@@ -4,12 +4,12 @@ The same command again goes on from the last checkpoint. Watch it with
 `tensorboard --logdir=DIR`.
 """
 
+import contextlib
 import dataclasses
-import math
+import sys
 
 from absl import flags
 import keras
-import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import backbones
@@ -17,25 +17,22 @@ from deeplab_tf import checkpoints
 from deeplab_tf import command_line
 from deeplab_tf import distribution
 from deeplab_tf import eval as evaluation
-from deeplab_tf import inference
 from deeplab_tf import input_pipeline
 from deeplab_tf import layers
-from deeplab_tf import losses
 from deeplab_tf import models
 from deeplab_tf import optimizers
+from deeplab_tf import preemption
 from deeplab_tf import records
 from deeplab_tf import run_dir as run_dirs
-from deeplab_tf import schedules
 from deeplab_tf import tf1_checkpoint
+from deeplab_tf import train_step
 from deeplab_tf import training_data
 from deeplab_tf import training_log
-from deeplab_tf import visualize
+from deeplab_tf import validation
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
-
-_NUM_PANELS = 4
 
 
 def train(
@@ -53,64 +50,90 @@ def train(
         The metrics of the last validation; empty without one.
 
     Raises:
-        UserError: The records, flags, checkpoint or run dir do not fit; or the loss is no longer
-            finite.
+        UserError: The records, flags, checkpoint or run dir do not fit; the loss is no longer
+            finite; or the memory is too small.
+        SystemExit: It was asked to stop, and has saved what it had.
     """
+    strategy = distribution.get_strategy(train_config.strategy)
     sources = training_data.find_records(data_config, model_config.num_classes)
-    source = sources[0]
-    model_config = dataclasses.replace(model_config, num_classes=source.info.num_classes)
-    run = run_dirs.create(run_dir, model_config, data_config, train_config, source.info)
+    info = sources[0].info
+    model_config = dataclasses.replace(model_config, num_classes=info.num_classes)
+    run = run_dirs.create(run_dir, model_config, data_config, train_config, info)
 
     keras.utils.set_random_seed(train_config.seed)
-    strategy = distribution.get_strategy(train_config.strategy)
     with strategy.scope():
         model = _build_model(run, strategy)
-        optimizer = _build_optimizer(model, train_config)
-    state = checkpoints.TrainingCheckpoints(run_dir, model, optimizer)
+        optimizer = train_step.build_optimizer(model, train_config)
+        others = train_step.build_others(model, train_config)
+    state = checkpoints.TrainingCheckpoints(run_dir, model, optimizer, **others)
     if state.resume():
         print(f"goes on from step {int(optimizer.iterations.numpy())} of {run_dir}")
     elif train_config.tf_initial_checkpoint:
         print(load_initial_checkpoint(model, run))
+        if "average" in others:
+            others["average"].reset(checkpoints.averaged_variables(model))
 
-    train_steps = _make_train_steps(strategy, model, optimizer, run)
+    train_steps = train_step.build(
+        strategy, model, optimizer, train_config, info.ignore_label, **others
+    )
     batches = _distribute_batches(strategy, sources, run, int(optimizer.iterations.numpy()))
-    validate = _make_validation(model, source, run)
+    validate = validation.build(model, others.get("average"), sources[0], run, state)
     print(
         f"trains {model.name} for {train_config.training_number_of_steps} steps of "
         f"{train_config.train_batch_size} pictures",
         flush=True,
     )
-    return _loop(train_steps, batches, validate, optimizer, state, run)
+    with preemption.StopSignal() as stop:
+        return _loop(train_steps, batches, validate, optimizer, state, stop, sources, run)
 
 
 def load_initial_checkpoint(model: keras.Model, run: run_dirs.Run) -> tf1_checkpoint.ImportReport:
-    """Starts a model from official weights: a whole model's, or an ImageNet backbone's."""
+    """Starts a model from official weights (whole, or an ImageNet backbone's) or from a run's."""
     path = run.train_config.tf_initial_checkpoint
+    if run_dirs.is_run_dir(path):
+        trained = run_dirs.load_model(run_dirs.read(path))
+        return tf1_checkpoint.copy_weights(
+            model, trained, path, run.train_config.skip_mismatched
+        )
     if tf1_checkpoint.is_backbone_checkpoint(path):
         model = models.backbone_of(model)
     return tf1_checkpoint.load_tf1_checkpoint(model, path, run.train_config.skip_mismatched)
 
 
 def _build_model(run: run_dirs.Run, strategy: tf.distribute.Strategy) -> keras.Model:
-    model = models.build_model(**dataclasses.asdict(run.model_config))
-    if not run.train_config.fine_tune_batch_norm:
+    config = run.train_config
+    with layers.mixed_precision(config.mixed_precision):
+        model = models.build_model(**dataclasses.asdict(run.model_config))
+    optimizers.freeze(model, list(filter(None, config.frozen_scopes.split(","))))
+    batch_size = config.train_batch_size // config.gradient_accumulation_steps
+    if not config.fine_tune_batch_norm:
         layers.freeze_batch_norm(model)
     elif strategy.num_replicas_in_sync > 1:
         layers.synchronize_batch_norm(model)
+    if config.fine_tune_batch_norm and batch_size < 12 and layers.batch_norms(model):
+        print(
+            f"warning: batch norm trains on {batch_size} pictures at a time; below 12 it is better "
+            "frozen: --nofine_tune_batch_norm, from weights that it was trained in",
+            file=sys.stderr,
+            flush=True,
+        )
     return model
 
 
-def _build_optimizer(model: keras.Model, config: TrainConfig) -> keras.optimizers.Optimizer:
-    schedule = schedules.PolySchedule(
-        config.base_learning_rate,
-        config.training_number_of_steps,
-        config.learning_power,
-        config.slow_start_step,
-        config.slow_start_learning_rate,
+def _training_batches(
+    sources: list[records.Records], run: run_dirs.Run, start_step: int
+) -> tf.data.Dataset:
+    """The batches from a step on: one for each of the parts that a step accumulates."""
+    config = run.train_config
+    parts = config.gradient_accumulation_steps
+    return training_data.training_batches(
+        sources,
+        run.data_config,
+        config.train_batch_size // parts,
+        backbones.pad_pixel(run.model_config.backbone),
+        config.seed,
+        start_step * parts,
     )
-    optimizer = optimizers.MomentumSGD(schedule, momentum=config.momentum)
-    optimizer.build(model.trainable_variables)
-    return optimizer
 
 
 def _distribute_batches(
@@ -119,139 +142,143 @@ def _distribute_batches(
     run: run_dirs.Run,
     start_step: int,
 ):
-    """Returns an endless iterator of distributed batches."""
-    data, config = run.data_config, run.train_config
-    if config.train_batch_size % strategy.num_replicas_in_sync:
+    """Returns an endless iterator of distributed batches of `image` and `label`."""
+    config, replicas = run.train_config, strategy.num_replicas_in_sync
+    if config.train_batch_size // config.gradient_accumulation_steps % replicas:
         raise UserError(
-            f"--train_batch_size={config.train_batch_size} does not divide over the "
-            f"{strategy.num_replicas_in_sync} devices of --strategy={config.strategy}."
+            f"--train_batch_size={config.train_batch_size} does not divide over the {replicas} "
+            f"devices of --strategy={config.strategy} and "
+            f"--gradient_accumulation_steps={config.gradient_accumulation_steps}."
         )
-    batches = training_data.training_batches(
-        sources,
-        data,
-        config.train_batch_size,
-        backbones.pad_pixel(run.model_config.backbone),
-        config.seed,
-        start_step,
-    )
-    return iter(strategy.experimental_distribute_dataset(batches))
+    batches = _training_batches(sources, run, start_step)
+    # Names are no numbers, which some accelerators want; `_picture_names` finds them again.
+    batches = batches.map(lambda batch: {key: batch[key] for key in ("image", "label")})
+    return distribution.distribute_batches(strategy, batches)
 
 
-def _make_train_steps(
-    strategy: tf.distribute.Strategy,
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    run: run_dirs.Run,
-):
-    """Compiles several training steps into one call: (batches, steps) -> mean loss of the steps."""
-    config = run.train_config
-    model = models.with_logits_of_every_scale(model)
-    variables = model.trainable_variables
-    names = [layers.official_name(variable) for variable in variables]
-    # Every replica adds its share: gradients are summed over the replicas.
-    decay = config.weight_decay / strategy.num_replicas_in_sync
-    weight_decays = [decay if optimizers.is_regularized(name) else 0.0 for name in names]
-    multipliers = [
-        optimizers.gradient_multiplier(name, config.last_layer_gradient_multiplier)
-        for name in names
-    ]
-
-    def replica_step(batch):
-        with tf.GradientTape() as tape:
-            loss_sum, count = losses.cross_entropy_of_scales(
-                model(batch["image"], training=True), batch["label"], run.dataset.ignore_label
-            )
-            replicas = tf.distribute.get_replica_context()
-            count = replicas.all_reduce(tf.distribute.ReduceOp.SUM, count)
-            loss = tf.math.divide_no_nan(loss_sum, count)
-        gradients = [
-            (gradient + weight_decay * variable) * multiplier
-            for gradient, variable, weight_decay, multiplier in zip(
-                tape.gradient(loss, variables), variables, weight_decays, multipliers
-            )
-        ]
-        optimizer.apply(gradients, variables)
-        return loss
-
-    @tf.function(reduce_retracing=True)
-    def train_steps(batches, steps):
-        total = tf.constant(0.0)
-        for _ in tf.range(steps):
-            per_replica = strategy.run(replica_step, args=(next(batches),))
-            total += strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
-        return total / tf.cast(steps, tf.float32)
-
-    return train_steps
-
-
-def _make_validation(model: keras.Model, source: records.Records, run: run_dirs.Run):
-    """Returns a function that evaluates the model as it is, or None without a split for it."""
-    split = run.data_config.val_split
-    if not split:
-        return None
-    label_of = inference.label_function(model, run.model_config, run.data_config)
-    examples = input_pipeline.evaluation_examples(source, split).take(_NUM_PANELS)
-
-    def validate() -> tuple[dict, list[np.ndarray]]:
-        panels = [
-            visualize.panel(
-                example["image"],
-                example["label"],
-                label_of(example["image"]),
-                source.info.colors,
-                source.info.ignore_label,
-            )
-            for example in examples.as_numpy_iterator()
-        ]
-        return evaluation.evaluate(label_of, source, split), panels
-
-    return validate
-
-
-def _loop(train_steps, batches, validate, optimizer, state, run: run_dirs.Run) -> dict:
+def _loop(train_steps, batches, validate, optimizer, state, stop, sources, run) -> dict:
     """Trains to the last step: log, validate, save; returns the last validation's metrics."""
-    config, result = run.train_config, {}
+    config, info, result = run.train_config, run.dataset, {}
     total = config.training_number_of_steps
     step = int(optimizer.iterations.numpy())
-    log = training_log.TrainingLog(run.folder, total)
+    hparams = dataclasses.asdict(run.model_config) | dataclasses.asdict(config)
+    log = training_log.Silence()
+    if distribution.is_chief():
+        log = training_log.TrainingLog(
+            run.folder, total, info.class_names, info.colors, hparams, first_step=step
+        )
     stopwatch = training_log.Stopwatch(total - step, config.train_batch_size)
+    means = _Means()
 
     def is_due(period: int) -> bool:
         return step % period == 0 or step == total
 
     while step < total:
         steps = _steps_to_next_event(step, config)
-        with stopwatch.time(steps), input_pipeline.readable_errors():
-            loss = float(train_steps(batches, tf.constant(steps)))
+        if config.profile_steps:
+            log.profile(step, *config.profile_steps)
+        with stopwatch.time(steps), input_pipeline.readable_errors(), _readable_shortage(run):
+            values = train_steps(batches, tf.constant(steps))
+            values = {name: float(value) for name, value in values.items()}
+        _check_finite(values, step, steps, sources, run)
+        means.add(values, steps)
         step += steps
-        _check_finite(loss, step - steps, step, run.folder)
         if is_due(config.log_every_steps):
-            log.steps(step, loss, float(optimizer.learning_rate), stopwatch)
+            log.steps(step, means.take(), float(optimizer.learning_rate), stopwatch)
         if validate and is_due(config.eval_every_steps):
-            result, panels = validate()
-            log.validation(step, result, panels, is_best=state.save_if_best(result["miou"]))
+            result = validate(log, step)
         if is_due(config.save_every_steps):
             state.save()
+        if step < total and stop.is_requested:
+            state.save()
+            log.message(f"stopped at step {step}; the same command goes on from there")
+            log.close()
+            raise SystemExit(preemption.EXIT_INTERRUPTED)
     log.close()
     return result
 
 
-def _check_finite(loss: float, first_step: int, last_step: int, run_dir: str) -> None:
-    if not math.isfinite(loss):
-        raise UserError(
-            f"The loss is {loss} between steps {first_step} and {last_step}. The checkpoints in "
-            f"{run_dir} are from before. Likely causes: a learning rate too high for the batch "
-            "(lower --base_learning_rate), or batch norm on a small batch "
-            "(--nofine_tune_batch_norm)."
-        )
+class _Means:
+    """Means of named values over steps that come in portions."""
+
+    def __init__(self):
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+
+    def add(self, values: dict[str, float], steps: int) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * steps
+        self._steps += steps
+
+    def take(self) -> dict[str, float]:
+        """Returns the means since the last call."""
+        means = {name: value / self._steps for name, value in self._sums.items()}
+        self._sums, self._steps = {}, 0
+        return means
 
 
 def _steps_to_next_event(step: int, config: TrainConfig) -> int:
     """Returns how many steps can run before something has to be logged, validated or saved."""
     periods = (config.log_every_steps, config.eval_every_steps, config.save_every_steps)
-    return min(
-        config.training_number_of_steps - step, *(period - step % period for period in periods)
+    ends = [config.training_number_of_steps, *config.profile_steps]
+    if config.steps_per_execution:
+        ends.append(step + config.steps_per_execution)
+    ends += [step + period - step % period for period in periods]
+    return min(end - step for end in ends if end > step)
+
+
+def _check_finite(
+    values: dict[str, float],
+    first_step: int,
+    steps: int,
+    sources: list[records.Records],
+    run: run_dirs.Run,
+) -> None:
+    """Stops at a loss that is not finite; takes `finite_steps` from the values."""
+    finite_steps = int(values.pop("finite_steps"))
+    if finite_steps == steps:
+        return
+    step = first_step + finite_steps
+    try:
+        last = f"The last checkpoint, {checkpoints.find(run.folder, 'last')}, is from before."
+    except UserError:
+        last = "There is no checkpoint from before."
+    raise UserError(
+        f"The loss is {values['loss']} from step {step + 1} on, whose pictures are "
+        f"{', '.join(_picture_names(sources, run, step))}. {last} Likely causes: a learning rate "
+        "too high for the batch (lower --base_learning_rate, or give --warmup_steps or "
+        "--clip_gradient_norm), batch norm on a small batch (--nofine_tune_batch_norm), or labels "
+        "that are wrong (see python -m deeplab_tf.check_data)."
     )
+
+
+def _picture_names(sources: list[records.Records], run: run_dirs.Run, step: int) -> list[str]:
+    """Names of a step's pictures: batches are a function of the step."""
+    batches = _training_batches(sources, run, step).take(
+        run.train_config.gradient_accumulation_steps
+    )
+    return [name.decode() for batch in batches.as_numpy_iterator() for name in batch["name"]]
+
+
+@contextlib.contextmanager
+def _readable_shortage(run: run_dirs.Run):
+    """Turns what TensorFlow raises when memory runs out into a `UserError` with a way out."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        config, crop = run.train_config, run.data_config.train_crop_size
+        ways = [
+            f"--gradient_accumulation_steps above {config.gradient_accumulation_steps}, or "
+            f"--train_batch_size below {config.train_batch_size}",
+            f"--train_crop_size below {','.join(map(str, crop))}",
+            f"--output_stride above {run.model_config.output_stride}",
+        ]
+        if not config.mixed_precision:
+            ways.append("--mixed_precision=bfloat16")
+        raise UserError(
+            f"The memory is too small for this training ({error.message.splitlines()[0]}). Give "
+            f"one of: {'; '.join(ways)}. deeplab_tf.describe tells the peak before a run starts."
+        ) from error
 
 
 def main(_) -> None:

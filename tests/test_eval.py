@@ -1,6 +1,7 @@
 """Evaluation of a run and of its export."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,17 +11,26 @@ import pytest
 from deeplab_tf import eval as evaluation
 from deeplab_tf import inference
 from deeplab_tf import input_pipeline
+from deeplab_tf import metrics
 from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.config import EvalConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import savedmodel
 
 
-def test_metrics_equal_a_slow_independent_count(tiny_run_dir, tiny_records):
+@pytest.fixture(scope="module")
+def predictions(tiny_run_dir, tiny_records) -> list[tuple[dict, np.ndarray]]:
+    """Every example, with the labels that the run predicts for it."""
     run = run_dirs.read(tiny_run_dir)
     label_of = inference.label_function(run_dirs.load_model(run), run.model_config, run.data_config)
+    examples = input_pipeline.evaluation_examples(tiny_records, "val").as_numpy_iterator()
+    return [(example, label_of(example["image"])) for example in examples]
+
+
+def test_metrics_equal_a_slow_independent_count(tiny_run_dir, tiny_records, predictions):
     intersection, union = np.zeros(7), np.zeros(7)
-    for example in input_pipeline.evaluation_examples(tiny_records, "val").as_numpy_iterator():
-        label, prediction = example["label"], label_of(example["image"])
+    for example, prediction in predictions:
+        label = example["label"]
         for class_id in range(7):
             labelled, predicted = label == class_id, (prediction == class_id) & (label != 255)
             intersection[class_id] += (labelled & predicted).sum()
@@ -46,6 +56,88 @@ def test_perfect_labels_have_miou_1_with_ignored_borders(tiny_records):
     assert result["miou"] == 1.0 and result["pixel_accuracy"] == 1.0
 
 
+@pytest.fixture(scope="module")
+def evaluated(tiny_run_dir, tmp_path_factory):
+    """A run dir after an evaluation of everything, its result, and its report."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(tiny_run_dir, folder)
+    report = folder / "pages" / "report.html"
+    result = evaluation.evaluate_run(
+        str(folder), trimap_width=40, boundary_iou=True, report_path=str(report)
+    )
+    return folder, result, report
+
+
+def test_all_that_is_measured_is_in_the_run_dir_as_json(evaluated, tiny_records, predictions):
+    folder, result, _ = evaluated
+    assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(result))
+    assert not list(folder.glob("*.new"))
+    trimap, boundaries = metrics.Trimap(40, 7, 255), metrics.BoundaryIou(7, 255)
+    matrix = np.zeros((7, 7), int)
+    for example, prediction in predictions:
+        trimap.add(example["label"], prediction)
+        boundaries.add(example["label"], prediction)
+        matrix += metrics.confusion_matrix(example["label"], prediction, 7, 255)
+    assert result["trimap"] == trimap.result() and result["trimap"]["widths"][-1] == 40
+    expected = boundaries.result(tiny_records.info.class_names)
+    assert {name: result[name] for name in expected} == expected
+    assert result["confusion_matrix"] == matrix.tolist()
+    assert result["peak_memory_mib"] > 100 and result["pictures_per_second"] > 0
+    assert "pytest" in result["command"]
+
+
+def test_every_picture_has_its_line(evaluated, tiny_records, predictions):
+    folder, result, _ = evaluated
+    lines = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
+    names = [example["name"].decode() for example, _ in predictions]
+    assert [line["name"] for line in lines] == names
+    assert sum(line["num_pixels"] for line in lines) == result["num_pixels"]
+    for line, (example, prediction) in zip(lines, predictions):
+        counts = example["label"] != 255
+        ious = {}
+        for class_id, name in enumerate(tiny_records.info.class_names):
+            labelled, predicted = example["label"] == class_id, counts & (prediction == class_id)
+            if (labelled | predicted).any():
+                ious[name] = (labelled & predicted).sum() / (labelled | predicted).sum()
+        assert line["iou_per_class"] == pytest.approx(ious)
+        assert line["miou"] == pytest.approx(np.mean(list(ious.values())))
+        right = (example["label"] == prediction)[counts].mean()
+        assert line["pixel_accuracy"] == pytest.approx(right)
+        assert 0 <= line["boundary_iou"] <= 1
+
+
+def test_a_report_shows_the_pictures_and_compares_with_another_run(evaluated, tmp_path):
+    folder, result, report = evaluated
+    page = report.read_text(encoding="utf-8")
+    for name in ("val_0", "val_3", f"{100 * result['miou']:.2f}"):
+        assert name in page
+    with pytest.raises(UserError, match="compared with.*deeplab_tf.eval"):
+        evaluation.evaluate_run(str(folder), report_path=str(tmp_path / "a"), compare=str(tmp_path))
+    with pytest.raises(UserError, match="--compare goes with --report"):
+        evaluation.evaluate_run(str(folder), compare=str(folder))
+    other, compared = tmp_path / "other", tmp_path / "compared.html"
+    shutil.copytree(folder, other)
+    mirrored = evaluation.evaluate_run(
+        str(other),
+        eval_config=EvalConfig(add_flipped_images=True),
+        report_path=str(compared),
+        compare=str(folder),
+    )
+    assert 'id="comparison"' in compared.read_text(encoding="utf-8")
+    assert 'id="comparison"' not in page
+    assert mirrored["add_flipped_images"]
+    assert mirrored["confusion_matrix"] != result["confusion_matrix"]
+
+
+def test_few_pictures_are_shown_once_and_many_the_worst_first():
+    worst, best = metrics.WorstPictures(2), metrics.BestPictures(2)
+    for right in (4, 9, 1):
+        example = {"name": b"%d" % right, "image": None, "label": None}
+        for pictures in (worst, best):
+            pictures.add(np.array([[right, 10 - right], [0, 0]]), (example, None))
+    assert [shown.name for shown in evaluation._shown(worst, best)] == ["1", "4", "9"]
+
+
 def test_an_exported_model_is_measured_like_the_run(tiny_run_dir, tmp_path):
     savedmodel.export_savedmodel(tiny_run_dir, str(tmp_path / "export"))
     run = evaluation.evaluate_run(tiny_run_dir)
@@ -55,15 +147,21 @@ def test_an_exported_model_is_measured_like_the_run(tiny_run_dir, tmp_path):
 
 def test_the_command_prints_the_metrics_and_writes_them(tiny_run_dir):
     result = subprocess.run(
-        [sys.executable, "-m", "deeplab_tf.eval", f"--run_dir={tiny_run_dir}"],
+        [
+            *(sys.executable, "-m", "deeplab_tf.eval", f"--run_dir={tiny_run_dir}"),
+            *("--trimap_width=3", "--boundary_iou", "--eval_scales=1,1"),
+        ],
         capture_output=True,
         text=True,
         check=True,
     )
     with open(f"{tiny_run_dir}/metrics.json", encoding="utf-8") as file:
-        metrics = json.load(file)
-    assert f"miou            {metrics['miou']:.4f}" in result.stdout
-    assert set(metrics) >= {"miou", "pixel_accuracy", "iou_per_class", "split", "records"}
+        written = json.load(file)
+    assert f"miou            {written['miou']:.4f}" in result.stdout
+    assert f"trimap 3        {written['trimap']['miou'][2]:.4f}" in result.stdout
+    assert written["command"].endswith("--boundary_iou --eval_scales=1,1")
+    assert written["eval_scales"] == [1, 1] and written["boundary_iou"] is not None
+    assert set(written) >= {"miou", "pixel_accuracy", "iou_per_class", "split", "records"}
 
 
 @pytest.mark.parametrize(
@@ -86,8 +184,6 @@ def test_a_folder_that_is_no_run_dir_is_named(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named(tiny_run_dir, tmp_path):
-    import shutil
-
     copy = tmp_path / "run"
     shutil.copytree(tiny_run_dir, copy)
     (data,) = (copy / "best").glob("*.data-*")

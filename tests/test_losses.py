@@ -264,12 +264,3 @@ def test_class_weights_of_another_number_of_classes_are_refused():
     logits, label = random_pixels()
     with pytest.raises(UserError, match="class_weights has 2 numbers, but there are 4 classes"):
         losses.cross_entropy(logits, label, 255, (1.0, 2.0))
-
-
-def test_cross_entropy_of_scales_sums_over_the_same_pixels():
-    label = tf.constant([[[0, 255], [1, 1]]])
-    logits = {scale: tf.random.stateless_normal([1, 2, 2, 3], [scale, 0]) for scale in (1, 2, 3)}
-    loss_sum, count = losses.cross_entropy_of_scales(logits, label, 255)
-    expected = sum(losses.cross_entropy(scores, label, 255)[0] for scores in logits.values())
-    assert float(loss_sum) == pytest.approx(float(expected))
-    assert float(count) == 3

@@ -1,15 +1,26 @@
-"""Prediction on pictures of all kinds: what is written, and what is said when they are bad."""
+"""Prediction on pictures and videos: what is written, and what is said when they are bad."""
 
+import pathlib
+
+import cv2
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
+from deeplab_tf import crf
 from deeplab_tf import inference
 from deeplab_tf import predict
+from deeplab_tf import records
 from deeplab_tf import run_dir
+from deeplab_tf import server_ids
+from deeplab_tf import video
+from deeplab_tf import visualize
+from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
+from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.datasets.cityscapes import cityscapes_dataset_builder
 from deeplab_tf.errors import UserError
 
 STRIDE_16 = ModelConfig(output_stride=16)
@@ -17,6 +28,27 @@ STRIDE_16 = ModelConfig(output_stride=16)
 
 def drawn_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def draw_video(path: pathlib.Path, frames: list[np.ndarray], frames_per_second: float = 10) -> None:
+    height, width = frames[0].shape[:2]
+    try:
+        with video.Writer(str(path.with_suffix("")), frames_per_second, height, width) as writer:
+            for number, frame in enumerate(frames):
+                writer.write(frame, number / frames_per_second)
+    except UserError:
+        pytest.skip("this OpenCV has no codec to draw a video with")
+    pathlib.Path(writer.path).rename(path)
+
+
+def plain_frames(count: int, height: int = 49, width: int = 64) -> list[np.ndarray]:
+    """Frames of one colour each, which no codec spoils."""
+    return [np.full((height, width, 3), 40 * number, np.uint8) for number in range(count)]
+
+
+def read_video(path: str) -> tuple[float, list[np.ndarray]]:
+    reader = video.Reader(path)
+    return reader.frames_per_second, [frame for _, frame in reader.frames()]
 
 
 def bright_pixel_model(calls: list) -> keras.Model:
@@ -76,12 +108,24 @@ def test_a_label_never_overwrites_a_picture(tiny_run_dir, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("images", ["nowhere/*.jpg", "nowhere/a.jpg", "."])
+@pytest.mark.parametrize("images", ["nowhere/*.jpg", "nowhere/a.jpg", ".", "notes.txt,nowhere/a"])
 def test_no_picture_is_an_error_that_names_the_flag(tmp_path, monkeypatch, images):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(UserError, match="--images="):
         predict.find_pictures(images)
+
+
+def test_files_folders_globs_and_cameras_can_be_mixed_with_commas(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a, b").mkdir()
+    for name in ("1.JPG", "2.mp4", "notes.txt"):
+        (tmp_path / "a, b" / name).touch()
+    (tmp_path / "3.png").touch()
+    assert predict.find_pictures("a, b") == ["a, b/1.JPG", "a, b/2.mp4"]
+    assert predict.find_pictures("3.png, *.png,7,a*/1.*") == ["7", "3.png", "a, b/1.JPG"]
+    (tmp_path / "7").touch()
+    assert video.camera_index("7") is None  # it is a file now
 
 
 @pytest.mark.parametrize(
@@ -92,6 +136,8 @@ def test_no_picture_is_an_error_that_names_the_flag(tmp_path, monkeypatch, image
         (["in/a.jpg", "in/A.jpg"], ["a_jpg", "A_jpg_"]),
         (["in/x/a.jpg", "in/y/a.jpg"], ["x_a_jpg", "y_a_jpg"]),
         (["in/a.jpg", "in/a_overlay.jpg"], ["a", "a_overlay_"]),
+        (["in/a.jpg", "in/a_confidence.mp4"], ["a", "a_confidence_"]),
+        (["0", "in/a.jpg", "in/a.mp4"], ["camera_0", "in_a_jpg", "in_a_mp4"]),
     ],
 )
 def test_output_names_never_meet(paths, names):
@@ -172,3 +218,188 @@ def test_pictures_resized_to_a_range_get_labels_at_their_own_size():
     assert logits.shape == (1, 310, 200, 2)
     label = inference.label_function(model, STRIDE_16, data_config)(picture)
     assert label[:, :115].max() == 0 and label[:, 125:].min() == 1
+
+
+@pytest.fixture(scope="module")
+def everything(tiny_run_dir, tmp_path_factory) -> pathlib.Path:
+    """The folder of all that can be written for a picture, behind a CRF."""
+    folder = tmp_path_factory.mktemp("everything")
+    Image.fromarray(drawn_picture(40, 50)).save(folder / "berlin_0_leftImg8bit.png")
+    class_names = run_dir.read(tiny_run_dir).dataset.class_names
+    lines = [f"{name}: {200 - class_id}" for class_id, name in enumerate(class_names)]
+    (folder / "server.txt").write_text("# ours: theirs\n\n" + "\n".join(lines))
+    predict.predict(
+        tiny_run_dir,
+        str(folder / "*.png"),
+        str(folder / "out"),
+        crf_config=CrfConfig(crf="v1"),
+        predict_config=predict.PredictConfig(
+            save_confidence=True, save_probabilities=True, label_ids=str(folder / "server.txt")
+        ),
+    )
+    return folder / "out"
+
+
+def test_confidence_and_probabilities_are_those_of_the_labels(tiny_run_dir, everything):
+    picture = drawn_picture(40, 50)
+    run = run_dir.read(tiny_run_dir)
+    logits = inference.predict_logits(
+        run_dir.load_model(run), picture[np.newaxis], run.model_config, run.data_config
+    )
+    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))[0]
+    expected = crf.dense_crf(picture, probabilities, **crf.PRESETS["v1"])
+    written = np.load(everything / "berlin_0_leftImg8bit_probabilities.npy")
+    assert written.dtype == np.float16
+    np.testing.assert_allclose(written, expected, atol=2e-3)
+    with Image.open(everything / "berlin_0_leftImg8bit_confidence.png") as confidence:
+        assert confidence.mode == "L"
+        np.testing.assert_allclose(np.asarray(confidence), 255 * expected.max(-1), atol=1)
+    with Image.open(everything / "berlin_0_leftImg8bit.png") as label:
+        chosen = np.take_along_axis(expected, np.asarray(label)[..., np.newaxis], axis=-1)
+    np.testing.assert_allclose(chosen[..., 0], expected.max(axis=-1), atol=1e-4)
+
+
+def test_the_folder_for_a_test_server_holds_nothing_but_grey_pictures_of_its_ids(everything):
+    (server_path,) = (everything / "label_ids").iterdir()
+    assert server_path.name == "berlin_0_leftImg8bit.png"
+    with Image.open(everything / server_path.name) as label:
+        expected = 200 - np.asarray(label)
+    with Image.open(server_path) as server_label:
+        assert server_label.mode == "L"
+        np.testing.assert_array_equal(np.asarray(server_label), expected)
+
+
+def test_how_the_network_looks_at_pictures_is_passed_on(tiny_run_dir, tmp_path, monkeypatch):
+    eval_config = EvalConfig(eval_scales=(0.5, 1.0), add_flipped_images=True)
+    seen = []
+
+    def label_function(model, model_config, data_config, crf_parameters, eval_config):
+        seen.append(eval_config)
+        return lambda picture: np.zeros(picture.shape[:2], np.int32)
+
+    monkeypatch.setattr(inference, "label_function", label_function)
+    Image.fromarray(drawn_picture(9, 11)).save(tmp_path / "a.png")
+    predict.predict(
+        tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"), eval_config=eval_config
+    )
+    assert seen == [eval_config]
+
+
+def test_label_ids_of_cityscapes_are_those_its_labels_are_read_by():
+    ids = server_ids.read_label_ids("cityscapes", tuple(cityscapes_dataset_builder.CLASSES))
+    assert tuple(ids) == cityscapes_dataset_builder.LABEL_IDS
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (None, "neither a file nor one of cityscapes"),
+        ("road: 7\nsky 8", "line 2: 'sky 8'"),
+        ("road: 7\nsky: 256", "line 2"),
+        ("road: 7", "has no id for sky, of"),
+    ],
+)
+def test_label_ids_that_make_no_sense_are_refused(tmp_path, text, message):
+    path = tmp_path / "ids.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        server_ids.read_label_ids(str(path), ("road", "sky"))
+
+
+def test_a_video_becomes_a_video_of_overlays_and_a_broken_one_is_skipped(
+    tiny_run_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(run_dir, "load_model", lambda run, checkpoint: bright_pixel_model([]))
+    frames = plain_frames(5)
+    draw_video(tmp_path / "clip.mp4", frames)
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes()[:300])
+    with pytest.raises(UserError, match=r"1 of 2 .*\n  .*cut\.mp4: no frame"):
+        predict.predict(
+            tiny_run_dir,
+            str(tmp_path),
+            str(tmp_path / "out"),
+            predict_config=predict.PredictConfig(every_nth_frame=2),
+        )
+    assert "3 frames labelled" in capsys.readouterr().out
+    names = sorted(path.stem for path in (tmp_path / "out").iterdir())
+    assert names == ["clip_overlay", "overview"]
+    (path,) = (tmp_path / "out").glob("clip_overlay.*")
+    frames_per_second, overlays = read_video(str(path))
+    assert frames_per_second == 5
+    assert len(overlays) == 3 and overlays[0].shape == (50, 64, 3)  # codecs want even sides
+    colors = run_dir.read(tiny_run_dir).dataset.colors
+    for overlay, frame, class_id in zip(overlays, frames[::2], (0, 0, 1)):
+        expected = visualize.overlay(frame, np.full((49, 64), class_id), colors)
+        np.testing.assert_allclose(overlay.mean((0, 1)), expected.mean((0, 1)), atol=9)
+
+
+def labels_of_ones(frame: np.ndarray) -> predict.Prediction:
+    return predict.Prediction(np.ones(frame.shape[:2], np.int32))
+
+
+def test_a_camera_goes_on_until_ctrl_c_and_its_video_is_kept(tmp_path, monkeypatch):
+    class Camera:
+        """Four frames, then Ctrl-C."""
+
+        def __init__(self, index):
+            assert index == 3
+            self.frames = iter(plain_frames(4))
+
+        def grab(self):
+            self.frame = next(self.frames, None)
+            if self.frame is None:
+                raise KeyboardInterrupt
+            return True
+
+        def retrieve(self):
+            return True, self.frame
+
+        def read(self):
+            return self.grab(), self.frame
+
+        def get(self, _):
+            return 0.0
+
+        def release(self):
+            self.frames = None
+
+    classes = records.numbered_classes("two", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "VideoCapture", Camera)
+        camera = video.Reader("3")
+        path, *_ = predict.label_video(camera, labels_of_ones, str(tmp_path), "camera_3", classes)
+    assert pathlib.Path(path).stem == "camera_3_overlay" and len(list(tmp_path.iterdir())) == 1
+    frames_per_second, overlays = read_video(path)
+    assert frames_per_second == video.FRAMES_PER_SECOND and len(overlays) >= 4
+
+
+def test_a_camera_that_is_not_there_is_an_error_that_says_so(tiny_run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_dir, "load_model", lambda run, checkpoint: bright_pixel_model([]))
+    with pytest.raises(UserError, match="^--images=97: no frame can be read from camera 97"):
+        predict.predict(tiny_run_dir, "97", str(tmp_path))
+
+
+def test_a_frame_stays_until_the_time_of_the_next(tmp_path):
+    dark, bright = plain_frames(2, 32, 32)
+    try:
+        with video.Writer(str(tmp_path / "clip"), 10, 32, 32) as writer:
+            for frame, seconds in ((dark, 0.0), (bright, 0.31), (dark, 0.32)):
+                writer.write(frame, seconds)
+    except UserError:
+        pytest.skip("this OpenCV has no codec to draw a video with")
+    _, frames = read_video(writer.path)
+    assert [bool(frame.mean() > 20) for frame in frames] == [False, False, False, True, False]
+
+
+def test_at_most_so_many_frames_of_a_video_are_labelled(tmp_path):
+    draw_video(tmp_path / "clip.mp4", plain_frames(6))
+    path, *_ = predict.label_video(
+        video.Reader(str(tmp_path / "clip.mp4")),
+        labels_of_ones,
+        str(tmp_path),
+        "labelled",
+        records.numbered_classes("two", 2),
+        predict.PredictConfig(max_frames=4),
+    )
+    assert len(read_video(path)[1]) == 4

@@ -1,10 +1,13 @@
 """Training: the numbers of the original, resuming, and what a user may get wrong."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,15 +19,25 @@ from deeplab_tf import layers
 from deeplab_tf import records
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf import train
+from deeplab_tf import train_step
+from deeplab_tf import training_data
+from deeplab_tf.backbones import mobilenet_v2
 from deeplab_tf.errors import UserError
 from conftest import TINY_MODEL
-from conftest import short_mobilenet_v2
+
+
+@contextlib.contextmanager
+def three_units():
+    """While it lasts, `mobilenet_v2` is built of three units, which are traced the faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mobilenet_v2, "_BOTTLENECKS", ((1, 16, 1, 1), (6, 24, 2, 2)))
+        yield
 
 
 def train_tiny(run_dir, source: records.Records, model=TINY_MODEL, data=None, **settings):
     settings = {"training_number_of_steps": 4, "train_batch_size": 2, "seed": 3} | settings
     data = {"train_crop_size": (65, 65), "val_split": ""} | (data or {})
-    with short_mobilenet_v2():
+    with three_units():
         return train.train(
             model,
             config.DataConfig(**({"data_dir": source.folder} | data)),
@@ -34,23 +47,33 @@ def train_tiny(run_dir, source: records.Records, model=TINY_MODEL, data=None, **
 
 
 def last_weights(run_dir) -> dict[str, np.ndarray]:
-    with short_mobilenet_v2():
+    with three_units():
         model = run_dirs.load_model(run_dirs.read(str(run_dir)), "last")
     return {layers.official_name(v): v.numpy() for v in model.weights if "seed" not in v.path}
 
 
-def assert_equal_weights(one, other):
-    weights, others = last_weights(one), last_weights(other)
-    assert weights.keys() == others.keys()
-    for name in weights:
-        np.testing.assert_array_equal(weights[name], others[name], err_msg=name)
+def last_state(run_dir) -> dict[str, np.ndarray]:
+    """All that a run goes on from: weights, optimizer, averages, random numbers."""
+    reader = tf.train.load_checkpoint(checkpoints.find(str(run_dir), "last"))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if "CHECKPOINTABLE" not in name
+    }
+
+
+def assert_equal_states(one, other):
+    state, others = last_state(one), last_state(other)
+    assert state.keys() == others.keys()
+    for name in state:
+        np.testing.assert_array_equal(state[name], others[name], err_msg=name)
 
 
 class Stopped(Exception):
     """Stands for whatever ends a process."""
 
 
-SETTINGS = {"save_every_steps": 2, "log_every_steps": 1}
+SETTINGS = {"save_every_steps": 2, "log_every_steps": 1, "moving_average_decay": 0.9}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +84,7 @@ def whole_run(tiny_records, tmp_path_factory):
     return folder
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
+def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights_and_averages(
     whole_run, tiny_records, tmp_path, monkeypatch
 ):
     save, saved = checkpoints.TrainingCheckpoints.save, []
@@ -78,7 +101,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
     assert checkpoints.find(str(tmp_path), "last").endswith("ckpt-2")
     train_tiny(tmp_path, tiny_records, **SETTINGS)
     assert len(saved) == 1
-    assert_equal_weights(whole_run, tmp_path)
+    assert_equal_states(whole_run, tmp_path)
 
 
 def test_a_finished_run_is_not_trained_further(whole_run, tiny_records, tmp_path, capsys):
@@ -86,7 +109,7 @@ def test_a_finished_run_is_not_trained_further(whole_run, tiny_records, tmp_path
     train_tiny(tmp_path, tiny_records, **SETTINGS)
     output = capsys.readouterr().out
     assert "goes on from step 4" in output and "loss" not in output
-    assert_equal_weights(whole_run, tmp_path)
+    assert_equal_states(whole_run, tmp_path)
 
 
 def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scale(tiny_records, tmp_path):
@@ -105,24 +128,15 @@ def test_the_run_dir_has_what_eval_and_tensorboard_need(tiny_run_dir, tiny_recor
         path = os.path.join(tiny_run_dir, "tensorboard", name)
         for event in tf.compat.v1.train.summary_iterator(path):
             tags.update(value.tag for value in event.summary.value)
-    assert {"loss/cross_entropy", "learning_rate", "validation/miou"} <= tags
-    assert "image_label_prediction/0" in tags
-    assert "validation_iou/background" in tags
+    assert {"loss/cross_entropy", "gradient_norm", "learning_rate", "validation/miou"} <= tags
+    assert {"worst_pictures/0", "confusion_matrix", "validation_iou/background"} <= tags
 
 
 def test_the_best_checkpoint_has_the_miou_that_training_reported(tiny_run_dir):
     result = evaluation.evaluate_run(tiny_run_dir)
-    (event_file,) = os.listdir(os.path.join(tiny_run_dir, "tensorboard"))
-    events = tf.compat.v1.train.summary_iterator(
-        os.path.join(tiny_run_dir, "tensorboard", event_file)
-    )
-    (reported,) = [
-        tf.make_ndarray(value.tensor)
-        for event in events
-        for value in event.summary.value
-        if value.tag == "validation/miou"
-    ]
-    assert result["miou"] == pytest.approx(float(reported))
+    lines = pathlib.Path(tiny_run_dir, "metrics.jsonl").read_text().splitlines()
+    (reported,) = [line for line in map(json.loads, lines) if "validation/miou" in line]
+    assert result["miou"] == pytest.approx(reported["validation/miou"])
 
 
 def load_recorded_weights(model, shared, names):
@@ -137,14 +151,25 @@ def load_recorded_weights(model, shared, names):
             variable.assign(weights.make(name, variable.shape))
 
 
-@pytest.mark.parametrize("case", ["train_3_steps_mobilenet_v2_dm05_frozen_bn"])
-def test_three_steps_of_training_equal_the_original(shared, monkeypatch, tmp_path, case):
+@pytest.mark.parametrize(
+    "case, settings",
+    [
+        ("train_3_steps_mobilenet_v2_dm05_frozen_bn", {"fine_tune_batch_norm": False}),
+        (
+            "train_3_steps_mobilenet_v2_dm05_hard_mining",
+            {
+                "fine_tune_batch_norm": False,
+                "top_k_percent_pixels": 0.25,
+                "hard_example_mining_step": 2,
+            },
+        ),
+    ],
+)
+def test_three_steps_of_training_equal_the_original(shared, case, settings):
     folder = shared / "oracles/training"
-    recorded, values = json.loads((folder / f"{case}.json").read_text()), np.load(
-        folder / f"{case}.npz"
-    )
-    run = run_dirs.Run(
-        str(tmp_path),
+    recorded = json.loads((folder / f"{case}.json").read_text())
+    values = np.load(folder / f"{case}.npz")
+    step = Step(
         config.ModelConfig(
             version="v3",
             backbone="mobilenet_v2",
@@ -152,36 +177,163 @@ def test_three_steps_of_training_equal_the_original(shared, monkeypatch, tmp_pat
             depth_multiplier=0.5,
             atrous_rates=(),
         ),
-        config.DataConfig(),
-        config.TrainConfig(
-            training_number_of_steps=30000,
-            base_learning_rate=0.0005,
-            last_layer_gradient_multiplier=10.0,
-            weight_decay=4e-5,
-            fine_tune_batch_norm=False,
-        ),
-        records.DatasetInfo("voc", tuple(map(str, range(21))), records.default_colors(21), 255),
+        base_learning_rate=0.0005,
+        last_layer_gradient_multiplier=10.0,
+        weight_decay=4e-5,
+        **settings,
     )
-    strategy = tf.distribute.get_strategy()
-    model = train._build_model(run, strategy)
-    load_recorded_weights(model, shared, values)
-    for layer in model.layers:
-        if layer.name.endswith("dropout"):
-            layer.rate = 0
-    optimizer = train._build_optimizer(model, run.train_config)
-    train_steps = train._make_train_steps(strategy, model, optimizer, run)
+    load_recorded_weights(step.model, shared, values)
     batch = {
         "image": values["image"].astype(np.float32),
         "label": values["labels"][..., 0].astype(np.int32),
     }
-    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
     for log in recorded["log"][:3]:
-        loss = float(train_steps(batches, tf.constant(1)))
+        loss = step(batch)["cross_entropy"]
         assert loss == pytest.approx(log["cross_entropy"], rel=2e-5)
-    for variable in model.trainable_variables:
+    for variable in step.model.trainable_variables:
         name = "after/" + layers.official_name(variable)
         if name in values:
             np.testing.assert_allclose(variable.numpy(), values[name], atol=2e-5, err_msg=name)
+
+
+class Step:
+    """Training steps on batches from memory, without dropout; the model is the tiny one."""
+
+    def __init__(self, model_config=None, **settings):
+        model_config = model_config or dataclasses.replace(TINY_MODEL, num_classes=3)
+        train_config = config.TrainConfig(**settings)
+        num_classes = model_config.num_classes
+        info = records.DatasetInfo(
+            "none", tuple(map(str, range(num_classes))), records.default_colors(num_classes), 255
+        )
+        run = run_dirs.Run("", model_config, config.DataConfig(), train_config, info)
+        strategy = tf.distribute.get_strategy()
+        keras.utils.set_random_seed(7)
+        self.model = train._build_model(run, strategy)
+        for layer in self.model.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0
+        optimizer = train_step.build_optimizer(self.model, train_config)
+        self.others = train_step.build_others(self.model, train_config)
+        self.train_steps = train_step.build(
+            strategy, self.model, optimizer, train_config, info.ignore_label, **self.others
+        )
+
+    def __call__(self, *batches: dict, steps: int = 1) -> dict[str, float]:
+        signature = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), batches[0])
+        dataset = tf.data.Dataset.from_generator(lambda: batches, output_signature=signature)
+        values = self.train_steps(iter(dataset.repeat()), tf.constant(steps))
+        return {name: float(value) for name, value in values.items()}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {layers.official_name(v): v.numpy() for v in self.model.weights}
+
+
+@pytest.fixture
+def tiny_step():
+    """`Step` on a model of few units."""
+    with three_units():
+        yield Step
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict[str, np.ndarray]:
+    """Four pictures, of which the first two have many pixels that do not count."""
+    random = np.random.default_rng(0)
+    label = random.integers(0, 3, (4, 17, 17), dtype=np.int32)
+    label[:2, :10] = 255
+    return {"image": random.integers(0, 256, (4, 17, 17, 3), dtype=np.uint8), "label": label}
+
+
+def part(batch: dict, rows: slice) -> dict:
+    return {name: values[rows] for name, values in batch.items()}
+
+
+def test_a_batch_in_two_parts_trains_as_the_whole_with_frozen_batch_norm(tiny_step, batch):
+    settings = {"fine_tune_batch_norm": False, "clip_gradient_norm": 0.5}
+    whole, parts = tiny_step(**settings), tiny_step(gradient_accumulation_steps=2, **settings)
+    for _ in range(2):
+        one = whole(batch)
+        two = parts(part(batch, slice(0, 2)), part(batch, slice(2, 4)))
+        for name in ("loss", "cross_entropy", "gradient_norm"):
+            assert two[name] == pytest.approx(one[name], rel=1e-4)
+    expected = whole.weights()
+    for name, value in parts.weights().items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
+
+
+@pytest.fixture
+def plain_values(tiny_step, batch) -> dict[str, float]:
+    """Of the first step in float32."""
+    return tiny_step()(batch)
+
+
+def test_other_ways_to_compute_a_step_come_to_the_same(tiny_step, plain_values, batch):
+    for settings, tolerance in (
+        ({"jit_compile": True}, 1e-4),
+        ({"mixed_precision": "bfloat16"}, 0.02),
+        ({"mixed_precision": "float16"}, 0.005),
+    ):
+        step = tiny_step(**settings)
+        values = step(batch)
+        for name in ("loss", "gradient_norm"):
+            assert values[name] == pytest.approx(plain_values[name], rel=tolerance), settings
+        assert step(batch)["loss"] < values["loss"]
+        assert {variable.dtype for variable in step.model.weights} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_float16_step_that_overflows_leaves_the_weights_and_halves_the_scale(tiny_step, batch):
+    step = tiny_step(mixed_precision="float16", weight_decay=0.0, fine_tune_batch_norm=False)
+    scale, before = step.others["loss_scale"].scale, step.weights()
+    scale.assign(2.0**60)
+    step(batch)
+    for name, value in step.weights().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert float(scale) == 2.0**59
+    scale.assign(2.0**10)
+    step(batch)
+    assert np.any(step.weights()["aspp0/weights"] != before["aspp0/weights"])
+    assert float(scale) == 2.0**10
+
+
+def test_frozen_scopes_do_not_move_and_all_others_do(tiny_step, batch):
+    step = tiny_step(frozen_scopes="MobilenetV2/Conv,MobilenetV2/expanded_conv_1")
+    before = step.weights()
+    step(batch)
+    moved = {name for name, value in step.weights().items() if np.any(value != before[name])}
+    frozen = {"MobilenetV2/Conv", "MobilenetV2/expanded_conv_1"}
+    assert not {name for name in moved if "/".join(name.split("/")[:2]) in frozen}
+    kernels = {name for name in before if name.endswith("/weights")}
+    assert len(kernels - moved) == 3  # one of the first scope, two of the other
+
+
+def test_every_term_of_the_loss_is_told_and_their_sum_is_the_loss(tiny_step, batch):
+    step = tiny_step(
+        class_weights=(0.5, 1.0, 2.0), focal_weight=0.5, dice_weight=0.3, lovasz_weight=0.2
+    )
+    values = step(batch, steps=2)
+    terms = [values[name] for name in ("cross_entropy", "focal", "dice", "lovasz")]
+    assert min(terms) > 0 and sum(terms) == pytest.approx(values["loss"], rel=1e-5)
+    assert values["gradient_norm"] > 0 and values["finite_steps"] == 2
+
+
+def test_steps_run_in_one_call_until_something_is_due():
+    train_config = config.TrainConfig(
+        training_number_of_steps=95,
+        log_every_steps=20,
+        eval_every_steps=50,
+        save_every_steps=30,
+        profile_steps=(33, 36),
+    )
+    ends, step = [], 0
+    while step < 95:
+        step += train._steps_to_next_event(step, train_config)
+        ends.append(step)
+    assert ends == [20, 30, 33, 36, 40, 50, 60, 80, 90, 95]
+    short = dataclasses.replace(train_config, steps_per_execution=8)
+    assert train._steps_to_next_event(0, short) == 8
+    assert train._steps_to_next_event(32, short) == 1
 
 
 def test_another_model_in_the_run_dir_is_refused(tiny_run_dir, tiny_records):
@@ -197,10 +349,35 @@ def test_another_model_in_the_run_dir_is_refused(tiny_run_dir, tiny_records):
         ({}, {"train_split": "training"}, {}, "'training'.*train, val"),
         ({}, {"data_dir": "/no/such/folder"}, {}, "/no/such/folder"),
         ({}, {}, {"strategy": "many"}, "many.*mirrored"),
-        ({}, {}, {"base_learning_rate": 1e30}, "The loss is (nan|inf).*base_learning_rate"),
+        ({}, {}, {"frozen_scopes": "no_such_scope"}, "no_such_scope.*MobilenetV2/Conv"),
+        ({}, {}, {"class_weights": (1.0, 2.0)}, "--class_weights has 2 .* 7 classes"),
     ],
 )
 def test_a_wrong_setting_is_one_message(tiny_records, tmp_path, model, data, settings, complaint):
     model = dataclasses.replace(TINY_MODEL, **model)
     with pytest.raises(UserError, match=complaint):
         train_tiny(tmp_path, tiny_records, model, data, **settings)
+
+
+def test_a_loss_that_is_not_finite_names_its_pictures_and_the_checkpoint_before(
+    tiny_records, tmp_path
+):
+    data = {"train_crop_size": (65, 65), "data_dir": tiny_records.folder}
+    with pytest.raises(UserError, match="from step 2 on.*--base_learning_rate") as caught:
+        train_tiny(tmp_path, tiny_records, base_learning_rate=1e30, save_every_steps=1)
+    assert os.listdir(tmp_path / "checkpoints") == ["ckpt-1.index", "ckpt-1.data-00000-of-00001"]
+    assert str(tmp_path / "checkpoints/ckpt-1") in str(caught.value)
+    batches = training_data.training_batches(
+        [tiny_records], config.DataConfig(**data), 2, (127.5, 127.5, 127.5), 3, start_step=1
+    )
+    names = next(iter(batches))["name"].numpy()
+    assert ", ".join(name.decode() for name in names) in str(caught.value)
+
+
+def test_where_memory_runs_out_training_says_what_takes_less(tiny_records, tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating [2,513,513,64]")
+
+    monkeypatch.setattr(train_step, "build", lambda *_, **__: exhausted)
+    with pytest.raises(UserError, match="OOM when allocating.*batch.*crop.*output_stride.*mixed"):
+        train_tiny(tmp_path, tiny_records)

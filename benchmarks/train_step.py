@@ -1,0 +1,277 @@
+"""How long a training step takes, and its peak memory, beside plain Keras 3 in the same run.
+
+    python benchmarks/train_step.py            # everything, about 45 minutes on 2 idle cores
+    python benchmarks/train_step.py --quick    # 256x256 without Xception, about 6 minutes
+    python benchmarks/train_step.py --cases=v3 # only cases whose name has this in it
+
+"ours" is the step of `deeplab_tf.train`: all of it but reading pictures and saving. "plain" is the
+same network, cloned with stock layers in the place of ours (Conv2D and DepthwiseConv2D with a
+dilation_rate, BatchNormalization, GlobalAveragePooling2D), and the step that one writes for it: a
+gradient tape, the cross-entropy and SGD with momentum, without weight decay, the ignore label and
+what a log is told. Resizing with aligned corners, which Keras does not have, stays: in both it is
+TensorFlow's own kernel. Before it is timed, the clone's logits are compared with those of ours.
+
+Each has a process of its own, whose peak is told beside what `describe` foresees; the two take
+turns, so that a change of the machine's speed meets both. The batch is the same in every step. What
+counts is the median.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import describe
+from deeplab_tf import distribution
+from deeplab_tf import layers
+from deeplab_tf import models
+from deeplab_tf import train_step
+from deeplab_tf.config import TrainConfig
+
+NUM_CLASSES = 21
+IGNORE_LABEL = 255
+WARM_UP_STEPS = 2
+MIN_TURNS = 5
+SECONDS_PER_CASE = 40.0
+STRATEGY = functools.partial(distribution.get_strategy, "one_device")
+STOCK_LAYERS = {
+    layers.AtrousConv2D: keras.layers.Conv2D,
+    layers.AtrousDepthwiseConv2D: keras.layers.DepthwiseConv2D,
+    layers.BatchNorm: keras.layers.BatchNormalization,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network, and the batch that it is trained on."""
+
+    version: str
+    backbone: str
+    size: int
+    batch_size: int
+    is_quick: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.version}_{self.backbone}_{self.size}"
+
+    def build_model(self) -> keras.Model:
+        settings = {"aspp_with_separable_conv": False} if self.version == "v3" else {}
+        return models.build_model(
+            self.version, self.backbone, NUM_CLASSES, output_stride=16, **settings
+        )
+
+    def make_batch(self) -> dict[str, tf.Tensor]:
+        shape = (self.batch_size, self.size, self.size)
+        return {
+            "image": tf.random.stateless_uniform((*shape, 3), [0, 1], 0, 256, tf.int32),
+            "label": tf.random.stateless_uniform(shape, [0, 2], 0, NUM_CLASSES, tf.int32),
+        }
+
+
+CASES = (
+    Case("v3plus", "mobilenet_v2", 256, 4, is_quick=True),
+    Case("v3plus", "resnet_v1_50_beta", 256, 4, is_quick=True),
+    Case("v3plus", "xception_65", 256, 4),
+    Case("v3plus", "mobilenet_v2", 513, 2),
+    Case("v3plus", "resnet_v1_50_beta", 513, 2),
+    Case("v3plus", "xception_65", 513, 2),
+    Case("v3", "resnet_v1_50_beta", 513, 2),  # dense ASPP
+)
+
+
+def with_stock_layers(model: keras.Model) -> keras.Model:
+    """The same network, and the same weights, without a convolution or batch norm of ours."""
+
+    def stock(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if isinstance(layer, layers.ImagePooling):
+            return keras.layers.GlobalAveragePooling2D(
+                keepdims=True, name=layer.name, dtype=layer.dtype_policy
+            )
+        if isinstance(layer, layers.BatchNorm):
+            del config["frozen"]
+        return STOCK_LAYERS.get(type(layer), type(layer)).from_config(config)
+
+    clone = keras.models.clone_model(model, clone_function=stock, recursive=True)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def largest_difference(model: keras.Model, other: keras.Model, size: int) -> float:
+    """How far the logits of two networks are apart, as a share of the largest."""
+    image = tf.random.stateless_uniform((1, size, size, 3), [0, 3], 0, 256)
+    logits, others = (np.asarray(network(image, training=False)) for network in (model, other))
+    return float(np.abs(logits - others).max() / np.abs(logits).max())
+
+
+def our_step(model: keras.Model, batch: dict[str, tf.Tensor]):
+    """The step that `train` runs, on one batch again and again."""
+    config, strategy = TrainConfig(), STRATEGY()
+    with strategy.scope():
+        optimizer = train_step.build_optimizer(model, config)
+    steps = train_step.build(strategy, model, optimizer, config, IGNORE_LABEL)
+    batches = distribution.distribute_batches(
+        strategy, tf.data.Dataset.from_tensors(batch).cache().repeat()
+    )
+    return lambda: float(steps(batches, tf.constant(1))["loss"])
+
+
+def plain_step(model: keras.Model, batch: dict[str, tf.Tensor]):
+    """A step as one writes it."""
+    optimizer = keras.optimizers.SGD(TrainConfig().base_learning_rate, momentum=0.9)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    @tf.function
+    def step(image, label):
+        with tf.GradientTape() as tape:
+            loss = cross_entropy(label, model(image, training=True))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        return loss
+
+    return lambda: float(step(batch["image"], batch["label"]))
+
+
+def work(case: Case, kind: str, dtype: str) -> None:
+    """Steps whenever a line comes in; tells the seconds of each, and the memory in the end.
+
+    Memory is in bytes: what the process takes when all of TensorFlow is loaded, its peak, and what
+    `describe` foresees of the difference.
+    """
+    batch = case.make_batch()  # starts TensorFlow
+    size_at_start = _status_bytes("VmRSS")
+    keras.utils.set_random_seed(0)
+    scope = STRATEGY().scope() if kind == "ours" else contextlib.nullcontext()
+    with scope, layers.mixed_precision(dtype):
+        model = case.build_model()
+    size = (case.size, case.size)
+    facts = {"foreseen": describe.describe(model, size, case.batch_size).memory.total}
+    if kind == "plain":
+        clone = with_stock_layers(model)
+        facts["difference"] = largest_difference(model, clone, size=97)
+        model = clone
+    step = {"ours": our_step, "plain": plain_step}[kind](model, batch)
+    for _ in range(WARM_UP_STEPS):
+        facts["loss"] = step()
+    _tell(facts)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        _tell(time.perf_counter() - start)
+    _tell({"start": size_at_start, "peak": _status_bytes("VmHWM")})
+
+
+class Worker:
+    """A process that runs `work`."""
+
+    def __init__(self, case: Case, kind: str, dtype: str):
+        command = [sys.executable, __file__, f"--cases={case.name}", f"--mixed_precision={dtype}"]
+        self._process = subprocess.Popen(
+            [*command, f"--worker={kind}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.facts = self._hear()
+
+    def step(self) -> float:
+        """Returns the seconds that a step takes."""
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        return self._hear()
+
+    def end(self) -> None:
+        self._process.stdin.close()
+        self.facts |= self._hear()
+        self._process.wait()
+
+    def _hear(self):
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit("A worker has ended early: was there memory enough for both?")
+        return json.loads(line)
+
+
+def measure(case: Case, kinds: dict[str, tuple[str, str]]) -> dict[str, tuple[float, dict]]:
+    """Lets workers take turns.
+
+    Args:
+        case: What is trained.
+        kinds: For each name, whether it is ours or plain, and its dtype.
+
+    Returns:
+        For each name, the median seconds of a step, and what its worker tells.
+    """
+    workers = {name: Worker(case, *kind) for name, kind in kinds.items()}
+    seconds = {name: [] for name in workers}
+    start, turns = time.perf_counter(), 0
+    while turns < MIN_TURNS or time.perf_counter() - start < SECONDS_PER_CASE:
+        turns += 1
+        for name, worker in workers.items():
+            seconds[name].append(worker.step())
+    for worker in workers.values():
+        worker.end()
+    return {name: (statistics.median(seconds[name]), workers[name].facts) for name in workers}
+
+
+def _tell(value) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def _status_bytes(key: str) -> int:
+    """What Linux says of this process: VmRSS, its memory now, or VmHWM, its peak."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="the small cases only")
+    parser.add_argument("--cases", default="", help="only cases whose name has this in it")
+    parser.add_argument(
+        "--mixed_precision", default="", help="bfloat16 or float16: ours in that too"
+    )
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    cases = [case for case in CASES if arguments.cases in case.name]
+    if arguments.worker:
+        case = next(case for case in CASES if case.name == arguments.cases)
+        work(case, arguments.worker, arguments.mixed_precision)
+        return
+    kinds = {"plain": ("plain", ""), "ours": ("ours", "")}
+    if arguments.mixed_precision:
+        kinds[f"ours, {arguments.mixed_precision}"] = ("ours", arguments.mixed_precision)
+    device = tf.config.list_physical_devices("GPU") or [f"CPU, {os.cpu_count()} cores"]
+    print(f"{device[0]}, TensorFlow {tf.__version__}, Keras {keras.__version__}")
+    print(f"{'':<46}   ms/step  pictures/s  as fast  peak MiB  foreseen   loss")
+    for case in cases:
+        if arguments.quick and not case.is_quick:
+            continue
+        results = measure(case, kinds)
+        plain_seconds = results["plain"][0]
+        for name, (seconds, facts) in results.items():
+            grown = facts["peak"] - facts["start"]
+            print(
+                f"{f'{case.name}, batch {case.batch_size}, {name}':<46} {seconds * 1000:9.0f}  "
+                f"{case.batch_size / seconds:10.2f}  {plain_seconds / seconds:7.2f}  "
+                f"{grown / 2**20:8.0f}  {facts['foreseen'] / 2**20:8.0f}  {facts['loss']:5.3f}",
+                flush=True,
+            )
+        difference = results["plain"][1]["difference"]
+        print(f"  the logits of the two differ by {difference:.1e} of the largest")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""The evaluation as one HTML page that needs nothing beside itself.
+
+    page (summary, classes, confusion, borders, pictures) -> charts, pictures, comparison -> markup
+
+`page.css` and `page.js` are written into the page.
+"""
+
+from deeplab_tf.report.page import write
+from deeplab_tf.report.pictures import Shown
+
+__all__ = ["Shown", "write"]

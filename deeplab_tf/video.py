@@ -1,0 +1,151 @@
+"""Videos and cameras as RGB frames, and RGB frames as a video: what OpenCV can read and write."""
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from deeplab_tf.errors import UserError
+
+VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+FORMATS = (("mp4", "mp4v"), ("avi", "MJPG"))  # ending and codec to write; the first that works
+FRAMES_PER_SECOND = 30.0  # where a file or a camera does not tell
+
+
+def camera_index(source: str) -> int | None:
+    """Returns 0 for "0" and so on, or None for what is not a camera; a file of that name wins."""
+    return int(source) if source.isdecimal() and not os.path.exists(source) else None
+
+
+def is_video(source: str) -> bool:
+    """Whether a video file or a camera is meant."""
+    return camera_index(source) is not None or source.lower().endswith(VIDEO_ENDINGS)
+
+
+class Reader:
+    """Frames of a video file or a camera, to be gone through once.
+
+    Attributes:
+        is_camera: Whether frames come as time goes by, and without an end.
+        frames_per_second: As the file or the camera says, float.
+        num_frames: As the file says, which may be an estimate; 0 where it is not known.
+        height: Of every frame, in pixels.
+        width: Of every frame, in pixels.
+    """
+
+    def __init__(self, source: str):
+        """Opens a source and reads its first frame.
+
+        Args:
+            source: Name of a file, or index of a camera such as "0".
+
+        Raises:
+            OSError: The file is no video, or its first frame cannot be decoded.
+            UserError: There is no such camera.
+        """
+        index = camera_index(source)
+        self.is_camera = index is not None
+        # OpenCV would tell of every way in which it did not find a camera.
+        log = cv2.utils.logging
+        log_level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+        try:
+            self._capture = cv2.VideoCapture(index if self.is_camera else source)
+            is_read, self._first = self._capture.read()
+        finally:
+            log.setLogLevel(log_level)
+        if not is_read and self.is_camera:
+            raise UserError(
+                f"--images={source}: no frame can be read from camera {source}. There is none, "
+                "another program uses it, or you may not open it; give another index, or a file."
+            )
+        if not is_read:
+            raise OSError("no frame of this video can be read")
+        self.frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or FRAMES_PER_SECOND
+        self.num_frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.height, self.width = self._first.shape[:2]
+
+    def frames(self, every_nth: int = 1) -> Iterator[tuple[float, np.ndarray]]:
+        """Yields the first frame and every n-th after it.
+
+        Yields:
+            Its time since the first frame, in seconds; the frame, uint8 [H, W, 3], RGB.
+        """
+        started = time.monotonic()
+        try:
+            yield 0.0, cv2.cvtColor(self._first, cv2.COLOR_BGR2RGB)
+            for number in itertools.count(1):
+                if not self._capture.grab():
+                    return
+                if number % every_nth:
+                    continue
+                is_read, frame = self._capture.retrieve()
+                if not is_read:
+                    return
+                passed = time.monotonic() - started
+                seconds = passed if self.is_camera else number / self.frames_per_second
+                yield seconds, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        finally:
+            self._capture.release()
+
+
+class Writer:
+    """A video file that frames are added to; a context manager.
+
+    Attributes:
+        path: The file, with the ending of its format.
+        num_frames: Frames written so far.
+    """
+
+    def __init__(self, stem: str, frames_per_second: float, height: int, width: int):
+        """Opens the file, in the first of `FORMATS` that this OpenCV can write.
+
+        Args:
+            stem: Path of the file without its ending.
+            frames_per_second: Of the video.
+            height: Of the frames, in pixels.
+            width: Of the frames, in pixels.
+
+        Raises:
+            UserError: None of the formats can be written.
+        """
+        self.num_frames = 0
+        self._frames_per_second = frames_per_second
+        self._last = None
+        # Codecs store colour by 2x2 pixels: an odd last row or column is repeated, not lost.
+        self._padding = ((0, height % 2), (0, width % 2), (0, 0))
+        size = (width + width % 2, height + height % 2)
+        for ending, codec in FORMATS:
+            self.path = f"{stem}.{ending}"
+            fourcc = cv2.VideoWriter_fourcc(*codec)
+            self._writer = cv2.VideoWriter(self.path, fourcc, frames_per_second, size)
+            if self._writer.isOpened():
+                return
+        raise UserError(
+            f"{stem} cannot be written: either its folder cannot, or this OpenCV can write none of "
+            f"{', '.join(ending for ending, _ in FORMATS)}; pip install opencv-python brings both."
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._writer.release()
+
+    def write(self, frame: np.ndarray, seconds: float) -> None:
+        """Adds a frame, uint8 [H, W, 3], RGB, to be seen from a time on; until then stays the last.
+
+        Where times are closer than the video's frames, it falls behind rather than drop one.
+        """
+        padded = np.pad(frame, self._padding, mode="edge")
+        frame = cv2.cvtColor(padded, cv2.COLOR_RGB2BGR)
+        while self.num_frames and self.num_frames < round(seconds * self._frames_per_second):
+            self._write(self._last)
+        self._write(frame)
+        self._last = frame
+
+    def _write(self, frame: np.ndarray) -> None:
+        self._writer.write(frame)
+        self.num_frames += 1

@@ -1,0 +1,253 @@
+"""Training that is killed, and what starts it again: real processes, really killed."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from conftest import REPOSITORY
+from conftest import TINY_MODEL
+from deeplab_tf import checkpoint_files
+from deeplab_tf import checkpoints
+from deeplab_tf import command_line
+from deeplab_tf import preemption
+from deeplab_tf import supervise
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config import TrainConfig
+from deeplab_tf.errors import UserError
+
+NUM_STEPS = 8
+BOTTLENECKS = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2))  # most of a start is tracing
+# Without dropout, for which replicas draw numbers of their own.
+MODEL = dataclasses.replace(TINY_MODEL, output_stride=8, aspp_with_concat_projection=False)
+TRAINING = TrainConfig(
+    training_number_of_steps=NUM_STEPS,
+    train_batch_size=4,
+    moving_average_decay=0.9,
+    steps_per_execution=1,
+    log_every_steps=1,
+    save_every_steps=2,
+    seed=3,
+)
+
+# Python runs this before `-m deeplab_tf.train`. There it shortens the network, and brings about the
+# ends that lie in a folder, each once: kill-N and stop-N when the loop asks for the N-th time
+# whether it has to stop, which it does behind every step; save-N while the checkpoint of step N is
+# being written and lacks its last file.
+SITE = f"""
+import os, shutil, signal, sys, time
+
+if "deeplab_tf.train" in sys.orig_argv:
+    from deeplab_tf import distribution, preemption
+    from deeplab_tf.backbones import mobilenet_v2
+
+    mobilenet_v2._BOTTLENECKS = {BOTTLENECKS}
+    folder = os.environ["ENDS"]
+    looks = 0
+
+    def is_time(event):
+        try:
+            os.remove(os.path.join(folder, f"{{event}}-of-{{distribution.worker_index()}}"))
+        except FileNotFoundError:
+            return False
+        return True
+
+    class StopSignal(preemption.StopSignal):
+        @property
+        def is_requested(self):
+            global looks
+            looks += 1
+            if is_time(f"kill-{{looks}}"):
+                shutil.copy(os.path.join(folder, "../run/metrics.jsonl"), folder)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if is_time(f"stop-{{looks}}"):
+                os.kill(os.getppid(), signal.SIGTERM)
+                while not self._is_set:
+                    time.sleep(0.01)
+            return super().is_requested
+
+    def replace(source, target):
+        step = os.fspath(target).removesuffix(".index").rpartition("-")[2]
+        if target.endswith(".index") and is_time(f"save-{{step}}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        os_replace(source, target)
+
+    preemption.StopSignal, os_replace, os.replace = StopSignal, os.replace, replace
+"""
+
+
+class Run:
+    """A run of the commands: its folders, and what it is started with."""
+
+    def __init__(self, folder, source, *arguments: str, ends=()):
+        (folder / "site").mkdir(parents=True)
+        (folder / "ends").mkdir()
+        (folder / "site/sitecustomize.py").write_text(SITE)
+        for end in ends:
+            (folder / "ends" / end).touch()
+        self.folder = folder / "run"
+        self._environment = os.environ | {
+            "PYTHONPATH": f"{folder / 'site'}:{REPOSITORY}",
+            "ENDS": str(folder / "ends"),
+        }
+        data = DataConfig(data_dir=source.folder, train_crop_size=(65, 65), val_split="")
+        flagfile = folder / "flagfile"
+        command_line.write_flagfile(str(flagfile), MODEL, data, TRAINING)
+        self._arguments = [f"--flagfile={flagfile}", f"--run_dir={self.folder}", *arguments]
+
+    def start(self, command: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"deeplab_tf.{command}", *self._arguments],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @property
+    def losses(self) -> dict[int, float]:
+        return losses(self.folder / "metrics.jsonl")
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything in the last checkpoint: weights, slots, averages, seeds."""
+        (prefix, *_) = checkpoint_files.find(str(self.folder / "checkpoints"))
+        assert checkpoint_files.step_of(prefix) == NUM_STEPS
+        reader = tf.train.load_checkpoint(prefix)
+        return {
+            name: reader.get_tensor(name)
+            for name in reader.get_variable_to_shape_map()
+            if name.endswith("VARIABLE_VALUE")
+        }
+
+
+def losses(path) -> dict[int, float]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["step"]: line["loss/total"] for line in lines if "loss/total" in line}
+
+
+def end_of(process: subprocess.Popen) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def ended(tiny_records, tmp_path_factory):
+    """Runs with their exit codes and outputs; side by side they take half of the time."""
+    folder = tmp_path_factory.mktemp("survival")
+    whole = Run(folder / "whole", tiny_records)
+    ends = ("kill-3-of-0", "save-4-of-0", "stop-3-of-0")
+    killed = Run(folder / "killed", tiny_records, ends=ends)
+    pair = Run(
+        folder / "pair", tiny_records, "--workers=2", "--save_every_steps=4", ends=("kill-7-of-1",)
+    )
+    processes = [whole.start("train"), killed.start("supervise"), pair.start("supervise")]
+    try:
+        yield {
+            run.folder.parent.name: (run, *end_of(process))
+            for run, process in zip((whole, killed, pair), processes)
+        }
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_a_killed_run_goes_on_to_the_very_same_losses_and_state(ended):
+    whole, exit_code, output = ended["whole"]
+    assert exit_code == 0, output
+    killed, exit_code, output = ended["killed"]
+    assert exit_code == preemption.EXIT_INTERRUPTED, output
+    assert "died with SIGKILL: starts again from step 2 (1 of 3" in output  # in a step
+    assert "died with SIGKILL: starts again from step 2 (2 of 3" in output  # in saving step 4
+    assert "stopped at step 5; the same command goes on" in output
+    assert checkpoints.find(str(killed.folder), "last").endswith("ckpt-5")
+
+    exit_code, output = end_of(killed.start("train"))
+    assert exit_code == 0 and "goes on from step 5" in output, output
+    assert killed.losses == whole.losses
+    assert list(whole.losses) == list(range(1, NUM_STEPS + 1))
+    assert_equal_states(killed.state, whole.state, rtol=0, atol=0)
+
+
+def test_two_processes_of_which_one_is_killed_equal_one_with_the_whole_batch(ended):
+    whole, _, _ = ended["whole"]
+    pair, exit_code, output = ended["pair"]
+    assert exit_code == 0, output
+    assert "died with SIGKILL: starts again from step 4" in output
+    before = losses(pair.folder.parent / "ends/metrics.jsonl")
+    assert {5, 6} <= before.keys()
+    assert {step: pair.losses[step] for step in before} == before  # bit for bit
+    # Two processes add up in another order than one.
+    np.testing.assert_allclose(list(pair.losses.values()), list(whole.losses.values()), rtol=1e-5)
+    assert_equal_states(pair.state, whole.state, rtol=1e-3, atol=1e-4)
+
+
+def assert_equal_states(one: dict, other: dict, **tolerance) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], err_msg=name, **tolerance)
+
+
+def supervised(tmp_path, code: str, max_restarts: int = 3, **arguments) -> int:
+    return supervise.supervise(
+        [sys.executable, "-c", code], str(tmp_path), max_restarts=max_restarts, **arguments
+    )
+
+
+def test_the_supervisor_gives_up_when_nothing_gets_on(tmp_path):
+    code = f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); import sys; sys.exit(3)"
+    with pytest.raises(UserError, match="died 2 times without a new checkpoint.*exit code 3"):
+        supervised(tmp_path, code, max_restarts=1)
+    assert (tmp_path / "starts").read_text() == "xx"
+
+
+def test_what_only_the_user_can_change_is_not_tried_again(tmp_path, capfdbinary):
+    code = "import sys; print('once'); sys.exit('error: no such records')"
+    assert supervised(tmp_path, code) == 1
+    assert capfdbinary.readouterr().out.splitlines() == [b"once", b"error: no such records"]
+
+
+def test_every_worker_is_told_who_the_others_are(tmp_path, capfdbinary):
+    code = "import os; print(os.environ['TF_CONFIG'])"
+    assert supervised(tmp_path, code, workers=2, port=2222) == 0
+    lines = sorted(capfdbinary.readouterr().out.splitlines())
+    assert supervised(tmp_path, code, hosts=["localhost:2222", "localhost:2223"], index=1) == 0
+    assert capfdbinary.readouterr().out.splitlines() == lines[1:]
+    for index, line in enumerate(lines):
+        prefix, config = line.split(b"] ", 1)
+        assert prefix == b"[worker %d" % index
+        assert json.loads(config) == {
+            "cluster": {"worker": ["localhost:2222", "localhost:2223"]},
+            "task": {"type": "worker", "index": index},
+        }
+
+
+def test_a_worker_that_dies_takes_the_others_with_it(tmp_path):
+    code = (
+        "import json, os, time; index = json.loads(os.environ['TF_CONFIG'])['task']['index']; "
+        "time.sleep(60) if index else os.kill(os.getpid(), 9)"
+    )
+    started = time.monotonic()
+    with pytest.raises(UserError, match="SIGKILL"):
+        supervised(tmp_path, code, workers=2, max_restarts=0)
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        ({"workers": 0}, "--workers=0"),
+        ({"workers": 2, "hosts": ["a:1", "b:1"]}, "--workers=2: .*--hosts"),
+        ({"hosts": ["a:1", "b:1"], "index": 2}, "--index=2 is none of the 2 --hosts"),
+    ],
+)
+def test_workers_that_do_not_fit_together_are_refused(tmp_path, arguments, complaint):
+    with pytest.raises(UserError, match=complaint):
+        supervised(tmp_path, "pass", **arguments)
