@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from deeplab_tf import checkpoints
+from deeplab_tf import layers
 from deeplab_tf import losses
 from deeplab_tf import models
 from deeplab_tf import optimizers
@@ -45,13 +46,20 @@ def build(
         was not finite.
 
     Raises:
-        UserError: There is not a class weight for each class.
+        UserError: There is not a class weight for each class; or XLA would have to compile what
+            devices say to each other.
     """
     num_classes = model.output_shape[-1]
     if len(config.class_weights) not in (0, num_classes):
         raise UserError(
             f"--class_weights has {len(config.class_weights)} numbers for {num_classes} classes: "
             "give one for each, in their order."
+        )
+    if config.jit_compile and any(layer.synchronized for layer in layers.batch_norms(model)):
+        raise UserError(
+            f"--jit_compile does not go with a batch norm that the {strategy.num_replicas_in_sync} "
+            f"devices of --strategy={config.strategy} share: leave it out, freeze the batch norm "
+            "(--nofine_tune_batch_norm), or give --strategy=one_device."
         )
     variables = model.trainable_variables
     network = models.with_logits_of_every_scale(model)

@@ -17,6 +17,15 @@ from deeplab_tf.errors import UserError
         (config.TrainConfig, {"train_batch_size": 0}, "--train_batch_size=0"),
         (config.TrainConfig, {"eval_every_steps": 0}, "--eval_every_steps=0"),
         (config.TrainConfig, {"training_number_of_steps": -5}, "--training_number_of_steps=-5"),
+        (config.TrainConfig, {"dice_weight": -1.0}, "--dice_weight=-1.0"),
+        (config.TrainConfig, {"cross_entropy_weight": 0.0}, "no loss.*--lovasz_weight"),
+        (config.TrainConfig, {"class_weights": (1.0, -1.0)}, "--class_weights=1.0,-1.0"),
+        (config.TrainConfig, {"top_k_percent_pixels": 25.0}, "--top_k_percent_pixels=25.0.* 0.25 "),
+        (config.TrainConfig, {"moving_average_decay": 1.0}, "--moving_average_decay=1.0"),
+        (config.TrainConfig, {"gradient_accumulation_steps": 3}, "=8 does not divide .*=3 equal"),
+        (config.TrainConfig, {"optimizer": "adam"}, "--optimizer=adam; .*adamw"),
+        (config.TrainConfig, {"mixed_precision": "float64"}, "bfloat16, float16 or empty"),
+        (config.TrainConfig, {"profile_steps": (20, 10)}, "--profile_steps=20,10"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_the_name_of_its_flag(

@@ -72,7 +72,7 @@ class Setup:
 
 
 def tiny_setup(path: pathlib.Path) -> Setup:
-    """What a flagfile's training does; its numbers, which cannot contradict each other, are lost."""
+    """What a flagfile's training does, without the numbers that cannot contradict each other."""
     model_config, data_config, train_config = read(path)
     tiny = {"v1": {"fc_filters": 8}, "v2": {}}.get(
         model_config.version, {"version": "v3", "atrous_rates": (), "aspp_convs_filters": 8}

@@ -17,6 +17,7 @@ from deeplab_tf import predict
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 
 MODEL = dataclasses.replace(TINY_MODEL, num_classes=3)
@@ -85,8 +86,8 @@ def test_what_does_not_fit_is_refused_and_leaves_no_run_dir(
 
 def test_the_original_voc_model_finds_what_is_in_the_pictures(shared, tmp_path):
     configs = REPOSITORY / "configs"
-    model_config, data_config = command_line.read_flagfile(
-        str(configs / "voc2012_v3_mobilenet_v2.flagfile"), ModelConfig, DataConfig
+    model_config, data_config, _ = command_line.read_flagfile(
+        str(configs / "voc2012_v3_mobilenet_v2.flagfile"), ModelConfig, DataConfig, TrainConfig
     )
     report = import_checkpoint.import_checkpoint(
         str(shared / "checkpoints/deeplabv3_mnv2_pascal/model.ckpt"),

@@ -350,6 +350,7 @@ def test_another_model_in_the_run_dir_is_refused(tiny_run_dir, tiny_records):
         ({}, {"data_dir": "/no/such/folder"}, {}, "/no/such/folder"),
         ({}, {}, {"strategy": "many"}, "many.*mirrored"),
         ({}, {}, {"frozen_scopes": "no_such_scope"}, "no_such_scope.*MobilenetV2/Conv"),
+        ({}, {}, {"strategy": "mirrored", "jit_compile": True}, "--jit_compile.* 2 devices"),
         ({}, {}, {"class_weights": (1.0, 2.0)}, "--class_weights has 2 .* 7 classes"),
     ],
 )
