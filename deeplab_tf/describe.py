@@ -113,6 +113,7 @@ class Description:
         lines.append(f"Memory of a training step of {self.batch_size} pictures, about [MiB]:")
         for name, size in (*dataclasses.asdict(self.memory).items(), ("total", self.memory.total)):
             lines.append(f"  {name:<12}{size / 2**20:>12,.1f}")
+        lines.append("A process on a CPU takes up to half as much again, and 700 MiB to begin with.")
         return "\n".join(lines)
 
 
@@ -136,7 +137,8 @@ def describe(model: keras.Model, input_size: tuple[int, int], batch_size: int) -
     gradients look at again: what goes into convolutions and batch norms, and what comes out of
     ReLUs. The workspace holds pictures and labels, the logits, their probabilities and their
     gradient at the loss, and the weights as the kernels reorder them. Steps on a CPU were seen to
-    take 7 to 17 % more, for the allocator's gaps.
+    take 7 to 17 % more, for the allocator's gaps; and a process from its start to its peak 34 to
+    43 % more, with the graph and all that Python holds (`benchmarks/train_step.py`).
 
     Args:
         model: A functional model of one input, `[B, H, W, C]`, as `build_model` returns it.
