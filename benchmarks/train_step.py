@@ -1,7 +1,7 @@
 """How long a training step takes, and its peak memory, beside plain Keras 3 in the same run.
 
-    python benchmarks/train_step.py            # everything, about 45 minutes on 2 idle cores
-    python benchmarks/train_step.py --quick    # 256x256 without Xception, about 6 minutes
+    python benchmarks/train_step.py            # everything, about 20 minutes on 2 idle cores
+    python benchmarks/train_step.py --quick    # 256x256 without Xception, about 4 minutes
     python benchmarks/train_step.py --cases=v3 # only cases whose name has this in it
 
 "ours" is the step of `deeplab_tf.train`: all of it but reading pictures and saving. "plain" is the

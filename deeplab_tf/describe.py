@@ -113,7 +113,7 @@ class Description:
         lines.append(f"Memory of a training step of {self.batch_size} pictures, about [MiB]:")
         for name, size in (*dataclasses.asdict(self.memory).items(), ("total", self.memory.total)):
             lines.append(f"  {name:<12}{size / 2**20:>12,.1f}")
-        lines.append("A process on a CPU takes up to half as much again, and 700 MiB to begin with.")
+        lines.append("A process on a CPU takes up to half as much again, and 700 to begin with.")
         return "\n".join(lines)
 
 
