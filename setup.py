@@ -34,7 +34,11 @@ setuptools.setup(
     python_requires=">=3.10",
     packages=setuptools.find_packages(include=["deeplab_tf", "deeplab_tf.*"]) + list(LINKED),
     package_dir=LINKED,
-    package_data={"": ["README.md", "CITATIONS.bib"], "deeplab_tf.report": ["*.css", "*.js"]},
+    package_data={
+        "": ["README.md", "CITATIONS.bib"],
+        "deeplab_tf.report": ["*.css", "*.js"],
+        "deeplab_tf.export": ["tf_serving/*.txt"],
+    },
     install_requires=[
         "tensorflow>=2.21",
         "keras>=3.12",
@@ -44,6 +48,8 @@ setuptools.setup(
         "opencv-python",
         "absl-py",
         "tensorboard",  # no longer installed by tensorflow
+        "ai-edge-litert>=2",  # runs and reads .tflite files, in the place of tf.lite
+        "tensorflow-serving-api",  # protocol buffers of TF Serving: warm-up requests, the client
         "pillow",  # palette PNGs: neither TensorFlow nor OpenCV reads or writes their class ids
     ],
     extras_require={
@@ -51,6 +57,7 @@ setuptools.setup(
         "fast": ["numba>=0.60"],
         "jax": ["jax"],  # Keras' other backend; only a test needs it
         "mat": ["scipy"],  # labels in MATLAB's .mat files
+        "onnx": ["tf2onnx", "onnx", "onnxruntime"],
         "test": ["pytest", "dill", "numba", "scipy"],  # dill: for tensorflow_datasets.testing
     },
 )

@@ -1,14 +1,15 @@
 """From pictures of any size to labels of the same size: what eval, predict and export share."""
 
 import dataclasses
-import importlib.util
 import math
 import os
+import re
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_tf import backbones
 from deeplab_tf import crf
@@ -182,6 +183,15 @@ def at_output_stride(
     return rebuilt, config
 
 
+def without_last_resize(model: keras.Model) -> tuple[keras.Model, float]:
+    """Returns the network up to its logits before the last resize, and input size over theirs."""
+    last = model.layers[-1]
+    if isinstance(last, layers.ResizeLike):
+        model = keras.Model(model.input, last.input[0])
+    side = 16 * 32  # a multiple of every stride
+    return model, side / (model.compute_output_shape((1, side + 1, side + 1, 3))[1] - 1)
+
+
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
     """Returns where windows begin along one side of a picture.
 
@@ -212,7 +222,7 @@ def load_artefact(
         path: Folder of a SavedModel of `deeplab_tf.export`; a `.keras` file that a model of
             `deeplab_tf.build_model` was saved in; or a `.tflite` file, see
             `tflite_label_function`.
-        model_config: The run's; a SavedModel and a `.tflite` file have their own.
+        model_config: The run's; a SavedModel has its own.
         data_config: The run's; likewise.
         crf_parameters: Arguments of `dense_crf`; None for no CRF.
         eval_config: How the network of a `.keras` file looks at the picture; the others look as
@@ -235,7 +245,7 @@ def load_artefact(
             "its .keras file."
         )
     if path.endswith(".tflite"):
-        return tflite_label_function(path, crf_parameters)
+        return tflite_label_function(path, model_config, data_config, crf_parameters)
     return saved_model_label_function(path, crf_parameters)
 
 
@@ -245,7 +255,8 @@ def saved_model_label_function(
     """Loads a SavedModel of `deeplab_tf.export` as a function from one picture to its labels.
 
     Args:
-        path: Folder that holds saved_model.pb.
+        path: Folder that holds saved_model.pb; or that of all versions, of which the highest is
+            taken.
         crf_parameters: Arguments of `dense_crf`, which then refines the SavedModel's logits; None
             for the labels that it serves.
 
@@ -255,11 +266,7 @@ def saved_model_label_function(
     Raises:
         UserError: There is no SavedModel, it is damaged, or it is not one of these.
     """
-    if not tf.saved_model.contains_saved_model(path):
-        raise UserError(
-            f"{path} is no SavedModel: it holds no saved_model.pb. Give the --output_dir of "
-            "deeplab_tf.export.savedmodel."
-        )
+    path = _newest_version(path)
     try:
         loaded = tf.saved_model.load(path)
         serve = loaded.signatures["serving_default"]
@@ -289,19 +296,72 @@ def saved_model_label_function(
     return predict_labels
 
 
-def tflite_label_function(
-    path: str, crf_parameters: dict | None = None
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads a `.tflite` file as a function from one picture to its labels.
+class TFLiteModel:
+    """A `.tflite` file as a function from a picture to its class ids or scores.
 
-    The file takes one picture of its own fixed size, or of any, whose pixels are 0..255 as for the
-    models of `deeplab_tf`, in float32 or quantised. It returns class ids [1, h, w], or scores such
-    as logits [1, h, w, num_classes], of any size. A picture that is larger than the file's is
-    shrunk to fit in, a smaller one is padded at the bottom and right with the mean pixel; the
-    scores are interpolated back to the picture, class ids are not.
+    It takes one picture of its own fixed size, or of any, whose pixels are 0..255 as for the models
+    of `deeplab_tf`, in float32 or quantised; and returns class ids [1, h, w], or scores such as
+    logits [1, h, w, num_classes], of any size.
+
+    Attributes:
+        size: Height and width in pixels of the pictures that it takes; None for any.
+        has_scores: Whether it returns scores, and not class ids.
+    """
+
+    def __init__(self, path: str):
+        """Loads the file.
+
+        Raises:
+            UserError: It is not there, damaged, or takes and returns something else.
+        """
+        self._interpreter = _tflite_interpreter(path)
+        (self._takes,) = self._interpreter.get_input_details()
+        self._returns, *others = self._interpreter.get_output_details()
+        wanted, returned = self._takes["shape_signature"], self._returns["shape"]
+        if others or len(wanted) != 4 or wanted[3] != 3 or len(returned) not in (3, 4):
+            raise UserError(
+                f"{path} takes {wanted.tolist()} and returns {returned.tolist()}"
+                f"{' and more' if others else ''}: it must take one picture [1, h, w, 3] and "
+                "return class ids [1, h, w] or scores [1, h, w, num_classes] alone."
+            )
+        self._size = tuple(self._takes["shape"][1:3].tolist())  # that it is prepared for
+        self.size = None if wanted[1] < 0 else self._size
+        self.has_scores = len(returned) == 4
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """Pixels 0..255, [H, W, 3] -> class ids, int32 [h, w], or scores, float32 [h, w, C]."""
+        takes, returns = self._takes, self._returns
+        if self._size != picture.shape[:2]:
+            self._interpreter.resize_tensor_input(takes["index"], [1, *picture.shape])
+            self._interpreter.allocate_tensors()
+            self._size = picture.shape[:2]
+        values = _quantised(picture.astype(np.float32), takes)
+        self._interpreter.set_tensor(takes["index"], values[np.newaxis])
+        self._interpreter.invoke()
+        result = self._interpreter.get_tensor(returns["index"])[0]
+        if not self.has_scores:
+            return result.astype(np.int32)
+        result = result.astype(np.float32)
+        scale, zero_point = returns["quantization"]
+        return (result - zero_point) * scale if scale else result
+
+
+def tflite_label_function(
+    path: str,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    crf_parameters: dict | None = None,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Loads a `.tflite` file, see `TFLiteModel`, as a function from one picture to its labels.
+
+    A picture is resized to the range of sizes that the run was trained on, if it was. One that is
+    larger than the file's is shrunk to fit in, a smaller one is padded at the bottom and right with
+    the mean pixel; scores are interpolated back to the picture, class ids are not.
 
     Args:
         path: The file.
+        model_config: The run's; its `backbone` counts.
+        data_config: As of `predict_logits`.
         crf_parameters: Arguments of `dense_crf`, which then refines the softmax of the scores;
             None for no CRF.
 
@@ -311,46 +371,27 @@ def tflite_label_function(
     Raises:
         UserError: The file is not there, damaged, or takes and returns something else.
     """
-    interpreter = _tflite_interpreter(path)
-    (takes,), (returns, *others) = interpreter.get_input_details(), interpreter.get_output_details()
-    wanted, has_scores = takes["shape_signature"], len(returns["shape"]) == 4
-    if others or len(wanted) != 4 or wanted[3] != 3 or len(returns["shape"]) not in (3, 4):
+    model, pad_pixel = TFLiteModel(path), backbones.pad_pixel(model_config.backbone)
+    if crf_parameters is not None and not model.has_scores:
         raise UserError(
-            f"{path} takes {wanted.tolist()} and returns {returns['shape'].tolist()}"
-            f"{' and more' if others else ''}: it must take one picture [1, h, w, 3] and return "
-            "class ids [1, h, w] or scores [1, h, w, num_classes] alone."
+            f"{path} returns labels, but --crf refines scores: export it with --result=scores."
         )
-    if crf_parameters is not None and not has_scores:
-        raise UserError(
-            f"{path} returns labels, but --crf refines scores: export it with scores as its output."
-        )
-
-    def run(pictures):
-        if not np.array_equal(interpreter.get_input_details()[0]["shape"], pictures.shape):
-            interpreter.resize_tensor_input(takes["index"], pictures.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(takes["index"], _quantised(pictures, takes))
-        interpreter.invoke()
-        return interpreter.get_tensor(returns["index"])
+    resize = images.resize_bilinear if model.has_scores else images.resize_nearest
 
     def predict_labels(picture):
-        own_size = picture.shape[:2]
-        size = np.where(wanted[1:3] < 0, own_size, wanted[1:3])
-        fitted = _fitted_size(own_size, size)
-        pictures = images.resize_bilinear(picture[np.newaxis], fitted)
+        pictures = _resized_to_range(tf.cast(picture[np.newaxis], tf.float32), data_config)
+        seen_size = pictures.shape[1:3]
+        size = model.size or seen_size
+        fitted = _fitted_size(seen_size, size)
+        pictures = images.resize_bilinear(pictures, fitted)
         padding = [[0, 0], [0, size[0] - fitted[0]], [0, size[1] - fitted[1]], [0, 0]]
-        pictures = tf.pad(pictures - images.MEAN_PIXEL, padding) + images.MEAN_PIXEL
-        result = run(pictures.numpy())
-        resize = images.resize_bilinear if has_scores else images.resize_nearest
-        result = tf.cast(result, tf.float32 if has_scores else tf.int32)
-        result = resize(result, size)[:, : fitted[0], : fitted[1]]
-        result = resize(result, own_size)
+        padded = tf.pad(pictures - pad_pixel, padding) + pad_pixel
+        result = resize(model(padded[0].numpy())[np.newaxis], size)
+        result = resize(result[:, : fitted[0], : fitted[1]], picture.shape[:2])[0]
         if crf_parameters is not None:
-            scale = returns["quantization"][0] or 1.0  # of the scores, where they are quantised
-            probabilities = tf.nn.softmax(result * scale)[0].numpy()
-            result = crf.dense_crf(picture, probabilities, **crf_parameters)[np.newaxis]
-        labels = np.argmax(result, axis=-1) if has_scores else result.numpy()
-        return labels[0].astype(np.int32)
+            result = crf.dense_crf(picture, tf.nn.softmax(result).numpy(), **crf_parameters)
+        labels = np.argmax(result, axis=-1) if model.has_scores else result.numpy()
+        return labels.astype(np.int32)
 
     return predict_labels
 
@@ -424,7 +465,7 @@ def _mean_over_scales(
 
         return lambda picture: predict(picture[tf.newaxis])[0]
 
-    head, head_stride = _head(model)
+    head, head_stride = without_last_resize(model)
 
     # Float64, as sizes are products of Python's numbers in the original.
     @tf.function(
@@ -480,15 +521,6 @@ def _mean_over_windows(
     return total
 
 
-def _head(model: keras.Model) -> tuple[keras.Model, float]:
-    """The network up to its logits before the last resize, and input size over their size."""
-    last = model.layers[-1]
-    if isinstance(last, layers.ResizeLike):
-        model = keras.Model(model.input, last.input[0])
-    side = 16 * 32  # a multiple of every stride
-    return model, side / (model.compute_output_shape((1, side + 1, side + 1, 3))[1] - 1)
-
-
 def _scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """The original's `scale_dimension`, which keeps first and last pixels aligned."""
     return tf.cast(tf.cast(size - 1, tf.float64) * scale + 1, tf.int32)
@@ -518,13 +550,27 @@ def _load_keras_file(path: str, model_config: ModelConfig) -> keras.Model:
     return model
 
 
+def _newest_version(path: str) -> str:
+    """The folder of a SavedModel itself: the given one, or that of the highest number in it.
+
+    Raises:
+        UserError: There is none.
+    """
+    if tf.saved_model.contains_saved_model(path):
+        return path
+    names = os.listdir(path) if os.path.isdir(path) else []
+    versions = sorted((name for name in names if re.fullmatch("[0-9]+", name)), key=int)
+    if not versions or not tf.saved_model.contains_saved_model(os.path.join(path, versions[-1])):
+        raise UserError(
+            f"{path} is no SavedModel: it holds no saved_model.pb, nor do versions in it. Give the "
+            "--output_dir of deeplab_tf.export.savedmodel, or one of its versions."
+        )
+    return os.path.join(path, versions[-1])
+
+
 def _tflite_interpreter(path: str):
     if not os.path.isfile(path):
         raise UserError(f"There is no file {path}: give a .tflite file.")
-    if importlib.util.find_spec("ai_edge_litert"):
-        from ai_edge_litert.interpreter import Interpreter
-    else:
-        Interpreter = tf.lite.Interpreter
     try:
         interpreter = Interpreter(model_path=path, num_threads=crf.num_cores())
         interpreter.allocate_tensors()
@@ -546,7 +592,7 @@ def _quantised(pictures: np.ndarray, takes: dict) -> np.ndarray:
     return np.clip(values, limits.min, limits.max).astype(takes["dtype"])
 
 
-def _fitted_size(own_size: tuple[int, int], size: np.ndarray) -> tuple[int, int]:
+def _fitted_size(own_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     """The picture's own size, or the largest of its shape that fits into `size`."""
     scale = min(1.0, *(side / own for own, side in zip(own_size, size)))
     return tuple(max(1, int(own * scale)) for own in own_size)

@@ -101,12 +101,15 @@ def training_batches(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_examples(source: records.Records, split: str) -> tf.data.Dataset:
+def evaluation_examples(
+    source: records.Records, split: str, numbers: Sequence[int] | None = None
+) -> tf.data.Dataset:
     """Returns the examples of a split once, in the order of the records, at their own size.
 
     Args:
         source: The records.
         split: Name of the split.
+        numbers: Places in that order of those to return; None for all.
 
     Returns:
         Dataset of dicts: `image` uint8 [H, W, 3], `label` int32 [H, W], `name` string [].
@@ -117,6 +120,9 @@ def evaluation_examples(source: records.Records, split: str) -> tf.data.Dataset:
         return example | {"label": tf.cast(example["label"], tf.int32)}
 
     dataset = tf.data.TFRecordDataset(source.shards(split))
+    if numbers is not None:
+        dataset = dataset.enumerate().filter(lambda place, _: tf.reduce_any(place == numbers))
+        dataset = dataset.map(lambda _, serialized: serialized)
     dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE)
 

@@ -1,56 +1,237 @@
 """Proof that an exported model computes what the Keras model does."""
 
+import collections
 import dataclasses
 import json
+import os
 import statistics
+import sys
 import time
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 
 import cv2
-import keras
 import numpy as np
-import tensorflow as tf
 
-from deeplab_tf import crf
-from deeplab_tf import inference
-from deeplab_tf import run_dir as run_dirs
+from deeplab_tf import metrics
+from deeplab_tf import records
 from deeplab_tf.errors import UserError
+from deeplab_tf.export import examples as proof
 
-# Rounding moves logits by 1e-6 of the largest and labels only where two classes tie. Whatever is
-# really wrong (statistics of batch norm, a resize, a lost variable) moves them by far more.
-SMALLEST_LABEL_AGREEMENT = 0.999
-LARGEST_RELATIVE_DIFFERENCE = 0.01
-TIMED_CALLS = 3
+_ONE_CLASS = "only one class was predicted in all pictures, and labels of one class prove little."
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What an artefact says of a picture.
+
+    Attributes:
+        labels: int32 [h, w], class ids.
+        scores: float32 [h, w, C], as the logits of the Keras model; None where it returns none.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What an artefact may differ by.
+
+    Attributes:
+        min_label_agreement: Share of the pixels with equal labels.
+        max_relative_difference: Largest difference of scores over the largest logit; None for any.
+        max_miou_drop: Of the mIoU, where there are labels.
+    """
+
+    min_label_agreement: float
+    max_relative_difference: float | None
+    max_miou_drop: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How close an artefact is to its Keras model on one batch of drawn pictures.
+    """How close an artefact is to its Keras model.
 
     Attributes:
-        shape: Of the batch: pictures, height, width, channels.
+        num_pictures: How many were compared.
+        shapes: Their different heights and widths.
         label_agreement: Share of the pixels with equal labels.
         num_classes_predicted: Different labels among them; labels of one class prove little.
         largest_logit: Largest absolute logit of the Keras model.
-        largest_logit_difference: Largest absolute difference from it.
-        milliseconds: Of the artefact for one call with the whole batch, median of warm calls.
+        largest_logit_difference: Largest absolute difference from it; None without scores.
+        miou_keras: mIoU of the Keras model, over the pictures with labels; None without any.
+        miou_artefact: That of the artefact.
+        milliseconds_keras: For one picture, median of warm calls.
+        milliseconds_artefact: That of the artefact.
+        size_bytes: Of the file, or of all files in the folder.
+        ops: How many operators of each kind it has; None where this is not known.
     """
 
-    shape: tuple[int, ...]
+    num_pictures: int
+    shapes: tuple[tuple[int, int], ...]
     label_agreement: float
     num_classes_predicted: int
     largest_logit: float
-    largest_logit_difference: float
-    milliseconds: float
+    largest_logit_difference: float | None
+    miou_keras: float | None
+    miou_artefact: float | None
+    milliseconds_keras: float
+    milliseconds_artefact: float
+    size_bytes: int
+    ops: dict[str, int] | None
 
     @property
-    def holds(self) -> bool:
-        """Whether the two compute the same; false for logits that are no numbers."""
-        difference = self.largest_logit_difference
+    def summary(self) -> str:
+        """One line for the terminal."""
+        miou = ""
+        if self.miou_keras is not None:
+            miou = f"mIoU {self.miou_artefact:.4f} (Keras {self.miou_keras:.4f}), "
         return (
-            self.label_agreement >= SMALLEST_LABEL_AGREEMENT
-            and difference <= LARGEST_RELATIVE_DIFFERENCE * self.largest_logit
+            f"{self.label_agreement:.2%} of the labels agree on {self.num_pictures} pictures, "
+            f"{miou}{self.milliseconds_artefact:.0f} ms a picture (Keras "
+            f"{self.milliseconds_keras:.0f}), {self.size_bytes / 2**20:.1f} MiB"
         )
+
+
+def measure(
+    examples: Iterable[proof.Example],
+    keras_scores: Callable[[np.ndarray], np.ndarray],
+    artefact: Callable[[np.ndarray], Answer],
+    dataset: records.DatasetInfo,
+    path: str,
+    ops: dict[str, int] | None = None,
+) -> Parity:
+    """Compares an artefact with its Keras model, picture by picture.
+
+    Args:
+        examples: The pictures, at least one; only one at a time is held here.
+        keras_scores: Function of a picture, uint8 [H, W, 3], that returns the Keras model's logits
+            (or what else its labels are the argmax of), float32 [h, w, C].
+        artefact: Function of the same picture that returns the artefact's answer, of the same size.
+        dataset: The run's classes and ignore label.
+        path: The artefact's file or folder.
+        ops: As in `Parity`.
+
+    Returns:
+        The figures. Not a number where scores are none: `check` refuses that.
+    """
+    matrices = {name: np.zeros((dataset.num_classes,) * 2, np.int64) for name in ("keras", "it")}
+    shapes, has_scores = collections.Counter(), False
+    num_equal, num_pixels, num_labelled, predicted = 0, 0, 0, set()
+    largest_logit = largest_difference = 0.0
+    keras_scores, artefact = _Timed(keras_scores), _Timed(artefact)
+    for example in examples:
+        shapes[example.image.shape[:2]] += 1
+        scores, answer = keras_scores(example.image), artefact(example.image)
+        labels = scores.argmax(axis=-1)
+        num_equal += int((labels == answer.labels).sum())
+        num_pixels += labels.size
+        predicted.update(np.unique(labels).tolist())
+        # np.maximum, unlike max, keeps what is not a number.
+        largest_logit = np.maximum(largest_logit, np.abs(scores).max())
+        if answer.scores is not None:
+            has_scores = True
+            difference = np.abs(answer.scores - scores).max()
+            largest_difference = np.maximum(largest_difference, difference)
+        if example.label is not None:
+            num_labelled += 1
+            for name, prediction in (("keras", labels), ("it", answer.labels)):
+                matrices[name] += metrics.confusion_matrix(
+                    example.label, prediction, dataset.num_classes, dataset.ignore_label
+                )
+    miou_keras, miou_artefact = (
+        metrics.segmentation_metrics(matrices[name], dataset.class_names)["miou"]
+        if num_labelled
+        else None
+        for name in ("keras", "it")
+    )
+    return Parity(
+        num_pictures=shapes.total(),
+        shapes=tuple(shapes),
+        label_agreement=num_equal / num_pixels,
+        num_classes_predicted=len(predicted),
+        largest_logit=float(largest_logit),
+        largest_logit_difference=float(largest_difference) if has_scores else None,
+        miou_keras=miou_keras,
+        miou_artefact=miou_artefact,
+        milliseconds_keras=keras_scores.milliseconds,
+        milliseconds_artefact=artefact.milliseconds,
+        size_bytes=_size(path),
+        ops=ops,
+    )
+
+
+def check(parity: Parity, limits: Limits, path: str) -> None:
+    """Lets an artefact through that is as close to its Keras model as it must be.
+
+    Args:
+        parity: The figures.
+        limits: What they may be.
+        path: Where the artefact was to be written, for the message.
+
+    Raises:
+        UserError: A figure is past its limit.
+    """
+    refused = f"{path} is not written, for it does not compute what the Keras model does: "
+    if not np.isfinite(parity.largest_logit):
+        raise UserError(
+            f"{path} is not written: logits of the Keras model itself are not numbers. The "
+            "training has diverged; take an earlier checkpoint, or train with a lower "
+            "--base_learning_rate."
+        )
+    difference = parity.largest_logit_difference
+    if difference is not None and limits.max_relative_difference is not None:
+        allowed = limits.max_relative_difference * parity.largest_logit
+        if not difference <= allowed:  # nor is what is not a number
+            raise UserError(
+                f"{refused}its scores differ by up to {difference:.3g}, and {allowed:.3g} is "
+                f"allowed ({limits.max_relative_difference:.1%} of the largest logit). Check that "
+                "the model's layers pass `training=False` on."
+            )
+    if parity.miou_keras is not None:
+        drop = parity.miou_keras - parity.miou_artefact
+        if drop > limits.max_miou_drop:
+            raise UserError(
+                f"{refused}mIoU falls by {drop:.4f}, from {parity.miou_keras:.4f} to "
+                f"{parity.miou_artefact:.4f}, and --max_miou_drop={limits.max_miou_drop:g} is "
+                "allowed. If it is quantised, calibrate with pictures more like these "
+                "(--data_dir, --calibration_images, --num_calibration_pictures), or give "
+                "--quantize=float16. A --result_stride above 1 makes borders coarser. Or give "
+                "a larger --max_miou_drop."
+            )
+    if parity.label_agreement < limits.min_label_agreement:
+        raise UserError(
+            f"{refused}{parity.label_agreement:.3%} of the labels agree, and "
+            f"{limits.min_label_agreement:.3%} must. If it is quantised, calibrate with pictures "
+            "more like those of --data_dir (--calibration_images, --num_calibration_pictures), or "
+            "give --quantize=float16."
+        )
+    if parity.num_classes_predicted == 1:
+        print(f"warning: {_ONE_CLASS}", file=sys.stderr, flush=True)
+
+
+def write(path: str, parity: Parity, about: dict) -> None:
+    """Writes the figures as JSON.
+
+    Args:
+        path: The file.
+        parity: The figures.
+        about: What they were measured with (pictures, versions, devices, ...), for JSON.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    report = about | dataclasses.asdict(parity)
+    if parity.num_classes_predicted == 1:
+        report["warning"] = _ONE_CLASS
+    try:
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            file.write(json.dumps(report, indent=2) + "\n")
+        os.replace(path + ".new", path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}.") from error
 
 
 def draw_pictures(shape: Sequence[int], seed: int) -> np.ndarray:
@@ -74,88 +255,33 @@ def draw_pictures(shape: Sequence[int], seed: int) -> np.ndarray:
     return pictures
 
 
-def compare_with_keras(
-    artefact_path: str,
-    model: keras.Model,
-    run: run_dirs.Run,
-    crf_parameters: dict | None = None,
-) -> list[Parity]:
-    """Loads a SavedModel back in plain TensorFlow and compares it with its Keras model.
+class _Timed:
+    """A function of a picture whose warm calls are timed: the first of every size is left out."""
 
-    The pictures are as large as the training crops and a little larger, alone and two at a time.
+    def __init__(self, function: Callable[[np.ndarray], object]):
+        self._function = function
+        self._warm: set[tuple[int, ...]] = set()
+        self._seconds: list[float] = []
 
-    Args:
-        artefact_path: Folder with the saved `ServingModule`.
-        model: The run's model that it was made of.
-        run: The run.
-        crf_parameters: Arguments of `dense_crf` that the labels are refined with; None for no CRF.
-
-    Returns:
-        One result per batch.
-
-    Raises:
-        UserError: They disagree.
-    """
-    loaded = tf.saved_model.load(artefact_path)
-    height, width = run.data_config.train_crop_size
-    shapes = ((1, height, width, 3), (2, height, width + 33, 3), (1, height + 50, width, 3))
-    results = [
-        _compare(loaded, model, run, crf_parameters, draw_pictures(shape, seed))
-        for seed, shape in enumerate(shapes)
-    ]
-    disagreeing = [result for result in results if not result.holds]
-    if disagreeing:
-        raise UserError(
-            "The exported model does not compute what the Keras model does, and was removed: "
-            f"{disagreeing[0]}. Check that the model's layers pass `training=False` on and that "
-            "its logits are finite numbers."
-        )
-    return results
-
-
-def write_report(path: str, results: Sequence[Parity]) -> None:
-    """Writes the results, and what they were measured with, as JSON."""
-    report = {
-        "reference": "the run's Keras model, called eagerly with training=False",
-        "pictures": "noise with discs and boxes, seeded",
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "devices": [device.device_type for device in tf.config.list_logical_devices()],
-        "label_agreement": min(result.label_agreement for result in results),
-        "largest_logit_difference": max(result.largest_logit_difference for result in results),
-        "batches": [dataclasses.asdict(result) for result in results],
-    }
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(report, indent=2) + "\n")
-
-
-def _compare(
-    loaded,
-    model: keras.Model,
-    run: run_dirs.Run,
-    crf_parameters: dict | None,
-    pictures: np.ndarray,
-) -> Parity:
-    expected = inference.predict_logits(
-        model, pictures, run.model_config, run.data_config
-    ).numpy()
-    scores = expected
-    if crf_parameters is not None:
-        scores = crf.dense_crf(pictures, tf.nn.softmax(expected).numpy(), **crf_parameters)
-    expected_labels = scores.argmax(axis=-1)
-    pictures = tf.constant(pictures)
-    serve = loaded.signatures["serving_default"]
-    labels = serve(images=pictures)["labels"].numpy()
-    seconds = []
-    for _ in range(TIMED_CALLS):
+    def __call__(self, image: np.ndarray):
+        if image.shape not in self._warm:
+            self._function(image)
+            self._warm.add(image.shape)
         started = time.perf_counter()
-        serve(images=pictures)["labels"].numpy()
-        seconds.append(time.perf_counter() - started)
-    return Parity(
-        shape=tuple(pictures.shape),
-        label_agreement=float(np.mean(labels == expected_labels)),
-        num_classes_predicted=len(np.unique(expected_labels)),
-        largest_logit=float(np.abs(expected).max()),
-        largest_logit_difference=float(np.abs(loaded.logits(pictures).numpy() - expected).max()),
-        milliseconds=round(1000 * statistics.median(seconds), 1),
+        result = self._function(image)
+        self._seconds.append(time.perf_counter() - started)
+        return result
+
+    @property
+    def milliseconds(self) -> float:
+        return round(1000 * statistics.median(self._seconds), 2)
+
+
+def _size(path: str) -> int:
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    return sum(
+        os.path.getsize(os.path.join(folder, name))
+        for folder, _, names in os.walk(path)
+        for name in names
     )

@@ -1,22 +1,85 @@
-"""The function that is served: pictures in, labels at the pictures' own size out."""
+"""What is served: pictures, or image files of any sizes, in; labels and masks out."""
 
+import dataclasses
 import json
 import os
 
 import keras
 import tensorflow as tf
 
+from deeplab_tf import backbones
+from deeplab_tf import images
 from deeplab_tf import inference
 from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.config import setting
 from deeplab_tf.crf.graph import dense_crf_graph
+from deeplab_tf.errors import UserError
 
 PICTURES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")
+EXAMPLES = tf.TensorSpec([None], tf.string, name="examples")
+
+# The key of a serialized tf.train.Example that holds the JPEG or PNG, as in the records.
+EXAMPLE_KEY = "image/encoded"
+
+# One of 12 megapixels takes 60 MB while it is decoded and shrunk, and twice 12 MB as a mask.
+_PICTURES_AT_A_TIME = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingConfig:
+    """What is served besides labels, at which size, and what is tried before."""
+
+    serving_size: tuple[int, ...] = setting(
+        (),
+        "Height,width that image files are shrunk to fit into, and padded to, so that different "
+        "sizes batch; rounded up to a multiple of the output stride plus 1. By default the run's "
+        "train_crop_size.",
+    )
+    with_probabilities: bool = setting(False, "Serves the probabilities of all classes too.")
+    with_confidence: bool = setting(False, "Serves the probability of the label too.")
+    warmup_batch_sizes: tuple[int, ...] = setting(
+        (),
+        "Batch sizes, besides 1, that TF Serving tries before it serves: those that batches are "
+        "filled up to, e.g. 2,4,8.",
+    )
+
+    def __post_init__(self):
+        size, batch_sizes = self.serving_size, self.warmup_batch_sizes
+        if size and (len(size) != 2 or min(size) < 1):
+            raise UserError(
+                f"--serving_size={','.join(map(str, size))} is no height,width such as 513,513."
+            )
+        # TF Serving takes 1000 requests; there are three for every batch size.
+        if len(batch_sizes) > 300 or min(batch_sizes, default=1) < 1:
+            raise UserError(
+                f"--warmup_batch_sizes={','.join(map(str, batch_sizes))}: give a few numbers of "
+                "pictures such as 2,4,8."
+            )
+
+
+LABELS_ALONE = ServingConfig()
+
+
+def serving_size(run: run_dirs.Run, config: ServingConfig = LABELS_ALONE) -> tuple[int, int]:
+    """Returns the height and width in pixels that the signatures of image files work at.
+
+    The network pads what it sees to a multiple of the output stride plus 1; rounded up to that,
+    the padding is picture.
+    """
+    stride = run.model_config.output_stride
+    height, width = (
+        side + (1 - side) % stride
+        for side in config.serving_size or run.data_config.train_crop_size
+    )
+    return height, width
 
 
 class ServingModule(tf.Module):
     """A segmentation model with everything that it needs outside of Python.
 
     Attributes:
+        signatures: The functions that are served, by name.
         labels_file: Asset with one class name per line, in the order of the ids.
         palette_file: Asset with the RGB colour of every class and the ignore label, as JSON.
     """
@@ -27,6 +90,7 @@ class ServingModule(tf.Module):
         run: run_dirs.Run,
         assets_folder: str,
         crf_parameters: dict | None = None,
+        config: ServingConfig = LABELS_ALONE,
     ):
         """Wraps a model.
 
@@ -37,6 +101,7 @@ class ServingModule(tf.Module):
                 saved.
             crf_parameters: Arguments of `dense_crf`, which then refines the served labels; None
                 for no CRF.
+            config: What is served besides labels, and at which size.
         """
         super().__init__(name="deeplab")
         # The model hides in a function, so that only its variables are saved and not its layers.
@@ -44,6 +109,10 @@ class ServingModule(tf.Module):
             model, images, run.model_config, run.data_config
         )
         self._crf_parameters = crf_parameters
+        self._config = config
+        self._serving_size = serving_size(run, config)
+        pad_pixel = backbones.pad_pixel(run.model_config.backbone)
+        self._pad_color = tuple(int(value + 0.5) for value in pad_pixel)
         self.model_variables = [variable.value for variable in model.variables]
         dataset = run.dataset
         self._label_dtype = tf.uint8 if dataset.num_classes <= 256 else tf.uint16
@@ -57,6 +126,14 @@ class ServingModule(tf.Module):
             json.dump({"colors": dataset.colors, "ignore_label": dataset.ignore_label}, file)
         self.palette_file = tf.saved_model.Asset(palette_path)
 
+    @property
+    def signatures(self) -> dict:
+        return {
+            "serving_default": self.serving_default,
+            "serving_bytes": self.serving_bytes,
+            "tf_example": self.tf_example,
+        }
+
     @tf.function(input_signature=[PICTURES], autograph=False)
     def logits(self, images):
         """Logits at the pictures' own size, float32 [N, H, W, num_classes]."""
@@ -64,9 +141,119 @@ class ServingModule(tf.Module):
 
     @tf.function(input_signature=[PICTURES], autograph=False)
     def serving_default(self, images):
-        """Class ids at the pictures' own size, uint8 (uint16 above 256 classes) [N, H, W]."""
-        scores = self.logits(images)
+        """Class ids at the pictures' own size.
+
+        Returns:
+            `labels`, uint8 (uint16 above 256 classes) [N, H, W]; `mask_png_bytes`, string [N], the
+            same as grey PNGs of 8 (16) bits; if asked for `probabilities`, float32
+            [N, H, W, num_classes], and `confidence`, float32 [N, H, W], that of the label.
+        """
+        labels, extra = self._segment(images)
+        return {
+            "labels": labels,
+            "mask_png_bytes": tf.io.encode_png(labels[..., tf.newaxis]),
+        } | extra
+
+    @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
+    def serving_bytes(self, image_bytes):
+        """Class ids of JPEG and PNG files, each at its own size.
+
+        Every picture is shrunk, never enlarged, to fit into the serving size [h, w], and padded at
+        the bottom and right; its labels are brought back to its own size by nearest neighbour.
+
+        Returns:
+            `mask_png_bytes`, string [N], grey PNGs of class ids of 8 bits (16 above 256 classes);
+            `height` and `width`, int32 [N], of the picture and the mask; if asked for
+            `probabilities`, float32 [N, h, w, num_classes], and `confidence`, float32 [N, h, w],
+            with `fitted_height` and `fitted_width`, int32 [N], how much of h and w is picture.
+        """
+        pictures, own_sizes, fitted_sizes = self._fit_all(image_bytes)
+        labels, extra = self._segment(pictures)
+        masks = tf.map_fn(
+            lambda of_one: _mask_png(*of_one),
+            (labels, own_sizes, fitted_sizes),
+            fn_output_signature=tf.string,
+            parallel_iterations=_PICTURES_AT_A_TIME,
+        )
+        if extra:
+            extra |= {"fitted_height": fitted_sizes[:, 0], "fitted_width": fitted_sizes[:, 1]}
+        return {
+            "mask_png_bytes": masks,
+            "height": own_sizes[:, 0],
+            "width": own_sizes[:, 1],
+        } | extra
+
+    @tf.function(input_signature=[EXAMPLES], autograph=False)
+    def tf_example(self, examples):
+        """As `serving_bytes`, for serialized `tf.train.Example`s as the records hold them."""
+        features = {EXAMPLE_KEY: tf.io.FixedLenFeature([], tf.string)}
+        return self.serving_bytes(tf.io.parse_example(examples, features)[EXAMPLE_KEY])
+
+    @tf.function(input_signature=[PICTURES], autograph=False)
+    def _segment(self, pictures):
+        """Labels [N, H, W] of pictures, and a dict of what else was asked for."""
+        scores = self.logits(pictures)
         if self._crf_parameters is not None:
-            scores = dense_crf_graph(images, tf.nn.softmax(scores), **self._crf_parameters)
+            scores = dense_crf_graph(pictures, tf.nn.softmax(scores), **self._crf_parameters)
         labels = tf.argmax(scores, axis=-1, output_type=tf.int32)
-        return {"labels": tf.cast(labels, self._label_dtype)}
+        extra = {}
+        if self._config.with_probabilities or self._config.with_confidence:
+            probabilities = tf.nn.softmax(scores) if self._crf_parameters is None else scores
+            if self._config.with_probabilities:
+                extra["probabilities"] = probabilities
+            if self._config.with_confidence:
+                extra["confidence"] = tf.reduce_max(probabilities, axis=-1)
+        return tf.cast(labels, self._label_dtype), extra
+
+    def _fit_all(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Decodes and fits pictures; an error names the position of one that cannot be.
+
+        Returns:
+            Pictures, uint8 [N, h, w, 3]; their own and their fitted heights and widths, int32
+            [N, 2] each.
+        """
+        # A graph cannot catch the errors of a decoder, which do not tell whose bytes are broken.
+        # A dataset leaves out what fails, and what is missing is seen by the gap in the numbers.
+        count = tf.size(image_bytes)
+        fitted = (
+            tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
+            .map(
+                lambda position, one: (position, *self._fit(one)),
+                num_parallel_calls=_PICTURES_AT_A_TIME,
+            )
+            .ignore_errors(log_warning=True)
+        )
+        # A single element is wanted even where all fail or there are none.
+        nothing = (count, tf.zeros([*self._serving_size, 3], tf.uint8), [0, 0], [0, 0])
+        fitted = fitted.concatenate(tf.data.Dataset.from_tensors(nothing))
+        positions, *results = fitted.batch(tf.cast(count, tf.int64) + 1).get_single_element()
+        is_next = tf.cast(positions == tf.range(tf.size(positions)), tf.int32)
+        message = tf.strings.format(
+            "The picture at position {} (the first is 0) cannot be decoded: give whole JPEG or PNG "
+            "files.",
+            tf.reduce_sum(is_next),
+        )
+        with tf.control_dependencies([tf.debugging.Assert(tf.size(positions) > count, [message])]):
+            return tuple(result[:count] for result in results)
+
+    def _fit(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """A decoded picture in the serving size, its own and its fitted size."""
+        picture = images.decode(image_bytes)
+        own_size = tf.shape(picture)[:2]
+        sides = tf.cast(own_size, tf.float64)
+        scale = tf.reduce_min(tf.cast(self._serving_size, tf.float64) / sides)
+        fitted_size = tf.cast(tf.round(sides * tf.minimum(scale, 1)), tf.int32)
+        fitted_size = tf.clip_by_value(fitted_size, 1, self._serving_size)
+        # A photo is many times as large: without anti-aliasing most of its pixels would count for
+        # nothing. At its own size it stays as it is.
+        fitted = tf.image.resize(picture, fitted_size, antialias=True)
+        padding = tf.concat([self._serving_size - fitted_size, [0]], axis=0)
+        padded = tf.pad(fitted - self._pad_color, [[0, side] for side in tf.unstack(padding)])
+        padded = tf.cast(padded + self._pad_color + 0.5, tf.uint8)
+        return tf.ensure_shape(padded, [*self._serving_size, 3]), own_size, fitted_size
+
+
+def _mask_png(labels: tf.Tensor, own_size: tf.Tensor, fitted_size: tf.Tensor) -> tf.Tensor:
+    """Labels [h, w] of a fitted picture as a PNG of its own size."""
+    labels = labels[: fitted_size[0], : fitted_size[1], tf.newaxis]
+    return tf.io.encode_png(tf.image.resize(labels, own_size, method="nearest"))

@@ -1,15 +1,29 @@
 """The SavedModel, loaded as a stranger loads it."""
 
 import dataclasses
+import io
 import json
+import os
+import pathlib
+import signal
 import subprocess
 import sys
+import time
 
+import cv2
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pool
+from google.protobuf import message_factory
+from google.protobuf import text_format
+from google.protobuf import wrappers_pb2
+from PIL import Image
+from tensorflow_serving.apis import prediction_log_pb2
 
+from conftest import REPOSITORY
 from conftest import TINY_MODEL
 from conftest import short_mobilenet_v2
 from deeplab_tf import build_model
@@ -24,6 +38,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.export import parity
 from deeplab_tf.export import savedmodel
 from deeplab_tf.export import serving
+from deeplab_tf.export import warmup
 from deeplab_tf.records import DatasetInfo
 from deeplab_tf.records import default_colors
 
@@ -37,6 +52,16 @@ loaded = tf.saved_model.load(sys.argv[1])
 pictures = np.load(sys.argv[2])
 labels = loaded.signatures["serving_default"](images=tf.constant(pictures))["labels"]
 np.savez(sys.argv[3], labels=labels, logits=loaded.logits(pictures))
+"""
+
+# An export as the command makes it, of the models of these tests.
+EXPORT = """
+import sys
+from conftest import short_mobilenet_v2
+from deeplab_tf.export import savedmodel
+
+with short_mobilenet_v2():
+    savedmodel.export_savedmodel(*sys.argv[1:])
 """
 
 
@@ -66,17 +91,45 @@ def run_dir(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def exported(run_dir, tmp_path_factory):
-    """An export that has replaced an earlier one."""
-    output_dir = tmp_path_factory.mktemp("export") / "model"
-    write_earlier_export(output_dir)
-    savedmodel.export_savedmodel(run_dir, str(output_dir))
-    return output_dir
+def base(tmp_path_factory) -> pathlib.Path:
+    """A folder with an earlier version, a later one being exported into it, and a stray file."""
+    folder = tmp_path_factory.mktemp("export") / "model"
+    (folder / "3").mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    return folder
 
 
-def write_earlier_export(output_dir):
-    (output_dir / "variables").mkdir(parents=True)
-    (output_dir / "saved_model.pb").write_bytes(b"earlier")
+@pytest.fixture(scope="module")
+def exported(run_dir, base) -> pathlib.Path:
+    """An export with all that can be asked for, which is proved with two drawn pictures."""
+    config = serving.ServingConfig(
+        with_probabilities=True, with_confidence=True, warmup_batch_sizes=(3,)
+    )
+    folder, _ = savedmodel.export_savedmodel(
+        run_dir, str(base), serving_config=config, num_proof_pictures=2
+    )
+    return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    return tf.saved_model.load(str(exported))
+
+
+def png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def decoded(masks) -> list[np.ndarray]:
+    return [
+        cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_UNCHANGED) for mask in masks.numpy()
+    ]
+
+
+def entries(folder: pathlib.Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def test_plain_tensorflow_loads_it_without_keras_and_this_package(run_dir, exported, tmp_path):
@@ -94,6 +147,139 @@ def test_plain_tensorflow_loads_it_without_keras_and_this_package(run_dir, expor
     np.testing.assert_array_equal(results["labels"], results["logits"].argmax(axis=-1))
 
 
+def test_the_session_loader_reads_every_signature(loaded, exported):
+    picture = parity.draw_pictures((1, 65, 65, 3), seed=1)
+    expected = loaded.signatures["serving_default"](images=tf.constant(picture))["labels"].numpy()
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(exported))
+
+        def run(signature, value, output):
+            described = graph.signature_def[signature]
+            (takes,) = described.inputs.values()
+            return session.run(described.outputs[output].name, {takes.name: value})
+
+        np.testing.assert_array_equal(run("serving_default", picture, "labels"), expected)
+        content = png(picture[0])
+        for signature, value in (
+            ("serving_bytes", content),
+            ("tf_example", warmup.serialized_example(content)),
+        ):
+            (mask,) = run(signature, [value], "mask_png_bytes")
+            mask = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(mask, expected[0])
+
+
+def test_saved_model_cli_runs_it(loaded, exported, tmp_path):
+    pictures = parity.draw_pictures((2, 40, 50, 3), seed=2)
+    np.save(tmp_path / "pictures.npy", pictures)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "run"),
+            *("--dir", str(exported), "--tag_set", "serve", "--signature_def", "serving_default"),
+            *("--inputs", f"images={tmp_path / 'pictures.npy'}", "--outdir", str(tmp_path)),
+        ],
+        check=True,
+    )
+    expected = loaded.signatures["serving_default"](images=tf.constant(pictures))
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), expected["labels"])
+
+
+def test_tensorflows_c_api_runs_it_without_python(loaded, exported, tmp_path):
+    library = pathlib.Path(tf.sysconfig.get_lib()) / "libtensorflow_cc.so.2"
+    if not library.is_file():
+        pytest.skip(f"needs TensorFlow's C API, and there is no {library}")
+    pictures = parity.draw_pictures((2, 65, 65, 3), seed=3)
+    expected = loaded.signatures["serving_default"](images=tf.constant(pictures))["labels"].numpy()
+    (tmp_path / "picture.png").write_bytes(png(pictures[1]))
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        described = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(exported))
+    described = described.signature_def
+    labels = described["serving_default"].outputs["labels"].name
+    mask = described["serving_bytes"].outputs["mask_png_bytes"].name
+    feeds = {
+        described["serving_default"].inputs["images"].name: pictures.tolist(),
+        described["serving_bytes"].inputs["image_bytes"].name: str(tmp_path / "picture.png"),
+    }
+    (tmp_path / "request.json").write_text(json.dumps({"feeds": feeds, "fetches": [labels, mask]}))
+    script = REPOSITORY / "tests/export/c_api_session.py"
+    arguments = [script, library, exported, tmp_path / "request.json", tmp_path / "result.json"]
+    subprocess.run([sys.executable, *map(str, arguments)], check=True)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result[labels] == expected.ravel().tolist()
+    served = cv2.imdecode(np.array(result[mask], np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(served, expected[1])
+
+
+def test_probabilities_and_confidence_are_those_of_the_labels(loaded):
+    pictures = tf.constant(parity.draw_pictures((2, 50, 70, 3), seed=4))
+    answer = loaded.signatures["serving_default"](images=pictures)
+    expected = tf.nn.softmax(loaded.logits(pictures))
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+    np.testing.assert_allclose(answer["confidence"], tf.reduce_max(expected, axis=-1), atol=1e-5)
+    np.testing.assert_array_equal(np.stack(decoded(answer["mask_png_bytes"])), answer["labels"])
+
+
+def test_files_of_any_size_and_kind_batch(loaded):
+    random = np.random.default_rng(0)
+    exact, small, wide = (
+        cv2.resize(random.integers(0, 256, (5, 7, 3), dtype=np.uint8), size)
+        for size in ((65, 65), (40, 30), (200, 130))
+    )
+    transparent = cv2.cvtColor(small, cv2.COLOR_RGB2RGBA)
+    files = [tf.io.encode_jpeg(wide).numpy(), png(exact), png(transparent)]
+    answer = loaded.signatures["serving_bytes"](image_bytes=tf.constant(files))
+    masks = decoded(answer["mask_png_bytes"])
+    sizes = [(130, 200), (65, 65), (30, 40)]
+    assert [mask.shape for mask in masks] == sizes
+    assert list(zip(answer["height"].numpy(), answer["width"].numpy())) == sizes
+    fitted = list(zip(answer["fitted_height"].numpy(), answer["fitted_width"].numpy()))
+    assert fitted == [(42, 65), (65, 65), (30, 40)]
+    assert answer["probabilities"].shape == (3, 65, 65, 4)
+    assert answer["confidence"].shape == (3, 65, 65)
+
+    def labels(picture):
+        served = loaded.signatures["serving_default"](images=tf.constant(picture[np.newaxis]))
+        return served["labels"][0].numpy()
+
+    padded = np.full((65, 65, 3), 128, np.uint8)
+    padded[:30, :40] = small
+    for mask, expected in ((masks[1], labels(exact)), (masks[2], labels(padded)[:30, :40])):
+        assert np.mean(mask == expected) > 0.999
+    for mask, file in zip(masks, files):
+        alone = loaded.signatures["serving_bytes"](image_bytes=tf.constant([file]))
+        assert np.mean(decoded(alone["mask_png_bytes"])[0] == mask) > 0.999
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", "cut off", "cut off PNG"])
+def test_a_broken_picture_is_an_error_that_names_its_position(loaded, content):
+    picture = parity.draw_pictures((1, 65, 65, 3), seed=0)[0]
+    whole = tf.io.encode_jpeg(picture).numpy()
+    if content == "cut off":
+        content = whole[: len(whole) // 2]
+    elif content == "cut off PNG":
+        content = png(picture)[:-200]
+    for files in ([whole, whole, content, whole], [whole, whole, content, content]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="position 2 .* JPEG or PNG"):
+            loaded.signatures["serving_bytes"](image_bytes=tf.constant(files))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="position 0 "):
+        loaded.signatures["serving_bytes"](image_bytes=tf.constant([content]))
+
+
+def test_warm_up_requests_call_every_signature_with_every_batch_size(loaded, exported):
+    calls = []
+    for record in tf.data.TFRecordDataset(str(exported / warmup.FILE)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        request = log.predict_log.request
+        inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+        signature = loaded.signatures[request.model_spec.signature_name]
+        answer = signature(**{name: tf.constant(value) for name, value in inputs.items()})
+        (value,) = inputs.values()
+        assert len(answer["mask_png_bytes"]) == len(value)
+        calls.append((request.model_spec.signature_name, len(value)))
+    names = ("serving_default", "serving_bytes", "tf_example")
+    assert sorted(calls) == sorted((name, number) for name in names for number in (1, 3))
+
+
 def test_assets_tell_classes_colours_and_parity(run_dir, exported):
     dataset = run_dirs.read(run_dir).dataset
     labels = (exported / "assets/labels.txt").read_text(encoding="utf-8").splitlines()
@@ -102,39 +288,51 @@ def test_assets_tell_classes_colours_and_parity(run_dir, exported):
     assert palette["colors"] == [list(color) for color in dataset.colors]
     assert palette["ignore_label"] == dataset.ignore_label
     report = json.loads((exported / "assets/parity.json").read_text())
-    assert report["label_agreement"] > 0.999
-    assert [batch["shape"][0] for batch in report["batches"]] == [1, 2, 1]
-    assert all(batch["milliseconds"] > 0 for batch in report["batches"])
+    assert report["num_pictures"] == 2 and report["label_agreement"] > 0.999
+    assert report["logits_of_drawn_pictures"]["largest_logit_difference"] < 1e-3
+    assert report["label_agreement_of_image_files"] > 0.999
+    assert report["milliseconds_artefact"] > 0 and report["size_bytes"] > 1000
+    assert report["ops"]["Conv2D"] > 6
 
 
-def test_a_folder_with_other_files_is_refused_and_left_alone(run_dir, tmp_path):
-    (tmp_path / "thesis.txt").write_text("irreplaceable")
-    with pytest.raises(UserError, match="thesis.txt"):
-        savedmodel.export_savedmodel(run_dir, str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+def test_versions_count_up_and_nothing_else_is_left(base, exported):
+    assert exported == base / "4"
+    assert entries(base) == {"3", "4", "notes.txt"}
+    assert entries(exported) == {
+        "saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra",
+    }  # fmt: skip
 
 
-def test_a_finished_export_replaces_an_earlier_one_and_nothing_else_is_left(exported):
-    assert (exported / "saved_model.pb").read_bytes() != b"earlier"
-    assert {path.name for path in exported.iterdir()} == savedmodel.EXPORT_ENTRIES
-    assert [path.name for path in exported.parent.iterdir()] == ["model"]
+def test_what_is_there_is_never_replaced(run_dir, exported, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder, version, message in (
+        (exported.parent, 3, "has a version 3"),
+        (exported.parent, 0, "from 1 to"),
+        (exported, None, "is a SavedModel itself"),
+        (tmp_path / "file", None, "is a file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            savedmodel.export_savedmodel(run_dir, str(folder), version=version)
+    assert entries(exported.parent) == {"3", "4", "notes.txt"}
 
 
-def test_eval_reads_it_as_a_function_from_picture_to_labels(run_dir, exported):
+def test_eval_reads_it_as_a_function_from_picture_to_labels(run_dir, base, exported):
     run = run_dirs.read(run_dir)
     model = run_dirs.load_model(run)
     label_of = inference.label_function(model, run.model_config, run.data_config)
-    exported_label_of = inference.saved_model_label_function(str(exported))
     picture = parity.draw_pictures((1, 80, 61, 3), seed=3)[0]
-    label = exported_label_of(picture)
-    assert label.dtype == np.int32 and label.shape == (80, 61)
-    assert np.mean(label == label_of(picture)) > 0.999
+    expected = label_of(picture)
+    for path in (base, exported):  # the highest version, and that version
+        label = inference.saved_model_label_function(str(path))(picture)
+        assert label.dtype == np.int32 and label.shape == (80, 61)
+        assert np.mean(label == expected) > 0.999
 
 
 @pytest.mark.parametrize("content", [None, b"damaged"])
 def test_a_folder_that_is_no_export_is_no_model_to_evaluate(tmp_path, content):
+    (tmp_path / "7").mkdir()
     if content:
-        (tmp_path / "saved_model.pb").write_bytes(content)
+        (tmp_path / "7/saved_model.pb").write_bytes(content)
     with pytest.raises(UserError, match=str(tmp_path)):
         inference.saved_model_label_function(str(tmp_path))
 
@@ -147,26 +345,34 @@ def test_a_saved_model_of_something_else_is_no_model_to_evaluate(tmp_path):
         inference.saved_model_label_function(str(tmp_path))
 
 
-def test_an_export_that_disagrees_fails_and_the_earlier_one_stays(
-    run_dir, tmp_path, monkeypatch
-):
+def test_an_export_that_disagrees_fails_and_is_not_left(run_dir, tmp_path, monkeypatch):
     class WrongModule(serving.ServingModule):
         def __init__(self, model, *arguments, **named):
             super().__init__(model, *arguments, **named)
             self._predict_logits = lambda images: model(images, training=True)  # batch statistics
 
-    output_dir = tmp_path / "model"
-    write_earlier_export(output_dir)
     monkeypatch.setattr(serving, "ServingModule", WrongModule)
     with pytest.raises(UserError, match="does not compute what the Keras model does"):
-        savedmodel.export_savedmodel(run_dir, str(output_dir))
-    assert (output_dir / "saved_model.pb").read_bytes() == b"earlier"
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+        savedmodel.export_savedmodel(run_dir, str(tmp_path / "model"), num_proof_pictures=1)
+    assert entries(tmp_path) == set()
 
 
-def test_logits_that_are_no_numbers_are_no_parity():
-    nothing = parity.Parity((1, 8, 8, 3), 1.0, 1, float("nan"), float("nan"), 1.0)
-    assert not nothing.holds
+def test_an_export_that_is_killed_leaves_nothing_that_a_server_takes(run_dir, tmp_path):
+    base = tmp_path / "model"
+    path = os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY)])
+    export = subprocess.Popen(
+        [sys.executable, "-c", EXPORT, run_dir, str(base)], env=os.environ | {"PYTHONPATH": path}
+    )
+    deadline = time.monotonic() + 120
+    while not list(base.glob("*/export/saved_model.pb")) and export.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    export.kill()
+    assert export.wait() == -signal.SIGKILL
+    (left,) = entries(base)  # half an export, under a name that is no number
+    assert left.startswith(".new_export_")
+    with pytest.raises(UserError, match="is no SavedModel"):
+        inference.saved_model_label_function(str(base))
 
 
 def pixel_classifier(num_classes: int, **settings) -> keras.Model:
@@ -180,14 +386,55 @@ def run_of(num_classes: int, data_config: DataConfig) -> run_dirs.Run:
     return run_dirs.Run("", ModelConfig(output_stride=16), data_config, TrainConfig(), dataset)
 
 
-def test_more_than_256_classes_are_served_as_uint16(tmp_path):
+@pytest.fixture
+def colour_module(tmp_path) -> serving.ServingModule:
+    """Serves the number of every pixel's strongest colour, at 65 x 97."""
+    identity = lambda shape, dtype: np.eye(3)[np.newaxis, np.newaxis]
+    model = pixel_classifier(3, kernel_initializer=identity)
+    run = run_of(3, DataConfig(train_crop_size=(65, 97)))
+    return serving.ServingModule(model, run, assets_folder=str(tmp_path))
+
+
+def test_masks_lie_where_the_picture_is(colour_module):
+    sizes = {(400, 300): 0.97, (650, 970): 0.97, (31, 97): 1, (60, 5): 1, (5, 3000): 0.3}
+    for (height, width), share in sizes.items():
+        label = np.zeros((height, width), np.int32)
+        label[: height // 4, : width // 2] = 1
+        label[height // 2 :, width // 3 :] = 2
+        picture = np.uint8(255 * np.eye(3))[label]
+        answer = colour_module.serving_bytes(tf.constant([png(picture)]))
+        (mask,) = decoded(answer["mask_png_bytes"])
+        assert mask.dtype == np.uint8 and mask.shape == (height, width)
+        assert np.mean(mask == label) >= share, (height, width)
+
+
+def test_image_files_that_get_other_labels_fail_the_export(colour_module, monkeypatch):
+    def mirrored(self, image_bytes):
+        picture, *sizes = fit(self, image_bytes)
+        return picture[:, ::-1], *sizes
+
+    fit = serving.ServingModule._fit
+    monkeypatch.setattr(serving.ServingModule, "_fit", mirrored)
+    with pytest.raises(UserError, match="serving_bytes are those of serving_default"):
+        savedmodel._check_image_files(colour_module, (65, 97), "EXPORT")
+
+
+def test_more_than_256_classes_are_served_in_16_bits(tmp_path):
     model = pixel_classifier(
         300, kernel_initializer="zeros", bias_initializer=lambda shape, dtype: range(300)
     )
-    module = serving.ServingModule(model, run_of(300, DataConfig()), assets_folder=str(tmp_path))
-    labels = module.serving_default(parity.draw_pictures((1, 20, 30, 3), seed=0))["labels"].numpy()
+    run = run_of(300, DataConfig(train_crop_size=(33, 33)))
+    module = serving.ServingModule(model, run, assets_folder=str(tmp_path))
+    pictures = parity.draw_pictures((1, 20, 30, 3), seed=0)
+    answer = module.serving_default(pictures)
+    labels = answer["labels"].numpy()
     assert labels.dtype == np.uint16 and labels.shape == (1, 20, 30)
     assert (labels == 299).all()
+    of_file = module.serving_bytes(tf.constant([png(pictures[0])]))
+    for masks in (answer["mask_png_bytes"], of_file["mask_png_bytes"]):
+        (mask,) = decoded(masks)
+        assert mask.dtype == np.uint16
+        np.testing.assert_array_equal(mask, labels[0])
 
 
 def test_an_export_of_resized_pictures_answers_at_their_own_size(tmp_path):
@@ -196,19 +443,89 @@ def test_an_export_of_resized_pictures_answers_at_their_own_size(tmp_path):
     )
     model, run = pixel_classifier(4), run_of(4, data_config)
     module = serving.ServingModule(model, run, assets_folder=str(tmp_path))
-    signatures = {"serving_default": module.serving_default}
-    tf.saved_model.save(module, str(tmp_path / "model"), signatures=signatures)
-    results = parity.compare_with_keras(str(tmp_path / "model"), model, run)
-    assert [result.shape for result in results] == [(1, 41, 41, 3), (2, 41, 74, 3), (1, 91, 41, 3)]
-    assert all(result.label_agreement > 0.999 for result in results)
+    for shape in ((1, 41, 41, 3), (2, 41, 74, 3), (1, 91, 41, 3)):
+        pictures = parity.draw_pictures(shape, seed=0)
+        expected = inference.predict_logits(model, pictures, run.model_config, data_config)
+        labels = module.serving_default(pictures)["labels"].numpy()
+        assert labels.shape == shape[:3]
+        assert np.mean(labels == expected.numpy().argmax(axis=-1)) > 0.999
+
+
+def test_the_serving_size_is_one_that_the_network_sees_without_padding():
+    run = run_of(4, DataConfig(train_crop_size=(512, 769)))
+    assert serving.serving_size(run) == (513, 769)
+    assert serving.serving_size(run, serving.ServingConfig(serving_size=(1, 130))) == (1, 145)
+    for flag, value in (("serving_size", (513,)), ("warmup_batch_sizes", (4, 0))):
+        with pytest.raises(UserError, match=f"--{flag}="):
+            serving.ServingConfig(**{flag: value})
 
 
 def test_an_export_can_carry_the_crf(run_dir, tmp_path):
-    config = CrfConfig(crf="v1", crf_iterations=3)
-    results = savedmodel.export_savedmodel(run_dir, str(tmp_path / "model"), crf_config=config)
+    config = CrfConfig(crf="v1", crf_iterations=1)
+    folder, proof = savedmodel.export_savedmodel(
+        run_dir, str(tmp_path), crf_config=config, version=20, num_proof_pictures=1
+    )
+    assert folder == str(tmp_path / "20")
     # It was compared with `dense_crf`; what it says is not what the network alone does.
-    assert min(result.label_agreement for result in results) > 0.999
+    assert proof.label_agreement > 0.999
     pictures = parity.draw_pictures((1, 65, 65, 3), seed=1)
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = tf.saved_model.load(folder)
     labels = loaded.signatures["serving_default"](images=tf.constant(pictures))["labels"]
     assert np.mean(labels != np.argmax(loaded.logits(pictures), axis=-1)) > 0.01
+
+
+def published_messages() -> dict[str, type]:
+    """The messages of TF Serving's files of settings, which its Python package does not bring.
+
+    As published in tensorflow_serving/servables/tensorflow/session_bundle_config.proto and
+    tensorflow_serving/config/monitoring_config.proto.
+    """
+    number = ".google.protobuf.Int64Value"
+    messages = {
+        "BatchingParameters": [
+            ("max_batch_size", 1, number), ("batch_timeout_micros", 2, number),
+            ("max_enqueued_batches", 3, number), ("num_batch_threads", 4, number),
+            ("allowed_batch_sizes", 6, "int64"),
+        ],
+        "PrometheusConfig": [("enable", 1, "bool"), ("path", 2, "string")],
+        "MonitoringConfig": [("prometheus_config", 1, ".tensorflow.serving.PrometheusConfig")],
+    }  # fmt: skip
+    file = descriptor_pb2.FileDescriptorProto(
+        name="settings.proto", package="tensorflow.serving", syntax="proto3"
+    )
+    file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
+    for name, fields in messages.items():
+        message = file.message_type.add(name=name)
+        for field_name, field_number, kind in fields:
+            field = message.field.add(name=field_name, number=field_number, label="LABEL_OPTIONAL")
+            if kind.startswith("."):
+                field.type, field.type_name = field.TYPE_MESSAGE, kind
+            else:
+                field.type = getattr(field, f"TYPE_{kind.upper()}")
+            if field_name.startswith("allowed"):
+                field.label = field.LABEL_REPEATED
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    return {
+        name: message_factory.GetMessageClass(
+            pool.FindMessageTypeByName(f"tensorflow.serving.{name}")
+        )
+        for name in messages
+    }
+
+
+def test_the_settings_for_tf_serving_are_such_messages():
+    messages, folder = published_messages(), REPOSITORY / "export/tf_serving"
+    batching = text_format.Parse(
+        (folder / "batching.txt").read_text(), messages["BatchingParameters"]()
+    )
+    sizes = list(batching.allowed_batch_sizes)
+    # What TF Serving demands of them.
+    assert sizes == sorted(set(sizes)) and sizes[-1] == batching.max_batch_size.value
+    assert batching.batch_timeout_micros.value < 100_000 and batching.num_batch_threads.value >= 1
+    monitoring = text_format.Parse(
+        (folder / "monitoring.txt").read_text(), messages["MonitoringConfig"]()
+    )
+    assert monitoring.prometheus_config.enable
+    assert monitoring.prometheus_config.path == "/monitoring/prometheus/metrics"

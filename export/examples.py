@@ -1,0 +1,263 @@
+"""The pictures that an export is proved and calibrated with: records, files, or drawn ones."""
+
+import dataclasses
+import glob
+import os
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import images
+from deeplab_tf import input_pipeline
+from deeplab_tf import predict
+from deeplab_tf import records
+from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.datasets.shapes import drawing
+from deeplab_tf.errors import UserError
+
+_DRAWN_SPLIT = "export"  # no split of the dataset: a run has not seen these pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A picture with or without its label.
+
+    Attributes:
+        name: Of the record, or of the drawing.
+        image: uint8 [H, W, 3], RGB.
+        label: int32 [H, W], class ids or the ignore label; None where there is none.
+    """
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray | None
+
+
+def proof_examples(
+    run: run_dirs.Run, data_dir: str | None, number: int
+) -> tuple[str, list[Example]]:
+    """Returns pictures that a run has not been trained on, at their own size.
+
+    Args:
+        run: The run.
+        data_dir: Records, of whose validation split the pictures are taken, evenly spread over it.
+            By default those of the run where they still exist; else pictures are drawn as those of
+            `shapes`, with labels only for a run of these classes. For any other run they are made
+            as large as its training crops.
+        number: How many, at most.
+
+    Returns:
+        Where they come from, in words; and the examples.
+
+    Raises:
+        UserError: There are no such records, or they are damaged or of other classes.
+    """
+    source = _find_records(run, data_dir)
+    if source is None:
+        drawn = [_draw(run, index) for index in range(number)]
+        return f"{number} pictures drawn as those of shapes: no records were given", drawn
+    split = run.data_config.val_split or run.data_config.train_split
+    source.shards(split)  # tells what there is, if there is no such split
+    numbers = _spread(source.num_examples[split], number)
+    examples = input_pipeline.evaluation_examples(source, split, numbers)
+    found = []
+    with input_pipeline.readable_errors():
+        for example in examples.as_numpy_iterator():
+            ignored = example["label"] == source.info.ignore_label
+            label = np.where(ignored, run.dataset.ignore_label, example["label"])
+            found.append(Example(example["name"].decode(), example["image"], label))
+    return f"{len(found)} pictures of the split {split!r} of {source.folder}", found
+
+
+def calibration_pictures(
+    run: run_dirs.Run, data_dir: str | None, image_pattern: str | None, number: int
+) -> list[np.ndarray]:
+    """Returns pictures that show the ranges of values that a network meets.
+
+    Those of the training split are chosen so that all classes come up about equally often: each
+    next picture has the class that came up least, and of these it is the one whose classes came up
+    least. The labels are read once; only the pictures that were chosen are kept.
+
+    Args:
+        run: The run.
+        data_dir: Records; by default those of the run where they still exist.
+        image_pattern: Picture files to take in place of records, as a glob.
+        number: How many, at most.
+
+    Returns:
+        uint8 [H, W, 3] each, RGB, un-augmented, at their own size.
+
+    Raises:
+        UserError: There are neither records nor files, or they cannot be used.
+    """
+    if image_pattern:
+        return _read_files(image_pattern, number)
+    source = _find_records(run, data_dir)
+    if source is None:
+        raise UserError(
+            "There are no pictures to calibrate with: the run's records "
+            f"({run.data_config.data_dir or 'none'}) are not there. Give records with --data_dir, "
+            "or about a hundred typical pictures with --calibration_images='PHOTOS/*.jpg'."
+        )
+    split = run.data_config.train_split
+    numbers = balanced(_class_presence(source, split), number)
+    pictures = _read_pictures(source, split, numbers)
+    if not pictures:
+        raise UserError(
+            f"None of the records of the split {split!r} of {source.folder} can be read: see "
+            f"python -m deeplab_tf.check_data --data_dir={source.folder}, and build them again."
+        )
+    return pictures
+
+
+def balanced(presence: np.ndarray, number: int) -> list[int]:
+    """Chooses records by the classes that they show, so that all come up about equally often.
+
+    Args:
+        presence: bool [N, C].
+        number: How many, at most.
+
+    Returns:
+        Different numbers of records, as chosen.
+    """
+    # In a fixed random order, as records that follow each other may be frames of one video.
+    order = np.random.default_rng(0).permutation(len(presence))
+    presence = presence[order]
+    total, seen = presence.sum(axis=0), np.zeros(presence.shape[1])
+    is_free, chosen = np.ones(len(presence), bool), []
+    while len(chosen) < min(number, len(presence)):
+        available = presence & is_free[:, np.newaxis]
+        classes = np.flatnonzero(available.any(axis=0))
+        if len(classes) == 0:  # the rest shows no class at all
+            chosen += np.flatnonzero(is_free)[: number - len(chosen)].tolist()
+            break
+        # The least seen class, of several the rarest one.
+        wanted = min(classes, key=lambda class_id: (seen[class_id], total[class_id]))
+        gain = np.where(available[:, wanted], available @ (1 / (1 + seen)), -1)
+        best = int(gain.argmax())
+        chosen.append(best)
+        is_free[best] = False
+        seen += presence[best]
+    return order[chosen].tolist()
+
+
+def fitted(
+    example: Example,
+    size: tuple[int, int],
+    pad_pixel: tuple[float, float, float],
+    ignore_label: int,
+) -> Example:
+    """Fits an example into a fixed size, as `inference.tflite_label_function` fits a picture.
+
+    It is shrunk, never enlarged, keeping its shape, and padded at the bottom and right.
+
+    Args:
+        example: The example.
+        size: Height and width in pixels.
+        pad_pixel: Colour of the padding, rounded here: the backbone's mean pixel.
+        ignore_label: Label of the padding.
+
+    Returns:
+        The example at that size.
+    """
+    own_size = example.image.shape[:2]
+    scale = min(1.0, *(side / own for own, side in zip(own_size, size)))
+    inner = [max(1, int(own * scale)) for own in own_size]
+    label = np.zeros(own_size, np.int32) if example.label is None else example.label
+    resized = images.resize({"image": example.image, "label": label}, inner)
+    padded = images.rounded(images.pad_to(resized, *size, ignore_label, pad_pixel))
+    return Example(
+        example.name,
+        padded["image"].numpy(),
+        None if example.label is None else padded["label"].numpy(),
+    )
+
+
+def _find_records(run: run_dirs.Run, data_dir: str | None) -> records.Records | None:
+    """The records given, or those of the run; None where the run's are not there (any more).
+
+    Raises:
+        UserError: They cannot be used for this run.
+    """
+    folder, dataset = data_dir or run.data_config.data_dir, run.data_config.dataset
+    if not data_dir and not (folder and os.path.isdir(folder)):
+        return None
+    if not os.path.isdir(os.path.join(folder, dataset)):  # e.g. the dataset's own folder is given
+        dataset = ""
+    num_classes = run.model_config.num_classes
+    source = records.find_records(folder, dataset, num_classes, run.data_config.ignore_label)
+    if source.info.num_classes != num_classes:
+        raise UserError(
+            f"The run in {run.folder} has {num_classes} classes, the records in {source.folder} "
+            f"have {source.info.num_classes}. Give records of the same classes with --data_dir."
+        )
+    return source
+
+
+def _spread(total: int, number: int) -> list[int]:
+    """At most `number` of the integers below `total`, rising and evenly spread."""
+    return np.linspace(0, total - 1, min(total, number)).round().astype(int).tolist()
+
+
+def _draw(run: run_dirs.Run, index: int) -> Example:
+    image, label = drawing.draw(_DRAWN_SPLIT, index)
+    if run.dataset.class_names == drawing.CLASS_NAMES:
+        ignored = label == drawing.IGNORE_LABEL
+        label = np.where(ignored, run.dataset.ignore_label, label.astype(np.int32))
+        return Example(f"drawing {index}", image, label)
+    height, width = image.shape[:2]
+    scale = min(side / own for side, own in zip(run.data_config.train_crop_size, (height, width)))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return Example(f"drawing {index}", cv2.resize(image, size), label=None)
+
+
+def _read_files(pattern: str, number: int) -> list[np.ndarray]:
+    paths = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+    if not paths:
+        raise UserError(
+            f"--calibration_images={pattern}: no file matches; give a quoted glob such as "
+            "'photos/*.jpg'."
+        )
+    pictures = []
+    for index in _spread(len(paths), number):
+        try:
+            pictures.append(predict.read_picture(paths[index]))
+        except OSError as error:
+            raise UserError(
+                f"--calibration_images: {paths[index]} is no picture, or a damaged one ({error}): "
+                "remove it, or give another glob."
+            ) from error
+    return pictures
+
+
+def _class_presence(source: records.Records, split: str) -> np.ndarray:
+    """Which classes each record of a split shows; bool [N, C].
+
+    A damaged label shows none.
+    """
+
+    def present(label_bytes: bytes) -> np.ndarray:
+        label = cv2.imdecode(np.frombuffer(label_bytes, np.uint8), cv2.IMREAD_UNCHANGED)
+        return np.isin(range(source.info.num_classes), [] if label is None else np.unique(label))
+
+    dataset = tf.data.TFRecordDataset(source.shards(split))
+    dataset = dataset.map(
+        lambda serialized: tf.numpy_function(
+            present, [records.parse_example(serialized)["label_bytes"]], tf.bool
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    with input_pipeline.readable_errors():
+        return np.array(list(dataset.as_numpy_iterator()))
+
+
+def _read_pictures(source: records.Records, split: str, numbers: list[int]) -> list[np.ndarray]:
+    """Reads single pictures of a split; leaves out what is damaged, as training does."""
+    dataset = tf.data.TFRecordDataset(source.shards(split)).enumerate()
+    dataset = dataset.filter(lambda index, _: tf.reduce_any(index == numbers))
+    dataset = dataset.map(
+        lambda _, serialized: images.decode(records.parse_example(serialized)["image_bytes"]),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return list(dataset.ignore_errors(log_warning=False).as_numpy_iterator())

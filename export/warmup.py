@@ -1,0 +1,65 @@
+"""Requests that TF Serving answers to itself before it serves a new version.
+
+The first call of a signature is slow: kernels are chosen and memory is found. TF Serving reads
+`assets.extra/tf_serving_warmup_requests` and makes these calls before the version takes requests.
+"""
+
+import os
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+from deeplab_tf.export import parity
+from deeplab_tf.export import serving
+
+FILE = "assets.extra/tf_serving_warmup_requests"
+
+
+def write(folder: str, size: tuple[int, int], batch_sizes: Sequence[int] = ()) -> None:
+    """Adds the requests to a SavedModel: every signature with one picture, and with each batch.
+
+    Args:
+        folder: The SavedModel of a `serving.ServingModule`.
+        size: Height and width of the pictures, the serving size.
+        batch_sizes: Pictures in a request, besides 1.
+    """
+    path = os.path.join(folder, FILE)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with tf.io.TFRecordWriter(path) as writer:
+        for request in _requests(size, sorted({1, *batch_sizes})):
+            log = prediction_log_pb2.PredictLog(request=request)
+            record = prediction_log_pb2.PredictionLog(predict_log=log)
+            writer.write(record.SerializeToString())
+
+
+def _requests(
+    size: tuple[int, int], batch_sizes: Sequence[int]
+) -> Iterator[predict_pb2.PredictRequest]:
+    picture = parity.draw_pictures((1, *size, 3), seed=0)[0]
+    files = [coded(picture).numpy() for coded in (tf.io.encode_jpeg, tf.io.encode_png)]
+    for number in batch_sizes:
+        # One value for all pixels: a tensor so written takes a few bytes in place of megabytes.
+        grey = tf.make_tensor_proto(128, tf.uint8, [number, *size, 3])
+        encoded = [files[index % len(files)] for index in range(number)]
+        yield _request("serving_default", serving.PICTURES, grey)
+        yield _request("serving_bytes", serving.IMAGE_BYTES, tf.make_tensor_proto(encoded))
+        serialized = [serialized_example(one) for one in encoded]
+        yield _request("tf_example", serving.EXAMPLES, tf.make_tensor_proto(serialized))
+
+
+def _request(signature: str, takes: tf.TensorSpec, tensor) -> predict_pb2.PredictRequest:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "deeplab"
+    request.model_spec.signature_name = signature
+    request.inputs[takes.name].CopyFrom(tensor)
+    return request
+
+
+def serialized_example(image_bytes: bytes) -> bytes:
+    """Returns a JPEG or PNG file as the `tf.train.Example` that `tf_example` takes."""
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image_bytes]))
+    features = tf.train.Features(feature={serving.EXAMPLE_KEY: feature})
+    return tf.train.Example(features=features).SerializeToString()

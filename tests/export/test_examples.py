@@ -1,0 +1,157 @@
+"""The pictures that exports are proved and calibrated with."""
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from conftest import TINY_MODEL
+from deeplab_tf import images
+from deeplab_tf import inference
+from deeplab_tf import models
+from deeplab_tf import records
+from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config import TrainConfig
+from deeplab_tf.datasets.shapes import drawing
+from deeplab_tf.errors import UserError
+from deeplab_tf.export import examples
+
+OTHER_CLASSES = records.numbered_classes("others", 3)
+
+
+def run_on(info: records.DatasetInfo, data_dir: str) -> run_dirs.Run:
+    model_config = models.complete(TINY_MODEL, info.num_classes)
+    data_config = DataConfig(data_dir=str(data_dir), train_crop_size=(321, 321))
+    return run_dirs.Run("run", model_config, data_config, TrainConfig(), info)
+
+
+def record(image_bytes: bytes, label: np.ndarray) -> bytes:
+    parts = {
+        "image/encoded": image_bytes,
+        "image/segmentation/class/encoded": encode(label),
+    }
+    return tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+                for key, value in parts.items()
+            }
+        )
+    ).SerializeToString()
+
+
+def encode(picture: np.ndarray) -> bytes:
+    return cv2.imencode(".png", picture)[1].tobytes()
+
+
+def write_shard(path, serialized: list[bytes]) -> None:
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for one in serialized:
+            writer.write(one)
+
+
+def test_proof_is_on_labelled_pictures_from_all_over_the_validation_split(tiny_records):
+    run = run_on(tiny_records.info, tiny_records.folder)
+    source, every = examples.proof_examples(run, None, number=100)
+    assert "4 pictures" in source and "'val'" in source and tiny_records.folder in source
+    assert sorted(example.name for example in every) == [f"val_{index}" for index in range(4)]
+    for example in every:
+        _, label = drawing.draw("val", int(example.name.removeprefix("val_")))
+        np.testing.assert_array_equal(example.label, label)
+        assert example.image.shape == (*label.shape, 3) and example.image.dtype == np.uint8
+    _, ends = examples.proof_examples(run, None, number=2)
+    assert [example.name for example in ends] == [every[0].name, every[-1].name]
+
+
+def test_without_records_pictures_are_drawn_and_labelled_for_a_run_on_shapes(tiny_records):
+    source, drawn = examples.proof_examples(run_on(tiny_records.info, "lost"), None, number=3)
+    assert "drawn" in source and len(drawn) == 3
+    assert all(example.label.shape == example.image.shape[:2] for example in drawn)
+    assert all(set(np.unique(example.label)) <= {*range(7), 255} for example in drawn)
+
+
+def test_without_records_any_other_run_sees_drawings_as_large_as_its_crops_without_labels():
+    _, drawn = examples.proof_examples(run_on(OTHER_CLASSES, ""), None, number=3)
+    assert all(example.label is None for example in drawn)
+    assert all(max(example.image.shape) == 321 for example in drawn)
+
+
+def test_records_of_other_classes_are_refused(tiny_records):
+    run = run_on(OTHER_CLASSES, "")
+    with pytest.raises(UserError, match="3 classes.* have 7.*--data_dir"):
+        examples.proof_examples(run, tiny_records.folder, number=3)
+
+
+def test_calibration_shows_rare_classes_and_leaves_out_damaged_pictures(tmp_path):
+    rare = {70: 1, 140: 2}  # by the grey of their pictures
+    serialized = [
+        record(
+            encode(np.full((8, 9, 3), grey, np.uint8)),
+            np.full((8, 9), rare.get(grey, 0), np.uint8),
+        )
+        for grey in range(200)
+    ]
+    write_shard(tmp_path / "train-00000-of-00002.tfrecord", serialized[:100])
+    write_shard(tmp_path / "train-00001-of-00002.tfrecord", serialized[100:])
+    run = run_on(OTHER_CLASSES, tmp_path)
+    pictures = examples.calibration_pictures(run, None, None, number=6)
+    assert len(pictures) == 6 and {picture.shape for picture in pictures} == {(8, 9, 3)}
+    assert set(rare) <= {picture[0, 0, 0] for picture in pictures}
+
+    damaged = record(b"no picture", np.zeros((8, 9), np.uint8))
+    write_shard(tmp_path / "train-00001-of-00002.tfrecord", [damaged])
+    assert len(examples.calibration_pictures(run, None, None, number=101)) == 100
+
+
+def test_the_choice_is_balanced_over_classes_and_always_the_same():
+    presence = np.zeros((1000, 4), bool)
+    presence[:, 0] = True
+    presence[np.arange(0, 1000, 10), 1] = True  # 100 pictures
+    presence[[5, 500, 900], 2] = True
+    chosen = examples.balanced(presence, 40)
+    assert len(set(chosen)) == 40 and chosen == examples.balanced(presence, 40)
+    assert presence[chosen].sum(axis=0).tolist() == [40, 39, 3, 0]
+    assert sorted(examples.balanced(presence[:8], 40)) == list(range(8))
+    assert len(examples.balanced(np.zeros((5, 4), bool), 3)) == 3
+
+
+def test_calibration_takes_files_from_all_over_a_glob(tmp_path):
+    for index in range(9):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((4, 5, 3), index, np.uint8))
+    run = run_on(OTHER_CLASSES, "")
+    pictures = examples.calibration_pictures(run, None, str(tmp_path / "*.png"), number=3)
+    assert [int(picture.mean()) for picture in pictures] == [0, 4, 8]
+    (tmp_path / "9.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="9.png is no picture"):
+        examples.calibration_pictures(run, None, str(tmp_path / "*.png"), number=10)
+
+
+def test_calibration_without_pictures_says_what_to_give(tmp_path):
+    run = run_on(OTHER_CLASSES, tmp_path / "lost")
+    with pytest.raises(UserError, match="--data_dir.*--calibration_images"):
+        examples.calibration_pictures(run, None, None, number=3)
+    with pytest.raises(UserError, match="no file matches"):
+        examples.calibration_pictures(run, None, str(tmp_path / "*.jpg"), number=3)
+
+
+def test_a_large_picture_is_shrunk_and_padded_into_a_fixed_size():
+    image, label = drawing.draw("test", 0)
+    example = examples.Example("it", image, label.astype(np.int32))
+    fitted = examples.fitted(example, (65, 97), (127.5, 100.0, 90.2), ignore_label=255)
+    height, width = inference._fitted_size(label.shape, np.array([65, 97]))
+    assert height == 65 and 1 < width < 97
+    assert fitted.image.shape == (65, 97, 3) and fitted.image.dtype == np.uint8
+    assert fitted.label.shape == (65, 97) and fitted.label.dtype == np.int32
+    resized = images.resize_bilinear(image[np.newaxis], [height, width])[0]
+    np.testing.assert_allclose(fitted.image[:height, :width], resized, atol=0.51)
+    assert (fitted.image[:, width:] == (128, 100, 90)).all()
+    assert (fitted.label[:, width:] == 255).all()
+    assert set(np.unique(fitted.label)) <= set(np.unique(label))
+
+
+def test_a_small_picture_is_padded_and_never_enlarged():
+    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    fitted = examples.fitted(examples.Example("it", image, None), (6, 6), (127.5,) * 3, 255)
+    np.testing.assert_array_equal(fitted.image[:4, :5], image)
+    assert (fitted.image[4:] == 128).all() and fitted.label is None
