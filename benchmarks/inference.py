@@ -81,11 +81,9 @@ def make_run(model_name: str, run_dir: str) -> None:
 
 def make_artefact(artefact: str, run_dir: str, path: str, size: tuple[int, int]) -> None:
     """Writes what a run is exported to."""
-    import tensorflow as tf
-
-    from deeplab_tf import layers
     from deeplab_tf import run_dir as run_dirs
     from deeplab_tf.export import savedmodel
+    from deeplab_tf.export import tflite
 
     if artefact == "SavedModel":
         savedmodel.export_savedmodel(run_dir, path)
@@ -94,14 +92,7 @@ def make_artefact(artefact: str, run_dir: str, path: str, size: tuple[int, int])
     if artefact == ".keras":
         model.save(path)
         return
-    holder = tf.Module()
-    holder.variables_of_model = [variable.value for variable in model.variables]
-    picture = tf.TensorSpec([1, *size, 3], tf.float32)
-    with layers.portable_graphs():
-        function = tf.function(lambda pictures: model(pictures, training=False), autograph=False)
-        concrete = function.get_concrete_function(picture)
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)
-        pathlib.Path(path).write_bytes(converter.convert())
+    pathlib.Path(path).write_bytes(tflite.convert(model, tflite.LABELS_IN_FLOAT32, size))
 
 
 def measure(way: str, run_dir: str, artefact_path: str, size: tuple[int, int]) -> dict:

@@ -44,21 +44,28 @@ def size_at_stride(size: int, stride: int) -> int:
 
 
 _portable = False
+_means_by_pooling = False
 
 
 @contextlib.contextmanager
-def portable_graphs():
+def portable_graphs(means_by_pooling: bool = False):
     """Graphs that are traced within it run on any device, not only on one like this one.
 
     The dilated depthwise kernel, which inference uses where it works, exists on CPUs with oneDNN
     only. To be used around the tracing of what is exported.
+
+    Args:
+        means_by_pooling: Whether the mean over a map of a known size is a pooling, which the GPU
+            delegate of TensorFlow Lite has, and a mean over axes it may not have. In 8 bits it is
+            coarser: a pooling keeps the scale of the map, whose largest value is far above means.
     """
-    global _portable
-    before, _portable = _portable, True
+    global _portable, _means_by_pooling
+    before = _portable, _means_by_pooling
+    _portable, _means_by_pooling = True, means_by_pooling
     try:
         yield
     finally:
-        _portable = before
+        _portable, _means_by_pooling = before
 
 
 @contextlib.contextmanager
@@ -457,10 +464,12 @@ class ImagePooling(keras.layers.Layer):
 
     def call(self, features):
         """Features `[B, H, W, C]` -> `[B, windows down, windows across, C]`."""
-        if self.pool_size is None and max(self.grid_size) == 1:
-            return ops.mean(features, axis=(1, 2), keepdims=True)
         sides = ops.shape(features)[1:3]
-        if all(isinstance(side, int) for side in sides):
+        has_known_size = all(isinstance(side, int) for side in sides)
+        if self.pool_size is None and max(self.grid_size) == 1:
+            if not (_means_by_pooling and has_known_size):
+                return ops.mean(features, axis=(1, 2), keepdims=True)
+        if has_known_size:
             return ops.average_pool(features, self._window(sides), self.strides, padding="valid")
         # No kernel takes a window that is known only at run time.
         rows, columns = map(_windows, sides, self._window(sides), self.strides)

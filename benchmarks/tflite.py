@@ -1,0 +1,297 @@
+"""How fast our phone model is, beside the official quantised one, and how true to the float model.
+
+    python benchmarks/tflite.py
+    python benchmarks/tflite.py --checkpoint=DIR/model.ckpt --reference=FILE.tflite \
+        --pictures='VOC/JPEGImages/*.jpg' --labels=VOC/SegmentationClass \
+        --calibration='PHOTOS/*.jpg'
+
+DeepLab v3 on MobileNetV2 at output stride 16 for VOC is made from the original's checkpoint
+deeplabv3_mnv2_pascal and exported as float32, float16 and int8, with a label for every pixel or for
+every fourth in both directions (`/4`), repeated up to the picture within the time. All files, and
+the original's deeplabv3_mnv2_pascal_quant.tflite, run in one process, on the same interpreter,
+threads and pictures, in turn; `ratio` is the median over the turns of a file's time to the
+original's. Labels
+count where the picture is, not in its padding: `agree` is the share that equals those of the float
+Keras model, `mIoU` is over the pictures that have a label image.
+
+The defaults lie in ../shared; there, int8 is calibrated with other pictures (street scenes of
+CamVid) than the files are compared on. Calibration takes most of the time: seconds a picture.
+"""
+
+import argparse
+import collections
+import dataclasses
+import glob
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+from deeplab_tf import backbones
+from deeplab_tf import crf
+from deeplab_tf import import_checkpoint
+from deeplab_tf import inference
+from deeplab_tf import metrics
+from deeplab_tf import predict
+from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.export import examples
+from deeplab_tf.export import litert
+from deeplab_tf.export import tflite
+
+SHARED = pathlib.Path(__file__).resolve().parent.parent.parent / "shared"
+BACKBONE = "mobilenet_v2"
+NUM_CLASSES = 21
+MODEL = ModelConfig(
+    version="v3", backbone=BACKBONE, num_classes=NUM_CLASSES, output_stride=16, atrous_rates=()
+)
+SIZE = (513, 513)
+IGNORE_LABEL = 255
+PROOF_PICTURES = 4  # of each export; here they are compared more closely
+REFERENCE = "original, int8"
+EXPORTS = {
+    "float32": tflite.TFLiteConfig(input_size=SIZE),
+    "float16": tflite.TFLiteConfig("float16", input_size=SIZE),
+    "float16 /4": tflite.TFLiteConfig("float16", result_stride=4, input_size=SIZE),
+    "int8": tflite.TFLiteConfig("int8", input_size=SIZE),
+    "int8 /4": tflite.TFLiteConfig("int8", result_stride=4, input_size=SIZE),
+}
+WANTED = ("float16 /4", "int8")  # are to reach:
+MAX_RATIO = 0.8
+MIN_AGREEMENT = 0.985
+
+
+class File:
+    """A `.tflite` file that labels one picture at a time."""
+
+    def __init__(self, path: str, num_threads: int):
+        content = pathlib.Path(path).read_bytes()
+        self.mebibytes = len(content) / 2**20
+        self.operators = collections.Counter(
+            operator.name for operator in litert.operators(content) if not operator.unpacks_weights
+        )
+        self._interpreter = Interpreter(path, num_threads=num_threads)
+        self._interpreter.allocate_tensors()
+        (self._takes,) = self._interpreter.get_input_details()
+        (self._returns,) = self._interpreter.get_output_details()
+        # The nearest label of every pixel.
+        self._nearest = np.ix_(
+            *(
+                np.floor(np.arange(side) * (labels - 1) / (side - 1) + 0.5).astype(int)
+                for side, labels in zip(SIZE, self._returns["shape"][1:])
+            )
+        )
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Class ids [H, W] of a picture, uint8 [H, W, 3]."""
+        self._interpreter.set_tensor(
+            self._takes["index"], image[np.newaxis].astype(self._takes["dtype"])
+        )
+        self._interpreter.invoke()
+        labels = self._interpreter.get_tensor(self._returns["index"])[0]
+        return labels if labels.shape == SIZE else labels[self._nearest]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture in the size that the files take."""
+
+    name: str
+    image: np.ndarray  # uint8 [H, W, 3]
+    is_inside: np.ndarray  # bool [H, W]: whether a pixel is no padding
+    label: np.ndarray | None  # int32 [H, W]
+
+
+def read_pictures(patterns: str, label_folder: str) -> list[Picture]:
+    """Reads pictures, and the label images of the same names where there are some."""
+
+    def fitted(image, label):
+        return examples.fitted(
+            examples.Example("", image, label), SIZE, backbones.pad_pixel(BACKBONE), IGNORE_LABEL
+        )
+
+    pictures = []
+    for path in matching(patterns):
+        image, label = predict.read_picture(path), None
+        inside = fitted(image, np.zeros(image.shape[:2], np.int32))
+        label_path = os.path.join(label_folder, f"{pathlib.Path(path).stem}.png")
+        if os.path.exists(label_path):
+            label = fitted(image, np.asarray(Image.open(label_path)).astype(np.int32)).label
+        is_inside = inside.label != IGNORE_LABEL
+        pictures.append(Picture(pathlib.Path(path).name, inside.image, is_inside, label))
+    return pictures
+
+
+def matching(patterns: str) -> list[str]:
+    return sorted(path for pattern in patterns.split(",") for path in glob.glob(pattern))
+
+
+def export_files(
+    run_dir: str, calibration: str, num_calibration_pictures: int, folder: str
+) -> dict[str, str]:
+    """Exports a run in every way; returns the files."""
+    paths = {}
+    for name, config in EXPORTS.items():
+        paths[name] = os.path.join(folder, f"{name.replace(' /', '_')}.tflite")
+        tflite.export_tflite(
+            run_dir,
+            paths[name],
+            tflite_config=config,
+            calibration_images=calibration,
+            num_calibration_pictures=num_calibration_pictures,
+            num_proof_pictures=PROOF_PICTURES,
+        )
+    return paths
+
+
+def keras_labels(run_dir: str, pictures: list[Picture]) -> list[np.ndarray]:
+    """Class ids of the run's Keras model in float32, [H, W] each."""
+    run = run_dirs.read(run_dir)
+    label_of = inference.label_function(
+        run_dirs.load_model(run), run.model_config, run.data_config
+    )
+    return [label_of(picture.image) for picture in pictures]
+
+
+def agreement(labels: list, expected: list, pictures: list[Picture]) -> float:
+    """Share of the pixels inside of the pictures that have the labels expected."""
+    equal = sum(
+        int(((ours == theirs) & picture.is_inside).sum())
+        for ours, theirs, picture in zip(labels, expected, pictures)
+    )
+    return equal / sum(int(picture.is_inside.sum()) for picture in pictures)
+
+
+def miou(labels: list, pictures: list[Picture]) -> float:
+    """mIoU over the pictures that have a label; not a number without any."""
+    matrix = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+    for ours, picture in zip(labels, pictures):
+        if picture.label is not None:
+            matrix += metrics.confusion_matrix(picture.label, ours, NUM_CLASSES, IGNORE_LABEL)
+    names = tuple(map(str, range(NUM_CLASSES)))
+    return metrics.segmentation_metrics(matrix, names)["miou"] if matrix.any() else np.nan
+
+
+def times(files: dict[str, File], pictures: list[Picture], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each file in every round, its median over the pictures."""
+    for file in files.values():  # warm-up
+        file(pictures[0].image)
+    milliseconds = {name: [] for name in files}
+    for number in range(rounds):
+        taken = {name: [] for name in files}
+        for picture in pictures:
+            # In turn, and from both ends, so that a change of the machine's speed meets all.
+            for name in list(files)[:: 1 if number % 2 == 0 else -1]:
+                started = time.perf_counter()
+                files[name](picture.image)
+                taken[name].append(1000 * (time.perf_counter() - started))
+        for name, values in taken.items():
+            milliseconds[name].append(statistics.median(values))
+    return milliseconds
+
+
+def compare(files: dict[str, File], pictures, expected, rounds: int) -> dict[str, tuple]:
+    """Prints a line for each file; returns ratio and agreement by name."""
+    milliseconds = times(files, pictures, rounds)
+    figures = {}
+    print(f"{'':<18}{'ms':>8}{'ratio':>7}{'agree':>9}{'worst':>9}{'mIoU':>8}{'MiB':>7}{'ops':>5}")
+    for name, file in files.items():
+        labels = [file(picture.image) for picture in pictures]
+        ratio = statistics.median(
+            ours / theirs for ours, theirs in zip(milliseconds[name], milliseconds[REFERENCE])
+        )
+        agree = agreement(labels, expected, pictures)
+        worst = min(agreement([a], [b], [c]) for a, b, c in zip(labels, expected, pictures))
+        figures[name] = (ratio, agree)
+        print(
+            f"{name:<18}{statistics.median(milliseconds[name]):>8.1f}{ratio:>7.2f}{agree:>9.2%}"
+            f"{worst:>9.2%}{miou(labels, pictures):>8.4f}{file.mebibytes:>7.2f}"
+            f"{file.operators.total():>5}",
+            flush=True,
+        )
+    print(f"{'Keras, float32':<51}{miou(expected, pictures):>8.4f}")
+    for name, file in files.items():
+        print(f"{name}: {', '.join(f'{op} {n}' for op, n in file.operators.most_common())}")
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    data = SHARED / "data"
+    parser.add_argument(
+        "--checkpoint",
+        default=str(SHARED / "checkpoints/deeplabv3_mnv2_pascal/model.ckpt"),
+        help="prefix of the original's weights",
+    )
+    parser.add_argument(
+        "--reference",
+        default=str(SHARED / "tflite/deeplabv3_mnv2_pascal_quant.tflite"),
+        help="the original's .tflite file",
+    )
+    parser.add_argument(
+        "--pictures",
+        default=f"{data}/VOC_mini/JPEGImages/*.jpg,{data}/photos/*.jpg",
+        help="globs, with commas between, of pictures to compare on",
+    )
+    parser.add_argument(
+        "--labels",
+        default=f"{data}/VOC_mini/SegmentationClass",
+        help="folder of label images as VOC's, for mIoU",
+    )
+    parser.add_argument(
+        "--calibration",
+        default=f"{data}/CamVid/train/*.png",
+        help="glob of other pictures, that int8 is calibrated with",
+    )
+    parser.add_argument(
+        "--num_calibration_pictures", type=int, default=128, help="how many of these, at most"
+    )
+    parser.add_argument("--threads", type=int, default=crf.num_cores(), help="of the interpreter")
+    parser.add_argument("--rounds", type=int, default=15, help="turns that are timed")
+    arguments = parser.parse_args()
+    for flag, found in (
+        ("checkpoint", os.path.exists(f"{arguments.checkpoint}.index")),
+        ("reference", os.path.exists(arguments.reference)),
+        ("pictures", matching(arguments.pictures)),
+        ("calibration", matching(arguments.calibration)),
+    ):
+        if not found:
+            parser.error(f"--{flag}={getattr(arguments, flag)} is not there: give it")
+
+    pictures = read_pictures(arguments.pictures, arguments.labels)
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = os.path.join(folder, "run")
+        import_checkpoint.import_checkpoint(
+            arguments.checkpoint, MODEL, DataConfig(train_crop_size=SIZE), run_dir
+        )
+        paths = {REFERENCE: arguments.reference}
+        paths |= export_files(
+            run_dir, arguments.calibration, arguments.num_calibration_pictures, folder
+        )
+        files = {name: File(path, arguments.threads) for name, path in paths.items()}
+        expected = keras_labels(run_dir, pictures)
+        print(
+            f"{arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}, {len(pictures)} "
+            f"pictures at {SIZE[0]}x{SIZE[1]}, medians of {arguments.rounds} rounds"
+        )
+        figures = compare(files, pictures, expected, arguments.rounds)
+    is_missed = False
+    for name in WANTED:
+        ratio, agree = figures[name]
+        is_missed |= ratio > MAX_RATIO or agree < MIN_AGREEMENT
+        print(
+            f"{name}: ratio {ratio:.2f} (at most {MAX_RATIO} is wanted), agreement {agree:.2%} "
+            f"(at least {MIN_AGREEMENT:.1%})"
+        )
+    sys.exit(is_missed)
+
+
+if __name__ == "__main__":
+    main()

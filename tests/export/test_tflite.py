@@ -1,0 +1,267 @@
+"""`.tflite` files: proved, gated, and read back as `eval` reads them."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from conftest import TINY_MODEL
+from conftest import short_mobilenet_v2
+from deeplab_tf import build_model
+from deeplab_tf import checkpoints
+from deeplab_tf import eval
+from deeplab_tf import inference
+from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config import TrainConfig
+from deeplab_tf.errors import UserError
+from deeplab_tf.export import gates
+from deeplab_tf.export import litert
+from deeplab_tf.export import parity
+from deeplab_tf.export import tflite
+
+SIZE = (49, 65)  # multiples of the output stride 16 plus 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_models():
+    with short_mobilenet_v2():
+        yield
+
+
+@pytest.fixture(scope="module")
+def run_dir(tiny_records, tmp_path_factory) -> str:
+    """A run dir with weights as if from training: no statistic is what it began as."""
+    folder = str(tmp_path_factory.mktemp("run"))
+    model_config = dataclasses.replace(
+        TINY_MODEL, num_classes=tiny_records.info.num_classes, output_stride=16, atrous_rates=(2,)
+    )
+    data_config = DataConfig(data_dir=tiny_records.folder, train_crop_size=SIZE)
+    run_dirs.create(folder, model_config, data_config, TrainConfig(), tiny_records.info)
+    keras.utils.set_random_seed(0)
+    model = build_model(**dataclasses.asdict(model_config))
+    generator = np.random.default_rng(0)
+    for variable in model.non_trainable_variables:
+        if variable.name.startswith("moving"):
+            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
+    checkpoints.save_weights(model, folder)
+    return folder
+
+
+def keras_labels(run_dir: str, picture: np.ndarray) -> np.ndarray:
+    run = run_dirs.read(run_dir)
+    model = run_dirs.load_model(run)
+    return inference.label_function(model, run.model_config, run.data_config)(picture)
+
+
+@pytest.fixture(scope="module")
+def float_labels(run_dir, tmp_path_factory):
+    """An export in a folder that was not there before."""
+    output = tmp_path_factory.mktemp("export") / "new" / "model.tflite"
+    tflite.export_tflite(run_dir, str(output))
+    return output
+
+
+def test_a_file_in_float32_labels_as_the_keras_model(run_dir, float_labels):
+    assert sorted(path.name for path in float_labels.parent.iterdir()) == [
+        "model.parity.json",
+        "model.tflite",
+    ]
+    picture = parity.draw_pictures((1, *SIZE, 3), seed=3)[0]
+    run = run_dirs.read(run_dir)
+    label_of = inference.load_artefact(str(float_labels), run.model_config, run.data_config)
+    expected = keras_labels(run_dir, picture)
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(label_of(picture), expected)
+
+
+def test_its_report_tells_what_it_was_proved_with(float_labels):
+    report = json.loads(float_labels.with_name("model.parity.json").read_text())
+    assert report["label_agreement"] > 0.999 and report["miou_artefact"] is not None
+    assert report["num_pictures"] == 4 and report["input_size"] == list(SIZE)
+    assert "'val'" in report["pictures"]
+    assert report["size_bytes"] == float_labels.stat().st_size
+    assert report["ops"]["DEPTHWISE_CONV_2D"] > 0
+    assert list(report["outside_gpu_delegate"]) == ["ARG_MAX"]
+
+
+def test_eval_takes_the_file(run_dir, float_labels):
+    report = json.loads(float_labels.with_name("model.parity.json").read_text())
+    metrics = eval.evaluate_run(run_dir, artefact=str(float_labels))
+    # Of the same four pictures, at their own size rather than fitted into the file's.
+    assert metrics["miou"] == pytest.approx(report["miou_artefact"], abs=0.05)
+
+
+def test_scores_in_float16_are_wholly_for_the_gpu_delegate(run_dir, tmp_path):
+    output = tmp_path / "model.tflite"
+    config = tflite.TFLiteConfig(quantize="float16", result="scores")
+    figures, (gpu_note,) = tflite.export_tflite(run_dir, str(output), tflite_config=config)
+    assert figures.largest_logit_difference < 0.1 * figures.largest_logit
+    assert "documented list has all" in gpu_note
+    assert "AVERAGE_POOL_2D" in figures.ops and "MEAN" not in figures.ops
+    assert gates.outside_gpu_delegate(litert.operators(output.read_bytes())) == {}
+
+
+def test_coarse_labels_in_8_bits_agree(run_dir, tmp_path):
+    output = tmp_path / "model.tflite"
+    config = tflite.TFLiteConfig(quantize="int8", result_stride=16, input_size=(33, 33))
+    figures, _ = tflite.export_tflite(
+        run_dir, str(output), tflite_config=config, max_miou_drop=1.0
+    )
+    report = json.loads((tmp_path / "model.parity.json").read_text())
+    # As sure as the labels of every 16th pixel, but not those of the pixels between.
+    cost = report["against_labels_of_all_pixels"]
+    assert cost["label_agreement"] < figures.label_agreement
+    assert figures.label_agreement > 0.95 and figures.num_classes_predicted > 1
+    content = output.read_bytes()
+    assert not any(operator.has_floats for operator in litert.operators(content))
+    takes, returns = tensors(content)
+    assert takes["dtype"] == np.uint8 and takes["quantization"] == (1.0, 0)  # that is, pixels
+    assert returns["dtype"] == np.int32 and returns["shape"].tolist() == [1, 3, 3]
+
+
+def tensors(content: bytes) -> list[dict]:
+    """What the interpreter says of a file's input and output."""
+    interpreter = Interpreter(model_content=content)
+    return [*interpreter.get_input_details(), *interpreter.get_output_details()]
+
+
+def converted(function, shape=(1, 9, 9, 3), quantize="none") -> bytes:
+    module = tf.Module()
+    spec = tf.TensorSpec(shape, tf.float32)
+    module.function = tf.function(function, input_signature=[spec], autograph=False)
+    pictures = [np.full(shape[1:], value, np.uint8) for value in (3, 200)]
+    return litert.convert(
+        module.function.get_concrete_function(), module, quantize, calibration_pictures=pictures
+    )
+
+
+def test_weights_take_half_or_a_quarter_and_8_bits_go_in_and_out():
+    kernel = np.random.default_rng(0).normal(size=[9, 9, 3, 64]).astype(np.float32)
+    classifier = lambda pictures: tf.nn.conv2d(pictures, kernel, 1, "SAME")
+    for quantize, bytes_a_weight, dtype in (
+        ("none", 4, np.float32),
+        ("float16", 2, np.float32),
+        ("dynamic", 1, np.float32),
+        ("int8", 1, np.uint8),
+    ):
+        content = converted(classifier, quantize=quantize)
+        assert len(content) == pytest.approx(bytes_a_weight * kernel.size, rel=0.4)
+        assert [tensor["dtype"] for tensor in tensors(content)] == [dtype, dtype]
+
+
+def dilated(pictures):
+    kernel = tf.ones([3, 3, 3, 3])
+    return tf.nn.depthwise_conv2d(pictures, kernel, [1] * 4, "SAME", dilations=[2, 2], name="wide")
+
+
+@pytest.mark.parametrize(
+    "function, shape, quantize, complaint",
+    [
+        (dilated, [None, 9, 9, 3], "none", "SPACE_TO_BATCH_ND in the layer .*wide"),
+        (lambda x: tf.image.adjust_hue(x, 0.1), [1, 9, 9, 3], "none", "FlexAdjustHue in the layer"),
+        (lambda x: tf.math.digamma(x), [1, 9, 9, 3], "none", "Digamma in .* none of TensorFlow"),
+        (lambda x: tf.sin(x + 1), [1, 9, 9, 3], "int8", "in floating point amid 8 bits"),
+    ],
+    ids=["taken_apart", "flex", "custom", "float_island"],
+)
+def test_what_is_slow_or_missing_on_a_phone_is_refused(function, shape, quantize, complaint):
+    with pytest.raises(UserError, match=complaint):
+        gates.check(litert.operators(converted(function, shape, quantize)), quantize)
+
+
+def test_the_same_convolution_passes_at_a_fixed_size():
+    operators = litert.operators(converted(dilated))
+    assert [operator.name for operator in operators] == ["DEPTHWISE_CONV_2D"]
+    gates.check(operators, "none")
+
+
+def test_the_gpu_sentence_names_operators_and_layers():
+    content = converted(lambda pictures: tf.argmax(pictures, -1, tf.int32))
+    outside = gates.outside_gpu_delegate(litert.operators(content))
+    assert list(outside) == ["ARG_MAX"]
+    assert "ARG_MAX in " in gates.gpu_sentence(outside)
+
+
+@pytest.mark.parametrize(
+    "crop, given, expected",
+    [
+        ((513, 513), (), (513, 513)),
+        ((512, 500), (), (513, 513)),
+        ((5, 5), (), (17, 17)),
+        ((513, 513), (369, 481), (369, 481)),
+        ((513, 513), (513, 500), "513,497 and 513,513"),
+        ((513, 513), (360, 480), "353,465 and 369,481"),
+    ],
+)
+def test_an_input_size_is_a_multiple_of_the_output_stride_plus_1(run_dir, crop, given, expected):
+    run = run_dirs.read(run_dir)
+    run = dataclasses.replace(run, data_config=DataConfig(train_crop_size=crop))
+    config = tflite.TFLiteConfig(input_size=given)
+    if isinstance(expected, tuple):
+        assert tflite.fixed_input_size(run, config) == expected
+    else:
+        with pytest.raises(UserError, match=f"does not fit.*{expected}"):
+            tflite.fixed_input_size(run, config)
+
+
+def test_a_file_that_says_something_else_is_not_left_behind(run_dir, tmp_path, monkeypatch):
+    wrong = converted(lambda pictures: tf.argmax(pictures, -1, tf.int32), (1, *SIZE, 3))
+    monkeypatch.setattr(tflite, "convert", lambda *_: wrong)
+    output = tmp_path / "model.tflite"
+    output.write_bytes(b"earlier")
+    with pytest.raises(UserError, match="does not compute what the Keras model does"):
+        tflite.export_tflite(run_dir, str(output), max_miou_drop=1.0)
+    assert output.read_bytes() == b"earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
+
+
+@pytest.mark.parametrize(
+    "output, settings, complaint",
+    [
+        ("model.onnx", {}, "ends in .tflite"),
+        ("a_file/model.tflite", {}, "cannot be written: .*a_file is no folder"),
+        ("model.tflite", {"calibration_images": "none/*.jpg"}, "none/.*no file matches"),
+        ("model.tflite", {"data_dir": "none"}, "none"),
+    ],
+)
+def test_what_cannot_work_is_said_before_any_work(
+    run_dir, tmp_path, monkeypatch, output, settings, complaint
+):
+    monkeypatch.setattr(run_dirs, "load_model", lambda *_: pytest.fail("has begun to work"))
+    (tmp_path / "a_file").write_text("")
+    config = tflite.TFLiteConfig(quantize="int8")
+    with pytest.raises(UserError, match=complaint):
+        tflite.export_tflite(run_dir, str(tmp_path / output), tflite_config=config, **settings)
+
+
+@pytest.mark.parametrize(
+    "setting, complaint",
+    [
+        ({"quantize": "int4"}, "--quantize=int4; it can be none, float16, dynamic, int8"),
+        ({"result": "masks"}, "--result=masks"),
+        ({"input_size": (513,)}, "--input_size=513 is no height,width"),
+    ],
+)
+def test_settings_that_there_are_not_are_refused(setting, complaint):
+    with pytest.raises(UserError, match=complaint):
+        tflite.TFLiteConfig(**setting)
+
+
+def test_what_of_a_run_is_not_in_the_file_is_told(run_dir, tmp_path):
+    run = run_dirs.read(run_dir)
+    assert tflite.left_out(run) == []
+    data_config = DataConfig(min_resize_value=33)
+    run = dataclasses.replace(run, folder=str(tmp_path), data_config=data_config)
+    (tmp_path / "crf.json").write_text("{}")
+    resizing, refining = tflite.left_out(run)
+    assert "--min_resize_value=33" in resizing and "--crf=tuned" in refining
+
+
+def test_a_result_stride_that_does_not_divide_the_output_stride_is_refused(run_dir):
+    with pytest.raises(UserError, match="--result_stride=3.*can be 1, 2, 4, 8, 16"):
+        tflite.fixed_input_size(run_dirs.read(run_dir), tflite.TFLiteConfig(result_stride=3))
