@@ -103,6 +103,8 @@ def evaluate_run(
             f"{source.folder} have {info.num_classes}. Give records of the same classes "
             "with --data_dir."
         )
+    if other:
+        report.check_comparable(other[0], info)
     split = split or data.val_split
     crf_parameters = run_dirs.crf_parameters(run_dir, crf_config)
     settings = (run.model_config, data, crf_parameters, eval_config)
@@ -153,7 +155,7 @@ def evaluate_run(
         if report_path:
             os.makedirs(os.path.dirname(os.path.abspath(report_path)), exist_ok=True)
             _, pictures = _read_evaluation(run_dir)
-            report.write(report_path, result, pictures, _shown(worst, best), info, other)
+            report.write(report_path, result, pictures, *_shown(worst, best), info, other)
     except OSError as error:
         raise UserError(f"The evaluation of {run_dir} cannot be written: {error}.") from error
     return result
@@ -181,7 +183,12 @@ def evaluate(
 
     Returns:
         The metrics of `segmentation_metrics`, with `confusion_matrix` (int64 [C, C], rows are
-        labels), `num_pictures` and `pictures_per_second`.
+        labels), `num_pictures` and `pictures_per_second` (of those after the first, at which the
+        network is compiled).
+
+    Raises:
+        UserError: A record is damaged, or the function returns the id of a class that the records
+            have not.
     """
     info = source.info
     matrix = np.zeros((info.num_classes, info.num_classes), np.int64)
@@ -193,18 +200,26 @@ def evaluate(
             if border_width:
                 label = metrics.near_borders(label, border_width, info.ignore_label)
             prediction = label_of(example["image"])
+            if prediction.max() >= info.num_classes:
+                raise UserError(
+                    f"The model finds class {prediction.max()}, but the records in {source.folder} "
+                    f"have {info.num_classes} classes: give a model and records of the same."
+                )
             counts = metrics.confusion_matrix(
                 label, prediction, info.num_classes, info.ignore_label
             )
             matrix += counts
+            if done == 1:
+                compiled = time.perf_counter()
             if on_picture:
                 on_picture(example, prediction, counts)
             if progress:
                 progress(done, total, time.perf_counter() - start)
+    end = time.perf_counter()
     return metrics.segmentation_metrics(matrix, info.class_names) | {
         "confusion_matrix": matrix,
         "num_pictures": done,
-        "pictures_per_second": done / (time.perf_counter() - start),
+        "pictures_per_second": (done - 1) / (end - compiled) if done > 1 else done / (end - start),
     }
 
 
@@ -244,14 +259,21 @@ def _picture_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...
     }
 
 
-def _shown(worst: metrics.WorstPictures, best: metrics.BestPictures) -> list[report.Shown]:
-    """The pictures for the report, the worst first; of few pictures, none is shown twice."""
+def _shown(
+    worst: metrics.WorstPictures, best: metrics.BestPictures
+) -> tuple[list[report.Shown], list[report.Shown]]:
+    """The pictures for the report: the worst, the worst first, and the best, the best first.
+
+    None is among both: where there are too few for two full lists, half of them are the best.
+    """
     among_worst = {id(picture[0]) for _, picture in worst.worst}
-    others = [pair for pair in best.best if id(pair[1][0]) not in among_worst]
-    return [
+    others = [pair for pair in reversed(best.best) if id(pair[1][0]) not in among_worst]
+    shown = [
         report.Shown(example["name"].decode(), miou, example["image"], example["label"], prediction)
         for miou, (example, prediction) in worst.worst + others
     ]
+    num_worst = len(shown) - min(len(best.best), len(shown) // 2)
+    return shown[:num_worst], shown[num_worst:][::-1]
 
 
 def _read_evaluation(run_dir: str) -> tuple[dict, list[dict]]:

@@ -12,6 +12,9 @@ together.
 wants: run it on leftImg8bit/test/*/*.png and upload that folder. A file in place of the name, with
 a line `CLASS: ID` per class, does it for any other server.
 
+--model=PATH labels with what was made of the run, a SavedModel, .keras or .tflite file; the run
+still tells the names and the colours of the classes.
+
 What cannot be read is named and skipped, and then the exit code is 1.
 """
 
@@ -106,6 +109,7 @@ def predict(
     crf_config: CrfConfig = NO_CRF,
     eval_config: EvalConfig = WHOLE_PICTURES,
     predict_config: PredictConfig = DEFAULTS,
+    artefact: str = "",
 ) -> list[str]:
     """Writes a label PNG and an overlay for every picture, and overlays of every video.
 
@@ -118,12 +122,15 @@ def predict(
         crf_config: The fully-connected CRF behind the network; by default none.
         eval_config: Scales, flips, windows and output stride of the network.
         predict_config: What else is written, and how much of a video is labelled.
+        artefact: Labels with this SavedModel, `.keras` or `.tflite` file in place of the
+            checkpoint, see `inference.load_artefact`.
 
     Returns:
         The label PNGs and videos written, in the order of the sorted pictures and videos.
 
     Raises:
-        UserError: No picture was found; or some were unreadable, after all others were labelled.
+        UserError: No picture was found; the artefact cannot do what is asked for; or some pictures
+            were unreadable, after all others were labelled.
     """
     paths = find_pictures(images)
     names = output_names(paths)
@@ -131,7 +138,9 @@ def predict(
     run = run_dirs.read(run_dir)
     dataset = run.dataset
     label_ids = server_ids.read_label_ids(predict_config.label_ids, dataset.class_names)
-    prediction_of = _prediction_function(run, checkpoint, crf_config, eval_config, predict_config)
+    prediction_of = _prediction_function(
+        run, checkpoint, artefact, crf_config, eval_config, predict_config
+    )
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:
@@ -182,15 +191,25 @@ def predict(
 def _prediction_function(
     run: run_dirs.Run,
     checkpoint: str,
+    artefact: str,
     crf_config: CrfConfig,
     eval_config: EvalConfig,
     predict_config: PredictConfig,
 ) -> Callable[[np.ndarray], Prediction]:
     """A function of a picture, uint8 [H, W, 3]; it computes probabilities only if needed."""
-    model = run_dirs.load_model(run, checkpoint)
     settings = (run.model_config, run.data_config)
     crf_parameters = run_dirs.crf_parameters(run.folder, crf_config)
-    if not (predict_config.save_confidence or predict_config.save_probabilities):
+    needs_probabilities = predict_config.save_confidence or predict_config.save_probabilities
+    if artefact and needs_probabilities:
+        raise UserError(
+            f"--model={artefact} gives labels, not how sure of them it is: leave out "
+            "--save_confidence and --save_probabilities, or --model, to have them of the run."
+        )
+    if artefact:
+        label_of = inference.load_artefact(artefact, *settings, crf_parameters, eval_config)
+        return lambda picture: Prediction(_of_run(label_of(picture), artefact, run))
+    model = run_dirs.load_model(run, checkpoint)
+    if not needs_probabilities:
         label_of = inference.label_function(model, *settings, crf_parameters, eval_config)
         return lambda picture: Prediction(label_of(picture))
     probabilities_of = inference.probability_function(
@@ -202,6 +221,20 @@ def _prediction_function(
         return Prediction(np.argmax(probabilities, axis=-1).astype(np.int32), probabilities)
 
     return prediction_of
+
+
+def _of_run(label: np.ndarray, artefact: str, run: run_dirs.Run) -> np.ndarray:
+    """Lets through a label of an artefact, whose classes can be those of the run.
+
+    Raises:
+        UserError: The run has not so many.
+    """
+    if label.max() >= run.dataset.num_classes:
+        raise UserError(
+            f"--model={artefact} finds class {label.max()}, but the run in {run.folder} has "
+            f"{run.dataset.num_classes} classes: give what was exported from this run."
+        )
+    return label
 
 
 def find_pictures(images: str) -> list[str]:
@@ -454,6 +487,7 @@ def main(_):
         command_line.read_flags(CrfConfig),
         command_line.read_flags(EvalConfig),
         command_line.read_flags(PredictConfig),
+        flags.FLAGS.model,
     )
 
 
@@ -467,6 +501,11 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("output_dir", None, "Folder to write to (required).", required=True)
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
+    flags.DEFINE_string(
+        "model",
+        "",
+        "Labels with this SavedModel, .keras or .tflite file in place of the checkpoint.",
+    )
     for config_class in (PredictConfig, EvalConfig, CrfConfig):
         command_line.define_flags(config_class)
     command_line.run(main)

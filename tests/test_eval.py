@@ -1,13 +1,19 @@
-"""Evaluation of a run and of its export."""
+"""Evaluation of a run, and of what was made of it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from conftest import REPOSITORY
+from conftest import SIX_UNITS
 from deeplab_tf import eval as evaluation
 from deeplab_tf import inference
 from deeplab_tf import input_pipeline
@@ -15,7 +21,8 @@ from deeplab_tf import metrics
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.errors import UserError
-from deeplab_tf.export import savedmodel
+
+pytestmark = pytest.mark.usefixtures("short_network")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +61,22 @@ def test_perfect_labels_have_miou_1_with_ignored_borders(tiny_records):
 
     result = evaluation.evaluate(label_of, tiny_records, "val")
     assert result["miou"] == 1.0 and result["pixel_accuracy"] == 1.0
+
+
+def test_compiling_the_network_does_not_count_as_its_speed(tiny_records):
+    seconds = iter([2.0, 0.0, 0.0, 0.0])
+
+    def label_of(image):
+        time.sleep(next(seconds))
+        return np.zeros(image.shape[:2], np.int32)
+
+    result = evaluation.evaluate(label_of, tiny_records, "val")
+    assert result["pictures_per_second"] > 4 / 2.0
+
+
+def test_a_model_of_more_classes_than_the_records_is_refused(tiny_records):
+    with pytest.raises(UserError, match="finds class 7, but the records .* 7 classes"):
+        evaluation.evaluate(lambda image: np.full(image.shape[:2], 7), tiny_records, "val")
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +134,21 @@ def test_a_report_shows_the_pictures_and_compares_with_another_run(evaluated, tm
     page = report.read_text(encoding="utf-8")
     for name in ("val_0", "val_3", f"{100 * result['miou']:.2f}"):
         assert name in page
+    # Half of the four are the worst.
+    assert page.split("<h3>The best</h3>")[0].count("<article") == page.count("<article") / 2 == 2
     with pytest.raises(UserError, match="compared with.*deeplab_tf.eval"):
         evaluation.evaluate_run(str(folder), report_path=str(tmp_path / "a"), compare=str(tmp_path))
     with pytest.raises(UserError, match="--compare goes with --report"):
         evaluation.evaluate_run(str(folder), compare=str(folder))
+    changed = json.loads((folder / "metrics.json").read_text()) | {"iou_per_class": {"cat": 1.0}}
+    shutil.copytree(folder, tmp_path / "cats")
+    (tmp_path / "cats" / "metrics.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="evaluated on other classes"):  # before work is done
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_dirs, "load_model", None)
+            evaluation.evaluate_run(
+                str(folder), report_path=str(tmp_path / "a"), compare=str(tmp_path / "cats")
+            )
     other, compared = tmp_path / "other", tmp_path / "compared.html"
     shutil.copytree(folder, other)
     mirrored = evaluation.evaluate_run(
@@ -129,28 +163,94 @@ def test_a_report_shows_the_pictures_and_compares_with_another_run(evaluated, tm
     assert mirrored["confusion_matrix"] != result["confusion_matrix"]
 
 
-def test_few_pictures_are_shown_once_and_many_the_worst_first():
-    worst, best = metrics.WorstPictures(2), metrics.BestPictures(2)
-    for right in (4, 9, 1):
+def test_memory_does_not_grow_with_the_number_of_pictures(tiny_run_dir, tmp_path, monkeypatch):
+    """All is measured and a report is made; pictures are arrays of NumPy, which are counted."""
+    shutil.copytree(tiny_run_dir, tmp_path / "run")
+    rng = np.random.default_rng(0)
+    shape = (300, 400)
+
+    class Examples:
+        def __init__(self, number):
+            self.number = number
+
+        def as_numpy_iterator(self):
+            for index in range(self.number):
+                yield {
+                    "name": b"%d" % index,
+                    "image": rng.integers(0, 256, (*shape, 3), np.uint8),
+                    "label": rng.integers(0, 7, shape, np.int32),
+                }
+
+    def peak(number):
+        monkeypatch.setattr(input_pipeline, "evaluation_examples", lambda *_: Examples(number))
+        tracemalloc.start()
+        evaluation.evaluate_run(
+            str(tmp_path / "run"),
+            trimap_width=2,
+            boundary_iou=True,
+            report_path=str(tmp_path / "report.html"),
+        )
+        _, result = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return result
+
+    monkeypatch.setattr(run_dirs, "load_model", lambda *_: None)
+    monkeypatch.setattr(
+        inference, "label_function", lambda *_: lambda picture: np.zeros(shape, np.int32)
+    )
+    for name in ("_NUM_WORST", "_NUM_BEST"):
+        monkeypatch.setattr(evaluation, name, 1)
+    few, many = peak(3), peak(13)
+    # Far less than a byte for every further pixel.
+    assert many - few < 10 * np.prod(shape) / 4
+
+
+@pytest.mark.parametrize(
+    "num_pictures, expected_worst, expected_best",
+    [(0, [], []), (1, [0], []), (3, [0, 1], [2]), (5, [0, 1, 2], [4, 3]), (9, [0, 1, 2], [8, 7])],
+)
+def test_no_picture_is_among_the_worst_and_the_best(num_pictures, expected_worst, expected_best):
+    worst, best = metrics.WorstPictures(3), metrics.BestPictures(2)
+    for right in range(num_pictures):
         example = {"name": b"%d" % right, "image": None, "label": None}
         for pictures in (worst, best):
             pictures.add(np.array([[right, 10 - right], [0, 0]]), (example, None))
-    assert [shown.name for shown in evaluation._shown(worst, best)] == ["1", "4", "9"]
+    for shown, expected in zip(evaluation._shown(worst, best), (expected_worst, expected_best)):
+        assert [int(picture.name) for picture in shown] == expected
 
 
-def test_an_exported_model_is_measured_like_the_run(tiny_run_dir, tmp_path):
-    savedmodel.export_savedmodel(tiny_run_dir, str(tmp_path / "export"))
-    run = evaluation.evaluate_run(tiny_run_dir)
-    export = evaluation.evaluate_run(tiny_run_dir, artefact=str(tmp_path / "export"))
-    assert export["miou"] == pytest.approx(run["miou"], abs=1e-4)
+class Brightness(tf.Module):
+    """Served as an export is: class 3 where a picture is bright."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False)
+    def serve(self, images):
+        is_bright = tf.reduce_mean(tf.cast(images, tf.float32), axis=-1) > 127.5
+        return {"labels": tf.where(is_bright, tf.constant(3, tf.uint8), 0)}
 
 
-def test_the_command_prints_the_metrics_and_writes_them(tiny_run_dir):
+def test_an_artefact_is_measured_in_place_of_the_checkpoint(tiny_run_dir, tiny_records, tmp_path):
+    module, path = Brightness(), str(tmp_path / "export")
+    tf.saved_model.save(module, path, signatures={"serving_default": module.serve})
+    expected = evaluation.evaluate(
+        lambda picture: np.where(picture.mean(axis=-1) > 127.5, 3, 0), tiny_records, "val"
+    )
+    result = evaluation.evaluate_run(tiny_run_dir, artefact=path)
+    assert result["model"] == path
+    assert result["confusion_matrix"] == expected["confusion_matrix"].tolist()
+
+
+def test_the_command_prints_the_metrics_and_writes_them(tiny_run_dir, tmp_path):
+    # Python runs this first.
+    (tmp_path / "sitecustomize.py").write_text(
+        "from deeplab_tf.backbones import mobilenet_v2\n"
+        f"mobilenet_v2._BOTTLENECKS = {SIX_UNITS}\n"
+    )
     result = subprocess.run(
         [
             *(sys.executable, "-m", "deeplab_tf.eval", f"--run_dir={tiny_run_dir}"),
             *("--trimap_width=3", "--boundary_iou", "--eval_scales=1,1"),
         ],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
         capture_output=True,
         text=True,
         check=True,

@@ -23,6 +23,8 @@ from deeplab_tf.config import ModelConfig
 from deeplab_tf.datasets.cityscapes import cityscapes_dataset_builder
 from deeplab_tf.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 STRIDE_16 = ModelConfig(output_stride=16)
 
 
@@ -283,6 +285,31 @@ def test_how_the_network_looks_at_pictures_is_passed_on(tiny_run_dir, tmp_path, 
         tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"), eval_config=eval_config
     )
     assert seen == [eval_config]
+
+
+def test_an_artefact_takes_the_place_of_the_checkpoint(tiny_run_dir, tmp_path, monkeypatch):
+    picture, class_id = drawn_picture(9, 11), 3
+
+    def load_artefact(path, model_config, data_config, crf_parameters, eval_config):
+        assert (path, model_config.num_classes) == ("model.tflite", 7)
+        return lambda picture: np.full(picture.shape[:2], class_id, np.int32)
+
+    monkeypatch.setattr(inference, "load_artefact", load_artefact)
+    monkeypatch.setattr(run_dir, "load_model", None)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    arguments = (tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"))
+    (written,) = predict.predict(*arguments, artefact="model.tflite")
+    with Image.open(written) as label:
+        assert np.all(np.asarray(label) == class_id) and label.size == (11, 9)
+    with pytest.raises(UserError, match="model.tflite gives labels.*--save_confidence"):
+        predict.predict(
+            *arguments,
+            predict_config=predict.PredictConfig(save_confidence=True),
+            artefact="model.tflite",
+        )
+    class_id = 7  # of another run
+    with pytest.raises(UserError, match="finds class 7, but the run .* has 7 classes"):
+        predict.predict(*arguments, artefact="model.tflite")
 
 
 def test_label_ids_of_cityscapes_are_those_its_labels_are_read_by():

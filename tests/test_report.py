@@ -102,7 +102,7 @@ def page_path(tmp_path_factory) -> pathlib.Path:
     """A page of 6 pictures that are compared with a worse run."""
     path = tmp_path_factory.mktemp("report") / "report.html"
     result, lines, shown = evaluation(6, shift=1)
-    report.write(path, result, lines, shown, INFO, evaluation(6, shift=4)[:2])
+    report.write(path, result, lines, shown[:4], shown[4:], INFO, evaluation(6, shift=4)[:2])
     return path
 
 
@@ -125,7 +125,29 @@ def test_every_class_and_every_picture_is_on_the_page_with_its_figures(page):
         assert iou is None or f"{iou:.1%}" in page.texts
     for text in (f"{result['miou']:.2%}", "25.00%", "12.3", "1,234 MiB", result["command"]):
         assert text in page.texts
-    assert len(page.all("article")) == 6
+    articles = [attributes["data-name"] for attributes in page.all("article")]
+    assert articles == [line["name"] for line in lines]
+    assert page.texts.index("The worst") < page.texts.index("The best")
+
+
+def test_settings_are_told_in_words_and_only_where_they_are_on(tmp_path):
+    result, lines, _ = evaluation(1, shift=1)
+    settings = {
+        "crf": {"gaussian_weight": 3.0, "iterations": 10},
+        "eval_scales": [0.5, 1.0],
+        "add_flipped_images": True,
+        "window_size": [513, 1025],
+        "window_overlap": 1 / 3,
+        "border_width": 0,
+    }
+    path = tmp_path / "report.html"
+    report.write(path, result | settings, lines, [], [], INFO)
+    texts = Page(path).texts
+    for text in ("gaussian weight 3, iterations 10", "0.5; 1", "yes", "513; 1,025", "0.3333"):
+        assert text in texts
+    assert "border width" not in texts
+    report.write(path, result | settings | {"window_size": []}, lines, [], [], INFO)
+    assert "window overlap" not in Page(path).texts
 
 
 def test_names_can_neither_end_a_tag_nor_the_script(page):
@@ -157,7 +179,7 @@ def test_every_panel_has_a_text_and_photos_are_jpegs_and_labels_pngs(page):
 def test_what_got_better_and_what_got_worse_is_told_by_class_and_by_picture(page_path, tmp_path):
     assert "Of 6 pictures, " in page_path.read_text()
     better, worse = evaluation(6, shift=1), evaluation(6, shift=4)
-    report.write(tmp_path / "worse.html", *worse[:2], [], INFO, better[:2])
+    report.write(tmp_path / "worse.html", *worse[:2], [], [], INFO, better[:2])
     text = (tmp_path / "worse.html").read_text()
     assert '<span class="better">0 got better</span>' in text
     assert '<span class="worse">6 got worse</span>' in text
@@ -165,11 +187,10 @@ def test_what_got_better_and_what_got_worse_is_told_by_class_and_by_picture(page
     assert f"\N{MINUS SIGN}{abs(100 * change):.1f}" in Page(tmp_path / "worse.html").texts
 
 
-def test_a_run_on_other_classes_cannot_be_compared_with(tmp_path):
-    result, lines, shown = evaluation(1, shift=1)
-    other = {"run_dir": "runs/b", "iou_per_class": {"cat": 0.5}}
+def test_a_run_on_other_classes_cannot_be_compared_with():
+    report.check_comparable(evaluation(1, shift=1)[0], INFO)
     with pytest.raises(UserError, match="runs/b cannot be compared.*cat"):
-        report.write(tmp_path / "report.html", result, lines, shown, INFO, (other, []))
+        report.check_comparable({"run_dir": "runs/b", "iou_per_class": {"cat": 0.5}}, INFO)
 
 
 def test_a_result_with_little_in_it_makes_a_page(tmp_path):
@@ -177,7 +198,7 @@ def test_a_result_with_little_in_it_makes_a_page(tmp_path):
     info = numbered_classes("two", 2)
     result = metrics.segmentation_metrics(matrix, info.class_names)
     report.write(
-        tmp_path / "report.html", result | {"confusion_matrix": matrix.tolist()}, [], [], info
+        tmp_path / "report.html", result | {"confusion_matrix": matrix.tolist()}, [], [], [], info
     )
     assert [a["href"] for a in Page(tmp_path / "report.html").all("a")] == [
         "#summary", "#classes", "#confusion", "#pictures"
@@ -304,7 +325,7 @@ def test_the_page_fits_its_window_and_the_console_stays_silent(browser, page_pat
 def test_a_page_of_150_classes_fits_too(browser, tmp_path, width):
     info = numbered_classes("many", 150)
     result, lines, shown = evaluation(1, shift=1, info=info)
-    report.write(tmp_path / "report.html", result, lines, shown, info)
+    report.write(tmp_path / "report.html", result, lines, shown, [], info)
     browser.open(tmp_path / "report.html", width)
     assert browser.value("document.documentElement.scrollWidth <= innerWidth")
     browser.value("pointAt(149, 149)")

@@ -5,7 +5,8 @@
 `page.css` and `page.js` are written into the page.
 """
 
+from deeplab_tf.report.comparison import check_comparable
 from deeplab_tf.report.page import write
 from deeplab_tf.report.pictures import Shown
 
-__all__ = ["Shown", "write"]
+__all__ = ["Shown", "check_comparable", "write"]

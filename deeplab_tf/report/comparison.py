@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from deeplab_tf.errors import UserError
 from deeplab_tf.records import DatasetInfo
 from deeplab_tf.report import charts
 from deeplab_tf.report import markup
@@ -9,6 +10,20 @@ from deeplab_tf.report.markup import Cell
 
 MAX_PICTURES = 10  # that got better, and as many that got worse
 _SAME = 0.0005  # a difference smaller than this is none
+
+
+def check_comparable(other: dict, info: DatasetInfo) -> None:
+    """Lets through the result of a run that a run on these classes can be compared with.
+
+    Raises:
+        UserError: It is of other classes.
+    """
+    if set(other["iou_per_class"]) != set(info.class_names):
+        raise UserError(
+            f"{other.get('run_dir', 'The other run')} cannot be compared with: it was evaluated on "
+            f"other classes ({', '.join(other['iou_per_class'])}) than those of this run "
+            f"({', '.join(info.class_names)})."
+        )
 
 
 def picture_changes(

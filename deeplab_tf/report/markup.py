@@ -22,6 +22,21 @@ def escape(text: str) -> str:
     return html.escape(text, quote=True)
 
 
+def plain(value: object) -> str:
+    """Writes what JSON can hold for people: a third is 0.3333, false is no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {plain(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(plain, value))
+    return str(value)
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """Writes a share 0..1 as percent."""
     return NOTHING if share is None else f"{share:.{digits}%}"

@@ -3,13 +3,11 @@
 import json
 import os
 import pathlib
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
 
 from deeplab_tf import visualize
-from deeplab_tf.errors import UserError
 from deeplab_tf.records import DatasetInfo
 from deeplab_tf.report import charts
 from deeplab_tf.report import comparison
@@ -52,7 +50,8 @@ def write(
     path: str | os.PathLike,
     result: dict,
     pictures: Sequence[dict],
-    shown: Sequence[Shown],
+    worst: Sequence[Shown],
+    best: Sequence[Shown],
     info: DatasetInfo,
     other: tuple[dict, Sequence[dict]] | None = None,
 ) -> None:
@@ -63,20 +62,11 @@ def write(
         result: What `eval.evaluate_run` returns; figures that it lacks are left out.
         pictures: The lines of `pictures.jsonl`: `name`, `miou`, `pixel_accuracy`,
             `iou_per_class` of the classes that are present, `num_pixels`.
-        shown: The worst and the best pictures, in any order; those below the median of all are
-            called the worst.
+        worst: Pictures to be shown, the worst first.
+        best: Others, the best first.
         info: The classes.
-        other: Result and pictures of the run to compare with.
-
-    Raises:
-        UserError: The other run has other classes.
+        other: Result and pictures of the run to compare with, see `check_comparable`.
     """
-    if other is not None and set(other[0]["iou_per_class"]) != set(info.class_names):
-        raise UserError(
-            f"{other[0].get('run_dir', 'The other run')} cannot be compared with: it was evaluated "
-            f"on other classes ({', '.join(other[0]['iou_per_class'])}) than this run "
-            f"({', '.join(info.class_names)})"
-        )
     changes = comparison.picture_changes(pictures, other[1]) if other else {}
     sections = {
         "summary": ("Summary", _summary(result)),
@@ -87,7 +77,7 @@ def write(
         "classes": ("Classes", _classes(result, pictures, info, other and other[0])),
         "confusion": ("Confusion matrix", _confusion(result, info)),
         "borders": ("Along the borders", _borders(result, other and other[0])),
-        "pictures": ("Pictures", _pictures(pictures, shown, info, has_changes=other is not None)),
+        "pictures": ("Pictures", _pictures(pictures, worst, best, info, other is not None)),
     }
     sections = {key: (title, content) for key, (title, content) in sections.items() if content}
     title = f"{info.name} {result.get('split', '')}: mIoU {markup.percent(result['miou'], 2)}"
@@ -144,11 +134,11 @@ def _summary(result: dict) -> str:
         '</dl>\n<dl class="facts">',
     ]
     for key, value in result.items():
-        if key in _NOT_LISTED or value in (None, "", (), []):
-            continue
-        text = value if isinstance(value, str) else json.dumps(value)
-        title = key.replace("_", " ")
-        parts.append(f"<dt>{markup.escape(title)}</dt><dd>{markup.escape(text)}</dd>")
+        # What is off is not listed, nor is what it would have been set to.
+        is_off = not value or (key == "window_overlap" and not result["window_size"])
+        if key not in _NOT_LISTED and not is_off:
+            title, text = key.replace("_", " "), markup.plain(value)
+            parts.append(f"<dt>{markup.escape(title)}</dt><dd>{markup.escape(text)}</dd>")
     parts.append("</dl>")
     if result.get("command"):
         parts.append(f"<h3>Command</h3><pre>{markup.escape(result['command'])}</pre>")
@@ -263,7 +253,11 @@ def _borders(result: dict, other: dict | None) -> str:
 
 
 def _pictures(
-    pictures: Sequence[dict], shown: Sequence[Shown], info: DatasetInfo, has_changes: bool
+    pictures: Sequence[dict],
+    worst: Sequence[Shown],
+    best: Sequence[Shown],
+    info: DatasetInfo,
+    has_changes: bool,
 ) -> str:
     options = "".join(
         f'<option value="{index}">{markup.escape(name)}</option>'
@@ -286,13 +280,7 @@ def _pictures(
         f'<button type="button">{title}</button></th>'
         for key, title in columns.items()
     )
-    mious = [line["miou"] for line in pictures if line["num_pixels"]]
-    median = statistics.median(mious or [0.0])
-    numbered = list(enumerate(sorted(shown, key=lambda picture: picture.miou)))
-    groups = {
-        "worst": [pair for pair in numbered if pair[1].miou < median],
-        "best": [pair for pair in reversed(numbered) if pair[1].miou >= median],
-    }
+    groups = {"worst": enumerate(worst), "best": enumerate(best, start=len(worst))}
     parts = [
         '<div class="filter"><label>Pictures with <select id="class" autocomplete="off">'
         f'<option value="">any class</option>{options}</select></label>'
@@ -302,10 +290,10 @@ def _pictures(
         "colour of the class that they were taken for.</p></details>",
     ]
     for group, members in groups.items():
-        if members:
-            articles = "\n".join(
-                picture_parts.article(picture, number, info) for number, picture in members
-            )
+        articles = "\n".join(
+            picture_parts.article(picture, number, info) for number, picture in members
+        )
+        if articles:
             parts.append(f'<div class="shown"><h3>The {group}</h3>\n{articles}</div>')
     parts.append(
         '<h3 id="all">All pictures</h3><div class="scroll" tabindex="0" role="region" '
@@ -331,7 +319,6 @@ def _picture_data(
         "ious": {ids[name]: round(iou, 4) for name, iou in line["iou_per_class"].items()},
         "change": None if before is None else round(now - before, 4),
     }
-
 
 
 def _json(data: dict) -> str:

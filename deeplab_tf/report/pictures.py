@@ -109,8 +109,9 @@ def _errors(
 
 
 def _jpeg(image: np.ndarray) -> str:
-    # Without subsampling of colours, which would wash out the borders of what is wrong.
-    options = {"quality": _JPEG_QUALITY, "subsampling": 0, "optimize": True}
+    # Without subsampling of colours, which would wash out the borders of what is wrong; and not
+    # optimized, since Pillow's buffer for that is too small for noise.
+    options = {"quality": _JPEG_QUALITY, "subsampling": 0}
     return _data_uri(Image.fromarray(image), "jpeg", options)
 
 
