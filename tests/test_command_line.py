@@ -1,10 +1,13 @@
 """Flags made from configs, and how a command speaks."""
 
 import dataclasses
+import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from deeplab_tf import command_line
 from deeplab_tf.config import DataConfig
@@ -82,3 +85,42 @@ def test_a_wrong_flag_is_one_message_and_exit_code_1(arguments, complaint):
     error = result.stderr[result.stderr.index("error:") :]
     assert complaint in error
     assert "Traceback" not in result.stderr
+
+
+def write_damaged_records(folder: pathlib.Path) -> None:
+    """Writes 24 pictures for training, of which a checksum makes the last quarter unreadable.
+
+    They are large, so that threads are in the middle of one whenever the pipeline is stopped.
+    """
+    picture = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
+    label = np.zeros((600, 800, 1), np.uint8)
+    contents = {
+        "image/encoded": tf.io.encode_jpeg(picture).numpy(),
+        "image/segmentation/class/encoded": tf.io.encode_png(label).numpy(),
+    }
+    features = {
+        key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
+        for key, content in contents.items()
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    path = folder / "train-00000-of-00001.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for _ in range(24):
+            writer.write(example.SerializeToString())
+    shard = bytearray(path.read_bytes())
+    shard[len(shard) * 3 // 4 + 1000] ^= 1
+    path.write_bytes(shard)
+
+
+def test_a_training_that_damaged_records_stop_is_one_message_and_exit_code_1(tmp_path):
+    write_damaged_records(tmp_path)
+    result = run(
+        *("deeplab_tf.train", f"--data_dir={tmp_path}", f"--run_dir={tmp_path / 'run'}"),
+        *("--version=v1", "--backbone=vgg_16", "--output_stride=8", "--num_classes=2"),
+        *("--train_crop_size=33,33", "--train_batch_size=8", "--training_number_of_steps=50"),
+        "--val_split=",
+    )
+    assert result.returncode == 1, result.stderr
+    (message,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert message.startswith("error: 2 of 24 records are damaged")
+    assert result.stderr.endswith(message + "\n")
