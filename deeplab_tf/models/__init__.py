@@ -265,7 +265,7 @@ def _settings_of_paper(backbone: str, version: str) -> dict:
     Reference: MobileNetV3, arXiv:1905.02244, section 6.4, with the windows of the released models;
     VGG-16 with ASPP: DeepLabv2, arXiv:1606.00915, section 4.1.2.
     """
-    if backbone.startswith("mobilenet_v3"):
+    if backbone.startswith("mobilenet_v3") and version in ("v3", "v3plus"):
         return {
             "atrous_rates": (),
             "image_pooling_crop_size": (769, 769),

@@ -64,6 +64,14 @@ def test_the_aspp_of_a_model_has_the_rates_of_its_output_stride():
     assert [branch.dilation_rate for branch in branches] == [(12, 12), (24, 24), (36, 36)]
 
 
+@pytest.mark.parametrize(
+    "version, rates", [("v1", {"fc6": 12}), ("v2", {"logits.semantic": 6, "logits.semantic_3": 24})]
+)
+def test_early_heads_keep_their_rates_on_a_backbone_whose_paper_has_none(version, rates):
+    model = deeplab_tf.build_model(version, "mobilenet_v3_small_seg", 3)
+    assert {name: model.get_layer(name).dilation_rate[0] for name in rates} == rates
+
+
 def test_mobilenet_v3_head_without_aspp_branches_has_the_released_number_of_parameters():
     model = deeplab_tf.build_model("v3", "mobilenet_v2", 21, atrous_rates=())
     assert sum(int(np.prod(variable.shape)) for variable in model.trainable_variables) == 2113557
