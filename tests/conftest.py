@@ -32,17 +32,25 @@ TINY_MODEL = config.ModelConfig(
 
 
 # As mobilenet_v2._BOTTLENECKS: every stride, and units that add their input.
-_SHORT_BOTTLENECKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 2, 2))
+SIX_UNITS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 2, 2))
+TWO_UNITS = ((1, 16, 1, 1), (6, 24, 1, 2))  # up to stride 4
 
 
 @contextlib.contextmanager
-def short_mobilenet_v2():
-    """While it lasts, `mobilenet_v2` is built of 6 units instead of 17.
+def short_mobilenet_v2(bottlenecks=SIX_UNITS):
+    """While it lasts, `mobilenet_v2` is built of these units instead of its 17.
 
     Tracing the 17 takes most of the time of a test that trains two steps.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mobilenet_v2, "_BOTTLENECKS", _SHORT_BOTTLENECKS)
+        patch.setattr(mobilenet_v2, "_BOTTLENECKS", bottlenecks)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_network():
+    """`short_mobilenet_v2` for a module's tests: what `tiny_run_dir` is loaded with."""
+    with short_mobilenet_v2():
         yield
 
 
@@ -80,14 +88,18 @@ def tiny_records(tiny_raw, tmp_path_factory) -> records.Records:
 
 @pytest.fixture(scope="session")
 def tiny_run_dir(tiny_records, tmp_path_factory) -> str:
-    """A run dir after two steps of training and a validation; not to be written to."""
+    """A run dir after two steps of training and a validation; not to be written to.
+
+    It is of a short network: to load it, use `short_network`.
+    """
     from deeplab_tf import train
 
     folder = str(tmp_path_factory.mktemp("run"))
-    train.train(
-        TINY_MODEL,
-        config.DataConfig(data_dir=tiny_records.folder, train_crop_size=(65, 65)),
-        config.TrainConfig(training_number_of_steps=2, train_batch_size=2),
-        folder,
-    )
+    with short_mobilenet_v2():
+        train.train(
+            TINY_MODEL,
+            config.DataConfig(data_dir=tiny_records.folder, train_crop_size=(65, 65)),
+            config.TrainConfig(training_number_of_steps=2, train_batch_size=2),
+            folder,
+        )
     return folder

@@ -5,10 +5,12 @@ import functools
 import json
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 
 from conftest import REPOSITORY
+from conftest import TWO_UNITS
 from conftest import short_mobilenet_v2
 from deeplab_tf import build_model
 from deeplab_tf import checkpoints
@@ -33,7 +35,11 @@ def read(path: pathlib.Path) -> tuple[ModelConfig, DataConfig, TrainConfig]:
 
 @functools.cache
 def output_shape(model_config: ModelConfig):
-    return build_model(**dataclasses.asdict(model_config)).output_shape
+    # Weights are not drawn, which would take most of the time.
+    with keras.StatelessScope(initialize_variables=False):
+        shape = build_model(**dataclasses.asdict(model_config)).output_shape
+    keras.utils.clear_session()  # or they would be drawn with the next model
+    return shape
 
 
 @of_every_flagfile
@@ -105,7 +111,7 @@ SETUPS = {tiny_setup(path): path.stem for path in FLAGFILES}
 
 @pytest.mark.parametrize("setup", SETUPS, ids=SETUPS.values())
 def test_a_step_is_trained_as_a_flagfile_says(setup, tiny_records, tmp_path):
-    with short_mobilenet_v2():
+    with short_mobilenet_v2(TWO_UNITS):
         train.train(
             setup.model_config,
             dataclasses.replace(setup.data_config, data_dir=tiny_records.folder),
@@ -120,7 +126,7 @@ def test_a_second_stage_starts_from_the_weights_of_the_first(tmp_path):
     classes = records.numbered_classes("numbered", 3)
     first = ModelConfig(version="v3", depth_multiplier=0.35, atrous_rates=(), num_classes=3)
     second = dataclasses.replace(first, output_stride=8)
-    with short_mobilenet_v2():
+    with short_mobilenet_v2(TWO_UNITS):
         run_dirs.create(str(tmp_path / "first"), first, DataConfig(), TrainConfig(), classes)
         trained = build_model(**dataclasses.asdict(first))
         checkpoints.save_weights(trained, str(tmp_path / "first"))

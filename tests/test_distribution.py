@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from conftest import TINY_MODEL
+from conftest import TWO_UNITS
 from conftest import short_mobilenet_v2
 from deeplab_tf import config
 from deeplab_tf import distribution
@@ -34,7 +35,7 @@ def trained_weights(source, folder, monkeypatch, strategy) -> dict[str, np.ndarr
         return model
 
     build = train._build_model
-    with short_mobilenet_v2(), monkeypatch.context() as patch:
+    with short_mobilenet_v2(TWO_UNITS), monkeypatch.context() as patch:
         patch.setattr(train, "_build_model", without_dropout)
         train.train(
             TINY_MODEL,
@@ -108,7 +109,8 @@ def test_tf_config_says_who_is_the_chief(monkeypatch):
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tiny_records, tmp_path):
-    with pytest.raises(UserError, match="--train_batch_size=3 does not divide over the 2 devices"):
+    problem = "--train_batch_size=3 does not divide over the 2 devices"
+    with short_mobilenet_v2(TWO_UNITS), pytest.raises(UserError, match=problem):
         train.train(
             TINY_MODEL,
             config.DataConfig(data_dir=tiny_records.folder, train_crop_size=(65, 65)),

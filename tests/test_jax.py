@@ -27,11 +27,12 @@ MODELS = {
     },
     "v3plus": {"version": "v3plus"},
 }
+BOTTLENECKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 64, 1, 2))
 SETTINGS = {
     "backbone": "mobilenet_v2",
     "num_classes": 3,
     "depth_multiplier": 0.35,
-    "output_stride": 8,  # atrous convolution in the backbone, too
+    "output_stride": 4,  # atrous convolution in the backbone, too
     "atrous_rates": (2, 3),
 }
 
@@ -88,7 +89,7 @@ def exchange(tmp_path_factory):
     np.save(folder / "images.npy", images)
     models = {}
     for name, settings in MODELS.items():
-        with short_mobilenet_v2():
+        with short_mobilenet_v2(BOTTLENECKS):
             model = models[name] = deeplab_tf.build_model(**SETTINGS, **settings)
         for variable in model.non_trainable_variables:
             if variable.name.startswith("moving"):

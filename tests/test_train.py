@@ -1,6 +1,5 @@
 """Training: the numbers of the original, resuming, and what a user may get wrong."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -21,23 +20,16 @@ from deeplab_tf import run_dir as run_dirs
 from deeplab_tf import train
 from deeplab_tf import train_step
 from deeplab_tf import training_data
-from deeplab_tf.backbones import mobilenet_v2
 from deeplab_tf.errors import UserError
 from conftest import TINY_MODEL
-
-
-@contextlib.contextmanager
-def three_units():
-    """While it lasts, `mobilenet_v2` is built of three units, which are traced the faster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mobilenet_v2, "_BOTTLENECKS", ((1, 16, 1, 1), (6, 24, 2, 2)))
-        yield
+from conftest import TWO_UNITS
+from conftest import short_mobilenet_v2
 
 
 def train_tiny(run_dir, source: records.Records, model=TINY_MODEL, data=None, **settings):
     settings = {"training_number_of_steps": 4, "train_batch_size": 2, "seed": 3} | settings
     data = {"train_crop_size": (65, 65), "val_split": ""} | (data or {})
-    with three_units():
+    with short_mobilenet_v2(TWO_UNITS):
         return train.train(
             model,
             config.DataConfig(**({"data_dir": source.folder} | data)),
@@ -47,7 +39,7 @@ def train_tiny(run_dir, source: records.Records, model=TINY_MODEL, data=None, **
 
 
 def last_weights(run_dir) -> dict[str, np.ndarray]:
-    with three_units():
+    with short_mobilenet_v2(TWO_UNITS):
         model = run_dirs.load_model(run_dirs.read(str(run_dir)), "last")
     return {layers.official_name(v): v.numpy() for v in model.weights if "seed" not in v.path}
 
@@ -133,7 +125,8 @@ def test_the_run_dir_has_what_eval_and_tensorboard_need(tiny_run_dir, tiny_recor
 
 
 def test_the_best_checkpoint_has_the_miou_that_training_reported(tiny_run_dir):
-    result = evaluation.evaluate_run(tiny_run_dir)
+    with short_mobilenet_v2():
+        result = evaluation.evaluate_run(tiny_run_dir)
     lines = pathlib.Path(tiny_run_dir, "metrics.jsonl").read_text().splitlines()
     (reported,) = [line for line in map(json.loads, lines) if "validation/miou" in line]
     assert result["miou"] == pytest.approx(reported["validation/miou"])
@@ -231,8 +224,8 @@ class Step:
 
 @pytest.fixture
 def tiny_step():
-    """`Step` on a model of few units."""
-    with three_units():
+    """`Step` on a model of two units."""
+    with short_mobilenet_v2(TWO_UNITS):
         yield Step
 
 

@@ -17,6 +17,8 @@ from deeplab_tf.config import CrfConfig
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 
 @pytest.fixture(scope="module")
 def tuned_run_dir(tiny_run_dir, tmp_path_factory):
