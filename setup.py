@@ -58,6 +58,14 @@ setuptools.setup(
         "jax": ["jax"],  # Keras' other backend; only a test needs it
         "mat": ["scipy"],  # labels in MATLAB's .mat files
         "onnx": ["tf2onnx", "onnx", "onnxruntime"],
-        "test": ["pytest", "dill", "numba", "scipy"],  # dill: for tensorflow_datasets.testing
+        "test": [
+            "pytest",
+            "dill",  # for tensorflow_datasets.testing
+            "numba",
+            "scipy",
+            "tf2onnx",
+            "onnx",
+            "onnxruntime",
+        ],
     },
 )
