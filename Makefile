@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	@echo "How it learned: $(VENV)/bin/tensorboard --logdir=$(DEMO)/run"
 
 test: $(VENV)/installed-for-tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist=loadfile
 
 $(RUN):
 	$(PYTHON) -m venv $(VENV)

@@ -60,6 +60,7 @@ setuptools.setup(
         "onnx": ["tf2onnx", "onnx", "onnxruntime"],
         "test": [
             "pytest",
+            "pytest-xdist",  # two files at a time
             "dill",  # for tensorflow_datasets.testing
             "numba",
             "scipy",

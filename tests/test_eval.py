@@ -85,9 +85,11 @@ def evaluated(tiny_run_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(tiny_run_dir, folder)
     report = folder / "pages" / "report.html"
-    result = evaluation.evaluate_run(
-        str(folder), trimap_width=40, boundary_iou=True, report_path=str(report)
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "orig_argv", ["python", "-m", "deeplab_tf.eval", "--run_dir=a run"])
+        result = evaluation.evaluate_run(
+            str(folder), trimap_width=40, boundary_iou=True, report_path=str(report)
+        )
     return folder, result, report
 
 
@@ -106,7 +108,7 @@ def test_all_that_is_measured_is_in_the_run_dir_as_json(evaluated, tiny_records,
     assert {name: result[name] for name in expected} == expected
     assert result["confusion_matrix"] == matrix.tolist()
     assert result["peak_memory_mib"] > 100 and result["pictures_per_second"] > 0
-    assert "pytest" in result["command"]
+    assert result["command"] == "python -m deeplab_tf.eval '--run_dir=a run'"
 
 
 def test_every_picture_has_its_line(evaluated, tiny_records, predictions):
