@@ -1,6 +1,6 @@
 """How long a picture takes and how much memory, by model, size, way of looking and artefact.
 
-    python benchmarks/inference.py           # everything; about an hour and 16 GiB on 2 idle cores
+    python benchmarks/inference.py           # everything; more than an hour on 2 idle cores
     python benchmarks/inference.py --quick   # MobileNetV2 at 513x513, a few minutes
     python benchmarks/inference.py --cases='v3plus, 513x513, (whole|flip)'
 
