@@ -88,9 +88,14 @@ def export_savedmodel(
     with _workspace(output_dir) as folder:
         draft = os.path.join(folder, "export")
         module = serving.ServingModule(model, run, folder, crf_parameters, serving_config)
-        with layers.portable_graphs():  # the server may be another machine than this one
-            tf.saved_model.save(module, draft, signatures=module.signatures)
-        warmup.write(draft, size, serving_config.warmup_batch_sizes)
+        try:
+            with layers.portable_graphs():  # the server may be another machine than this one
+                tf.saved_model.save(module, draft, signatures=module.signatures)
+            warmup.write(draft, size, serving_config.warmup_batch_sizes)
+        except (OSError, tf.errors.OpError) as error:  # such as a full disk
+            raise UserError(
+                f"--output_dir={output_dir} cannot be written: {str(error).splitlines()[0]}"
+            ) from error
 
         loaded = tf.saved_model.load(draft)
         keras_scores = _keras_scores(model, run)
