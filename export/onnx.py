@@ -12,8 +12,6 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
-import os
-import tempfile
 from collections.abc import Callable
 
 import keras
@@ -27,6 +25,7 @@ from deeplab_tf import inference
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import setting
 from deeplab_tf.errors import UserError
+from deeplab_tf.export import drafts
 from deeplab_tf.export import examples
 from deeplab_tf.export import parity
 
@@ -94,8 +93,7 @@ def export_onnx(
             compute what the Keras model does.
     """
     _check_packages()
-    if not output.endswith(".onnx") or os.path.isdir(output):
-        raise UserError(f"--output={output} is no name of a file that ends in .onnx.")
+    drafts.check(output, ".onnx")
     run = run_dirs.read(run_dir)
     source, proof = examples.proof_examples(run, data_dir, num_proof_pictures)
     size = onnx_config.input_size
@@ -116,30 +114,19 @@ def export_onnx(
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
         "device": "CPU",
     }
-    parent = os.path.dirname(os.path.abspath(output))
-    try:
-        os.makedirs(parent, exist_ok=True)
-        # Beside the final place, since a rename is only atomic within one file system.
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".new_export_") as folder:
-            draft, report = os.path.join(folder, "model.onnx"), os.path.join(folder, "report")
-            with open(draft, "wb") as file:
-                file.write(content)
-            figures = parity.measure(
-                proof, _keras_scores(model, run), _answers(draft), run.dataset, draft, operators
-            )
-            limits = parity.Limits(MIN_LABEL_AGREEMENT, MAX_RELATIVE_DIFFERENCE, max_miou_drop)
-            parity.check(figures, limits, output)
-            parity.write(report, figures, about)
-            os.replace(report, report_path(output))
-            os.replace(draft, output)
-    except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error}.") from error
+    with drafts.draft(output, content) as draft:
+        figures = parity.measure(
+            proof,
+            parity.keras_scores(model, run),
+            _answers(draft),
+            run.dataset,
+            draft,
+            operators,
+        )
+        limits = parity.Limits(MIN_LABEL_AGREEMENT, MAX_RELATIVE_DIFFERENCE, max_miou_drop)
+        parity.check(figures, limits, output)
+        parity.write(drafts.report_path(draft), figures, about)
     return figures
-
-
-def report_path(output: str) -> str:
-    """Where the figures of an ONNX file lie."""
-    return output.removesuffix(".onnx") + ".parity.json"
 
 
 def convert(
@@ -238,16 +225,6 @@ def _make_padding_explicit(graph) -> None:
         node.attribute.extend(onnx.helper.make_attribute(*one) for one in settings.items())
 
 
-def _keras_scores(
-    model: keras.Model, run: run_dirs.Run
-) -> Callable[[np.ndarray], np.ndarray]:
-    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
-    def scores(pictures):
-        return inference.predict_logits(model, pictures, run.model_config, run.data_config)
-
-    return lambda picture: scores(picture[np.newaxis])[0].numpy()
-
-
 def _answers(path: str) -> Callable[[np.ndarray], parity.Answer]:
     import onnxruntime
 
@@ -280,7 +257,7 @@ def main(_):
         num_proof_pictures=flags.FLAGS.num_proof_pictures,
         max_miou_drop=flags.FLAGS.max_miou_drop,
     )
-    print(f"{output}: {figures.summary} ({report_path(output)})")
+    print(f"{output}: {figures.summary} ({drafts.report_path(output)})")
 
 
 if __name__ == "__main__":

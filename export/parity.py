@@ -12,10 +12,14 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 
 import cv2
+import keras
 import numpy as np
+import tensorflow as tf
 
+from deeplab_tf import inference
 from deeplab_tf import metrics
 from deeplab_tf import records
+from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import examples as proof
 
@@ -93,6 +97,26 @@ class Parity:
             f"{miou}{self.milliseconds_artefact:.0f} ms a picture (Keras "
             f"{self.milliseconds_keras:.0f}), {self.size_bytes / 2**20:.1f} MiB"
         )
+
+
+def keras_scores(
+    model: keras.Model, run: run_dirs.Run
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Compiles a run's model into a function from a picture to its logits, as `measure` wants it.
+
+    Args:
+        model: The run's model.
+        run: Tells how pictures reach the network.
+
+    Returns:
+        A function of a picture, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
+    def scores(pictures):
+        return inference.predict_logits(model, pictures, run.model_config, run.data_config)
+
+    return lambda picture: scores(picture[np.newaxis])[0].numpy()
 
 
 def measure(

@@ -23,7 +23,6 @@ from absl import flags
 
 from deeplab_tf import command_line
 from deeplab_tf import crf
-from deeplab_tf import inference
 from deeplab_tf import layers
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import NO_CRF
@@ -98,7 +97,7 @@ def export_savedmodel(
             ) from error
 
         loaded = tf.saved_model.load(draft)
-        keras_scores = _keras_scores(model, run)
+        keras_scores = parity.keras_scores(model, run)
         logits = _measure_logits(loaded, keras_scores, run, draft)
         limits = parity.Limits(MIN_LABEL_AGREEMENT, MAX_RELATIVE_DIFFERENCE, max_miou_drop)
         parity.check(logits, limits, output_dir)
@@ -194,14 +193,6 @@ def _publish(draft: str, output_dir: str, version: int | None) -> str:
             "meanwhile, start again."
         ) from error
     return folder
-
-
-def _keras_scores(model: keras.Model, run: run_dirs.Run) -> Callable[[np.ndarray], np.ndarray]:
-    @tf.function(input_signature=[serving.PICTURES], autograph=False)
-    def predict(pictures):
-        return inference.predict_logits(model, pictures, run.model_config, run.data_config)
-
-    return lambda picture: predict(picture[np.newaxis])[0].numpy()
 
 
 def _refined(

@@ -11,7 +11,6 @@ import dataclasses
 import importlib.metadata
 import math
 import os
-import tempfile
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -29,6 +28,7 @@ from deeplab_tf import layers
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import setting
 from deeplab_tf.errors import UserError
+from deeplab_tf.export import drafts
 from deeplab_tf.export import examples
 from deeplab_tf.export import gates
 from deeplab_tf.export import litert
@@ -123,7 +123,7 @@ def export_tflite(
         UserError: The run, the files or the size cannot be used, the model cannot be exported, or
             the export is not close enough.
     """
-    _check_output(output)
+    drafts.check(output, ".tflite")
     run = run_dirs.read(run_dir)
     size = fixed_input_size(run, tflite_config)
     calibration = []
@@ -154,39 +154,24 @@ def export_tflite(
         "threads": crf.num_cores(),
     }
     about |= dataclasses.asdict(tflite_config) | {"input_size": size}
-    try:
-        # Beside the final place, since a rename is only atomic within one file system.
-        parent = os.path.dirname(os.path.realpath(output))
-        os.makedirs(parent, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".new_export_") as folder:
-            draft, report = os.path.join(folder, "model.tflite"), os.path.join(folder, "report")
-            with open(draft, "wb") as file:
-                file.write(metadata.add(content, run.dataset, tflite_config.result))
-            figures = parity.measure(
-                (_as_seen(example, run, size) for example in proof),
-                _keras_scores(model, tflite_config, size),
-                _answers(draft, size),
-                run.dataset,
-                draft,
-                dict(collections.Counter(operator.name for operator in operators)),
+    content = metadata.add(content, run.dataset, tflite_config.result)
+    with drafts.draft(output, content) as draft:
+        figures = parity.measure(
+            (_as_seen(example, run, size) for example in proof),
+            _keras_scores(model, tflite_config, size),
+            _answers(draft, size),
+            run.dataset,
+            draft,
+            dict(collections.Counter(operator.name for operator in operators)),
+        )
+        limits = parity.Limits(*_LIMITS[tflite_config.quantize], max_miou_drop)
+        parity.check(figures, limits, output)
+        if _is_coarse(tflite_config):
+            about["against_labels_of_all_pixels"] = _cost_of_coarse_labels(
+                model, size, run, proof, draft, max_miou_drop, output
             )
-            limits = parity.Limits(*_LIMITS[tflite_config.quantize], max_miou_drop)
-            parity.check(figures, limits, output)
-            if _is_coarse(tflite_config):
-                about["against_labels_of_all_pixels"] = _cost_of_coarse_labels(
-                    model, size, run, proof, draft, max_miou_drop, output
-                )
-            parity.write(report, figures, about)
-            os.replace(report, report_path(output))
-            os.replace(draft, output)
-    except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error}.") from error
+        parity.write(drafts.report_path(draft), figures, about)
     return figures, notes
-
-
-def report_path(output: str) -> str:
-    """Where the figures of a `.tflite` file lie."""
-    return output.removesuffix(".tflite") + ".parity.json"
 
 
 def fixed_input_size(
@@ -375,17 +360,6 @@ def _answers(path: str, size: tuple[int, int]) -> Callable[[np.ndarray], parity.
     return answer
 
 
-def _check_output(output: str) -> None:
-    """Lets through what can be written, so that nobody waits for what cannot."""
-    if not output.endswith(".tflite") or os.path.isdir(output):
-        raise UserError(f"--output={output} is no name of a file that ends in .tflite.")
-    folder = os.path.dirname(os.path.realpath(output))
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
-        raise UserError(f"--output={output} cannot be written: {folder} is no folder to write to.")
-
-
 def main(_):
     output = flags.FLAGS.output
     figures, notes = export_tflite(
@@ -401,7 +375,7 @@ def main(_):
     )
     for note in notes:
         print(note)
-    print(f"{output}: {figures.summary} ({report_path(output)})")
+    print(f"{output}: {figures.summary} ({drafts.report_path(output)})")
 
 
 if __name__ == "__main__":
