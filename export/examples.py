@@ -3,6 +3,8 @@
 import dataclasses
 import glob
 import os
+import sys
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -171,6 +173,29 @@ def fitted(
         example.name,
         padded["image"].numpy(),
         None if example.label is None else padded["label"].numpy(),
+    )
+
+
+def warn_if_shrunk(
+    pictures: Sequence[Example], size: tuple[int, int], output_stride: int, flag: str
+) -> None:
+    """Warns of a size that is smaller than pictures, for a network sees small things less well.
+
+    Args:
+        pictures: What the export is proved with.
+        size: Height and width in pixels that the export shrinks them to.
+        output_stride: The model's.
+        flag: The flag that sets the size.
+    """
+    largest = np.max([example.image.shape[:2] for example in pictures], axis=0)
+    if (largest <= size).all():
+        return
+    whole = [side + (1 - side) % output_stride for side in np.maximum(largest, size).tolist()]
+    print(
+        f"warning: pictures of up to {largest[0]}x{largest[1]} (height, width) are shrunk to "
+        f"{size[0]}x{size[1]}; --{flag}={whole[0]},{whole[1]} takes them as they are.",
+        file=sys.stderr,
+        flush=True,
     )
 
 

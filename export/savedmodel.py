@@ -84,6 +84,7 @@ def export_savedmodel(
     source, pictures = examples.proof_examples(run, data_dir, num_proof_pictures)
     model = run_dirs.load_model(run, checkpoint)
     size = serving.serving_size(run, serving_config)
+    examples.warn_if_shrunk(pictures, size, run.model_config.output_stride, "serving_size")
     with _workspace(output_dir) as folder:
         draft = os.path.join(folder, "export")
         module = serving.ServingModule(model, run, folder, crf_parameters, serving_config)

@@ -135,6 +135,8 @@ def export_tflite(
             _as_seen(examples.Example("", picture, None), run, size).image for picture in pictures
         ]
     source, proof = examples.proof_examples(run, data_dir, num_proof_pictures)
+    if run.data_config.min_resize_value is None:
+        examples.warn_if_shrunk(proof, size, run.model_config.output_stride, "input_size")
     model = run_dirs.load_model(run, checkpoint)
     content = convert(model, tflite_config, size, calibration)
     operators = litert.operators(content)

@@ -155,3 +155,14 @@ def test_a_small_picture_is_padded_and_never_enlarged():
     fitted = examples.fitted(examples.Example("it", image, None), (6, 6), (127.5,) * 3, 255)
     np.testing.assert_array_equal(fitted.image[:4, :5], image)
     assert (fitted.image[4:] == 128).all() and fitted.label is None
+
+
+def test_a_size_that_pictures_are_shrunk_to_is_told(capsys):
+    pictures = [
+        examples.Example("", np.zeros((*size, 3), np.uint8), None) for size in ((60, 90), (50, 97))
+    ]
+    examples.warn_if_shrunk(pictures, (65, 97), 16, "input_size")
+    assert capsys.readouterr().err == ""
+    examples.warn_if_shrunk(pictures, (65, 81), 16, "input_size")
+    warning = capsys.readouterr().err
+    assert "60x97 (height, width) are shrunk to 65x81; --input_size=65,97" in warning
