@@ -12,7 +12,8 @@ demo: $(VENV)/installed
 	$(RUN) -m deeplab_tf.train --flagfile=configs/shapes_v3plus_mobilenet_v2.flagfile \
 	    --data_dir=$(DEMO)/records --run_dir=$(DEMO)/run
 	$(RUN) -m deeplab_tf.eval --run_dir=$(DEMO)/run
-	$(RUN) -m deeplab_tf.export.savedmodel --run_dir=$(DEMO)/run --output_dir=$(DEMO)/savedmodel
+	$(RUN) -m deeplab_tf.export.savedmodel --run_dir=$(DEMO)/run --output_dir=$(DEMO)/savedmodel \
+	    --serving_size=161,177
 	$(RUN) -m deeplab_tf.datasets.shapes.draw --output_dir=$(DEMO)/pictures
 	$(RUN) -m deeplab_tf.predict --run_dir=$(DEMO)/run --images=$(DEMO)/pictures \
 	    --output_dir=$(DEMO)/predictions
