@@ -9,7 +9,6 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_tf import backbones
 from deeplab_tf import crf
@@ -190,6 +189,12 @@ def without_last_resize(model: keras.Model) -> tuple[keras.Model, float]:
         model = keras.Model(model.input, last.input[0])
     side = 16 * 32  # a multiple of every stride
     return model, side / (model.compute_output_shape((1, side + 1, side + 1, 3))[1] - 1)
+
+
+def fitted_size(own_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Returns a picture's own height and width, or the largest alike that fit into `size`."""
+    scale = min(1.0, *(side / own for own, side in zip(own_size, size)))
+    return tuple(max(1, int(own * scale)) for own in own_size)
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -382,7 +387,7 @@ def tflite_label_function(
         pictures = _resized_to_range(tf.cast(picture[np.newaxis], tf.float32), data_config)
         seen_size = pictures.shape[1:3]
         size = model.size or seen_size
-        fitted = _fitted_size(seen_size, size)
+        fitted = fitted_size(seen_size, size)
         pictures = images.resize_bilinear(pictures, fitted)
         padding = [[0, 0], [0, size[0] - fitted[0]], [0, size[1] - fitted[1]], [0, 0]]
         padded = tf.pad(pictures - pad_pixel, padding) + pad_pixel
@@ -571,6 +576,8 @@ def _newest_version(path: str) -> str:
 def _tflite_interpreter(path: str):
     if not os.path.isfile(path):
         raise UserError(f"There is no file {path}: give a .tflite file.")
+    from ai_edge_litert.interpreter import Interpreter  # not at the start of every command
+
     try:
         interpreter = Interpreter(model_path=path, num_threads=crf.num_cores())
         interpreter.allocate_tensors()
@@ -590,9 +597,3 @@ def _quantised(pictures: np.ndarray, takes: dict) -> np.ndarray:
     limits = np.iinfo(takes["dtype"])
     values = np.round(pictures / (scale or 1.0)) + zero_point
     return np.clip(values, limits.min, limits.max).astype(takes["dtype"])
-
-
-def _fitted_size(own_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """The picture's own size, or the largest of its shape that fits into `size`."""
-    scale = min(1.0, *(side / own for own, side in zip(own_size, size)))
-    return tuple(max(1, int(own * scale)) for own in own_size)

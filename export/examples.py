@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import images
+from deeplab_tf import inference
 from deeplab_tf import input_pipeline
 from deeplab_tf import predict
 from deeplab_tf import records
@@ -164,8 +165,7 @@ def fitted(
         The example at that size.
     """
     own_size = example.image.shape[:2]
-    scale = min(1.0, *(side / own for own, side in zip(own_size, size)))
-    inner = [max(1, int(own * scale)) for own in own_size]
+    inner = inference.fitted_size(own_size, size)
     label = np.zeros(own_size, np.int32) if example.label is None else example.label
     resized = images.resize({"image": example.image, "label": label}, inner)
     padded = images.rounded(images.pad_to(resized, *size, ignore_label, pad_pixel))

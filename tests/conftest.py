@@ -1,9 +1,12 @@
 """What several tests share: tiny records and a tiny run, made once on the true code path."""
 
 import contextlib
+import dataclasses
 import pathlib
 
 import cv2
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -103,3 +106,27 @@ def tiny_run_dir(tiny_records, tmp_path_factory) -> str:
             folder,
         )
     return folder
+
+
+def write_run_as_if_trained(
+    folder: str,
+    model_config: config.ModelConfig,
+    data_config: config.DataConfig,
+    dataset: records.DatasetInfo,
+) -> None:
+    """Makes a run dir whose model has weights as after training: no statistic is what it began as.
+
+    It takes a second, where training takes ten.
+    """
+    from deeplab_tf import build_model
+    from deeplab_tf import checkpoints
+    from deeplab_tf import run_dir as run_dirs
+
+    run_dirs.create(folder, model_config, data_config, config.TrainConfig(), dataset)
+    keras.utils.set_random_seed(0)
+    model = build_model(**dataclasses.asdict(model_config))
+    generator = np.random.default_rng(0)
+    for variable in model.non_trainable_variables:
+        if variable.name.startswith("moving"):
+            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
+    checkpoints.save_weights(model, folder)

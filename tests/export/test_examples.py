@@ -139,7 +139,7 @@ def test_a_large_picture_is_shrunk_and_padded_into_a_fixed_size():
     image, label = drawing.draw("test", 0)
     example = examples.Example("it", image, label.astype(np.int32))
     fitted = examples.fitted(example, (65, 97), (127.5, 100.0, 90.2), ignore_label=255)
-    height, width = inference._fitted_size(label.shape, np.array([65, 97]))
+    height, width = inference.fitted_size(label.shape, np.array([65, 97]))
     assert height == 65 and 1 < width < 97
     assert fitted.image.shape == (65, 97, 3) and fitted.image.dtype == np.uint8
     assert fitted.label.shape == (65, 97) and fitted.label.dtype == np.int32

@@ -4,19 +4,16 @@ import dataclasses
 import json
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from conftest import TINY_MODEL
 from conftest import short_mobilenet_v2
-from deeplab_tf import build_model
-from deeplab_tf import checkpoints
+from conftest import write_run_as_if_trained
 from deeplab_tf import inference
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import DataConfig
-from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import onnx as onnx_export
 from deeplab_tf.export import parity
@@ -40,14 +37,7 @@ def run_dir(tmp_path_factory) -> str:
     )
     data_config = DataConfig(train_crop_size=(65, 65))
     with short_mobilenet_v2():
-        run_dirs.create(folder, model_config, data_config, TrainConfig(), dataset)
-        keras.utils.set_random_seed(0)
-        model = build_model(**dataclasses.asdict(model_config))
-    generator = np.random.default_rng(0)
-    for variable in model.non_trainable_variables:
-        if variable.name.startswith("moving"):
-            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
-    checkpoints.save_weights(model, folder)
+        write_run_as_if_trained(folder, model_config, data_config, dataset)
     return folder
 
 

@@ -25,9 +25,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from conftest import REPOSITORY
 from conftest import TINY_MODEL
+from conftest import write_run_as_if_trained
 from conftest import short_mobilenet_v2
-from deeplab_tf import build_model
-from deeplab_tf import checkpoints
 from deeplab_tf import inference
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import CrfConfig
@@ -79,14 +78,7 @@ def run_dir(tmp_path_factory) -> str:
     dataset = DatasetInfo("invented", names, default_colors(4), ignore_label=255)
     model_config = dataclasses.replace(TINY_MODEL, num_classes=4, output_stride=16)
     data_config = DataConfig(train_crop_size=(65, 65))
-    run_dirs.create(folder, model_config, data_config, TrainConfig(), dataset)
-    keras.utils.set_random_seed(0)
-    model = build_model(**dataclasses.asdict(model_config))
-    generator = np.random.default_rng(0)
-    for variable in model.non_trainable_variables:
-        if variable.name.startswith("moving"):
-            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
-    checkpoints.save_weights(model, folder)
+    write_run_as_if_trained(folder, model_config, data_config, dataset)
     return folder
 
 

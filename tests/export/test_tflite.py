@@ -3,21 +3,18 @@
 import dataclasses
 import json
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from conftest import TINY_MODEL
+from conftest import write_run_as_if_trained
 from conftest import short_mobilenet_v2
-from deeplab_tf import build_model
-from deeplab_tf import checkpoints
 from deeplab_tf import eval
 from deeplab_tf import inference
 from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import DataConfig
-from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import gates
 from deeplab_tf.export import litert
@@ -41,14 +38,7 @@ def run_dir(tiny_records, tmp_path_factory) -> str:
         TINY_MODEL, num_classes=tiny_records.info.num_classes, output_stride=16, atrous_rates=(2,)
     )
     data_config = DataConfig(data_dir=tiny_records.folder, train_crop_size=SIZE)
-    run_dirs.create(folder, model_config, data_config, TrainConfig(), tiny_records.info)
-    keras.utils.set_random_seed(0)
-    model = build_model(**dataclasses.asdict(model_config))
-    generator = np.random.default_rng(0)
-    for variable in model.non_trainable_variables:
-        if variable.name.startswith("moving"):
-            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
-    checkpoints.save_weights(model, folder)
+    write_run_as_if_trained(folder, model_config, data_config, tiny_records.info)
     return folder
 
 
