@@ -36,7 +36,7 @@ setuptools.setup(
     package_dir=LINKED,
     package_data={
         "": ["README.md", "CITATIONS.bib"],
-        "deeplab_tf.report": ["*.css", "*.js"],
+        "deeplab_tf.evaluation.report": ["*.css", "*.js"],
         "deeplab_tf.export": ["tf_serving/*.txt"],
     },
     install_requires=[

@@ -65,12 +65,12 @@ def case_names() -> list[str]:
 def make_run(model_name: str, run_dir: str) -> None:
     """Writes a run dir with random weights."""
     from deeplab_tf import build_model
-    from deeplab_tf import checkpoints
-    from deeplab_tf import records
-    from deeplab_tf import run_dir as run_dirs
     from deeplab_tf.config import DataConfig
     from deeplab_tf.config import ModelConfig
     from deeplab_tf.config import TrainConfig
+    from deeplab_tf.data import records
+    from deeplab_tf.runs import checkpoints
+    from deeplab_tf.runs import run_dir as run_dirs
 
     config = ModelConfig(**MODELS[model_name])
     dataset = records.numbered_classes("benchmark", NUM_CLASSES)
@@ -81,9 +81,9 @@ def make_run(model_name: str, run_dir: str) -> None:
 
 def make_artefact(artefact: str, run_dir: str, path: str, size: tuple[int, int]) -> None:
     """Writes what a run is exported to."""
-    from deeplab_tf import run_dir as run_dirs
     from deeplab_tf.export import savedmodel
     from deeplab_tf.export import tflite
+    from deeplab_tf.runs import run_dir as run_dirs
 
     if artefact == "SavedModel":
         savedmodel.export_savedmodel(run_dir, path)
@@ -99,9 +99,9 @@ def measure(way: str, run_dir: str, artefact_path: str, size: tuple[int, int]) -
     """Times a case, and tells the peak memory of this process in MiB."""
     import tensorflow as tf
 
-    from deeplab_tf import inference
-    from deeplab_tf import run_dir as run_dirs
     from deeplab_tf.config import EvalConfig
+    from deeplab_tf.evaluation import inference
+    from deeplab_tf.runs import run_dir as run_dirs
 
     run = run_dirs.read(run_dir)
     settings = (run.model_config, run.data_config)

@@ -21,9 +21,9 @@ import time
 import cv2
 import tensorflow as tf
 
-from deeplab_tf import images
-from deeplab_tf import input_pipeline
-from deeplab_tf import records
+from deeplab_tf.data import images
+from deeplab_tf.data import input_pipeline
+from deeplab_tf.data import records
 from deeplab_tf.datasets.shapes import drawing
 
 NUM_PICTURES = 64

@@ -36,15 +36,15 @@ from PIL import Image
 from deeplab_tf import backbones
 from deeplab_tf import crf
 from deeplab_tf import import_checkpoint
-from deeplab_tf import inference
-from deeplab_tf import metrics
 from deeplab_tf import predict
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import metrics
 from deeplab_tf.export import examples
 from deeplab_tf.export import litert
 from deeplab_tf.export import tflite
+from deeplab_tf.runs import run_dir as run_dirs
 
 SHARED = pathlib.Path(__file__).resolve().parent.parent.parent / "shared"
 BACKBONE = "mobilenet_v2"
@@ -154,9 +154,7 @@ def export_files(
 def keras_labels(run_dir: str, pictures: list[Picture]) -> list[np.ndarray]:
     """Class ids of the run's Keras model in float32, [H, W] each."""
     run = run_dirs.read(run_dir)
-    label_of = inference.label_function(
-        run_dirs.load_model(run), run.model_config, run.data_config
-    )
+    label_of = inference.label_function(run_dirs.load_model(run), run.model_config, run.data_config)
     return [label_of(picture.image) for picture in pictures]
 
 

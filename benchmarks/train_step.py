@@ -32,11 +32,11 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import describe
-from deeplab_tf import distribution
 from deeplab_tf import layers
 from deeplab_tf import models
-from deeplab_tf import train_step
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.runs import distribution
+from deeplab_tf.training import train_step
 
 NUM_CLASSES = 21
 IGNORE_LABEL = 255

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from deeplab_tf import command_line
-from deeplab_tf import labels
-from deeplab_tf import records
+from deeplab_tf.data import label_files
+from deeplab_tf.data import records
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.datasets import shards
 from deeplab_tf.errors import UserError
@@ -48,8 +48,8 @@ def build(
         data_dir: The records go to `<dataset>/<version>/` in it; nothing is there before all is.
         manual_dir: The raw pictures, for a dataset that does not draw its own.
         num_shards: Files per split; fewer where a split has fewer pictures.
-        label_encoding: One of `labels.ENCODINGS`, for `folder`; by default it is detected.
-        class_map: Merges or drops classes, see `labels.parse_class_map`.
+        label_encoding: One of `label_files.ENCODINGS`, for `folder`; by default it is detected.
+        class_map: Merges or drops classes, see `label_files.parse_class_map`.
         num_workers: Threads; by default as many as there are CPU cores.
         splits: Which to build; by default all that are there.
 
@@ -115,7 +115,7 @@ def define_flags() -> None:
     flags.DEFINE_string("manual_dir", None, "Raw pictures; without it, the error shows their tree.")
     flags.DEFINE_integer("num_shards", 4, "Files per split.", lower_bound=1)
     flags.DEFINE_enum(
-        "label_encoding", None, labels.ENCODINGS, "For folder; by default it is detected."
+        "label_encoding", None, label_files.ENCODINGS, "For folder; by default it is detected."
     )
     flags.DEFINE_string(
         "class_map",

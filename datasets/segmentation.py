@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_tf import labels
+from deeplab_tf.data import label_files
 from deeplab_tf.errors import UserError
 
 
@@ -40,8 +40,10 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     are no plain id PNGs.
     """
 
-    label_encoding: str | None = None  # one of `labels.ENCODINGS`, where a dataset leaves it open
-    _class_map: labels.ClassMap | None = None
+    label_encoding: str | None = (
+        None  # one of `label_files.ENCODINGS`, where a dataset leaves it open
+    )
+    _class_map: label_files.ClassMap | None = None
 
     @abc.abstractmethod
     def _pairs(self, root: pathlib.Path) -> dict[str, list[Pair]]:
@@ -56,7 +58,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
         """Returns the class ids of a label file, int32 `[H, W]`."""
-        return labels.read_label(path)
+        return label_files.read_label(path)
 
     def find_pairs(
         self, root: str | pathlib.Path | None, class_map: str | None = None
@@ -65,7 +67,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
         Args:
             root: The folder of the raw pictures; none for a dataset that draws its own.
-            class_map: How classes are merged or dropped, see `labels.parse_class_map`.
+            class_map: How classes are merged or dropped, see `label_files.parse_class_map`.
 
         Raises:
             UserError: Nothing is there, or not as it should be.
@@ -80,7 +82,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         metadata = self.info.metadata
         self._raw_classes = dict(metadata)  # labels are checked before their classes are mapped
         if class_map:
-            self._class_map = labels.parse_class_map(
+            self._class_map = label_files.parse_class_map(
                 class_map, metadata["class_names"], metadata["colors"], metadata["ignore_label"]
             )
             metadata.update(
@@ -100,9 +102,9 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         Raises:
             UserError: One of the files is missing or damaged, or does not fit the other.
         """
-        image_bytes, image_format, image_size = labels.read_image(pair.image)
+        image_bytes, image_format, image_size = label_files.read_image(pair.image)
         label = self._read_label(pair.label)
-        labels.check_ids(
+        label_files.check_ids(
             label,
             pair.label,
             len(self._raw_classes["class_names"]),
@@ -153,25 +155,27 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             **kwargs: For `tfds.core.DatasetInfo`, e.g. `homepage`.
         """
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict({
-                "image": {
-                    # No encoding is given: the bytes of a file stay as they are.
-                    "encoded": tfds.features.Image(),
-                    "filename": tfds.features.Text(),
-                    "format": tfds.features.Text(),
-                    "height": np.int64,
-                    "width": np.int64,
-                    "channels": np.int64,
-                    "segmentation": {
-                        "class": {
-                            "encoded": tfds.features.Image(
-                                shape=(None, None, 1), encoding_format="png", use_colormap=True
-                            ),
-                            "format": tfds.features.Text(),
-                        }
-                    },
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": {
+                        # No encoding is given: the bytes of a file stay as they are.
+                        "encoded": tfds.features.Image(),
+                        "filename": tfds.features.Text(),
+                        "format": tfds.features.Text(),
+                        "height": np.int64,
+                        "width": np.int64,
+                        "channels": np.int64,
+                        "segmentation": {
+                            "class": {
+                                "encoded": tfds.features.Image(
+                                    shape=(None, None, 1), encoding_format="png", use_colormap=True
+                                ),
+                                "format": tfds.features.Text(),
+                            }
+                        },
+                    }
                 }
-            }),
+            ),
             metadata=tfds.core.MetadataDict(
                 class_names=list(class_names),
                 colors=[list(color) for color in colors],

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from deeplab_tf import labels
+from deeplab_tf.data import label_files
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.errors import UserError
 
@@ -168,7 +168,7 @@ def _fingerprint(common: str, pairs: list[segmentation.Pair]) -> str:
 def _code(builder: segmentation.SegmentationBuilder) -> str:
     """Returns the source of the modules that make records."""
     own = pathlib.Path(inspect.getfile(type(builder))).parent.glob("*.py")
-    modules = [*sorted(own), segmentation.__file__, labels.__file__]
+    modules = [*sorted(own), segmentation.__file__, label_files.__file__]
     return "".join(pathlib.Path(path).read_text(encoding="utf-8") for path in modules)
 
 

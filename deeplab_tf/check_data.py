@@ -22,8 +22,8 @@ from absl import flags
 from PIL import Image
 
 from deeplab_tf import command_line
-from deeplab_tf import labels
-from deeplab_tf import records
+from deeplab_tf.data import label_files
+from deeplab_tf.data import records
 from deeplab_tf.data_report import contact_sheet
 from deeplab_tf.data_report import findings
 from deeplab_tf.data_report import sources
@@ -84,7 +84,7 @@ def check_folders(
         label_dir: Folder of labels.
         num_classes: Number of classes, where `classes` does not say it.
         ignore_label: Label of pixels that do not count; by default 255.
-        label_encoding: One of `labels.ENCODINGS`; by default what each file looks like.
+        label_encoding: One of `label_files.ENCODINGS`; by default what each file looks like.
         classes: File of class names and colours, as `records.read_class_list` reads it.
         progress: Called after every picture.
 
@@ -92,9 +92,9 @@ def check_folders(
         UserError: A folder is missing or empty, or the classes are not known.
     """
     name = pathlib.Path(images).name
-    if label_encoding and label_encoding not in labels.ENCODINGS:
+    if label_encoding and label_encoding not in label_files.ENCODINGS:
         raise UserError(
-            f"--label_encoding={label_encoding}; it can be {', '.join(labels.ENCODINGS)}"
+            f"--label_encoding={label_encoding}; it can be {', '.join(label_files.ENCODINGS)}"
         )
     if classes:
         class_names, colors = records.read_class_list(classes)
@@ -280,7 +280,7 @@ if __name__ == "__main__":
         None,
         "Label of pixels that do not count; by default what the records say, or 255.",
     )
-    flags.DEFINE_string("label_encoding", "", f"Of --labels: {', '.join(labels.ENCODINGS)}.")
+    flags.DEFINE_string("label_encoding", "", f"Of --labels: {', '.join(label_files.ENCODINGS)}.")
     flags.DEFINE_string("classes", "", "File of class names: NAME or NAME RED GREEN BLUE a line.")
     flags.DEFINE_string("output_dir", "data_check", "Folder for report.json, contact_sheet.jpg.")
     command_line.run(main)

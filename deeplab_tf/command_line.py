@@ -13,7 +13,6 @@ from absl import logging
 
 from deeplab_tf.errors import UserError
 
-
 _ABSL_HELP = (app.HelpFlag, app.HelpshortFlag, app.HelpfullFlag, app.HelpXMLFlag)
 
 

@@ -13,11 +13,11 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from absl import flags
 import tensorflow as tf
+from absl import flags
 
 from deeplab_tf import command_line
-from deeplab_tf import remote_data
+from deeplab_tf.data import remote_data
 from deeplab_tf.errors import UserError
 
 

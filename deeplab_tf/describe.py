@@ -9,10 +9,11 @@ Shapes, parameters, multiply-adds and receptive field, part by part, for one pic
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from collections.abc import Sequence
 
-from absl import flags
 import keras
+from absl import flags
 from keras import tree
 
 from deeplab_tf import command_line
@@ -155,8 +156,7 @@ def describe(model: keras.Model, input_size: tuple[int, int], batch_size: int) -
         momentum=gradients,
         activations=sum(row.activations for row in rows),
         workspace=gradients
-        + batch_size
-        * (_bytes(image) + 4 * math.prod(input_size) + 3 * sum(map(_bytes, outputs))),
+        + batch_size * (_bytes(image) + 4 * math.prod(input_size) + 3 * sum(map(_bytes, outputs))),
     )
     layer_rows = tuple(
         # The largest map is shown, where a layer sees its input at several scales.

@@ -8,16 +8,16 @@ import dataclasses
 
 from absl import flags
 
-from deeplab_tf import checkpoints
 from deeplab_tf import command_line
 from deeplab_tf import models
-from deeplab_tf import records
-from deeplab_tf import run_dir as run_dirs
-from deeplab_tf import tf1_checkpoint
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
+from deeplab_tf.runs import checkpoints
+from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.runs import tf1_checkpoint
 
 
 def import_checkpoint(
@@ -74,9 +74,7 @@ def _describe_classes(
         ).info
     if num_classes:
         return records.numbered_classes("imported", num_classes, data_config.ignore_label)
-    raise UserError(
-        "The classes are not known: give --num_classes, --classes or --data_dir."
-    )
+    raise UserError("The classes are not known: give --num_classes, --classes or --data_dir.")
 
 
 def main(_) -> None:

@@ -36,18 +36,18 @@ from PIL import Image
 from PIL import ImageOps
 
 from deeplab_tf import command_line
-from deeplab_tf import inference
-from deeplab_tf import run_dir as run_dirs
-from deeplab_tf import server_ids
-from deeplab_tf import video
-from deeplab_tf import visualize
 from deeplab_tf.config import NO_CRF
 from deeplab_tf.config import WHOLE_PICTURES
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import setting
+from deeplab_tf.data.records import DatasetInfo
+from deeplab_tf.drawing import server_ids
+from deeplab_tf.drawing import video
+from deeplab_tf.drawing import visualize
 from deeplab_tf.errors import UserError
-from deeplab_tf.records import DatasetInfo
+from deeplab_tf.evaluation import inference
+from deeplab_tf.runs import run_dir as run_dirs
 
 OVERVIEW = "overview"
 OVERVIEW_PICTURES = 12
@@ -174,8 +174,7 @@ def predict(
         height, width = label.shape
         speed = number / (time.monotonic() - started)
         print(
-            f"{number} of {len(paths)}  {path} ({width}x{height}) -> {output}  "
-            f"{speed:.2f} files/s",
+            f"{number} of {len(paths)}  {path} ({width}x{height}) -> {output}  {speed:.2f} files/s",
             flush=True,
         )
     if overview:
@@ -212,9 +211,7 @@ def _prediction_function(
     if not needs_probabilities:
         label_of = inference.label_function(model, *settings, crf_parameters, eval_config)
         return lambda picture: Prediction(label_of(picture))
-    probabilities_of = inference.probability_function(
-        model, *settings, eval_config, crf_parameters
-    )
+    probabilities_of = inference.probability_function(model, *settings, eval_config, crf_parameters)
 
     def prediction_of(picture):
         probabilities = probabilities_of(picture)

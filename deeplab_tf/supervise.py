@@ -22,12 +22,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from deeplab_tf import checkpoint_files
 from deeplab_tf import command_line
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
+from deeplab_tf.runs import checkpoint_files
 
 _CONFIGS = (ModelConfig, DataConfig, TrainConfig)
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -157,7 +157,7 @@ class _Group:
             while True:
                 exit_codes = [worker.process.poll() for worker in self._workers]
                 died = [code for code in exit_codes if code]
-                if died and not told or None not in exit_codes:
+                if (died and not told) or None not in exit_codes:
                     return died[0] if died else 0
                 if stop.is_set() and not told:
                     for worker in self._workers:

@@ -8,31 +8,31 @@ import contextlib
 import dataclasses
 import sys
 
-from absl import flags
 import keras
 import tensorflow as tf
+from absl import flags
 
 from deeplab_tf import backbones
-from deeplab_tf import checkpoints
 from deeplab_tf import command_line
-from deeplab_tf import distribution
 from deeplab_tf import eval as evaluation
-from deeplab_tf import input_pipeline
 from deeplab_tf import layers
 from deeplab_tf import models
-from deeplab_tf import optimizers
-from deeplab_tf import preemption
-from deeplab_tf import records
-from deeplab_tf import run_dir as run_dirs
-from deeplab_tf import tf1_checkpoint
-from deeplab_tf import train_step
-from deeplab_tf import training_data
-from deeplab_tf import training_log
-from deeplab_tf import validation
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data import input_pipeline
+from deeplab_tf.data import records
+from deeplab_tf.data import training_data
 from deeplab_tf.errors import UserError
+from deeplab_tf.runs import checkpoints
+from deeplab_tf.runs import distribution
+from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.runs import tf1_checkpoint
+from deeplab_tf.training import optimizers
+from deeplab_tf.training import preemption
+from deeplab_tf.training import train_step
+from deeplab_tf.training import training_log
+from deeplab_tf.training import validation
 
 
 def train(
@@ -92,9 +92,7 @@ def load_initial_checkpoint(model: keras.Model, run: run_dirs.Run) -> tf1_checkp
     path = run.train_config.tf_initial_checkpoint
     if run_dirs.is_run_dir(path):
         trained = run_dirs.load_model(run_dirs.read(path))
-        return tf1_checkpoint.copy_weights(
-            model, trained, path, run.train_config.skip_mismatched
-        )
+        return tf1_checkpoint.copy_weights(model, trained, path, run.train_config.skip_mismatched)
     if tf1_checkpoint.is_backbone_checkpoint(path):
         model = models.backbone_of(model)
     return tf1_checkpoint.load_tf1_checkpoint(model, path, run.train_config.skip_mismatched)

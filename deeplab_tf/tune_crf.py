@@ -9,17 +9,17 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from absl import flags
 import numpy as np
+from absl import flags
 
 from deeplab_tf import command_line
 from deeplab_tf import crf
-from deeplab_tf import inference
-from deeplab_tf import input_pipeline
-from deeplab_tf import metrics
-from deeplab_tf import records
-from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.data import input_pipeline
+from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import metrics
+from deeplab_tf.runs import run_dir as run_dirs
 
 # The papers' ranges, taken in three steps each, and half of these steps to refine. The Gaussian
 # kernel stays as it is (arXiv:1412.7062, section 4.1; arXiv:1606.00915, section 4.1).

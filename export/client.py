@@ -39,12 +39,12 @@ from absl import flags
 from PIL import Image
 
 from deeplab_tf import command_line
-from deeplab_tf import visualize
+from deeplab_tf.data.label_files import EXIF_ORIENTATION
+from deeplab_tf.drawing import visualize
 from deeplab_tf.errors import UserError
-from deeplab_tf.labels import EXIF_ORIENTATION
 
 if typing.TYPE_CHECKING:
-    from deeplab_tf.records import DatasetInfo  # imports TensorFlow
+    from deeplab_tf.data.records import DatasetInfo  # imports TensorFlow
 
 # Of `deeplab_tf.export.serving`.
 SIGNATURE, INPUT, OUTPUT = "serving_bytes", "image_bytes", "mask_png_bytes"
@@ -326,9 +326,7 @@ class _Grpc:
         response = self._call(self._model.GetModelStatus, request)
         available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
         return sorted(
-            status.version
-            for status in response.model_version_status
-            if status.state == available
+            status.version for status in response.model_version_status if status.state == available
         )
 
     def _describe_model(self, model_spec) -> None:
@@ -535,7 +533,7 @@ def _read_palette(path: str | None) -> "DatasetInfo":
     Raises:
         UserError: The file is not what an export has in its assets.
     """
-    from deeplab_tf import records
+    from deeplab_tf.data import records
 
     if path is None:
         return records.numbered_classes("served", 256)

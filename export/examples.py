@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import images
-from deeplab_tf import inference
-from deeplab_tf import input_pipeline
 from deeplab_tf import predict
-from deeplab_tf import records
-from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.data import images
+from deeplab_tf.data import input_pipeline
+from deeplab_tf.data import records
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
+from deeplab_tf.runs import run_dir as run_dirs
 
 _DRAWN_SPLIT = "export"  # no split of the dataset: a run has not seen these pictures
 

@@ -20,7 +20,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from deeplab_tf.records import DatasetInfo
+from deeplab_tf.data.records import DatasetInfo
 
 LABELS_FILE = "labels.txt"
 

@@ -21,13 +21,13 @@ from absl import flags
 
 from deeplab_tf import backbones
 from deeplab_tf import command_line
-from deeplab_tf import inference
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import setting
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
 from deeplab_tf.export import drafts
 from deeplab_tf.export import examples
 from deeplab_tf.export import parity
+from deeplab_tf.runs import run_dir as run_dirs
 
 OPSET = 17  # the version of ONNX's operators: runtimes of 2022 and later know it
 

@@ -16,12 +16,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import inference
-from deeplab_tf import metrics
-from deeplab_tf import records
-from deeplab_tf import run_dir as run_dirs
+from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import metrics
 from deeplab_tf.export import examples as proof
+from deeplab_tf.runs import run_dir as run_dirs
 
 _ONE_CLASS = "only one class was predicted in all pictures, and labels of one class prove little."
 
@@ -99,9 +99,7 @@ class Parity:
         )
 
 
-def keras_scores(
-    model: keras.Model, run: run_dirs.Run
-) -> Callable[[np.ndarray], np.ndarray]:
+def keras_scores(model: keras.Model, run: run_dirs.Run) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a run's model into a function from a picture to its logits, as `measure` wants it.
 
     Args:

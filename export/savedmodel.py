@@ -24,7 +24,6 @@ from absl import flags
 from deeplab_tf import command_line
 from deeplab_tf import crf
 from deeplab_tf import layers
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import NO_CRF
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.errors import UserError
@@ -32,6 +31,7 @@ from deeplab_tf.export import examples
 from deeplab_tf.export import parity
 from deeplab_tf.export import serving
 from deeplab_tf.export import warmup
+from deeplab_tf.runs import run_dir as run_dirs
 
 # Rounding moves logits by 1e-6 of the largest and labels only where two classes tie. Whatever is
 # really wrong (statistics of batch norm, a resize, a lost variable) moves them by far more.

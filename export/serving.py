@@ -8,12 +8,12 @@ import keras
 import tensorflow as tf
 
 from deeplab_tf import backbones
-from deeplab_tf import images
-from deeplab_tf import inference
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import setting
 from deeplab_tf.crf.graph import dense_crf_graph
+from deeplab_tf.data import images
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
+from deeplab_tf.runs import run_dir as run_dirs
 
 PICTURES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")

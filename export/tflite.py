@@ -22,18 +22,18 @@ from absl import flags
 from deeplab_tf import backbones
 from deeplab_tf import command_line
 from deeplab_tf import crf
-from deeplab_tf import images
-from deeplab_tf import inference
 from deeplab_tf import layers
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import setting
+from deeplab_tf.data import images
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
 from deeplab_tf.export import drafts
 from deeplab_tf.export import examples
 from deeplab_tf.export import gates
 from deeplab_tf.export import litert
 from deeplab_tf.export import metadata
 from deeplab_tf.export import parity
+from deeplab_tf.runs import run_dir as run_dirs
 
 # How `quantize` may move what the Keras model says: the smallest share of equal labels, and the
 # largest difference of scores over the largest logit (None: labels alone count). Rounding floats

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import config
-from deeplab_tf import records
 from deeplab_tf.backbones import mobilenet_v2
+from deeplab_tf.data import records
 from deeplab_tf.datasets import build
 from deeplab_tf.datasets.shapes import drawing
 
@@ -119,8 +119,8 @@ def write_run_as_if_trained(
     It takes a second, where training takes ten.
     """
     from deeplab_tf import build_model
-    from deeplab_tf import checkpoints
-    from deeplab_tf import run_dir as run_dirs
+    from deeplab_tf.runs import checkpoints
+    from deeplab_tf.runs import run_dir as run_dirs
 
     run_dirs.create(folder, model_config, data_config, config.TrainConfig(), dataset)
     keras.utils.set_random_seed(0)

@@ -13,17 +13,17 @@ from conftest import REPOSITORY
 from conftest import TWO_UNITS
 from conftest import short_mobilenet_v2
 from deeplab_tf import build_model
-from deeplab_tf import checkpoints
 from deeplab_tf import command_line
-from deeplab_tf import records
-from deeplab_tf import run_dir as run_dirs
-from deeplab_tf import tf1_checkpoint
 from deeplab_tf import train
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
 from deeplab_tf.models import complete
+from deeplab_tf.runs import checkpoints
+from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.runs import tf1_checkpoint
 
 FLAGFILES = sorted((REPOSITORY / "configs").glob("*.flagfile"))
 of_every_flagfile = pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import data_service
-from deeplab_tf import remote_data
+from deeplab_tf.data import remote_data
 from deeplab_tf.errors import UserError
 
 

@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 
 from conftest import REPOSITORY
-from deeplab_tf import labels
-from deeplab_tf import records
+from deeplab_tf.data import label_files
+from deeplab_tf.data import records
 from deeplab_tf.datasets import build
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.datasets.coco_stuff import coco_stuff_dataset_builder as coco_stuff
@@ -96,13 +96,28 @@ def test_cityscapes_label_ids_become_train_ids(tmp_path):
     PIL.Image.fromarray(np.arange(34, dtype=np.uint8)[None]).save(tree["gtFine"])
     builder = builder_of("cityscapes", tmp_path)
     pairs = builder.find_pairs(tmp_path)
-    assert {split: names_of(pairs, split) for split in pairs} == {
-        "val_fine": ["ulm_000000_000019"]
-    }
+    assert {split: names_of(pairs, split) for split in pairs} == {"val_fine": ["ulm_000000_000019"]}
     # 7, 8, 11, 12, 13, 17, 19..28, 31..33 are 0..18.
     expected = [
-        *[255] * 7, 0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255,
-        *range(6, 16), 255, 255, 16, 17, 18,
+        *[255] * 7,
+        0,
+        1,
+        255,
+        255,
+        2,
+        3,
+        4,
+        255,
+        255,
+        255,
+        5,
+        255,
+        *range(6, 16),
+        255,
+        255,
+        16,
+        17,
+        18,
     ]
     assert label_of(builder, pairs["val_fine"][0])[0].tolist() == expected
 
@@ -191,7 +206,9 @@ def test_train_aug_is_all_but_vocs_val_with_vocs_own_labels_first(tmp_path):
     assert names_of(pairs, "val") == ["2007_000003"]
     assert names_of(pairs, "train_aug") == ["2007_000001", "2007_000002", "2008_000004"]
     assert [pair.label.parent.name for pair in pairs["train_aug"]] == [
-        "SegmentationClass", "SegmentationClass", "SegmentationClassAug"
+        "SegmentationClass",
+        "SegmentationClass",
+        "SegmentationClassAug",
     ]
 
 
@@ -248,7 +265,7 @@ def test_the_indices_and_the_void_of_a_real_voc_label_are_kept(shared, tmp_path)
     assert {split: names_of(pairs, split) for split in pairs} == {"val": ["2007_000039"]}
     label = label_of(builder, pairs["val"][0])
     assert set(np.unique(label)) == {0, 20, 255}  # a television set
-    np.testing.assert_array_equal(label, labels.read_label(pairs["val"][0].label))
+    np.testing.assert_array_equal(label, label_files.read_label(pairs["val"][0].label))
 
 
 def test_mapillary_vistas_takes_its_classes_from_the_config_file(tmp_path):

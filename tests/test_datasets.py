@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from deeplab_tf import input_pipeline
-from deeplab_tf import labels
-from deeplab_tf import records
+from deeplab_tf.data import input_pipeline
+from deeplab_tf.data import label_files
+from deeplab_tf.data import records
 from deeplab_tf.datasets import build
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.datasets.camvid import camvid_dataset_builder
@@ -95,11 +95,11 @@ def test_picture_bytes_stay_as_they_are_and_labels_keep_their_ids(raw, tmp_path)
         )
 
 
-@pytest.mark.parametrize("mode", labels.IMAGE_MODES)
+@pytest.mark.parametrize("mode", label_files.IMAGE_MODES)
 def test_every_image_mode_that_is_let_in_decodes_to_three_channels(tmp_path, mode):
     rgb = PIL.Image.fromarray(np.full((4, 5, 3), (200, 100, 50), np.uint8))
     rgb.convert(mode).save(tmp_path / "image.png")
-    image_bytes, image_format, size = labels.read_image(tmp_path / "image.png")
+    image_bytes, image_format, size = label_files.read_image(tmp_path / "image.png")
     assert (image_format, size) == ("png", (5, 4))
     assert tf.io.decode_png(image_bytes, channels=3).shape == (4, 5, 3)
 
@@ -111,7 +111,7 @@ def truncate(path):
 def turn_by_exif(path):
     image = PIL.Image.open(path)
     exif = image.getexif()
-    exif[labels.EXIF_ORIENTATION] = 6
+    exif[label_files.EXIF_ORIENTATION] = 6
     image.save(path, exif=exif)
 
 
@@ -124,7 +124,9 @@ BAD_PICTURES = {
     "truncated JPEG": (lambda raw: truncate(raw / "images/c.jpg"), "images/c.jpg", "to its end"),
     "truncated PNG": (lambda raw: truncate(raw / "images/b.png"), "images/b.png", "to its end"),
     "no picture": (
-        lambda raw: (raw / "images/a.jpg").write_text("hello"), "images/a.jpg", "no picture"
+        lambda raw: (raw / "images/a.jpg").write_text("hello"),
+        "images/a.jpg",
+        "no picture",
     ),
     "turned by EXIF": (lambda raw: turn_by_exif(raw / "images/a.jpg"), "images/a.jpg", "EXIF"),
     "CMYK": (
@@ -163,22 +165,32 @@ BAD_PICTURES = {
         "30x20 in .*, 20x30 in",
     ),
     "label missing": (
-        lambda raw: (raw / "labels/c.png").unlink(), "val.txt", "there is no label c in"
+        lambda raw: (raw / "labels/c.png").unlink(),
+        "val.txt",
+        "there is no label c in",
     ),
     "listed twice": (lambda raw: (raw / "val.txt").write_text("c\nc.jpg"), "c.jpg", "twice"),
     "list empty": (lambda raw: (raw / "val.txt").write_text("\n"), "val.txt", "is empty"),
     "no class list": (
-        lambda raw: (raw / "classes.txt").unlink(), "classes.txt", "NAME RED GREEN BLUE"
+        lambda raw: (raw / "classes.txt").unlink(),
+        "classes.txt",
+        "NAME RED GREEN BLUE",
     ),
     "class twice": (
-        lambda raw: (raw / "classes.txt").write_text("a\na"), "classes.txt", "'a' twice"
+        lambda raw: (raw / "classes.txt").write_text("a\na"),
+        "classes.txt",
+        "'a' twice",
     ),
     "colour out of range": (
-        lambda raw: (raw / "classes.txt").write_text("a 1 2 300"), "classes.txt", "0..255"
+        lambda raw: (raw / "classes.txt").write_text("a 1 2 300"),
+        "classes.txt",
+        "0..255",
     ),
     "no images": (lambda raw: shutil.rmtree(raw / "images"), "images", "expected in --manual_dir"),
     "same name twice": (
-        lambda raw: shutil.copy(raw / "images/a.jpg", raw / "images/a.png"), "a.jpg", "rename one"
+        lambda raw: shutil.copy(raw / "images/a.jpg", raw / "images/a.png"),
+        "a.jpg",
+        "rename one",
     ),
 }
 
@@ -282,9 +294,7 @@ build.build("folder", out, raw, num_workers=1)
 """
 
 
-def test_a_killed_build_goes_on_and_keeps_what_has_not_changed(
-    raw, tmp_path, monkeypatch, capsys
-):
+def test_a_killed_build_goes_on_and_keeps_what_has_not_changed(raw, tmp_path, monkeypatch, capsys):
     names = [f"picture_{index:02d}" for index in range(12)]
     for name in names:
         shutil.copy(raw / "images/a.jpg", raw / f"images/{name}.jpg")
@@ -405,9 +415,7 @@ def test_our_records_are_read_by_the_original_reader(raw, tmp_path):
         "image/format": tf.io.FixedLenFeature((), tf.string, default_value="jpeg"),
         "image/height": tf.io.FixedLenFeature((), tf.int64, default_value=0),
         "image/width": tf.io.FixedLenFeature((), tf.int64, default_value=0),
-        "image/segmentation/class/encoded": tf.io.FixedLenFeature(
-            (), tf.string, default_value=""
-        ),
+        "image/segmentation/class/encoded": tf.io.FixedLenFeature((), tf.string, default_value=""),
         "image/segmentation/class/format": tf.io.FixedLenFeature(
             (), tf.string, default_value="png"
         ),

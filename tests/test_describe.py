@@ -219,7 +219,8 @@ MEASUREMENT = """
 import ctypes
 import keras
 import tensorflow as tf
-from deeplab_tf import layers, losses, optimizers
+from deeplab_tf import layers
+from deeplab_tf.training import losses, optimizers
 from deeplab_tf.describe import describe
 
 def memory(kind):

@@ -15,12 +15,12 @@ import tensorflow as tf
 from conftest import REPOSITORY
 from conftest import SIX_UNITS
 from deeplab_tf import eval as evaluation
-from deeplab_tf import inference
-from deeplab_tf import input_pipeline
-from deeplab_tf import metrics
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import EvalConfig
+from deeplab_tf.data import input_pipeline
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import metrics
+from deeplab_tf.runs import run_dir as run_dirs
 
 pytestmark = pytest.mark.usefixtures("short_network")
 
@@ -244,8 +244,7 @@ def test_an_artefact_is_measured_in_place_of_the_checkpoint(tiny_run_dir, tiny_r
 def test_the_command_prints_the_metrics_and_writes_them(tiny_run_dir, tmp_path):
     # Python runs this first.
     (tmp_path / "sitecustomize.py").write_text(
-        "from deeplab_tf.backbones import mobilenet_v2\n"
-        f"mobilenet_v2._BOTTLENECKS = {SIX_UNITS}\n"
+        f"from deeplab_tf.backbones import mobilenet_v2\nmobilenet_v2._BOTTLENECKS = {SIX_UNITS}\n"
     )
     result = subprocess.run(
         [

@@ -14,11 +14,11 @@ from deeplab_tf import command_line
 from deeplab_tf import import_checkpoint
 from deeplab_tf import layers
 from deeplab_tf import predict
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
+from deeplab_tf.runs import run_dir as run_dirs
 
 MODEL = dataclasses.replace(TINY_MODEL, num_classes=3)
 

@@ -9,19 +9,19 @@ import pytest
 from PIL import Image
 
 from deeplab_tf import crf
-from deeplab_tf import inference
 from deeplab_tf import predict
-from deeplab_tf import records
-from deeplab_tf import run_dir
-from deeplab_tf import server_ids
-from deeplab_tf import video
-from deeplab_tf import visualize
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.data import records
 from deeplab_tf.datasets.cityscapes import cityscapes_dataset_builder
+from deeplab_tf.drawing import server_ids
+from deeplab_tf.drawing import video
+from deeplab_tf.drawing import visualize
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
+from deeplab_tf.runs import run_dir
 
 pytestmark = pytest.mark.usefixtures("short_network")
 

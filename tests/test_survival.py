@@ -14,14 +14,14 @@ import tensorflow as tf
 from conftest import REPOSITORY
 from conftest import TINY_MODEL
 from conftest import TWO_UNITS
-from deeplab_tf import checkpoint_files
-from deeplab_tf import checkpoints
 from deeplab_tf import command_line
-from deeplab_tf import preemption
 from deeplab_tf import supervise
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
+from deeplab_tf.runs import checkpoint_files
+from deeplab_tf.runs import checkpoints
+from deeplab_tf.training import preemption
 
 NUM_STEPS = 10
 # Without dropout, for which replicas draw numbers of their own.
@@ -44,7 +44,8 @@ SITE = f"""
 import os, shutil, signal, sys, time
 
 if "deeplab_tf.train" in sys.orig_argv:
-    from deeplab_tf import distribution, preemption
+    from deeplab_tf.runs import distribution
+    from deeplab_tf.training import preemption
     from deeplab_tf.backbones import mobilenet_v2
 
     mobilenet_v2._BOTTLENECKS = {TWO_UNITS}

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf import checkpoints
-from deeplab_tf import config
-from deeplab_tf import eval as evaluation
-from deeplab_tf import layers
-from deeplab_tf import records
-from deeplab_tf import run_dir as run_dirs
-from deeplab_tf import train
-from deeplab_tf import train_step
-from deeplab_tf import training_data
-from deeplab_tf.errors import UserError
 from conftest import TINY_MODEL
 from conftest import TWO_UNITS
 from conftest import short_mobilenet_v2
+from deeplab_tf import config
+from deeplab_tf import eval as evaluation
+from deeplab_tf import layers
+from deeplab_tf import train
+from deeplab_tf.data import records
+from deeplab_tf.data import training_data
+from deeplab_tf.errors import UserError
+from deeplab_tf.runs import checkpoints
+from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.training import train_step
 
 
 def train_tiny(run_dir, source: records.Records, model=TINY_MODEL, data=None, **settings):

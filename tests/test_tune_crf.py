@@ -9,13 +9,13 @@ from PIL import Image
 
 from deeplab_tf import crf
 from deeplab_tf import eval as evaluation
-from deeplab_tf import inference
 from deeplab_tf import predict
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf import tune_crf
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
+from deeplab_tf.runs import run_dir as run_dirs
 
 pytestmark = pytest.mark.usefixtures("short_network")
 

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_tf import labels
+from deeplab_tf.data import label_files
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.errors import UserError
 
@@ -118,8 +118,8 @@ class Builder(segmentation.SegmentationBuilder):
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
         if self._is_original:
-            return labels.read_label(path, "color_map", _IDS_BY_COLOR)
-        return labels.read_label(path)
+            return label_files.read_label(path, "color_map", _IDS_BY_COLOR)
+        return label_files.read_label(path)
 
 
 def _segnet_pair(root: pathlib.Path, split: str, line: str) -> segmentation.Pair:

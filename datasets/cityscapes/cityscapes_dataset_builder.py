@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_tf import labels
+from deeplab_tf.data import label_files
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.errors import UserError
 
@@ -88,8 +88,8 @@ class Builder(segmentation.SegmentationBuilder):
         return pairs
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
-        label = labels.read_label(path)
-        labels.check_ids(label, path, NUM_LABEL_IDS, IGNORE_LABEL)
+        label = label_files.read_label(path)
+        label_files.check_ids(label, path, NUM_LABEL_IDS, IGNORE_LABEL)
         return TRAIN_IDS[label]
 
 

@@ -6,14 +6,14 @@ import re
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_tf import labels
-from deeplab_tf import records
+from deeplab_tf.data import label_files
+from deeplab_tf.data import records
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.errors import UserError
 
 IGNORE_LABEL = 255
 _IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")
-_LABEL_EXTENSIONS = (*_IMAGE_EXTENSIONS, *labels.ARRAY_EXTENSIONS)
+_LABEL_EXTENSIONS = (*_IMAGE_EXTENSIONS, *label_files.ARRAY_EXTENSIONS)
 
 LAYOUT = """Your own data is expected in --manual_dir like this:
   classes.txt              one class a line, the first has id 0: NAME, or NAME RED GREEN BLUE
@@ -50,7 +50,7 @@ class Builder(segmentation.SegmentationBuilder):
         }
         if not self.label_encoding:
             label_paths = [pair.label for listed in pairs.values() for pair in listed]
-            self.label_encoding = labels.detect_encoding(label_paths, colors)
+            self.label_encoding = label_files.detect_encoding(label_paths, colors)
         self._ids_by_color = {color: class_id for class_id, color in enumerate(colors)}
         if self.label_encoding == "color_map" and len(self._ids_by_color) < len(colors):
             twice = next(color for color in colors if colors.count(color) > 1)
@@ -61,12 +61,10 @@ class Builder(segmentation.SegmentationBuilder):
         return pairs
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
-        return labels.read_label(path, self.label_encoding, self._ids_by_color)
+        return label_files.read_label(path, self.label_encoding, self._ids_by_color)
 
 
-def _files_by_stem(
-    folder: pathlib.Path, extensions: tuple[str, ...]
-) -> dict[str, pathlib.Path]:
+def _files_by_stem(folder: pathlib.Path, extensions: tuple[str, ...]) -> dict[str, pathlib.Path]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}.\n{LAYOUT}")
     files = {}

@@ -53,9 +53,7 @@ class Builder(segmentation.SegmentationBuilder):
 
 def _pairs_of_release(root: pathlib.Path, label_folder: str) -> dict[str, list[segmentation.Pair]]:
     found = {
-        split: segmentation.pairs_of_folders(
-            root / folder / "images", root / folder / label_folder
-        )
+        split: segmentation.pairs_of_folders(root / folder / "images", root / folder / label_folder)
         for split, folder in SPLITS.items()
     }
     return {split: listed for split, listed in found.items() if listed}

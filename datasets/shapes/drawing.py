@@ -133,9 +133,7 @@ def encode_jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image[..., ::-1], quality)[1].tobytes()
 
 
-def cover(
-    rng: np.random.Generator, form: str, height: int, width: int
-) -> tuple[np.ndarray, float]:
+def cover(rng: np.random.Generator, form: str, height: int, width: int) -> tuple[np.ndarray, float]:
     """Draws a form somewhere; returns how much of each pixel it covers, and its area in pixels.
 
     Returns:

@@ -43,6 +43,4 @@ class Builder(segmentation.SegmentationBuilder):
 
     def read_example(self, pair: Drawing) -> dict[str, dict]:
         image, label = drawing.draw(pair.split, pair.index)
-        return segmentation.encode_example(
-            pair.name, drawing.encode_jpeg(image), "jpeg", label
-        )
+        return segmentation.encode_example(pair.name, drawing.encode_jpeg(image), "jpeg", label)

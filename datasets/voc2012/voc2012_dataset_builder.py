@@ -5,8 +5,8 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_tf import labels
-from deeplab_tf import records
+from deeplab_tf.data import label_files
+from deeplab_tf.data import records
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.errors import UserError
 
@@ -105,8 +105,8 @@ class Builder(segmentation.SegmentationBuilder):
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
         if path.suffix != ".mat":
-            return labels.read_label(path)
-        variables = labels.load_mat(path)
+            return label_files.read_label(path)
+        variables = label_files.load_mat(path)
         if "GTcls" not in variables:
             raise UserError(f"label {path} is none of SBD's folder cls: it has no GTcls")
         return variables["GTcls"][0, 0].Segmentation.astype(np.int32)

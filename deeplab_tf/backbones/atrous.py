@@ -15,9 +15,7 @@ def check_output_stride(output_stride: int) -> None:
         )
 
 
-def strides_and_rates(
-    unit_strides: Sequence[int], output_stride: int
-) -> list[tuple[int, int]]:
+def strides_and_rates(unit_strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
     """Turns the strides of a network's units into strides and atrous rates.
 
     Once the units so far have reached the output stride, the following ones no longer stride;

@@ -6,19 +6,17 @@ may run beside others on other ranges.
 
 import numpy as np
 
-from deeplab_tf.crf.vectors import (
-    LANES,
-    compiled,
-    exp,
-    fill,
-    inlined,
-    load,
-    maximum,
-    maximum_of_lanes,
-    prefetch,
-    store,
-    sum_of_lanes,
-)
+from deeplab_tf.crf.vectors import LANES
+from deeplab_tf.crf.vectors import compiled
+from deeplab_tf.crf.vectors import exp
+from deeplab_tf.crf.vectors import fill
+from deeplab_tf.crf.vectors import inlined
+from deeplab_tf.crf.vectors import load
+from deeplab_tf.crf.vectors import maximum
+from deeplab_tf.crf.vectors import maximum_of_lanes
+from deeplab_tf.crf.vectors import prefetch
+from deeplab_tf.crf.vectors import store
+from deeplab_tf.crf.vectors import sum_of_lanes
 
 _EMPTY = -1
 _PIXELS_AT_ONCE = 128

@@ -16,7 +16,8 @@ import math
 
 import numpy as np
 
-from deeplab_tf.crf import geometry, kernels
+from deeplab_tf.crf import geometry
+from deeplab_tf.crf import kernels
 from deeplab_tf.errors import UserError
 
 _FEWEST_PER_THREAD = 4096

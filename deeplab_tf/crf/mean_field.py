@@ -9,8 +9,10 @@ import math
 
 import numpy as np
 
-from deeplab_tf.crf import kernels, lattice
-from deeplab_tf.crf.lattice import Lattice, Workers
+from deeplab_tf.crf import kernels
+from deeplab_tf.crf import lattice
+from deeplab_tf.crf.lattice import Lattice
+from deeplab_tf.crf.lattice import Workers
 from deeplab_tf.crf.vectors import LANES
 
 _NEVER = -1e4  # the logarithm of a probability that stays zero

@@ -14,7 +14,10 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic
+from numba.extending import models
+from numba.extending import overload
+from numba.extending import register_model
 
 LANES = 8
 

@@ -8,9 +8,9 @@ from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
-from deeplab_tf import visualize
 from deeplab_tf.data_report.report import Report
 from deeplab_tf.data_report.report import Sample
+from deeplab_tf.drawing import visualize
 
 COLUMNS = 4
 _RED = (200, 30, 30)

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Iterator
 from collections.abc import Mapping
 
+from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.data_report.statistics import UNLISTED
 from deeplab_tf.data_report.statistics import SplitStatistics
 from deeplab_tf.data_report.statistics import split_role
 from deeplab_tf.data_report.statistics import training_split
-from deeplab_tf.records import DatasetInfo
 
 ERROR, WARNING = "error", "warning"  # not fit to train; to be looked at
 MAX_NAMES = 5  # pictures that a finding names
@@ -164,9 +164,7 @@ def _of_labels_as_a_whole(
         )  # fmt: skip
 
 
-def _of_splits(
-    info: DatasetInfo, splits: Mapping[str, SplitStatistics]
-) -> Iterator[Finding]:
+def _of_splits(info: DatasetInfo, splits: Mapping[str, SplitStatistics]) -> Iterator[Finding]:
     train = training_split(splits)
     for name, split in splits.items():
         if not split.num_labels:

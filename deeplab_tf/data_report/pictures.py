@@ -11,9 +11,9 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from deeplab_tf import labels
+from deeplab_tf.data import label_files
+from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.errors import UserError
-from deeplab_tf.records import DatasetInfo
 
 THUMBNAIL_SIZE = (640, 480)  # at most, width and height in pixels
 _COLOR_MODES = ("RGB", "RGBA", "LA", "CMYK", "YCbCr")
@@ -54,7 +54,7 @@ class Picture:
     size: tuple[int, int] | None = None  # width and height in pixels
     digest: bytes = b""  # equal for equal pixels
     color_sums: np.ndarray | None = None  # of the values and of their squares, float64 [2, 3]
-    encoding: str = ""  # of the label, one of `labels.ENCODINGS`
+    encoding: str = ""  # of the label, one of `label_files.ENCODINGS`
     pixels_by_id: dict[int, int] | None = None
     # uint8 [h, w, 3] and int32 [h, w], in which `num_classes` is ignored and 1 more out of range.
     thumbnail: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
@@ -70,14 +70,14 @@ def measure(
     example: Example,
     info: DatasetInfo,
     label_encoding: str | None = None,
-    ids_by_color: Mapping[labels.RGB, int] | None = None,
+    ids_by_color: Mapping[label_files.RGB, int] | None = None,
 ) -> Picture:
     """Reads a picture and its label to their last pixel.
 
     Args:
         example: What to read.
         info: The classes and the ignore label.
-        label_encoding: One of `labels.ENCODINGS`; by default what each file looks like.
+        label_encoding: One of `label_files.ENCODINGS`; by default what each file looks like.
         ids_by_color: For labels in colours.
 
     Returns:
@@ -118,11 +118,11 @@ def _read_image(example: Example, picture: Picture) -> np.ndarray | None:
     try:
         content = _content(example.image)
         header = PIL.Image.open(io.BytesIO(content))
-        orientation = header.getexif().get(labels.EXIF_ORIENTATION, 1)
+        orientation = header.getexif().get(label_files.EXIF_ORIENTATION, 1)
     except Exception as error:  # Pillow raises errors of every kind on damaged files
         picture.add("image_damaged", _reason(error))
         return None
-    if header.format not in ("JPEG", "PNG") or header.mode not in labels.IMAGE_MODES:
+    if header.format not in ("JPEG", "PNG") or header.mode not in label_files.IMAGE_MODES:
         picture.add("image_format", f"{header.format}, mode {header.mode}")
         return None
     if orientation != 1:
@@ -139,17 +139,17 @@ def _read_label(
     example: Example,
     picture: Picture,
     encoding: str | None,
-    ids_by_color: Mapping[labels.RGB, int] | None,
+    ids_by_color: Mapping[label_files.RGB, int] | None,
 ) -> np.ndarray | None:
     """The ids, int [H, W]."""
     if example.label is None:
         picture.add("label_missing")
         return None
     path = None if isinstance(example.label, bytes) else example.label
-    if path and (encoding == "array" or path.suffix.lower() in labels.ARRAY_EXTENSIONS):
+    if path and (encoding == "array" or path.suffix.lower() in label_files.ARRAY_EXTENSIONS):
         picture.encoding = "array"
         try:
-            return labels.read_label(path, "array")
+            return label_files.read_label(path, "array")
         except UserError as error:
             picture.add_of_label("label_damaged", _without_path(error, path))
             return None
@@ -179,14 +179,14 @@ def _read_label_file(
     mode: str,
     picture: Picture,
     encoding: str | None,
-    ids_by_color: Mapping[labels.RGB, int] | None,
+    ids_by_color: Mapping[label_files.RGB, int] | None,
 ) -> np.ndarray | None:
     is_colored = mode in _COLOR_MODES
     if is_colored and not ids_by_color:
         picture.add_of_label("label_colors", f"mode {mode}")
         return None
     try:
-        label = labels.read_label(path, encoding, ids_by_color)
+        label = label_files.read_label(path, encoding, ids_by_color)
         picture.encoding = "color_map" if is_colored else "palette" if mode == "P" else "grey"
         return label
     except UserError as error:

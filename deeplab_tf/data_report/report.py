@@ -6,6 +6,7 @@ import textwrap
 
 import numpy as np
 
+from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.data_report import findings as data_findings
 from deeplab_tf.data_report.findings import Finding
 from deeplab_tf.data_report.statistics import SplitStatistics
@@ -13,7 +14,6 @@ from deeplab_tf.data_report.statistics import effective_number_weights
 from deeplab_tf.data_report.statistics import median_frequency_weights
 from deeplab_tf.data_report.statistics import training_split
 from deeplab_tf.data_report.statistics import weights_text
-from deeplab_tf.records import DatasetInfo
 
 _WIDTH = 100  # of the terminal, columns
 _BAR = 12  # columns
@@ -156,7 +156,8 @@ class Report:
         weight_row = "{:>11}{:>11}".format
         # A caption for the numbers of pictures, over their columns.
         lines = [
-            " " * (27 + 8 + 2 + _BAR) + f"{'pictures':>9}{'':{9 * len(others)}}"
+            " " * (27 + 8 + 2 + _BAR)
+            + f"{'pictures':>9}{'':{9 * len(others)}}"
             + weight_row("weight by", "weight by"),
             row("id", "class", "pixels", "", *(_short(name, 8) for name in [self.train, *others]))
             + weight_row("median fr.", "eff. num."),

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from deeplab_tf import labels
-from deeplab_tf import records
+from deeplab_tf.data import label_files
+from deeplab_tf.data import records
 from deeplab_tf.data_report.pictures import Example
 from deeplab_tf.data_report.pictures import Problem
 from deeplab_tf.data_report.statistics import UNLISTED
@@ -46,8 +46,8 @@ class Folders:
     def examples(self) -> Iterator[Example]:
         """Yields pictures with their labels, by split; what lacks its partner comes without."""
         image_files, image_twins = self._image_files
-        label_files, label_twins = _files(
-            self.labels, _PICTURE_EXTENSIONS + labels.ARRAY_EXTENSIONS
+        label_paths, label_twins = _files(
+            self.labels, _PICTURE_EXTENSIONS + label_files.ARRAY_EXTENSIONS
         )
         splits = _listed_splits(self.images, list(image_files)) or {
             key: [_split_of_folder(key)] for key in image_files
@@ -57,11 +57,11 @@ class Folders:
             yield Example("", str(path), None, None, problem)
         for key, image in image_files.items():
             for split in splits.get(key, [UNLISTED]):
-                yield Example(split, str(image), image, label_files.get(key))
-        for key in sorted((splits.keys() | label_files.keys()) - image_files.keys()):
+                yield Example(split, str(image), image, label_paths.get(key))
+        for key in sorted((splits.keys() | label_paths.keys()) - image_files.keys()):
             split = splits.get(key, [""])[0]
             problem = Problem("image_missing", f"in the list {split}.txt" if split else "")
-            yield Example(split, str(label_files.get(key, key)), None, None, problem)
+            yield Example(split, str(label_paths.get(key, key)), None, None, problem)
 
 
 @dataclasses.dataclass(frozen=True)

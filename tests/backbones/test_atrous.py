@@ -2,7 +2,8 @@
 
 import pytest
 
-from deeplab_tf.backbones.atrous import check_output_stride, strides_and_rates
+from deeplab_tf.backbones.atrous import check_output_stride
+from deeplab_tf.backbones.atrous import strides_and_rates
 from deeplab_tf.errors import UserError
 
 

@@ -7,12 +7,15 @@ import keras
 import numpy as np
 import pytest
 
-from deeplab_tf.backbones import BACKBONES, build_backbone, pad_pixel
+from deeplab_tf.backbones import BACKBONES
+from deeplab_tf.backbones import build_backbone
+from deeplab_tf.backbones import pad_pixel
 from deeplab_tf.backbones import pixels
 from deeplab_tf.backbones import resnet
 from deeplab_tf.backbones.mobilenet_v2 import make_divisible
 from deeplab_tf.errors import UserError
-from deeplab_tf.layers import layer_name, official_name
+from deeplab_tf.layers import layer_name
+from deeplab_tf.layers import official_name
 
 
 def _images(height, width, channels=3):

@@ -52,10 +52,12 @@ def main(library: str, folder: str, request_path: str, result_path: str) -> None
 
     def outputs(names):
         pairs = [name.split(":") for name in names]
-        return (Output * len(pairs))(*(
-            Output(api.TF_GraphOperationByName(graph, operation.encode()), int(index))
-            for operation, index in pairs
-        ))
+        return (Output * len(pairs))(
+            *(
+                Output(api.TF_GraphOperationByName(graph, operation.encode()), int(index))
+                for operation, index in pairs
+            )
+        )
 
     def allocate(dtype, shape, num_bytes):
         dims = (ctypes.c_int64 * len(shape))(*shape)

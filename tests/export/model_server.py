@@ -141,7 +141,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._servable = servable
 
     @_aborting
-    def Predict(self, request):  # noqa: N802
+    def Predict(self, request):
         spec = request.model_spec
         version = self._servable.find(spec.name, _version_of(spec))
         signature_name = spec.signature_name or "serving_default"
@@ -157,7 +157,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
     @_aborting
-    def GetModelMetadata(self, request):  # noqa: N802
+    def GetModelMetadata(self, request):
         if list(request.metadata_field) != ["signature_def"]:
             raise invalid(f"Metadata field {request.metadata_field} is not supported")
         return self._servable.metadata(request.model_spec.name, _version_of(request.model_spec))
@@ -170,7 +170,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self._servable = servable
 
     @_aborting
-    def GetModelStatus(self, request):  # noqa: N802
+    def GetModelStatus(self, request):
         return self._servable.status(request.model_spec.name, _version_of(request.model_spec))
 
 
@@ -270,10 +270,10 @@ def _rest_handler(servable: Servable) -> type:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             self._answer("POST")
 
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self._answer("GET")
 
         def log_message(self, *_):

@@ -28,15 +28,15 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 from conftest import TINY_MODEL
 from conftest import short_mobilenet_v2
 from deeplab_tf import build_model
-from deeplab_tf import checkpoints
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data.records import DatasetInfo
+from deeplab_tf.data.records import default_colors
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import client
 from deeplab_tf.export import savedmodel
-from deeplab_tf.records import DatasetInfo
-from deeplab_tf.records import default_colors
+from deeplab_tf.runs import checkpoints
+from deeplab_tf.runs import run_dir as run_dirs
 
 PROTOCOLS = ("rest", "grpc")
 CLASS_NAMES = ("background", "disc", "box", "star")
@@ -204,9 +204,7 @@ def test_masks_have_the_palette_and_overlays_lie_beside_them(
     assert "ms per picture in the median" in lines[-1]
 
 
-def test_broken_pictures_are_named_after_all_others_are_done(
-    servers, pictures, tmp_path, capsys
-):
+def test_broken_pictures_are_named_after_all_others_are_done(servers, pictures, tmp_path, capsys):
     folder = tmp_path / "with broken ones"
     shutil.copytree(pictures, folder)
     (folder / "cut.jpg").write_bytes((pictures / "long.jpg").read_bytes()[:500])
@@ -308,7 +306,7 @@ def test_a_model_that_is_no_export_is_refused_before_any_work(pictures, tmp_path
 @contextlib.contextmanager
 def rest_server_that_says(content: bytes, status: int = 200):
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(status)
             self.end_headers()
@@ -333,7 +331,7 @@ def rest_server_that_says(content: bytes, status: int = 200):
 @contextlib.contextmanager
 def grpc_server_that_says(response: predict_pb2.PredictResponse):
     class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
-        def Predict(self, request, context):  # noqa: N802
+        def Predict(self, request, context):
             return response
 
     with concurrent.futures.ThreadPoolExecutor(1) as executor:

@@ -14,7 +14,6 @@ from conftest import short_mobilenet_v2
 from deeplab_tf import build_model
 from deeplab_tf import layers
 from deeplab_tf import models
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.backbones import BACKBONES
 from deeplab_tf.backbones import mobilenet_v3
 from deeplab_tf.backbones import resnet
@@ -23,13 +22,14 @@ from deeplab_tf.backbones import xception
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data.records import numbered_classes
 from deeplab_tf.export import gates
 from deeplab_tf.export import litert
 from deeplab_tf.export import parity
 from deeplab_tf.export import serving
 from deeplab_tf.export import tflite
 from deeplab_tf.models import VERSIONS
-from deeplab_tf.records import numbered_classes
+from deeplab_tf.runs import run_dir as run_dirs
 
 # Every head is in one of them, and every backbone or a sibling: converting all pairs takes an hour.
 MODELS = {
@@ -67,7 +67,7 @@ def short_networks():
     """While it lasts, every backbone has one unit of each kind, or two."""
     large = mobilenet_v3._LARGE
     with short_mobilenet_v2(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "_UNITS", {name: (1, 2, 1, 1) for name in resnet._UNITS})
+        patch.setattr(resnet, "_UNITS", dict.fromkeys(resnet._UNITS, (1, 2, 1, 1)))
         for name, (entry_flow, _, decoder_strides) in xception._VARIANTS.items():
             patch.setitem(xception._VARIANTS, name, (entry_flow, 1, decoder_strides))
         exit_flow = [(name, (32, 32, 32), *rest) for name, _, *rest in xception._EXIT_FLOW]

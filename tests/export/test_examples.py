@@ -6,16 +6,16 @@ import pytest
 import tensorflow as tf
 
 from conftest import TINY_MODEL
-from deeplab_tf import images
-from deeplab_tf import inference
 from deeplab_tf import models
-from deeplab_tf import records
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data import images
+from deeplab_tf.data import records
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
 from deeplab_tf.export import examples
+from deeplab_tf.runs import run_dir as run_dirs
 
 OTHER_CLASSES = records.numbered_classes("others", 3)
 

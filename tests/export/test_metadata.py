@@ -11,9 +11,9 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from flatbuffers import number_types
 
+from deeplab_tf.data.records import DatasetInfo
+from deeplab_tf.data.records import default_colors
 from deeplab_tf.export import metadata
-from deeplab_tf.records import DatasetInfo
-from deeplab_tf.records import default_colors
 
 DATASET = DatasetInfo("zoo", ("background", "gnu", "Känguru"), default_colors(3), ignore_label=255)
 

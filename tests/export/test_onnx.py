@@ -11,14 +11,14 @@ import tensorflow as tf
 from conftest import TINY_MODEL
 from conftest import short_mobilenet_v2
 from conftest import write_run_as_if_trained
-from deeplab_tf import inference
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import DataConfig
+from deeplab_tf.data.records import DatasetInfo
+from deeplab_tf.data.records import default_colors
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
 from deeplab_tf.export import onnx as onnx_export
 from deeplab_tf.export import parity
-from deeplab_tf.records import DatasetInfo
-from deeplab_tf.records import default_colors
+from deeplab_tf.runs import run_dir as run_dirs
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

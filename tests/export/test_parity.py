@@ -7,15 +7,13 @@ import time
 import numpy as np
 import pytest
 
-from deeplab_tf import records
+from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import parity
 from deeplab_tf.export.examples import Example
 
 DATASET = records.numbered_classes("invented", 3)
-LIMITS = parity.Limits(
-    min_label_agreement=0.999, max_relative_difference=0.01, max_miou_drop=0.01
-)
+LIMITS = parity.Limits(min_label_agreement=0.999, max_relative_difference=0.01, max_miou_drop=0.01)
 
 
 def example(*label: int) -> Example:

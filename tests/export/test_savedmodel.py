@@ -25,21 +25,21 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from conftest import REPOSITORY
 from conftest import TINY_MODEL
-from conftest import write_run_as_if_trained
 from conftest import short_mobilenet_v2
-from deeplab_tf import inference
-from deeplab_tf import run_dir as run_dirs
+from conftest import write_run_as_if_trained
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data.records import DatasetInfo
+from deeplab_tf.data.records import default_colors
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
 from deeplab_tf.export import parity
 from deeplab_tf.export import savedmodel
 from deeplab_tf.export import serving
 from deeplab_tf.export import warmup
-from deeplab_tf.records import DatasetInfo
-from deeplab_tf.records import default_colors
+from deeplab_tf.runs import run_dir as run_dirs
 
 STRANGER = """
 import sys

@@ -9,17 +9,17 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from conftest import TINY_MODEL
-from conftest import write_run_as_if_trained
 from conftest import short_mobilenet_v2
+from conftest import write_run_as_if_trained
 from deeplab_tf import eval
-from deeplab_tf import inference
-from deeplab_tf import run_dir as run_dirs
 from deeplab_tf.config import DataConfig
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import inference
 from deeplab_tf.export import gates
 from deeplab_tf.export import litert
 from deeplab_tf.export import parity
 from deeplab_tf.export import tflite
+from deeplab_tf.runs import run_dir as run_dirs
 
 SIZE = (49, 65)  # multiples of the output stride 16 plus 1
 
@@ -99,9 +99,7 @@ def test_scores_in_float16_are_wholly_for_the_gpu_delegate(run_dir, tmp_path):
 def test_coarse_labels_in_8_bits_agree(run_dir, tmp_path):
     output = tmp_path / "model.tflite"
     config = tflite.TFLiteConfig(quantize="int8", result_stride=16, input_size=(33, 33))
-    figures, _ = tflite.export_tflite(
-        run_dir, str(output), tflite_config=config, max_miou_drop=1.0
-    )
+    figures, _ = tflite.export_tflite(run_dir, str(output), tflite_config=config, max_miou_drop=1.0)
     report = json.loads((tmp_path / "model.parity.json").read_text())
     # As sure as the labels of every 16th pixel, but not those of the pixels between.
     cost = report["against_labels_of_all_pixels"]

@@ -16,7 +16,6 @@ from deeplab_tf.models import complete
 from deeplab_tf.models import with_logits_of_every_scale
 from deeplab_tf.models.aspp import aspp_rates
 
-
 # What makes a head small.
 SMALL = {
     "v1": {"fc_filters": 16},
@@ -134,9 +133,7 @@ def test_a_model_survives_saving(tmp_path):
     model(images.astype("float32"), training=True)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(
-        loaded(images, training=False), model(images, training=False)
-    )
+    np.testing.assert_array_equal(loaded(images, training=False), model(images, training=False))
     assert [official_name(variable) for variable in loaded.weights] == [
         official_name(variable) for variable in model.weights
     ]
@@ -354,9 +351,7 @@ def test_an_image_pyramid_merges_what_the_one_network_says_of_every_scale():
         scaled = tf.compat.v1.image.resize(images, size, align_corners=True)
         logits = single(scaled, training=False)
         scales.append(tf.compat.v1.image.resize(logits, (9, 13), align_corners=True))
-    np.testing.assert_allclose(
-        pyramid(images, training=False), np.max(scales, axis=0), atol=1e-4
-    )
+    np.testing.assert_allclose(pyramid(images, training=False), np.max(scales, axis=0), atol=1e-4)
     outputs = with_logits_of_every_scale(pyramid)(images, training=False)
     assert set(outputs) == {"logits_at_0.5", "logits_at_0.75", "logits_at_1", "merged_logits"}
     for factor, logits in zip(("1", "0.5", "0.75"), scales):

@@ -117,9 +117,7 @@ def test_an_image_pyramid_is_merged_as_in_the_original(shared, make_weights):
     model = deeplab_tf.build_model(**arguments, image_pyramid=(0.5, 0.75, 1.0, 1.5))
     for variable in model.weights:
         variable.assign(make_weights(official_name(variable), variable.shape))
-    record = np.load(
-        shared / "oracles/multi_scale/mobilenet_v2_os16_image_pyramid_max_97x129.npz"
-    )
+    record = np.load(shared / "oracles/multi_scale/mobilenet_v2_os16_image_pyramid_max_97x129.npz")
     names = [name for name in record.files if name.startswith("logits_")]
     outputs = {name: model.get_layer(f"logits_at_{float(name[7:]):g}").output for name in names}
     model = keras.Model(model.input, {**outputs, "merged_logits": model.output})

@@ -1,0 +1,246 @@
+"""Training crops at the speed of decoding: the pixels of `images.TrainingCrop`, in numba.
+
+TensorFlow scales the whole picture and then cuts; here only the pixels of the crop are computed,
+in one go with padding and flip, and Python's lock is held for microseconds. Same draws, same crop:
+`images.TrainingCrop` says what is computed, and tests hold this to it.
+"""
+
+import cv2
+import numba
+import numpy as np
+
+from deeplab_tf.data import images
+
+
+def compiled(function):
+    """Compiles a function without Python's lock, and keeps the machine code where it can."""
+    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # nowhere to write to: every process compiles anew
+        return numba.njit(**options)(function)
+
+
+def decode_and_crop(
+    image_bytes: bytes,
+    label_bytes: bytes,
+    draws: np.ndarray,
+    crop: images.TrainingCrop,
+    num_classes: int,
+) -> tuple[np.ndarray, np.ndarray, bytes]:
+    """Decodes a record's picture and label, and cuts a training crop out of them.
+
+    Args:
+        image_bytes: JPEG or PNG.
+        label_bytes: One-channel PNG of class ids.
+        draws: int32 [crop.num_draws], any integers.
+        crop: What to do.
+        num_classes: Ids are below it, or the ignore label.
+
+    Returns:
+        Image uint8 `[*crop_size, 3]`, label uint8 `crop_size`, and what is wrong with the record:
+        nothing, or a sentence; then the crop is padding and counts nowhere.
+    """
+    image = _decode(image_bytes, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    label = _decode(label_bytes, cv2.IMREAD_UNCHANGED)
+    problem = _problem(image, label, num_classes, crop.ignore_label)
+    if not image_bytes:
+        problem = "it is lost, for its shard is damaged, or it has no picture"
+    if problem:
+        return *_padding(crop), problem.encode()
+    if crop.min_resize_value:
+        size = images.resize_to_range_size(
+            *label.shape, crop.min_resize_value, crop.max_resize_value, crop.resize_factor
+        ).numpy()
+        image, label = _cut(image, label, size, (0, 0), size, False, crop)
+    size = _scaled_size(label.shape, draws[0], crop)
+    offset = _offset(label, size, draws, crop)
+    flip = crop.flip and draws[1] % 2 == 1
+    return *_cut(image, label, size, offset, crop.crop_size, flip, crop), b""
+
+
+def _scaled_size(size: tuple[int, int], draw: np.int32, crop: images.TrainingCrop) -> np.ndarray:
+    if len(crop.scales):
+        scale = crop.scales[draw % len(crop.scales)]
+    else:
+        share = np.float32(draw % 2**20) / np.float32(2**20)
+        smallest, largest = np.float32(crop.min_scale_factor), np.float32(crop.max_scale_factor)
+        scale = smallest + (largest - smallest) * share
+    return np.maximum((np.float32(size) * scale).astype(np.int32), 1)
+
+
+def _offset(
+    label: np.ndarray, size: np.ndarray, draws: np.ndarray, crop: images.TrainingCrop
+) -> np.ndarray:
+    offsets = draws[2:].reshape(-1, 2) % np.maximum(size - crop.crop_size + 1, 1)
+    if crop.num_tries == 1:
+        return offsets[0]
+    scale = np.float32(label.shape) / size.astype(np.float32)
+    window = np.ceil(np.float32(crop.crop_size) * scale).astype(np.int32)
+    for offset in offsets:
+        top, left = (offset.astype(np.float32) * scale).astype(np.int32)
+        part = label[top : top + window[0], left : left + window[1]]
+        counts = np.bincount(part.reshape(-1), minlength=256)
+        counts[crop.ignore_label] = 0
+        if 0 < counts.max() / max(counts.sum(), 1) <= crop.max_class_share:
+            return offset
+    return offsets[0]
+
+
+def _decode(encoded: bytes, flags: int) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
+
+
+def _problem(image, label, num_classes: int, ignore_label: int) -> str:
+    if image is None:
+        return "its picture cannot be decoded"
+    if label is None:
+        return "its label cannot be decoded"
+    if label.ndim != 2 or label.dtype != np.uint8:
+        return "its label is no one-channel PNG of 8 bits"
+    if label.shape != image.shape[:2]:
+        return "image and label differ in size"
+    largest = _largest_id(label.reshape(-1), ignore_label)
+    if largest >= num_classes:
+        return f"label id {largest} is beyond the {num_classes} classes"
+    return ""
+
+
+def _padding(crop: images.TrainingCrop) -> tuple[np.ndarray, np.ndarray]:
+    return (
+        np.full((*crop.crop_size, 3), crop.pad_color, np.uint8),
+        np.full(crop.crop_size, crop.ignore_label, np.uint8),
+    )
+
+
+def _cut(image, label, size, offset, crop_size, flip: bool, crop: images.TrainingCrop):
+    """Cuts a window of `crop_size` at `offset` out of the picture as if scaled to `size`."""
+    cut_image = np.empty((*crop_size, 3), np.uint8)
+    cut_label = np.empty(crop_size, np.uint8)
+    _sample(
+        image,
+        label,
+        *_sources(label.shape[0], size[0], offset[0], crop_size[0]),
+        *_sources(label.shape[1], size[1], offset[1], crop_size[1]),
+        flip,
+        np.array(crop.pad_color, np.uint8),
+        crop.ignore_label,
+        cut_image,
+        cut_label,
+    )
+    return cut_image, cut_label
+
+
+def _sources(length: int, scaled_length: int, start: int, crop_length: int):
+    """Where the pixels of a crop come from along one axis, when it is scaled with align_corners.
+
+    Returns:
+        The pixel before (int64) and the share of the one after it (float32), and the nearest pixel
+        (int64): arrays of as many pixels as the crop gets of the picture.
+    """
+    scale = np.float32(length - 1) / np.float32(max(scaled_length - 1, 1))
+    count = min(crop_length, scaled_length - start)
+    position = np.arange(start, start + count).astype(np.float32) * scale
+    # A last pixel has none after it; its share of the one before is 0.
+    before = np.minimum(position.astype(np.int64), max(length - 2, 0))
+    nearest = np.minimum((position + np.float32(0.5)).astype(np.int64), length - 1)
+    return before, position - before.astype(np.float32), nearest
+
+
+@compiled
+def _largest_id(label, ignore_label):
+    largest = np.uint8(0)
+    for class_id in label:
+        largest = max(largest, np.uint8(0) if class_id == ignore_label else class_id)
+    return largest
+
+
+@compiled
+def _sample(
+    image,
+    label,
+    rows,
+    row_shares,
+    nearest_rows,
+    columns,
+    column_shares,
+    nearest_columns,
+    flip,
+    pad_color,
+    ignore_label,
+    cut_image,
+    cut_label,
+):
+    height, width = len(rows), len(columns)  # of what is not padding
+    crop_height, crop_width = cut_label.shape
+    left = crop_width - width if flip else 0
+    picture = image.reshape(image.shape[0], -1)
+    pixels = cut_image.reshape(crop_height, -1)
+    # Unsigned: signed indices are checked for counting from the end, pixel by pixel.
+    sources = np.empty(width, np.uint64)
+    label_sources = np.empty(width, np.uint64)
+    shares = np.empty(width, np.float32)
+    for x in range(width):
+        target = width - 1 - x if flip else x
+        sources[target] = 3 * columns[x]
+        label_sources[target] = nearest_columns[x]
+        shares[target] = column_shares[x]
+    step = np.uint64(3 if image.shape[1] > 1 else 0)
+    above = np.empty(3 * width, np.float32)
+    below = np.empty(3 * width, np.float32)
+    previous = -2
+    for y in range(height):
+        row = rows[y]
+        if row == previous + 1:
+            above, below = below, above
+        elif row != previous:
+            _interpolate_row(picture[row], sources, shares, step, above)
+        if row != previous:
+            next_row = min(row + 1, image.shape[0] - 1)
+            _interpolate_row(picture[next_row], sources, shares, step, below)
+            previous = row
+        _mix_rows(above, below, row_shares[y], pixels[y, 3 * left : 3 * (left + width)])
+        if y > 0 and nearest_rows[y] == nearest_rows[y - 1]:
+            cut_label[y] = cut_label[y - 1]
+        else:
+            _pick(label[nearest_rows[y]], label_sources, cut_label[y, left : left + width])
+            cut_label[y, :left] = ignore_label
+            cut_label[y, left + width :] = ignore_label
+        _fill(cut_image[y, :left], pad_color)
+        _fill(cut_image[y, left + width :], pad_color)
+    for y in range(height, crop_height):
+        cut_label[y] = ignore_label
+        _fill(cut_image[y], pad_color)
+
+
+@compiled
+def _interpolate_row(row, sources, shares, step, result):
+    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
+    for x in range(np.uint64(len(sources))):
+        source, share, target = sources[x], shares[x], three * x
+        after = source + step
+        red = np.float32(row[source])
+        green = np.float32(row[source + one])
+        blue = np.float32(row[source + two])
+        result[target] = red + (np.float32(row[after]) - red) * share
+        result[target + one] = green + (np.float32(row[after + one]) - green) * share
+        result[target + two] = blue + (np.float32(row[after + two]) - blue) * share
+
+
+@compiled
+def _mix_rows(above, below, share, result):
+    for i in range(len(result)):
+        value = above[i] + (below[i] - above[i]) * share
+        result[i] = np.uint8(np.int32(value + np.float32(0.5)))
+
+
+@compiled
+def _pick(row, sources, result):
+    for x in range(np.uint64(len(sources))):
+        result[x] = row[sources[x]]
+
+
+@compiled
+def _fill(row, color):
+    for x in range(len(row)):
+        row[x, 0], row[x, 1], row[x, 2] = color[0], color[1], color[2]

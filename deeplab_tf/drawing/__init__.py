@@ -1,0 +1,1 @@
+"""What people look at: colours over images, legends, panels, videos."""

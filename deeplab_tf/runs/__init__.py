@@ -1,0 +1,1 @@
+"""Run dirs: what a training leaves behind, its checkpoints, and the devices it runs on."""

@@ -1,0 +1,1 @@
+"""From batches to trained weights: losses, optimizers, schedules, the step, and the log."""

@@ -1,0 +1,165 @@
+"""Label files: every encoding gives the same ids, and what is wrong is said by name."""
+
+import struct
+import sys
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from deeplab_tf.data import label_files
+from deeplab_tf.errors import UserError
+
+IDS = np.arange(12, dtype=np.uint8).reshape(3, 4)
+COLORS = [(10 * i, 255 - i, i % 3) for i in range(12)]
+ID_BY_COLOR = {color: i for i, color in enumerate(COLORS)}
+
+
+def save_palette(path):
+    label = PIL.Image.fromarray(IDS)
+    label.putpalette(sum(COLORS, ()))  # makes it mode P
+    label.save(path)
+
+
+def save_mat(path):
+    scipy_io = pytest.importorskip("scipy.io")
+    scipy_io.savemat(path, {"LabelMap": IDS.astype(float), "comment": "of somebody"})
+
+
+# encoding -> file name, and what writes IDS to it.
+LABEL_FILES = [
+    ("palette", "label.png", save_palette),
+    ("grey", "label.png", lambda path: PIL.Image.fromarray(IDS).save(path)),
+    ("grey", "label.png", lambda path: PIL.Image.fromarray(IDS.astype(np.uint16)).save(path)),
+    (
+        "color_map",
+        "label.png",
+        lambda path: PIL.Image.fromarray(np.array(COLORS, np.uint8)[IDS]).save(path),
+    ),
+    ("array", "label.npy", lambda path: np.save(path, IDS.astype(np.int64))),
+    ("array", "label.npz", lambda path: np.savez_compressed(path, label=IDS)),
+    ("array", "label.mat", save_mat),
+]
+
+
+@pytest.mark.parametrize(("encoding", "name", "save"), LABEL_FILES)
+def test_every_encoding_is_detected_and_gives_the_same_ids(tmp_path, encoding, name, save):
+    path = tmp_path / name
+    save(path)
+    assert label_files.detect_encoding([path], COLORS) == encoding
+    for told in (None, encoding):
+        label = label_files.read_label(path, told, ID_BY_COLOR)
+        assert label.dtype == np.int32
+        np.testing.assert_array_equal(label, IDS)
+
+
+def test_grey_pngs_of_few_bits_keep_their_ids(tmp_path):
+    two_bits = IDS % 4
+    # By hand, as neither Pillow nor OpenCV writes such files.
+    rows = b"".join(
+        b"\0" + bytes([sum(int(i) << (6 - 2 * k) for k, i in enumerate(row))]) for row in two_bits
+    )
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 4, 3, 2, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    (tmp_path / "label.png").write_bytes(png)
+    np.testing.assert_array_equal(label_files.read_label(tmp_path / "label.png"), two_bits)
+
+
+def test_a_palette_label_counts_by_its_colours_when_told_so(tmp_path):
+    save_palette(tmp_path / "label.png")
+    reversed_ids = {color: 11 - i for i, color in enumerate(COLORS)}
+    label = label_files.read_label(tmp_path / "label.png", "color_map", reversed_ids)
+    np.testing.assert_array_equal(label, 11 - IDS)
+
+
+def test_an_unknown_colour_is_named_with_file_and_pixel(tmp_path):
+    rgb = np.array(COLORS, np.uint8)[IDS]
+    rgb[1, 2] = (1, 2, 3)
+    PIL.Image.fromarray(rgb).save(tmp_path / "label.png")
+    with pytest.raises(UserError, match="label.png has the colour 1 2 3.* row 1, column 2"):
+        label_files.read_label(tmp_path / "label.png", "color_map", ID_BY_COLOR)
+
+
+def test_labels_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    PIL.Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "rgb.png")
+    PIL.Image.fromarray(IDS).save(tmp_path / "grey.png")
+    np.save(tmp_path / "float.npy", IDS + 0.5)
+    np.save(tmp_path / "stack.npy", IDS[None])
+    (tmp_path / "damaged.npz").write_bytes(b"PK hello")
+    (tmp_path / "label.mat").write_bytes(b"hello")
+    for name, encoding, message in (
+        ("rgb.png", None, "rgb.png is a colour picture"),
+        ("rgb.png", "grey", "rgb.png is a colour picture"),
+        ("grey.png", "array", "grey.png is no array"),
+        ("float.npy", None, "fractions"),
+        ("stack.npy", None, r"stack.npy has to hold one array.*\(1, 3, 4\)"),
+        ("damaged.npz", None, "damaged.npz cannot be read"),
+        ("nowhere.npy", None, "there is no label .*nowhere.npy"),
+    ):
+        with pytest.raises(UserError, match=message):
+            label_files.read_label(tmp_path / name, encoding)
+    with pytest.raises(UserError, match="different ways: grey in .*, array in"):
+        label_files.detect_encoding([tmp_path / "grey.png", tmp_path / "float.npy"])
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(UserError, match="pip install scipy"):
+        label_files.read_label(tmp_path / "label.mat")
+
+
+def test_ids_out_of_range_are_counted_and_common_reasons_guessed():
+    label = np.array([[0, 1, 2], [255, 7, 7]])
+    assert label_files.wrong_ids(label, 3, 255) == {7: 2}
+    assert label_files.wrong_ids(label, 8, 255) == {}
+    for wrong, num_classes, ignore_label, message in (
+        (label, 3, 255, "id 7 in label a.png, but there are 3 classes"),
+        (np.array([[0, 255]]), 2, 254, "mask of 0 and 255"),
+        (np.array([[1, 2, 3]]), 3, 255, "begin at 1"),
+        (np.array([[-1, 0]]), 3, 255, "id -1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            label_files.check_ids(wrong, "a.png", num_classes, ignore_label)
+
+
+NAMES = ("sky", "car", "truck", "road")
+MAP_COLORS = tuple((i, i, i) for i in range(4))
+
+
+def test_a_class_map_merges_and_drops_classes_without_gaps(tmp_path):
+    (tmp_path / "map.txt").write_text("car: vehicle\n\ntruck: vehicle\nsky: ignore\n")
+    for text in ("car:vehicle,truck:vehicle,sky:ignore", str(tmp_path / "map.txt")):
+        class_map = label_files.parse_class_map(text, NAMES, MAP_COLORS, 255)
+        assert class_map.class_names == ("vehicle", "road")
+        assert class_map.colors == ((1, 1, 1), (3, 3, 3))
+        assert class_map.ignore_label == 255
+        label = np.array([[0, 1, 2, 3, 255]], np.int32)
+        np.testing.assert_array_equal(class_map.apply(label), [[255, 0, 0, 1, 255]])
+
+
+def test_a_class_merged_into_another_takes_its_colour_and_an_ignored_class_stays_one():
+    class_map = label_files.parse_class_map("car:truck,road:ignore", NAMES, MAP_COLORS, 0)
+    assert class_map.class_names == ("sky", "truck")
+    assert class_map.colors == ((0, 0, 0), (2, 2, 2))
+    assert class_map.ignore_label == 0  # sky
+    np.testing.assert_array_equal(class_map.apply(np.arange(4)), [0, 1, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("map.txt", "neither a file nor pairs"),
+        ("cat:vehicle", "no class 'cat'; did you mean 'car'"),
+        ("car:a,car:b", "'car' twice"),
+        ("car:", "no pair"),
+        ("sky:ignore,car:ignore,truck:ignore,road:ignore", "leaves no class"),
+    ],
+)
+def test_a_class_map_that_makes_no_sense_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        label_files.parse_class_map(text, NAMES, MAP_COLORS, 255)
