@@ -14,11 +14,11 @@ demo: $(VENV)/installed
 	$(RUN) -m deeplab_tf.eval --run_dir=$(DEMO)/run
 	$(RUN) -m deeplab_tf.export.savedmodel --run_dir=$(DEMO)/run --output_dir=$(DEMO)/savedmodel \
 	    --serving_size=161,177
-	$(RUN) -m deeplab_tf.datasets.shapes.draw --output_dir=$(DEMO)/pictures
-	$(RUN) -m deeplab_tf.predict --run_dir=$(DEMO)/run --images=$(DEMO)/pictures \
+	$(RUN) -m deeplab_tf.datasets.shapes.draw --output_dir=$(DEMO)/images
+	$(RUN) -m deeplab_tf.predict --run_dir=$(DEMO)/run --images=$(DEMO)/images \
 	    --output_dir=$(DEMO)/predictions
 	@echo
-	@echo "What the model sees in pictures that it did not train on: $(DEMO)/predictions/overview.png"
+	@echo "What the model sees in images that it did not train on: $(DEMO)/predictions/overview.png"
 	@echo "How it learned: $(VENV)/bin/tensorboard --logdir=$(DEMO)/run"
 
 test: $(VENV)/installed-for-tests

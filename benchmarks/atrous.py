@@ -21,7 +21,7 @@ from deeplab_tf import layers
 
 RATES = (1, 2, 4, 6, 12, 18, 24, 36)
 QUICK_RATES = (2, 6, 12, 24)
-# Pictures, height and width, channels. 728 and 2048 are those of Xception's middle flow and of the
+# Images, height and width, channels. 728 and 2048 are those of Xception's middle flow and of the
 # features that ASPP gets; 33x33 is a crop of 513x513 at output stride 16.
 QUICK_MAPS = ((2, 33, 728), (1, 65, 256))
 MAPS = (*QUICK_MAPS, (4, 33, 2048))

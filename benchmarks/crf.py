@@ -2,14 +2,14 @@
 
     python benchmarks/crf.py [CASE.npz ...]
 
-Without arguments the pictures are drawn: one that holds few of its 21 classes and one that holds
+Without arguments the images are drawn: one that holds few of its 21 classes and one that holds
 all of its 11. A CASE.npz holds `image` (uint8 [H, W, 3]), `unary_chw` (energies, float [C, H, W])
 and `params` (JSON: bi_w, bi_xy_std, bi_rgb_std, pos_w, pos_xy_std). The reference is the package
 `pydensecrf`, which computes on one thread; it is built from source with a C++ compiler
 (`pip install pydensecrf2`).
 
 Wall seconds count on an idle machine only; CPU seconds, of all threads, are printed beside them.
-Every picture is taken as the first of its size: the kept lattice of positions is dropped before.
+Every image is taken as the first of its size: the kept lattice of positions is dropped before.
 """
 
 import json
@@ -39,8 +39,8 @@ V1 = {}  # the defaults
 V2 = {"bilateral_sigma_xy": 67.0, "bilateral_sigma_rgb": 3.0, "gaussian_sigma_xy": 1.0}
 
 
-def drawn_picture(height: int, width: int, num_classes: int, num_present: int):
-    """A drawn picture with grain, and probabilities of its blurred labels.
+def drawn_image(height: int, width: int, num_classes: int, num_present: int):
+    """A drawn image with grain, and probabilities of its blurred labels.
 
     Returns:
         uint8 [H, W, 3]; float32 [H, W, C], where C - `num_present` classes are improbable.
@@ -61,8 +61,8 @@ def drawn_picture(height: int, width: int, num_classes: int, num_present: int):
     return image, (likelihoods / likelihoods.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def recorded_picture(path: str):
-    """The picture, its probabilities and the parameters of a CASE.npz."""
+def recorded_image(path: str):
+    """The image, its probabilities and the parameters of a CASE.npz."""
     case = np.load(path)
     names = {
         "bi_w": "bilateral_weight",
@@ -108,21 +108,21 @@ def seconds(function, *arguments, **options) -> tuple[float, float]:
 
 
 def compare(name: str, image, probabilities, parameters: dict) -> None:
-    """Prints how long a picture takes, every way in turn, and how far the results agree."""
+    """Prints how long an image takes, every way in turn, and how far the results agree."""
     ways = {} if pydensecrf is None else {"reference": (reference, {})}
     for num_threads in sorted({1, crf.num_cores()}):
         for screen in (False, True):
             label = f"{num_threads} thread(s){', screened' if screen else ''}"
             ways[label] = (ours, {"num_threads": num_threads, "screen_classes": screen})
-    picture = (image, probabilities, parameters)
+    case = (image, probabilities, parameters)
     results = {  # and warm-up
-        way: function(*picture, ITERATIONS, **options) for way, (function, options) in ways.items()
+        way: function(*case, ITERATIONS, **options) for way, (function, options) in ways.items()
     }
     times = {way: [] for way in ways}
     for _ in range(RUNS):  # in turn, so that a change of the machine's speed meets all
         for way, (function, options) in ways.items():
-            built = seconds(function, *picture, 0, **options)
-            whole = seconds(function, *picture, ITERATIONS, **options)
+            built = seconds(function, *case, 0, **options)
+            whole = seconds(function, *case, ITERATIONS, **options)
             times[way].append((*built, *whole))
     height, width, num_classes = probabilities.shape
     kept = int((results["1 thread(s), screened"].max(axis=(0, 1)) > 0).sum())
@@ -140,20 +140,20 @@ def compare(name: str, image, probabilities, parameters: dict) -> None:
 
 
 def growth() -> None:
-    """Prints how the time of a picture grows with its pixels and classes."""
+    """Prints how the time of an image grows with its pixels and classes."""
     print(f"\ngrowth, {crf.num_cores()} thread(s): lattices, iterations")
     for side, num_classes in ((160, 21), (321, 21), (642, 21), (321, 2), (321, 11), (321, 42)):
-        picture = (*drawn_picture(side, side, num_classes, num_classes), V1)
+        image = (*drawn_image(side, side, num_classes, num_classes), V1)
         built, whole = (
-            statistics.median(seconds(ours, *picture, iterations)[0] for _ in range(RUNS))
+            statistics.median(seconds(ours, *image, iterations)[0] for _ in range(RUNS))
             for iterations in (0, ITERATIONS)
         )
         print(f"  {side}x{side}, {num_classes:>2} classes: {built:.3f}s, {whole - built:.3f}s")
 
 
 def batches() -> None:
-    """Prints the time of a picture alone and in a batch."""
-    image, probabilities = drawn_picture(321, 321, 21, 21)
+    """Prints the time of an image alone and in a batch."""
+    image, probabilities = drawn_image(321, 321, 21, 21)
     batch = [np.stack([array] * BATCH_SIZE) for array in (image, probabilities)]
     alone = statistics.median(
         seconds(ours, image, probabilities, V1, ITERATIONS, num_threads=1)[0] for _ in range(RUNS)
@@ -161,11 +161,11 @@ def batches() -> None:
     together = statistics.median(
         seconds(ours, *batch, V1, ITERATIONS)[0] / BATCH_SIZE for _ in range(RUNS)
     )
-    print(f"\na picture, 1 thread: {alone:.3f}s; in a batch of {BATCH_SIZE}: {together:.3f}s each")
+    print(f"\na image, 1 thread: {alone:.3f}s; in a batch of {BATCH_SIZE}: {together:.3f}s each")
 
 
 def main() -> None:
-    image, probabilities = drawn_picture(48, 64, 3, 3)
+    image, probabilities = drawn_image(48, 64, 3, 3)
     first = seconds(crf.dense_crf, image, probabilities)[0]
     print(f"{crf.num_cores()} core(s), load {os.getloadavg()[0]:.1f}, medians of {RUNS} runs")
     print(f"first call (compiles, or loads what was compiled): {first:.1f}s")
@@ -173,11 +173,11 @@ def main() -> None:
         print("pydensecrf is not installed: ratios are to one thread of ours")
     if sys.argv[1:]:
         for path in sys.argv[1:]:
-            compare(pathlib.Path(path).stem, *recorded_picture(path))
+            compare(pathlib.Path(path).stem, *recorded_image(path))
     else:
-        compare("few present, v1's values", *drawn_picture(321, 321, 21, 3), V1)
-        compare("all present, v1's values", *drawn_picture(360, 480, 11, 11), V1)
-        compare("all present, v2's values", *drawn_picture(360, 480, 11, 11), V2)
+        compare("few present, v1's values", *drawn_image(321, 321, 21, 3), V1)
+        compare("all present, v1's values", *drawn_image(360, 480, 11, 11), V1)
+        compare("all present, v2's values", *drawn_image(360, 480, 11, 11), V2)
     growth()
     batches()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

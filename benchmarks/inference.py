@@ -1,4 +1,4 @@
-"""How long a picture takes and how much memory, by model, size, way of looking and artefact.
+"""How long an image takes and how much memory, by model, size, way of looking and artefact.
 
     python benchmarks/inference.py           # everything; more than an hour on 2 idle cores
     python benchmarks/inference.py --quick   # MobileNetV2 at 513x513, a few minutes
@@ -7,7 +7,7 @@
 Every case runs in a process of its own, so that its peak is its own: of the resident memory, with
 TensorFlow and the loading of the model in it. Weights are random, which changes neither time nor
 memory. Times are medians of runs after the first two, which trace and warm up; `ratio` is to the
-Keras model on the whole picture, of the same model and size in the same run. On a GPU its own peak
+Keras model on the whole image, of the same model and size in the same run. On a GPU its own peak
 is told too.
 """
 
@@ -42,7 +42,7 @@ MODES = {
     "sliding window": {"window_size": (513, 513)},
     "output stride 8": {"eval_output_stride": 8},
 }
-ARTEFACTS = {  # and what they are written to; they look at the whole picture
+ARTEFACTS = {  # and what they are written to; they look at the whole image
     "SavedModel": "export",
     ".keras": "model.keras",
     ".tflite": "model.tflite",
@@ -110,15 +110,15 @@ def measure(way: str, run_dir: str, artefact_path: str, size: tuple[int, int]) -
         label_of = inference.label_function(model, *settings, eval_config=eval_config)
     else:
         label_of = inference.load_artefact(artefact_path, *settings)
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for _ in range(2):
-        label_of(picture)
+        label_of(image)
     seconds, start = [], time.perf_counter()
     while len(seconds) < MIN_RUNS or (
         len(seconds) < MAX_RUNS and time.perf_counter() - start < SECONDS_PER_CASE
     ):
         before = time.perf_counter()
-        label_of(picture)
+        label_of(image)
         seconds.append(time.perf_counter() - before)
     result = {"ms": 1000 * statistics.median(seconds), "runs": len(seconds), "peak": peak_memory()}
     if tf.config.list_physical_devices("GPU"):

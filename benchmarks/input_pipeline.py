@@ -2,10 +2,10 @@
 
     python benchmarks/input_pipeline.py
 
-The bare decoding of picture and label is the limit of any pipeline that reads such records. A plain
+The bare decoding of image and label is the limit of any pipeline that reads such records. A plain
 tf.data pipeline of the same augmentation, as it is usually written, stands beside ours, and so do
 ours as a TensorFlow graph (what runs without numba) and the decoding of the JPEGs alone. The
-pictures are drawn: 500x375, JPEG, in 4 shards; crops are 513x513 with the official augmentation.
+images are drawn: 500x375, JPEG, in 4 shards; crops are 513x513 with the official augmentation.
 """
 
 import importlib.util
@@ -21,27 +21,27 @@ import time
 import cv2
 import tensorflow as tf
 
-from deeplab_tf.data import images
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
+from deeplab_tf.data import transforms
 from deeplab_tf.datasets.shapes import drawing
 
-NUM_PICTURES = 64
-REPETITIONS = 8  # of every picture: an epoch is to be longer than what is in flight
+NUM_IMAGES = 64
+REPETITIONS = 8  # of every image: an epoch is to be longer than what is in flight
 WIDTH, HEIGHT = 500, 375
 CROP_SIZE = (513, 513)
 BATCH_SIZE = 8
-WARM_UP = 160  # pictures
-PICTURES_PER_RUN = 320
+WARM_UP = 160  # images
+IMAGES_PER_RUN = 320
 RUNS = 3
 
 
 def write_records(folder: str) -> records.Records:
-    """Writes drawn pictures, enlarged to VOC's size, as bare shards."""
+    """Writes drawn images, enlarged to VOC's size, as bare shards."""
     for shard in range(4):
         path = os.path.join(folder, f"train-{shard:05d}-of-00004.tfrecord")
         with tf.io.TFRecordWriter(path) as writer:
-            for index in range(shard, NUM_PICTURES, 4):
+            for index in range(shard, NUM_IMAGES, 4):
                 image, label = drawing.draw("benchmark", index)
                 image = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
                 label = cv2.resize(label, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
@@ -72,7 +72,7 @@ def bare_decoding(source: records.Records) -> tf.data.Dataset:
 
 
 def bare_jpeg_decoding(source: records.Records) -> tf.data.Dataset:
-    """Reads, and decodes the picture alone."""
+    """Reads, and decodes the image alone."""
     dataset = tf.data.TFRecordDataset(source.shards("train")).repeat()
     dataset = dataset.map(
         lambda serialized: tf.io.decode_jpeg(records.parse_example(serialized)["image_bytes"]),
@@ -82,7 +82,7 @@ def bare_jpeg_decoding(source: records.Records) -> tf.data.Dataset:
 
 
 def plain_batches(source: records.Records) -> tf.data.Dataset:
-    """The official augmentation as it is usually written: whole pictures, tf.image, float32."""
+    """The official augmentation as it is usually written: whole images, tf.image, float32."""
     height, width = CROP_SIZE
 
     def augment(serialized):
@@ -119,19 +119,19 @@ def graph_batches(source: records.Records) -> tf.data.Dataset:
 
 def training_batches(source: records.Records) -> tf.data.Dataset:
     """The pipeline that `train` reads."""
-    crop = images.TrainingCrop(CROP_SIZE, source.info.ignore_label)
+    crop = transforms.TrainingCrop(CROP_SIZE, source.info.ignore_label)
     return input_pipeline.training_batches(source, "train", BATCH_SIZE, crop)
 
 
-def pictures_per_second(dataset: tf.data.Dataset) -> float:
+def images_per_second(dataset: tf.data.Dataset) -> float:
     """Measures a pipeline while no other is alive: those that wait fill their buffers meanwhile."""
     batches = iter(dataset)
     for _ in range(WARM_UP // BATCH_SIZE):
         next(batches)
     start = time.perf_counter()
-    for _ in range(PICTURES_PER_RUN // BATCH_SIZE):
+    for _ in range(IMAGES_PER_RUN // BATCH_SIZE):
         next(batches)
-    return PICTURES_PER_RUN / (time.perf_counter() - start)
+    return IMAGES_PER_RUN / (time.perf_counter() - start)
 
 
 def peak_memory() -> int:
@@ -144,7 +144,7 @@ def peak_memory() -> int:
 def main() -> None:
     if len(sys.argv) > 1:  # one of the pipelines alone, for its memory
         with tempfile.TemporaryDirectory() as folder:
-            pictures_per_second(PIPELINES[sys.argv[1]](write_records(folder)))
+            images_per_second(PIPELINES[sys.argv[1]](write_records(folder)))
         print(peak_memory())
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +153,7 @@ def main() -> None:
         speeds = {name: [] for name in PIPELINES}
         for _ in range(RUNS):  # in turn, so that a change of the machine's speed meets all
             for name, dataset in datasets.items():
-                speeds[name].append(pictures_per_second(dataset))
+                speeds[name].append(images_per_second(dataset))
     print(f"{os.cpu_count()} CPU cores, TensorFlow {tf.__version__}, medians of {RUNS} runs")
     for name, values in speeds.items():
         ratios = [ours / bare for ours, bare in zip(values, speeds["bare decoding"], strict=True)]
@@ -161,7 +161,7 @@ def main() -> None:
             [sys.executable, __file__, name], capture_output=True, text=True, check=True
         ).stdout
         print(
-            f"{name:<34} {statistics.median(values):7.1f} pictures/s, "
+            f"{name:<34} {statistics.median(values):7.1f} images/s, "
             f"{statistics.median(ratios):5.2f} of bare decoding, peak {int(memory)} MiB"
         )
 

@@ -2,20 +2,20 @@
 
     python benchmarks/tflite.py
     python benchmarks/tflite.py --checkpoint=DIR/model.ckpt --reference=FILE.tflite \
-        --pictures='VOC/JPEGImages/*.jpg' --labels=VOC/SegmentationClass \
+        --images='VOC/JPEGImages/*.jpg' --labels=VOC/SegmentationClass \
         --calibration='PHOTOS/*.jpg'
 
 DeepLab v3 on MobileNetV2 at output stride 16 for VOC is made from the original's checkpoint
 deeplabv3_mnv2_pascal and exported as float32, float16 and int8, with a label for every pixel or for
-every fourth in both directions (`/4`), repeated up to the picture within the time. All files, and
+every fourth in both directions (`/4`), repeated up to the image within the time. All files, and
 the original's deeplabv3_mnv2_pascal_quant.tflite, run in one process, on the same interpreter,
-threads and pictures, in turn; `ratio` is the median over the turns of a file's time to the
+threads and images, in turn; `ratio` is the median over the turns of a file's time to the
 original's. Labels
-count where the picture is, not in its padding: `agree` is the share that equals those of the float
-Keras model, `mIoU` is over the pictures that have a label image.
+count where the image is, not in its padding: `agree` is the share that equals those of the float
+Keras model, `mIoU` is over the images that have a label image.
 
-The defaults lie in ../shared; there, int8 is calibrated with other pictures (street scenes of
-CamVid) than the files are compared on. Calibration takes most of the time: seconds a picture.
+The defaults lie in ../shared; there, int8 is calibrated with other images (street scenes of
+CamVid) than the files are compared on. Calibration takes most of the time: seconds an image.
 """
 
 import argparse
@@ -54,7 +54,7 @@ MODEL = ModelConfig(
 )
 SIZE = (513, 513)
 IGNORE_LABEL = 255
-PROOF_PICTURES = 4  # of each export; here they are compared more closely
+PROOF_IMAGES = 4  # of each export; here they are compared more closely
 REFERENCE = "original, int8"
 EXPORTS = {
     "float32": tflite.TFLiteConfig(input_size=SIZE),
@@ -69,7 +69,7 @@ MIN_AGREEMENT = 0.985
 
 
 class File:
-    """A `.tflite` file that labels one picture at a time."""
+    """A `.tflite` file that labels one image at a time."""
 
     def __init__(self, path: str, num_threads: int):
         content = pathlib.Path(path).read_bytes()
@@ -90,7 +90,7 @@ class File:
         )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Class ids [H, W] of a picture, uint8 [H, W, 3]."""
+        """Class ids [H, W] of an image, uint8 [H, W, 3]."""
         self._interpreter.set_tensor(
             self._takes["index"], image[np.newaxis].astype(self._takes["dtype"])
         )
@@ -100,8 +100,8 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture in the size that the files take."""
+class Photo:
+    """An image in the size that the files take."""
 
     name: str
     image: np.ndarray  # uint8 [H, W, 3]
@@ -109,24 +109,24 @@ class Picture:
     label: np.ndarray | None  # int32 [H, W]
 
 
-def read_pictures(patterns: str, label_folder: str) -> list[Picture]:
-    """Reads pictures, and the label images of the same names where there are some."""
+def read_images(patterns: str, label_folder: str) -> list[Photo]:
+    """Reads images, and the label images of the same names where there are some."""
 
     def fitted(image, label):
         return examples.fitted(
             examples.Example("", image, label), SIZE, backbones.pad_pixel(BACKBONE), IGNORE_LABEL
         )
 
-    pictures = []
+    images = []
     for path in matching(patterns):
-        image, label = predict.read_picture(path), None
+        image, label = predict.read_image(path), None
         inside = fitted(image, np.zeros(image.shape[:2], np.int32))
         label_path = os.path.join(label_folder, f"{pathlib.Path(path).stem}.png")
         if os.path.exists(label_path):
             label = fitted(image, np.asarray(Image.open(label_path)).astype(np.int32)).label
         is_inside = inside.label != IGNORE_LABEL
-        pictures.append(Picture(pathlib.Path(path).name, inside.image, is_inside, label))
-    return pictures
+        images.append(Photo(pathlib.Path(path).name, inside.image, is_inside, label))
+    return images
 
 
 def matching(patterns: str) -> list[str]:
@@ -134,7 +134,7 @@ def matching(patterns: str) -> list[str]:
 
 
 def export_files(
-    run_dir: str, calibration: str, num_calibration_pictures: int, folder: str
+    run_dir: str, calibration: str, num_calibration_images: int, folder: str
 ) -> dict[str, str]:
     """Exports a run in every way; returns the files."""
     paths = {}
@@ -145,76 +145,76 @@ def export_files(
             paths[name],
             tflite_config=config,
             calibration_images=calibration,
-            num_calibration_pictures=num_calibration_pictures,
-            num_proof_pictures=PROOF_PICTURES,
+            num_calibration_images=num_calibration_images,
+            num_proof_images=PROOF_IMAGES,
         )
     return paths
 
 
-def keras_labels(run_dir: str, pictures: list[Picture]) -> list[np.ndarray]:
+def keras_labels(run_dir: str, images: list[Photo]) -> list[np.ndarray]:
     """Class ids of the run's Keras model in float32, [H, W] each."""
     run = run_dirs.read(run_dir)
     label_of = inference.label_function(run_dirs.load_model(run), run.model_config, run.data_config)
-    return [label_of(picture.image) for picture in pictures]
+    return [label_of(image.image) for image in images]
 
 
-def agreement(labels: list, expected: list, pictures: list[Picture]) -> float:
-    """Share of the pixels inside of the pictures that have the labels expected."""
+def agreement(labels: list, expected: list, images: list[Photo]) -> float:
+    """Share of the pixels inside of the images that have the labels expected."""
     equal = sum(
-        int(((ours == theirs) & picture.is_inside).sum())
-        for ours, theirs, picture in zip(labels, expected, pictures)
+        int(((ours == theirs) & image.is_inside).sum())
+        for ours, theirs, image in zip(labels, expected, images)
     )
-    return equal / sum(int(picture.is_inside.sum()) for picture in pictures)
+    return equal / sum(int(image.is_inside.sum()) for image in images)
 
 
-def miou(labels: list, pictures: list[Picture]) -> float:
-    """mIoU over the pictures that have a label; not a number without any."""
+def miou(labels: list, images: list[Photo]) -> float:
+    """mIoU over the images that have a label; not a number without any."""
     matrix = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
-    for ours, picture in zip(labels, pictures):
-        if picture.label is not None:
-            matrix += metrics.confusion_matrix(picture.label, ours, NUM_CLASSES, IGNORE_LABEL)
+    for ours, image in zip(labels, images):
+        if image.label is not None:
+            matrix += metrics.confusion_matrix(image.label, ours, NUM_CLASSES, IGNORE_LABEL)
     names = tuple(map(str, range(NUM_CLASSES)))
     return metrics.segmentation_metrics(matrix, names)["miou"] if matrix.any() else np.nan
 
 
-def times(files: dict[str, File], pictures: list[Picture], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each file in every round, its median over the pictures."""
+def times(files: dict[str, File], images: list[Photo], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each file in every round, its median over the images."""
     for file in files.values():  # warm-up
-        file(pictures[0].image)
+        file(images[0].image)
     milliseconds = {name: [] for name in files}
     for number in range(rounds):
         taken = {name: [] for name in files}
-        for picture in pictures:
+        for image in images:
             # In turn, and from both ends, so that a change of the machine's speed meets all.
             for name in list(files)[:: 1 if number % 2 == 0 else -1]:
                 started = time.perf_counter()
-                files[name](picture.image)
+                files[name](image.image)
                 taken[name].append(1000 * (time.perf_counter() - started))
         for name, values in taken.items():
             milliseconds[name].append(statistics.median(values))
     return milliseconds
 
 
-def compare(files: dict[str, File], pictures, expected, rounds: int) -> dict[str, tuple]:
+def compare(files: dict[str, File], images, expected, rounds: int) -> dict[str, tuple]:
     """Prints a line for each file; returns ratio and agreement by name."""
-    milliseconds = times(files, pictures, rounds)
+    milliseconds = times(files, images, rounds)
     figures = {}
     print(f"{'':<18}{'ms':>8}{'ratio':>7}{'agree':>9}{'worst':>9}{'mIoU':>8}{'MiB':>7}{'ops':>5}")
     for name, file in files.items():
-        labels = [file(picture.image) for picture in pictures]
+        labels = [file(image.image) for image in images]
         ratio = statistics.median(
             ours / theirs for ours, theirs in zip(milliseconds[name], milliseconds[REFERENCE])
         )
-        agree = agreement(labels, expected, pictures)
-        worst = min(agreement([a], [b], [c]) for a, b, c in zip(labels, expected, pictures))
+        agree = agreement(labels, expected, images)
+        worst = min(agreement([a], [b], [c]) for a, b, c in zip(labels, expected, images))
         figures[name] = (ratio, agree)
         print(
             f"{name:<18}{statistics.median(milliseconds[name]):>8.1f}{ratio:>7.2f}{agree:>9.2%}"
-            f"{worst:>9.2%}{miou(labels, pictures):>8.4f}{file.mebibytes:>7.2f}"
+            f"{worst:>9.2%}{miou(labels, images):>8.4f}{file.mebibytes:>7.2f}"
             f"{file.operators.total():>5}",
             flush=True,
         )
-    print(f"{'Keras, float32':<51}{miou(expected, pictures):>8.4f}")
+    print(f"{'Keras, float32':<51}{miou(expected, images):>8.4f}")
     for name, file in files.items():
         print(f"{name}: {', '.join(f'{op} {n}' for op, n in file.operators.most_common())}")
     return figures
@@ -234,9 +234,9 @@ def main() -> None:
         help="the original's .tflite file",
     )
     parser.add_argument(
-        "--pictures",
+        "--images",
         default=f"{data}/VOC_mini/JPEGImages/*.jpg,{data}/photos/*.jpg",
-        help="globs, with commas between, of pictures to compare on",
+        help="globs, with commas between, of images to compare on",
     )
     parser.add_argument(
         "--labels",
@@ -246,10 +246,10 @@ def main() -> None:
     parser.add_argument(
         "--calibration",
         default=f"{data}/CamVid/train/*.png",
-        help="glob of other pictures, that int8 is calibrated with",
+        help="glob of other images, that int8 is calibrated with",
     )
     parser.add_argument(
-        "--num_calibration_pictures", type=int, default=128, help="how many of these, at most"
+        "--num_calibration_images", type=int, default=128, help="how many of these, at most"
     )
     parser.add_argument("--threads", type=int, default=crf.num_cores(), help="of the interpreter")
     parser.add_argument("--rounds", type=int, default=15, help="turns that are timed")
@@ -257,13 +257,13 @@ def main() -> None:
     for flag, found in (
         ("checkpoint", os.path.exists(f"{arguments.checkpoint}.index")),
         ("reference", os.path.exists(arguments.reference)),
-        ("pictures", matching(arguments.pictures)),
+        ("images", matching(arguments.images)),
         ("calibration", matching(arguments.calibration)),
     ):
         if not found:
             parser.error(f"--{flag}={getattr(arguments, flag)} is not there: give it")
 
-    pictures = read_pictures(arguments.pictures, arguments.labels)
+    images = read_images(arguments.images, arguments.labels)
     with tempfile.TemporaryDirectory() as folder:
         run_dir = os.path.join(folder, "run")
         import_checkpoint.import_checkpoint(
@@ -271,15 +271,15 @@ def main() -> None:
         )
         paths = {REFERENCE: arguments.reference}
         paths |= export_files(
-            run_dir, arguments.calibration, arguments.num_calibration_pictures, folder
+            run_dir, arguments.calibration, arguments.num_calibration_images, folder
         )
         files = {name: File(path, arguments.threads) for name, path in paths.items()}
-        expected = keras_labels(run_dir, pictures)
+        expected = keras_labels(run_dir, images)
         print(
-            f"{arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}, {len(pictures)} "
-            f"pictures at {SIZE[0]}x{SIZE[1]}, medians of {arguments.rounds} rounds"
+            f"{arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}, {len(images)} "
+            f"images at {SIZE[0]}x{SIZE[1]}, medians of {arguments.rounds} rounds"
         )
-        figures = compare(files, pictures, expected, arguments.rounds)
+        figures = compare(files, images, expected, arguments.rounds)
     is_missed = False
     for name in WANTED:
         ratio, agree = figures[name]

@@ -4,7 +4,7 @@
     python benchmarks/train_step.py --quick    # 256x256 without Xception, about 4 minutes
     python benchmarks/train_step.py --cases=v3 # only cases whose name has this in it
 
-"ours" is the step of `deeplab_tf.train`: all of it but reading pictures and saving. "plain" is the
+"ours" is the step of `deeplab_tf.train`: all of it but reading images and saving. "plain" is the
 same network, cloned with stock layers in the place of ours (Conv2D and DepthwiseConv2D with a
 dilation_rate, BatchNormalization, GlobalAveragePooling2D), and the step that one writes for it: a
 gradient tape, the cross-entropy and SGD with momentum, without weight decay, the ignore label and
@@ -255,7 +255,7 @@ def main() -> None:
         kinds[f"ours, {arguments.mixed_precision}"] = ("ours", arguments.mixed_precision)
     device = tf.config.list_physical_devices("GPU") or [f"CPU, {os.cpu_count()} cores"]
     print(f"{device[0]}, TensorFlow {tf.__version__}, Keras {keras.__version__}")
-    print(f"{'':<46}   ms/step  pictures/s  as fast  peak MiB  foreseen   loss")
+    print(f"{'':<46}   ms/step  images/s  as fast  peak MiB  foreseen   loss")
     for case in cases:
         if arguments.quick and not case.is_quick:
             continue

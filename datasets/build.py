@@ -46,8 +46,8 @@ def build(
     Args:
         dataset: One of `DATASETS`.
         data_dir: The records go to `<dataset>/<version>/` in it; nothing is there before all is.
-        manual_dir: The raw pictures, for a dataset that does not draw its own.
-        num_shards: Files per split; fewer where a split has fewer pictures.
+        manual_dir: The raw images, for a dataset that does not draw its own.
+        num_shards: Files per split; fewer where a split has fewer images.
         label_encoding: One of `label_files.ENCODINGS`, for `folder`; by default it is detected.
         class_map: Merges or drops classes, see `label_files.parse_class_map`.
         num_workers: Threads; by default as many as there are CPU cores.
@@ -57,7 +57,7 @@ def build(
         The records.
 
     Raises:
-        UserError: Something is wrong with the raw pictures, they are not where they should be, or
+        UserError: Something is wrong with the raw images, they are not where they should be, or
           the records cannot be written.
     """
     builder = _builder_class(dataset)(data_dir=pathlib.Path(data_dir).expanduser())
@@ -68,7 +68,7 @@ def build(
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         _check_manual_dir(builder, manual_dir)
     elif manual_dir:
-        raise UserError(f"{dataset} draws its own pictures: leave out --manual_dir={manual_dir}")
+        raise UserError(f"{dataset} draws its own images: leave out --manual_dir={manual_dir}")
     if label_encoding and dataset != "folder":
         raise UserError(
             f"how the labels of {dataset} are encoded is known: leave out "
@@ -112,7 +112,7 @@ def define_flags() -> None:
     names = ", ".join(DATASETS)
     flags.DEFINE_string("dataset", None, f"One of {names} (required).", required=True)
     flags.DEFINE_string("data_dir", None, "Records go below it (required).", required=True)
-    flags.DEFINE_string("manual_dir", None, "Raw pictures; without it, the error shows their tree.")
+    flags.DEFINE_string("manual_dir", None, "Raw images; without it, the error shows their tree.")
     flags.DEFINE_integer("num_shards", 4, "Files per split.", lower_bound=1)
     flags.DEFINE_enum(
         "label_encoding", None, label_files.ENCODINGS, "For folder; by default it is detected."

@@ -1,4 +1,4 @@
-"""What all dataset builders share: pairs of picture and label, and the records made of them.
+"""What all dataset builders share: pairs of image and label, and the records made of them.
 
 A builder (`datasets/<name>/<name>_dataset_builder.py`) finds the pairs, and reads labels that are
 no plain id PNGs; this module checks them and makes records, under the keys of the original DeepLab.
@@ -22,7 +22,7 @@ from deeplab_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A picture and its label."""
+    """An image and its label."""
 
     name: str  # key and `image/filename` of the record, unique within the split
     image: pathlib.Path
@@ -50,7 +50,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """Returns the pairs by split, of the splits whose files are there.
 
         Args:
-            root: The folder of the raw pictures.
+            root: The folder of the raw images.
 
         Raises:
             UserError: None is there, or not as it should be.
@@ -66,7 +66,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """Returns the pairs by split, and settles the classes.
 
         Args:
-            root: The folder of the raw pictures; none for a dataset that draws its own.
+            root: The folder of the raw images; none for a dataset that draws its own.
             class_map: How classes are merged or dropped, see `label_files.parse_class_map`.
 
         Raises:
@@ -97,7 +97,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         return repr((self.info.full_name, self._raw_classes, self._class_map, self.label_encoding))
 
     def read_example(self, pair: Pair) -> dict[str, dict]:
-        """Reads a picture and its label, checks them, and returns one example for TFDS to write.
+        """Reads an image and its label, checks them, and returns one example for TFDS to write.
 
         Raises:
             UserError: One of the files is missing or damaged, or does not fit the other.
@@ -191,7 +191,7 @@ def encode_example(
     """Returns one example for TFDS to write.
 
     Args:
-        name: Of the picture, without extension.
+        name: Of the image, without extension.
         image_bytes: JPEG or PNG, written as it is.
         image_format: "jpeg" or "png".
         label: uint8 `[H, W]`, class ids and the ignore label.
@@ -227,12 +227,12 @@ def pairs_of_names(
     Args:
         listed_in: The list, for messages.
         names: What it lists, without extensions.
-        images: Picture files by name.
+        images: Image files by name.
         label_files: Label files by name.
         remedy: What to do if one is not there.
 
     Raises:
-        UserError: A name has no picture or no label.
+        UserError: A name has no image or no label.
     """
     pairs = []
     for name in names:
@@ -249,7 +249,7 @@ def pairs_of_names(
 def pairs_of_folders(images: pathlib.Path, label_files: pathlib.Path) -> list[Pair]:
     """Returns the pairs of two folders, where JPEGs and label PNGs have the same names.
 
-    None where the folder of the labels, or any picture, is missing.
+    None where the folder of the labels, or any image, is missing.
     """
     if not label_files.is_dir():
         return []
@@ -280,7 +280,7 @@ def read_split_lists(
         lines[split] = [line.strip() for line in path.read_text("utf-8").splitlines()]
         lines[split] = [line for line in lines[split] if line]
         if not lines[split]:
-            raise UserError(f"{path} is empty: list the pictures of the split, or delete it")
+            raise UserError(f"{path} is empty: list the images of the split, or delete it")
     if not lines:
         wanted = ", ".join(path.name for path in lists.values())
         raise UserError(f"there is no split list ({wanted}) in {folder}.\n{remedy}")

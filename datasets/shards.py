@@ -78,18 +78,18 @@ def write_shards(
 ) -> None:
     """Writes the records of a dataset to `builder.data_path`, which is not there before all is.
 
-    Pictures are mixed by a hash of their names. They are read and checked by threads (what takes
+    Images are mixed by a hash of their names. They are read and checked by threads (what takes
     the time, decoding and compressing, leaves Python's lock), and written one shard after another,
     so that not more than one is lost when the build is cut off.
 
     Args:
         builder: After `find_pairs`.
         pairs: By split.
-        num_shards: Files per split; fewer where a split has fewer pictures.
+        num_shards: Files per split; fewer where a split has fewer images.
         num_workers: Threads; by default as many as there are CPU cores.
 
     Raises:
-        UserError: A picture or label is no good, or the folder cannot be written.
+        UserError: An image or label is no good, or the folder cannot be written.
     """
     folder = pathlib.Path(builder.data_path)
     incomplete = folder.with_name(folder.name + ".incomplete")
@@ -193,7 +193,7 @@ def _serialize(builder: segmentation.SegmentationBuilder, pair: segmentation.Pai
             f"--images={pair.image.parent} --labels={pair.label.parent}"
         ) from error
     serialized = builder.info.features.serialize_example(example)
-    # TFDS leaves the keys in an order that changes from run to run; so that the same pictures give
+    # TFDS leaves the keys in an order that changes from run to run; so that the same images give
     # the same bytes, they are sorted.
     return tf.train.Example.FromString(serialized).SerializeToString(deterministic=True)
 
@@ -246,8 +246,8 @@ class _Progress:
     """Tells how far a build is: a line that is kept up to date, or a rare one in a log file.
 
     Args:
-        total: Pictures of the dataset.
-        kept: Pictures in shards of an earlier build.
+        total: Images of the dataset.
+        kept: Images in shards of an earlier build.
     """
 
     def __init__(self, total: int, kept: int):
@@ -279,7 +279,7 @@ class _Progress:
     def _print(self) -> None:
         rate = (self._done - self._kept) / max(time.monotonic() - self._start, 1e-9)
         left = datetime.timedelta(seconds=round((self._total - self._done) / max(rate, 1e-9)))
-        line = f"{self._done}/{self._total} pictures  {rate:.0f}/s  {left} left"
+        line = f"{self._done}/{self._total} images  {rate:.0f}/s  {left} left"
         if self._is_terminal:
             print(f"\r{line:<60}", end="", flush=True)
         else:

@@ -1,10 +1,10 @@
-"""Checks pictures and labels before they are trained on.
+"""Checks images and labels before they are trained on.
 
     python -m deeplab_tf.check_data --data_dir=RECORDS
     python -m deeplab_tf.check_data --images=DIR --labels=DIR --classes=FILE
 
 Every file is read to its end. Prints counts per class, sizes, class weights, a crop size, and all
-that is wrong with a remedy; writes the same to OUTPUT_DIR/report.json, and some pictures with their
+that is wrong with a remedy; writes the same to OUTPUT_DIR/report.json, and some images with their
 labels, those with problems first, to OUTPUT_DIR/contact_sheet.jpg. Exits with 0 if the data is fit
 to train, perhaps with warnings, and with 1 if it is not.
 """
@@ -28,18 +28,18 @@ from deeplab_tf.data_report import contact_sheet
 from deeplab_tf.data_report import findings
 from deeplab_tf.data_report import sources
 from deeplab_tf.data_report import statistics
-from deeplab_tf.data_report.pictures import Example
-from deeplab_tf.data_report.pictures import Picture
-from deeplab_tf.data_report.pictures import measure
+from deeplab_tf.data_report.images import Example
+from deeplab_tf.data_report.images import MeasuredImage
+from deeplab_tf.data_report.images import measure
 from deeplab_tf.data_report.report import Report
 from deeplab_tf.data_report.report import Sample
 from deeplab_tf.errors import UserError
 
-_SAMPLES_PER_KIND = 2  # pictures of one problem on the contact sheet
-_BAD_SAMPLES = 16  # pictures with problems on it, at most
-_FINE_SAMPLES = 12  # pictures without, about
+_SAMPLES_PER_KIND = 2  # images of one problem on the contact sheet
+_BAD_SAMPLES = 16  # images with problems on it, at most
+_FINE_SAMPLES = 12  # images without, about
 
-Progress = Callable[[int, int], None]  # of the pictures done, and of how many
+Progress = Callable[[int, int], None]  # of the images done, and of how many
 
 
 def check_records(
@@ -56,7 +56,7 @@ def check_records(
         dataset: Which dataset, where data_dir holds several.
         num_classes: For records that do not say it themselves.
         ignore_label: In place of what the records say.
-        progress: Called after every picture.
+        progress: Called after every image.
 
     Raises:
         UserError: There are no records, or not all of their shards.
@@ -74,19 +74,19 @@ def check_folders(
     classes: str = "",
     progress: Progress | None = None,
 ) -> Report:
-    """Checks a folder of pictures and one of labels, which have the same names.
+    """Checks a folder of images and one of labels, which have the same names.
 
-    Splits are told from lists beside the folder of pictures (train.txt, val.txt, as the dataset
+    Splits are told from lists beside the folder of images (train.txt, val.txt, as the dataset
     `folder` has them), or else from folders in it (train/, val/).
 
     Args:
-        images: Folder of pictures.
+        images: Folder of images.
         label_dir: Folder of labels.
         num_classes: Number of classes, where `classes` does not say it.
         ignore_label: Label of pixels that do not count; by default 255.
         label_encoding: One of `label_files.ENCODINGS`; by default what each file looks like.
         classes: File of class names and colours, as `records.read_class_list` reads it.
-        progress: Called after every picture.
+        progress: Called after every image.
 
     Raises:
         UserError: A folder is missing or empty, or the classes are not known.
@@ -141,41 +141,41 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> tuple[str, st
 
 def _check(
     source: sources.Folders | sources.Shards,
-    measure_example: Callable[[Example], Picture],
+    measure_example: Callable[[Example], MeasuredImage],
     progress: Progress | None,
 ) -> Report:
     info, total = source.info, source.num_examples
     splits: dict[str, statistics.SplitStatistics] = {}
-    seen: dict[str, dict[bytes, str]] = {}  # by split, a picture's name by its digest
+    seen: dict[str, dict[bytes, str]] = {}  # by split, an image's name by its digest
     counts: collections.Counter = collections.Counter()
     names: dict[str, list[str]] = collections.defaultdict(list)
     encodings: dict[str, str] = {}
     bad_samples, fine_samples = [], []
 
-    for done, picture in enumerate(_measure_all(source.examples(), measure_example), start=1):
-        if picture.split:
+    for done, image in enumerate(_measure_all(source.examples(), measure_example), start=1):
+        if image.split:
             split = splits.setdefault(
-                picture.split, statistics.SplitStatistics(info.num_classes, info.ignore_label)
+                image.split, statistics.SplitStatistics(info.num_classes, info.ignore_label)
             )
-            split.add(picture)
-        if picture.encoding:
-            encodings.setdefault(picture.encoding, picture.name)
-        _find_duplicates(picture, seen)
+            split.add(image)
+        if image.encoding:
+            encodings.setdefault(image.encoding, image.name)
+        _find_duplicates(image, seen)
         is_new = False
-        for problem in picture.problems:
+        for problem in image.problems:
             counts[problem.kind] += 1
             is_new |= counts[problem.kind] <= _SAMPLES_PER_KIND
             if len(names[problem.kind]) < findings.MAX_NAMES:
-                name = problem.name or picture.name
+                name = problem.name or image.name
                 names[problem.kind].append(f"{name}: {problem.detail}".removesuffix(": "))
         if is_new:
-            bad_samples.append(_sample(picture))
-        elif not picture.problems and done % max(1, total // _FINE_SAMPLES) == 0:
-            fine_samples.append(_sample(picture))
+            bad_samples.append(_sample(image))
+        elif not image.problems and done % max(1, total // _FINE_SAMPLES) == 0:
+            fine_samples.append(_sample(image))
         if progress:
             progress(done, max(done, total))
     if not splits:
-        raise UserError(f"there is no picture in {source}")
+        raise UserError(f"there is no image in {source}")
     bad_samples.sort(key=lambda sample: sample.image is None)  # there is more to see in the others
     return Report(
         str(source),
@@ -187,8 +187,8 @@ def _check(
 
 
 def _measure_all(
-    examples: Iterator[Example], measure_example: Callable[[Example], Picture]
-) -> Iterator[Picture]:
+    examples: Iterator[Example], measure_example: Callable[[Example], MeasuredImage]
+) -> Iterator[MeasuredImage]:
     """Measures in as many threads as there are cores, and yields in order, holding few at once."""
     num_threads = os.cpu_count() or 1
     waiting: collections.deque = collections.deque()
@@ -201,27 +201,27 @@ def _measure_all(
             yield waiting.popleft().result()
 
 
-def _find_duplicates(picture: Picture, seen: dict[str, dict[bytes, str]]) -> None:
+def _find_duplicates(image: MeasuredImage, seen: dict[str, dict[bytes, str]]) -> None:
     """Adds a problem where the same pixels were seen before, and remembers these."""
-    if not picture.digest:
+    if not image.digest:
         return
     for split, name_by_digest in seen.items():
-        name = name_by_digest.get(picture.digest)
+        name = name_by_digest.get(image.digest)
         if name is None:
             continue
-        if split == picture.split:
-            picture.add("duplicate", f"equals {name}")
-        elif statistics.is_leak(picture.split, split):
-            picture.add("leak", f"in {picture.split}, equals {name} in {split}")
-    seen.setdefault(picture.split, {}).setdefault(picture.digest, picture.name)
+        if split == image.split:
+            image.add("duplicate", f"equals {name}")
+        elif statistics.is_leak(image.split, split):
+            image.add("leak", f"in {image.split}, equals {name} in {split}")
+    seen.setdefault(image.split, {}).setdefault(image.digest, image.name)
 
 
-def _sample(picture: Picture) -> Sample:
+def _sample(image: MeasuredImage) -> Sample:
     problems = tuple(
         f"{problem.kind.replace('_', ' ')}: {problem.detail}".removesuffix(": ")
-        for problem in picture.problems
+        for problem in image.problems
     )
-    return Sample(picture.name, problems, *picture.thumbnail)
+    return Sample(image.name, problems, *image.thumbnail)
 
 
 def _progress_line() -> Progress | None:
@@ -235,7 +235,7 @@ def _progress_line() -> Progress | None:
             speed = done / (time.monotonic() - started)
             end = "\n" if done == total else ""
             print(
-                f"\r  {done}/{total} pictures  {speed:.0f} pictures/s ",
+                f"\r  {done}/{total} images  {speed:.0f} images/s ",
                 end=end, file=sys.stderr, flush=True,
             )  # fmt: skip
 
@@ -272,7 +272,7 @@ def main(_) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", "", "Folder of the records, or that they were built in.")
     flags.DEFINE_string("dataset", "", "Name of the dataset, where data_dir holds several.")
-    flags.DEFINE_string("images", "", "Folder of pictures, in place of records ...")
+    flags.DEFINE_string("images", "", "Folder of images, in place of records ...")
     flags.DEFINE_string("labels", "", "... and the folder of their labels, of the same names.")
     flags.DEFINE_integer("num_classes", None, "Number of classes, where nothing else says it.")
     flags.DEFINE_integer(

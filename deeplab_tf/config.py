@@ -118,16 +118,16 @@ class DataConfig:
     )
     train_crop_size: tuple[int, ...] = setting((513, 513), "Height,width of a training crop.")
     min_resize_value: int | None = setting(
-        None, "Resize every picture so that its shorter side is this many pixels ..."
+        None, "Resize every image so that its shorter side is this many pixels ..."
     )
     max_resize_value: int | None = setting(None, "... unless its longer side would exceed this.")
     resize_factor: int | None = setting(
         None, "Resized sides are rounded up to a multiple of this, plus 1."
     )
-    min_scale_factor: float = setting(0.5, "Smallest random scale of a training picture.")
-    max_scale_factor: float = setting(2.0, "Largest random scale of a training picture.")
+    min_scale_factor: float = setting(0.5, "Smallest random scale of a training image.")
+    max_scale_factor: float = setting(2.0, "Largest random scale of a training image.")
     scale_factor_step_size: float = setting(0.25, "Step between the scales; 0 for any between.")
-    random_flip: bool = setting(True, "Flips half of the training pictures left to right.")
+    random_flip: bool = setting(True, "Flips half of the training images left to right.")
     crop_max_class_share: float = setting(
         1.0, "Draws a crop again, up to ten times, that one class fills to more than this share."
     )
@@ -140,16 +140,16 @@ class DataConfig:
         0.0, "Blurs half of the training crops with a deviation of up to this many pixels."
     )
     oversample_classes: str = setting(
-        "", "Classes, by name with commas, whose training pictures come several times an epoch ..."
+        "", "Classes, by name with commas, whose training images come several times an epoch ..."
     )
     oversample_factor: int = setting(2, "... that is, this many times.")
     extra_data_dirs: str = setting(
-        "", "Further folders of records, with commas, that training pictures come from."
+        "", "Further folders of records, with commas, that training images come from."
     )
     data_weights: tuple[int, ...] = setting(
         (),
-        "How often data_dir and each of extra_data_dirs give a picture, e.g. 2,1. By default as "
-        "often as they have pictures.",
+        "How often data_dir and each of extra_data_dirs give an image, e.g. 2,1. By default as "
+        "often as they have images.",
     )
     max_damaged_share: float = setting(
         0.01,
@@ -200,7 +200,7 @@ class TrainConfig:
 
     # Length, and where it starts.
     training_number_of_steps: int = setting(30000, "Optimizer steps of the whole run.")
-    train_batch_size: int = setting(8, "Pictures per step, over all devices.")
+    train_batch_size: int = setting(8, "Images per step, over all devices.")
     gradient_accumulation_steps: int = setting(
         1, "Parts that a batch is worked through in, one after the other, to save memory."
     )
@@ -392,18 +392,18 @@ class CrfConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """How the network looks at pictures in prediction; by default once, at their own size."""
+    """How the network looks at images in prediction; by default once, at their own size."""
 
     eval_scales: tuple[float, ...] = setting(
         (1.0,),
-        "Scales of the picture that the probabilities are averaged over; the papers' are "
+        "Scales of the image that the probabilities are averaged over; the papers' are "
         "0.5,0.75,1,1.25,1.5,1.75.",
     )
-    add_flipped_images: bool = setting(False, "Averages them over the mirrored picture too.")
+    add_flipped_images: bool = setting(False, "Averages them over the mirrored image too.")
     window_size: tuple[int, ...] = setting(
         (),
-        "Height,width of a window that slides over pictures that do not fit into memory; empty "
-        "for the whole picture at once.",
+        "Height,width of a window that slides over images that do not fit into memory; empty "
+        "for the whole image at once.",
     )
     window_overlap: float = setting(
         1 / 3, "Share of a window's sides, at least, that the next window covers again."
@@ -416,7 +416,7 @@ class EvalConfig:
         _check(
             self.eval_scales and min(self.eval_scales) > 0,
             f"--eval_scales={','.join(map(str, self.eval_scales))}; give scales above 0, or 1 for "
-            "the picture's own size alone.",
+            "the image's own size alone.",
         )
         size = self.window_size
         _check(
@@ -435,4 +435,4 @@ def _check(holds: object, problem: str) -> None:
 
 
 NO_CRF = CrfConfig()
-WHOLE_PICTURES = EvalConfig()
+WHOLE_IMAGES = EvalConfig()

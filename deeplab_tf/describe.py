@@ -2,7 +2,7 @@
 
 python -m deeplab_tf.describe --flagfile=configs/X.flagfile [--layers]
 
-Shapes, parameters, multiply-adds and receptive field, part by part, for one picture of
+Shapes, parameters, multiply-adds and receptive field, part by part, for one image of
 --train_crop_size; and the memory of a training step with --train_batch_size of them.
 """
 
@@ -37,7 +37,7 @@ class Row:
         part: The block, branch or head that it belongs to.
         output_shape: Height, width and channels.
         parameters: Numbers that training changes by gradients; no moving statistics.
-        multiply_adds: Of one picture, as the papers count them; see `describe`.
+        multiply_adds: Of one image, as the papers count them; see `describe`.
         computed_multiply_adds: Those that are computed here.
         receptive_field: Height and width in pixels of what the output sees of the input; infinite
             where it sees all of it.
@@ -111,7 +111,7 @@ class Description:
                 "TensorFlow 1 padded atrous convolution by."
             )
         lines.append("")
-        lines.append(f"Memory of a training step of {self.batch_size} pictures, about [MiB]:")
+        lines.append(f"Memory of a training step of {self.batch_size} images, about [MiB]:")
         for name, size in (*dataclasses.asdict(self.memory).items(), ("total", self.memory.total)):
             lines.append(f"  {name:<12}{size / 2**20:>12,.1f}")
         lines.append("A process on a CPU takes up to half as much again, and 700 to begin with.")
@@ -136,15 +136,15 @@ def describe(model: keras.Model, input_size: tuple[int, int], batch_size: int) -
 
     The memory is an estimate for float32 on a single device. Activations are what TensorFlow's
     gradients look at again: what goes into convolutions and batch norms, and what comes out of
-    ReLUs. The workspace holds pictures and labels, the logits, their probabilities and their
+    ReLUs. The workspace holds images and labels, the logits, their probabilities and their
     gradient at the loss, and the weights as the kernels reorder them. Steps on a CPU were seen to
     take 7 to 17 % more, for the allocator's gaps; and a process from its start to its peak 34 to
     43 % more, with the graph and all that Python holds (`benchmarks/train_step.py`).
 
     Args:
         model: A functional model of one input, `[B, H, W, C]`, as `build_model` returns it.
-        input_size: Height and width of a picture in pixels.
-        batch_size: Pictures of a training step.
+        input_size: Height and width of an image in pixels.
+        batch_size: Images of a training step.
     """
     input_shape = (*input_size, model.input.shape[-1])
     image = keras.KerasTensor((1, *input_shape))

@@ -1,7 +1,7 @@
 """Evaluates a run, or what was exported from it: python -m deeplab_tf.eval --run_dir=DIR
 
 Prints mIoU, its companions and the IoU of every class, and writes them to metrics.json, and those
-of every picture to pictures.jsonl. --report=FILE.html makes a page of them.
+of every image to images.jsonl. --report=FILE.html makes a page of them.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from absl import flags
 
 from deeplab_tf import command_line
 from deeplab_tf.config import NO_CRF
-from deeplab_tf.config import WHOLE_PICTURES
+from deeplab_tf.config import WHOLE_IMAGES
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.data import records
@@ -26,17 +26,10 @@ from deeplab_tf.evaluation import inference
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import report
 from deeplab_tf.evaluation.evaluate import evaluate
+from deeplab_tf.evaluation.evaluate import print_metrics
 from deeplab_tf.runs import run_dir as run_dirs
 
-_NUM_WORST, _NUM_BEST = 12, 6  # pictures on the report
-_PRINTED = {  # titles of what all classes are measured by together, the most important last
-    "dice": "dice",
-    "fw_iou": "frequency_weighted_iou",
-    "mean_accuracy": "mean_accuracy",
-    "boundary_iou": "boundary_iou",
-    "miou": "miou",
-    "pixel_accuracy": "pixel_accuracy",
-}
+_NUM_WORST, _NUM_BEST = 12, 6  # images on the report
 
 
 def evaluate_run(
@@ -48,15 +41,15 @@ def evaluate_run(
     dataset: str = "",
     crf_config: CrfConfig = NO_CRF,
     border_width: int = 0,
-    eval_config: EvalConfig = WHOLE_PICTURES,
+    eval_config: EvalConfig = WHOLE_IMAGES,
     trimap_width: int = 0,
     boundary_iou: bool = False,
     report_path: str = "",
     compare: str = "",
 ) -> dict:
-    """Evaluates a run on a split of its records, every pixel once, at the picture's own size.
+    """Evaluates a run on a split of its records, every pixel once, at the image's own size.
 
-    Memory does not grow with the pictures: of each there is a line in `pictures.jsonl`.
+    Memory does not grow with the images: of each there is a line in `images.jsonl`.
 
     Args:
         run_dir: Folder of the run.
@@ -67,7 +60,7 @@ def evaluate_run(
         dataset: Name of the dataset, where data_dir holds several.
         crf_config: The fully-connected CRF behind the network; by default none.
         border_width: Evaluates pixels less than this far from a border between classes; 0 for all.
-        eval_config: How the network looks at pictures; by default once, as a whole.
+        eval_config: How the network looks at images; by default once, as a whole.
         trimap_width: Measures in all trimaps up to this width, in pixels; 0 for none.
         boundary_iou: Whether the Boundary IoU is measured.
         report_path: HTML file to write for the eye; empty for none.
@@ -77,7 +70,7 @@ def evaluate_run(
         The metrics of `segmentation_metrics`, for JSON, with `confusion_matrix` (rows are labels),
         `trimap` (of `metrics.Trimap`) and `boundary_iou` (of `metrics.BoundaryIou`) where they are
         asked for, speed, memory, and what was evaluated. They are also in `metrics.json` of the
-        run dir, and those of single pictures in its `pictures.jsonl`.
+        run dir, and those of single images in its `images.jsonl`.
 
     Raises:
         UserError: No such run, records, split or artefact; records of other classes; or a file
@@ -112,20 +105,20 @@ def evaluate_run(
         label_of = inference.label_function(run_dirs.load_model(run, checkpoint), *settings)
     trimap = metrics.Trimap(trimap_width, info.num_classes, info.ignore_label)
     boundaries = metrics.BoundaryIou(info.num_classes, info.ignore_label)
-    worst, best = metrics.WorstPictures(_NUM_WORST), metrics.BestPictures(_NUM_BEST)
-    lines_path = os.path.join(run_dir, "pictures.jsonl")
+    worst, best = metrics.WorstImages(_NUM_WORST), metrics.BestImages(_NUM_BEST)
+    lines_path = os.path.join(run_dir, "images.jsonl")
     try:
         with open(lines_path + ".new", "w", encoding="utf-8") as lines:
 
             def see(example, prediction, counts):
-                line = _picture_line(example, counts, info.class_names)
+                line = _image_line(example, counts, info.class_names)
                 if trimap_width:
                     trimap.add(example["label"], prediction)
                 if boundary_iou:
                     line["boundary_iou"] = boundaries.add(example["label"], prediction)
                 if report_path:
-                    for pictures in (worst, best):
-                        pictures.add(counts, (example, prediction))
+                    for images in (worst, best):
+                        images.add(counts, (example, prediction))
                 lines.write(json.dumps(line) + "\n")
 
             result = {
@@ -152,38 +145,21 @@ def evaluate_run(
         os.replace(metrics_path + ".new", metrics_path)
         if report_path:
             os.makedirs(os.path.dirname(os.path.abspath(report_path)), exist_ok=True)
-            _, pictures = _read_evaluation(run_dir)
-            report.write(report_path, result, pictures, *_shown(worst, best), info, other)
+            _, images = _read_evaluation(run_dir)
+            report.write(report_path, result, images, *_shown(worst, best), info, other)
     except OSError as error:
         raise UserError(f"The evaluation of {run_dir} cannot be written: {error}.") from error
     return result
 
 
 def print_progress(done: int, total: int, seconds: float) -> None:
-    """Prints one line about every tenth of the pictures."""
+    """Prints one line about every tenth of the images."""
     if done == total or done % max(1, total // 10) == 0:
-        print(f"  {done}/{total} pictures  {done / seconds:.1f} pictures/s", flush=True)
+        print(f"  {done}/{total} images  {done / seconds:.1f} images/s", flush=True)
 
 
-def print_metrics(result: dict) -> None:
-    """Prints the metrics as a small table, worst class first."""
-    ious = result["iou_per_class"]
-    width = max(map(len, ious))
-    for name in sorted(ious, key=lambda name: (ious[name] is None, ious[name])):
-        iou = "absent" if ious[name] is None else f"{ious[name]:.4f}"
-        print(f"  {name:<{width}}  {iou}")
-    if "trimap" in result:
-        trimap = result["trimap"]
-        for width, miou in zip(trimap["widths"], trimap["miou"]):
-            if width in (1, 2, 5) or width % 10 == 0 or width == trimap["widths"][-1]:
-                print(f"trimap {width:<2}       {miou:.4f}")
-    for title, name in _PRINTED.items():
-        if name in result:
-            print(f"{title:<15} {result[name]:.4f}", flush=True)
-
-
-def _picture_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...]) -> dict:
-    """The figures of one picture, for JSON; of the classes that are in its label or prediction."""
+def _image_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...]) -> dict:
+    """The figures of one image, for JSON; of the classes that are in its label or prediction."""
     figures = metrics.segmentation_metrics(counts, class_names)
     ious = figures["iou_per_class"].items()
     return {
@@ -196,13 +172,13 @@ def _picture_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...
 
 
 def _shown(
-    worst: metrics.WorstPictures, best: metrics.BestPictures
+    worst: metrics.WorstImages, best: metrics.BestImages
 ) -> tuple[list[report.Shown], list[report.Shown]]:
-    """The pictures for the report: the worst, the worst first, and the best, the best first.
+    """The images for the report: the worst, the worst first, and the best, the best first.
 
     None is among both: where there are too few for two full lists, half of them are the best.
     """
-    among_worst = {id(picture[0]) for _, picture in worst.worst}
+    among_worst = {id(image[0]) for _, image in worst.worst}
     others = [pair for pair in reversed(best.best) if id(pair[1][0]) not in among_worst]
     shown = [
         report.Shown(example["name"].decode(), miou, example["image"], example["label"], prediction)
@@ -213,7 +189,7 @@ def _shown(
 
 
 def _read_evaluation(run_dir: str) -> tuple[dict, list[dict]]:
-    """Reads the figures that an evaluation left in a run dir, and those of its pictures.
+    """Reads the figures that an evaluation left in a run dir, and those of its images.
 
     Raises:
         UserError: There are none.
@@ -221,7 +197,7 @@ def _read_evaluation(run_dir: str) -> tuple[dict, list[dict]]:
     try:
         with open(os.path.join(run_dir, "metrics.json"), encoding="utf-8") as file:
             result = json.load(file)
-        with open(os.path.join(run_dir, "pictures.jsonl"), encoding="utf-8") as file:
+        with open(os.path.join(run_dir, "images.jsonl"), encoding="utf-8") as file:
             return result, [json.loads(line) for line in file]
     except (OSError, ValueError) as error:
         raise UserError(
@@ -256,7 +232,7 @@ def main(_) -> None:
         given.compare,
     )
     print_metrics(result)
-    print(f"written to {os.path.join(given.run_dir, 'metrics.json')} and pictures.jsonl beside it")
+    print(f"written to {os.path.join(given.run_dir, 'metrics.json')} and images.jsonl beside it")
     if given.report:
         print(f"report     {given.report}")
 
@@ -282,7 +258,7 @@ if __name__ == "__main__":
         lower_bound=0,
     )
     flags.DEFINE_boolean("boundary_iou", False, "Measures the Boundary IoU.")
-    flags.DEFINE_string("report", "", "HTML file to write, with figures, curves and pictures.")
+    flags.DEFINE_string("report", "", "HTML file to write, with figures, curves and images.")
     flags.DEFINE_string("compare", "", "Run dir, evaluated before, that the report compares with.")
     command_line.define_flags(EvalConfig)
     command_line.define_flags(CrfConfig)

@@ -1,10 +1,10 @@
-"""Labels pictures, videos or a camera's frames with a trained model.
+"""Labels images, videos or a camera's frames with a trained model.
 
     python -m deeplab_tf.predict --run_dir=DIR --images='photos/*.jpg' --output_dir=DIR
 
-For every picture NAME it writes NAME.png, of the same size, whose pixel values are class ids and
+For every image NAME it writes NAME.png, of the same size, whose pixel values are class ids and
 whose palette is the dataset's colours; and NAME_overlay.png for the eye: the colours over the
-picture, with a legend below. A video becomes a video of overlays, NAME_overlay.mp4, and so does
+image, with a legend below. A video becomes a video of overlays, NAME_overlay.mp4, and so does
 --images=0, the first camera, until Ctrl-C or --max_frames. overview.png shows the first of them
 together.
 
@@ -37,7 +37,7 @@ from PIL import ImageOps
 
 from deeplab_tf import command_line
 from deeplab_tf.config import NO_CRF
-from deeplab_tf.config import WHOLE_PICTURES
+from deeplab_tf.config import WHOLE_IMAGES
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import setting
@@ -50,11 +50,11 @@ from deeplab_tf.evaluation import inference
 from deeplab_tf.runs import run_dir as run_dirs
 
 OVERVIEW = "overview"
-OVERVIEW_PICTURES = 12
-OVERVIEW_WIDTH = 480  # of one picture in it, pixels
-PICTURE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-FOLDER_ENDINGS = PICTURE_ENDINGS + video.VIDEO_ENDINGS  # what is taken from a folder
-# What follows a picture's name in the names of what is written for it.
+OVERVIEW_IMAGES = 12
+OVERVIEW_WIDTH = 480  # of one image in it, pixels
+IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+FOLDER_ENDINGS = IMAGE_ENDINGS + video.VIDEO_ENDINGS  # what is taken from a folder
+# What follows an image's name in the names of what is written for it.
 OVERLAY, CONFIDENCE, PROBABILITIES = "_overlay", "_confidence", "_probabilities"
 SUFFIXES = ("", OVERLAY, CONFIDENCE, PROBABILITIES)
 LABEL_IDS_FOLDER = "label_ids"
@@ -68,17 +68,17 @@ class PredictConfig:
     save_confidence: bool = setting(
         False,
         "Writes NAME_confidence.png too: the probability of the class that was found, 0 to 1 as "
-        "grey 0 to 255. Of pictures only.",
+        "grey 0 to 255. Of images only.",
     )
     save_probabilities: bool = setting(
         False,
         "Writes NAME_probabilities.npy too: those of all classes, float16 [height, width, "
-        "classes]. Of pictures only.",
+        "classes]. Of images only.",
     )
     label_ids: str = setting(
         "",
         "Writes label_ids/NAME.png too, grey, with a test server's ids: cityscapes, or a file with "
-        "a line `CLASS: ID` per class. Of pictures only.",
+        "a line `CLASS: ID` per class. Of images only.",
     )
     every_nth_frame: int = setting(1, "Labels every n-th frame of a video or a camera only.")
     max_frames: int = setting(0, "Labels so many frames of a video or a camera; 0 for all.")
@@ -95,7 +95,7 @@ DEFAULTS = PredictConfig()
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What was found in a picture; `probabilities` only where they were asked for."""
+    """What was found in an image; `probabilities` only where they were asked for."""
 
     label: np.ndarray  # class ids, int32 [H, W]
     probabilities: np.ndarray | None = None  # float32 [H, W, num_classes]
@@ -107,11 +107,11 @@ def predict(
     output_dir: str,
     checkpoint: str = "best",
     crf_config: CrfConfig = NO_CRF,
-    eval_config: EvalConfig = WHOLE_PICTURES,
+    eval_config: EvalConfig = WHOLE_IMAGES,
     predict_config: PredictConfig = DEFAULTS,
     artefact: str = "",
 ) -> list[str]:
-    """Writes a label PNG and an overlay for every picture, and overlays of every video.
+    """Writes a label PNG and an overlay for every image, and overlays of every video.
 
     Args:
         run_dir: Folder of a trained or imported run.
@@ -126,13 +126,13 @@ def predict(
             checkpoint, see `inference.load_artefact`.
 
     Returns:
-        The label PNGs and videos written, in the order of the sorted pictures and videos.
+        The label PNGs and videos written, in the order of the sorted images and videos.
 
     Raises:
-        UserError: No picture was found; the artefact cannot do what is asked for; or some pictures
+        UserError: No image was found; the artefact cannot do what is asked for; or some images
             were unreadable, after all others were labelled.
     """
-    paths = find_pictures(images)
+    paths = find_images(images)
     names = output_names(paths)
     _check_overwrites(paths, names, output_dir)
     run = run_dirs.read(run_dir)
@@ -150,7 +150,7 @@ def predict(
     started = time.monotonic()
     for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
         try:
-            source = video.Reader(path) if video.is_video(path) else read_picture(path)
+            source = video.Reader(path) if video.is_video(path) else read_image(path)
         except UserError:  # no camera, which is no broken file
             raise
         except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -169,7 +169,7 @@ def predict(
                 output_dir, name, prediction, overlay, dataset, predict_config, label_ids
             )
         written.append(output)
-        if len(overview) < OVERVIEW_PICTURES:
+        if len(overview) < OVERVIEW_IMAGES:
             overview.append((_narrow(overlay), _narrow(label)))
         height, width = label.shape
         speed = number / (time.monotonic() - started)
@@ -181,7 +181,7 @@ def predict(
         _write_overview(os.path.join(output_dir, f"{OVERVIEW}.png"), overview, dataset)
     if failures:
         raise UserError(
-            f"{len(failures)} of {len(paths)} pictures could not be read; the others are in "
+            f"{len(failures)} of {len(paths)} images could not be read; the others are in "
             f"{output_dir}. Repair or remove:\n  " + "\n  ".join(failures)
         )
     return written
@@ -195,7 +195,7 @@ def _prediction_function(
     eval_config: EvalConfig,
     predict_config: PredictConfig,
 ) -> Callable[[np.ndarray], Prediction]:
-    """A function of a picture, uint8 [H, W, 3]; it computes probabilities only if needed."""
+    """A function of an image, uint8 [H, W, 3]; it computes probabilities only if needed."""
     settings = (run.model_config, run.data_config)
     crf_parameters = run_dirs.crf_parameters(run.folder, crf_config)
     needs_probabilities = predict_config.save_confidence or predict_config.save_probabilities
@@ -206,15 +206,15 @@ def _prediction_function(
         )
     if artefact:
         label_of = inference.load_artefact(artefact, *settings, crf_parameters, eval_config)
-        return lambda picture: Prediction(_of_run(label_of(picture), artefact, run))
+        return lambda image: Prediction(_of_run(label_of(image), artefact, run))
     model = run_dirs.load_model(run, checkpoint)
     if not needs_probabilities:
         label_of = inference.label_function(model, *settings, crf_parameters, eval_config)
-        return lambda picture: Prediction(label_of(picture))
+        return lambda image: Prediction(label_of(image))
     probabilities_of = inference.probability_function(model, *settings, eval_config, crf_parameters)
 
-    def prediction_of(picture):
-        probabilities = probabilities_of(picture)
+    def prediction_of(image):
+        probabilities = probabilities_of(image)
         return Prediction(np.argmax(probabilities, axis=-1).astype(np.int32), probabilities)
 
     return prediction_of
@@ -234,7 +234,7 @@ def _of_run(label: np.ndarray, artefact: str, run: run_dirs.Run) -> np.ndarray:
     return label
 
 
-def find_pictures(images: str) -> list[str]:
+def find_images(images: str) -> list[str]:
     """Returns what `--images` stands for: files, sorted, after the indices of cameras.
 
     Args:
@@ -270,20 +270,20 @@ def _find(images: str) -> list[str]:
     return [path for path in glob.glob(images, recursive=True) if os.path.isfile(path)]
 
 
-def read_picture(path: str) -> np.ndarray:
-    """Reads a picture as a viewer shows it: turned as its EXIF data say, in RGB.
+def read_image(path: str) -> np.ndarray:
+    """Reads an image as a viewer shows it: turned as its EXIF data say, in RGB.
 
     Returns:
         uint8 [H, W, 3].
 
     Raises:
-        OSError: It is no picture, or cut off.
+        OSError: It is no image, or cut off.
     """
     with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        if picture.mode.startswith("I"):  # 16-bit grey: Pillow would clip it, not scale it
-            picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
-        return np.asarray(picture.convert("RGB"))
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it, not scale it
+            image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+        return np.asarray(image.convert("RGB"))
 
 
 def write_prediction(
@@ -295,13 +295,13 @@ def write_prediction(
     predict_config: PredictConfig = DEFAULTS,
     label_ids: np.ndarray | None = None,
 ) -> str:
-    """Writes the label PNG of one picture and all that goes with it, each whole or not at all.
+    """Writes the label PNG of one image and all that goes with it, each whole or not at all.
 
     Args:
         output_dir: Folder to write to.
         name: What the files' names begin with.
-        prediction: What was found in the picture.
-        overlay: The label's colours over the picture, uint8 [H, W, 3]; it gets a legend.
+        prediction: What was found in the image.
+        overlay: The label's colours over the image, uint8 [H, W, 3]; it gets a legend.
         dataset: The classes' names and colours.
         predict_config: What else is written.
         label_ids: A test server's id for every class, uint8 [num_classes]; None to write none.
@@ -406,30 +406,30 @@ def label_video(
 def _write_overview(
     path: str, overview: Sequence[tuple[np.ndarray, np.ndarray]], dataset: DatasetInfo
 ) -> None:
-    """Writes (overlay, label) pairs as one picture, with one legend for all."""
+    """Writes (overlay, label) pairs as one image, with one legend for all."""
     sheet = visualize.contact_sheet([overlay for overlay, _ in overview], columns=4)
     labels = np.concatenate([label.ravel() for _, label in overview])[np.newaxis]
     sheet = visualize.add_legend(sheet, labels, dataset.class_names, dataset.colors)
     Image.fromarray(sheet).save(path)
 
 
-def _narrow(picture: np.ndarray) -> np.ndarray:
+def _narrow(image: np.ndarray) -> np.ndarray:
     """Shrinks an overlay, or a label, to the width that it has in the overview."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if width <= OVERVIEW_WIDTH:
-        return picture
+        return image
     size = (OVERVIEW_WIDTH, max(1, height * OVERVIEW_WIDTH // width))
-    is_label = picture.ndim == 2
+    is_label = image.ndim == 2
     method = Image.Resampling.NEAREST if is_label else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(picture).resize(size, method))
+    return np.asarray(Image.fromarray(image).resize(size, method))
 
 
 def output_names(paths: Sequence[str]) -> list[str]:
-    """Returns a name per picture: its own without the ending, or longer where two would collide.
+    """Returns a name per image: its own without the ending, or longer where two would collide.
 
     `a.jpg` and `a.png` become `a_jpg` and `a_png`; `x/a.jpg` and `y/a.jpg` become `x_a_jpg` and
     `y_a_jpg`; camera 0 becomes `camera_0`. Neither a name nor that of anything else written for
-    the picture meets another, on case-blind file systems too.
+    the image meets another, on case-blind file systems too.
     """
     cameras = {path: video.camera_index(path) for path in paths}
     stems = [
@@ -455,7 +455,7 @@ def _with_suffixes(name: str) -> set[str]:
 
 
 def _check_overwrites(paths: Sequence[str], names: Sequence[str], output_dir: str) -> None:
-    """Lets through only what leaves all pictures and videos as they are.
+    """Lets through only what leaves all images and videos as they are.
 
     Raises:
         UserError: One of them would be overwritten.
@@ -470,8 +470,7 @@ def _check_overwrites(paths: Sequence[str], names: Sequence[str], output_dir: st
         path = os.path.join(output_dir, output)
         if os.path.realpath(path) in inputs:
             raise UserError(
-                f"{path} is one of the pictures and would be overwritten: give another "
-                "--output_dir."
+                f"{path} is one of the images and would be overwritten: give another --output_dir."
             )
 
 

@@ -14,7 +14,6 @@ from absl import flags
 
 from deeplab_tf import backbones
 from deeplab_tf import command_line
-from deeplab_tf import eval as evaluation
 from deeplab_tf import layers
 from deeplab_tf import models
 from deeplab_tf.config import DataConfig
@@ -24,6 +23,7 @@ from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
 from deeplab_tf.data import training_data
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation.evaluate import print_metrics
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
@@ -80,7 +80,7 @@ def train(
     validate = validation.build(model, others.get("average"), sources[0], run, state)
     print(
         f"trains {model.name} for {train_config.training_number_of_steps} steps of "
-        f"{train_config.train_batch_size} pictures",
+        f"{train_config.train_batch_size} images",
         flush=True,
     )
     with preemption.StopSignal() as stop:
@@ -110,7 +110,7 @@ def _build_model(run: run_dirs.Run, strategy: tf.distribute.Strategy) -> keras.M
         layers.synchronize_batch_norm(model)
     if config.fine_tune_batch_norm and batch_size < 12 and layers.batch_norms(model):
         print(
-            f"warning: batch norm trains on {batch_size} pictures at a time; below 12 it is better "
+            f"warning: batch norm trains on {batch_size} images at a time; below 12 it is better "
             "frozen: --nofine_tune_batch_norm, from weights that it was trained in",
             file=sys.stderr,
             flush=True,
@@ -149,7 +149,7 @@ def _distribute_batches(
             f"--gradient_accumulation_steps={config.gradient_accumulation_steps}."
         )
     batches = _training_batches(sources, run, start_step)
-    # Names are no numbers, which some accelerators want; `_picture_names` finds them again.
+    # Names are no numbers, which some accelerators want; `_image_names` finds them again.
     batches = batches.map(lambda batch: {key: batch[key] for key in ("image", "label")})
     return distribution.distribute_batches(strategy, batches)
 
@@ -242,16 +242,16 @@ def _check_finite(
     except UserError:
         last = "There is no checkpoint from before."
     raise UserError(
-        f"The loss is {values['loss']} from step {step + 1} on, whose pictures are "
-        f"{', '.join(_picture_names(sources, run, step))}. {last} Likely causes: a learning rate "
+        f"The loss is {values['loss']} from step {step + 1} on, whose images are "
+        f"{', '.join(_image_names(sources, run, step))}. {last} Likely causes: a learning rate "
         "too high for the batch (lower --base_learning_rate, or give --warmup_steps or "
         "--clip_gradient_norm), batch norm on a small batch (--nofine_tune_batch_norm), or labels "
         "that are wrong (see python -m deeplab_tf.check_data)."
     )
 
 
-def _picture_names(sources: list[records.Records], run: run_dirs.Run, step: int) -> list[str]:
-    """Names of a step's pictures: batches are a function of the step."""
+def _image_names(sources: list[records.Records], run: run_dirs.Run, step: int) -> list[str]:
+    """Names of a step's images: batches are a function of the step."""
     batches = _training_batches(sources, run, step).take(
         run.train_config.gradient_accumulation_steps
     )
@@ -287,7 +287,7 @@ def main(_) -> None:
         flags.FLAGS.run_dir,
     )
     if result:
-        evaluation.print_metrics(result)
+        print_metrics(result)
     print(f"the run is in {flags.FLAGS.run_dir}")
 
 

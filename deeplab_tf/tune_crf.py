@@ -1,6 +1,6 @@
 """Searches the parameters of a run's CRF: python -m deeplab_tf.tune_crf --run_dir=DIR
 
-On a few validation pictures, as the papers did: a coarse grid over weight and deviations of the
+On a few validation images, as the papers did: a coarse grid over weight and deviations of the
 bilateral kernel, then a finer one around its best. What is found is written into the run dir after
 every improvement; `--crf=tuned` of eval, predict and export takes it from there.
 """
@@ -33,16 +33,16 @@ _REFINEMENT = {"bilateral_weight": 1.0, "bilateral_sigma_xy": 15.0, "bilateral_s
 
 def tune_crf(
     run_dir: str,
-    num_pictures: int = 20,
+    num_images: int = 20,
     split: str = "",
     checkpoint: str = "best",
     preset: str = "v1",
 ) -> dict:
-    """Searches the CRF parameters with the highest mIoU on the first pictures of a split.
+    """Searches the CRF parameters with the highest mIoU on the first images of a split.
 
     Args:
         run_dir: Folder of the run; the result is written to its `crf.json`.
-        num_pictures: How many pictures; their probabilities are held in memory, 4 bytes for every
+        num_images: How many images; their probabilities are held in memory, 4 bytes for every
             pixel and class.
         split: Split of the run's records; empty for the one that the run validated on.
         checkpoint: "best" or "last".
@@ -51,25 +51,25 @@ def tune_crf(
 
     Returns:
         What `crf.json` holds: `parameters` for `dense_crf`, their `miou`, `miou_without_crf`, and
-        on how many pictures of which split.
+        on how many images of which split.
 
     Raises:
         UserError: No such run, records, split or preset.
     """
     if preset not in crf.PRESETS:
         raise UserError(f"--preset={preset}; it can be {', '.join(crf.PRESETS)}.")
-    if num_pictures < 1:
-        raise UserError(f"--num_pictures={num_pictures}; it must be 1 or more.")
+    if num_images < 1:
+        raise UserError(f"--num_images={num_images}; it must be 1 or more.")
     run = run_dirs.read(run_dir)
-    examples = _predict(run, split or run.data_config.val_split, num_pictures, checkpoint)
+    examples = _predict(run, split or run.data_config.val_split, num_images, checkpoint)
     found = {
         "parameters": crf.PRESETS[preset],
         "miou": -1.0,
         "miou_without_crf": _miou(examples, run.dataset, None),
-        "num_pictures": len(examples),
+        "num_images": len(examples),
         "split": split or run.data_config.val_split,
     }
-    print(f"without CRF: miou {found['miou_without_crf']:.4f} on {len(examples)} pictures")
+    print(f"without CRF: miou {found['miou_without_crf']:.4f} on {len(examples)} images")
 
     start, tried = time.monotonic(), set()
     num_trials = 1 + 2 * 3 ** len(_GRID) - 1  # the refinement has its middle in common
@@ -97,8 +97,8 @@ def tune_crf(
     return found
 
 
-def _predict(run: run_dirs.Run, split: str, num_pictures: int, checkpoint: str) -> list[tuple]:
-    """Picture, label and probabilities of the first examples of a split."""
+def _predict(run: run_dirs.Run, split: str, num_images: int, checkpoint: str) -> list[tuple]:
+    """Image, label and probabilities of the first examples of a split."""
     source = records.find_records(
         run.data_config.data_dir,
         run.data_config.dataset,
@@ -107,7 +107,7 @@ def _predict(run: run_dirs.Run, split: str, num_pictures: int, checkpoint: str) 
     )
     model = run_dirs.load_model(run, checkpoint)
     probabilities_of = inference.probability_function(model, run.model_config, run.data_config)
-    examples = input_pipeline.evaluation_examples(source, split).take(num_pictures)
+    examples = input_pipeline.evaluation_examples(source, split).take(num_images)
     with input_pipeline.readable_errors():
         return [
             (example["image"], example["label"], probabilities_of(example["image"]))
@@ -149,7 +149,7 @@ def _to_text(parameters: dict) -> str:
 def main(_) -> None:
     found = tune_crf(
         flags.FLAGS.run_dir,
-        flags.FLAGS.num_pictures,
+        flags.FLAGS.num_images,
         flags.FLAGS.split,
         flags.FLAGS.checkpoint,
         flags.FLAGS.preset,
@@ -161,7 +161,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
-    flags.DEFINE_integer("num_pictures", 20, "Pictures to search on.")
+    flags.DEFINE_integer("num_images", 20, "Images to search on.")
     flags.DEFINE_string("split", "", "Split; by default the one that the run validated on.")
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
     flags.DEFINE_string("preset", "v1", "Parameters to begin with: v1 or v2.")

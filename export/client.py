@@ -1,10 +1,10 @@
-r"""Asks TF Serving for the labels of pictures, over REST or gRPC.
+r"""Asks TF Serving for the labels of images, over REST or gRPC.
 
     python -m deeplab_tf.export.client --server=localhost:8501 --protocol=rest \
         --images='photos/*.jpg' --output_dir=DIR --palette=EXPORT/1/assets/palette.json
 
 Files are sent as they are to the signature `serving_bytes`; only what is no JPEG or PNG, and photos
-that are stored lying on their side, become an upright PNG first. For every picture NAME the command
+that are stored lying on their side, become an upright PNG first. For every image NAME the command
 writes what `deeplab_tf.predict` writes: NAME.png, the class ids under a palette, and
 NAME_overlay.png. It prints how long the answer took. What cannot be read, or is refused by the
 server, is named and skipped, and then the exit code is 1.
@@ -112,16 +112,16 @@ class Client:
         self._transport.close()
 
     def predict(self, image_bytes: Sequence[bytes]) -> list[np.ndarray]:
-        """Returns the labels of pictures, in one request.
+        """Returns the labels of images, in one request.
 
         Args:
             image_bytes: JPEG or PNG files, of any sizes.
 
         Returns:
-            Class ids at each picture's own size, int32 [H, W].
+            Class ids at each image's own size, int32 [H, W].
 
         Raises:
-            RefusedError: The server does not accept the pictures: one of them is broken, or they
+            RefusedError: The server does not accept the images: one of them is broken, or they
                 are too many.
             UserError: There is no server, no such model or version, no answer in time, or none
                 that makes sense.
@@ -131,13 +131,13 @@ class Client:
         masks = self._ask(lambda: self._transport.predict(list(image_bytes)))
         if len(masks) != len(image_bytes):
             raise UserError(
-                f"{self.name} answers {len(image_bytes)} pictures with {len(masks)} masks; "
+                f"{self.name} answers {len(image_bytes)} images with {len(masks)} masks; "
                 f"{_NO_EXPORT}"
             )
         return [self._decode(mask) for mask in masks]
 
     def check(self) -> None:
-        """Makes sure, before any work, that there is a model and that it takes encoded pictures.
+        """Makes sure, before any work, that there is a model and that it takes encoded images.
 
         Raises:
             UserError: It is not so.
@@ -198,7 +198,7 @@ class _Rest:
 
     def predict(self, image_bytes: list[bytes]) -> list[bytes]:
         encoded = [{"b64": base64.b64encode(content).decode()} for content in image_bytes]
-        # By column: all pictures in one list, and one list per output.
+        # By column: all images in one list, and one list per output.
         body = {"signature_name": SIGNATURE, "inputs": {INPUT: encoded}}
         answer = self._request("POST", f"{self._versioned}:predict", body)
         try:
@@ -208,7 +208,7 @@ class _Rest:
             return [base64.b64decode(mask["b64"], validate=True) for mask in masks]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{self._server} answers without a base64 {OUTPUT} per picture; {_NO_EXPORT}"
+                f"{self._server} answers without a base64 {OUTPUT} per image; {_NO_EXPORT}"
             ) from error
 
     def signatures(self) -> dict[str, tuple[list[str], list[str]]]:
@@ -373,40 +373,40 @@ def _no_answer_error(server: str, protocol: str, error) -> UserError:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Picture:
+class _Image:
     pixels: np.ndarray  # as a viewer shows them, uint8 [H, W, 3]
     image_bytes: bytes  # the same as JPEG or PNG
 
 
 @dataclasses.dataclass(frozen=True)
 class _Answer:
-    picture: _Picture
+    image: _Image
     label: np.ndarray  # int32 [H, W]
-    milliseconds: float  # from request to labels, by the number of pictures in the request
+    milliseconds: float  # from request to labels, by the number of images in the request
 
 
-def label_pictures(
+def label_images(
     client: Client,
     images: str,
     output_dir: str,
     palette: str | None = None,
     batch_size: int = 1,
 ) -> list[str]:
-    """Writes the label PNG and the overlay of every picture, with labels from a server.
+    """Writes the label PNG and the overlay of every image, with labels from a server.
 
     Args:
         client: The server.
         images: A file, a folder or a glob; or several of them, separated by commas.
-        output_dir: Folder to write to, other than those of the pictures; made if missing.
+        output_dir: Folder to write to, other than those of the images; made if missing.
         palette: `palette.json` of the export, which names the classes if `labels.txt` lies beside
             it; by default classes have numbers and VOC's colours.
-        batch_size: Pictures per request.
+        batch_size: Images per request.
 
     Returns:
-        The label PNGs written, in the order of the sorted pictures.
+        The label PNGs written, in the order of the sorted images.
 
     Raises:
-        UserError: There is no picture, or no server that answers as it should; or some pictures
+        UserError: There is no image, or no server that answers as it should; or some images
             were unreadable or refused, after all others were labelled.
     """
     if batch_size < 1:
@@ -415,11 +415,11 @@ def label_pictures(
 
     from deeplab_tf import predict  # imports TensorFlow, which `Client` does without
 
-    paths = predict.find_pictures(images)
+    paths = predict.find_images(images)
     names = predict.output_names(paths)
     if os.path.realpath(output_dir) in {os.path.dirname(os.path.realpath(path)) for path in paths}:
         raise UserError(
-            f"--output_dir={output_dir} holds some of the pictures: give another, so that none of "
+            f"--output_dir={output_dir} holds some of the images: give another, so that none of "
             "them is overwritten."
         )
     dataset = _read_palette(palette)
@@ -436,7 +436,7 @@ def label_pictures(
             print(f"{number} of {len(paths)}  {path}: skipped, {answer}", flush=True)
             continue
         _check_label(client, path, answer, dataset)
-        overlay = visualize.overlay(answer.picture.pixels, answer.label, dataset.colors)
+        overlay = visualize.overlay(answer.image.pixels, answer.label, dataset.colors)
         output = predict.write_prediction(
             output_dir, name, predict.Prediction(answer.label), overlay, dataset
         )
@@ -450,12 +450,12 @@ def label_pictures(
         )
     if latencies:
         print(
-            f"{client.name}: {statistics.median(latencies):.0f} ms per picture in the median, "
+            f"{client.name}: {statistics.median(latencies):.0f} ms per image in the median, "
             f"{max(latencies):.0f} ms at most, with {batch_size} per request"
         )
     if failures:
         raise UserError(
-            f"{len(failures)} of {len(paths)} pictures could not be labelled; the others are in "
+            f"{len(failures)} of {len(paths)} images could not be labelled; the others are in "
             f"{output_dir}. Repair or remove:\n  " + "\n  ".join(failures)
         )
     return written
@@ -464,39 +464,38 @@ def label_pictures(
 def _answers(
     client: Client, paths: Sequence[str], batch_size: int
 ) -> Iterator[_Answer | Exception]:
-    """What comes back for every picture, or why nothing does, in order."""
+    """What comes back for every image, or why nothing does, in order."""
     for start in range(0, len(paths), batch_size):
-        pictures = [_read_or_error(path) for path in paths[start : start + batch_size]]
-        readable = [picture for picture in pictures if isinstance(picture, _Picture)]
+        images = [_read_or_error(path) for path in paths[start : start + batch_size]]
+        readable = [image for image in images if isinstance(image, _Image)]
         answers = iter(_request(client, readable))
-        for picture in pictures:
-            yield next(answers) if isinstance(picture, _Picture) else picture
+        for image in images:
+            yield next(answers) if isinstance(image, _Image) else image
 
 
-def _request(client: Client, pictures: list[_Picture]) -> list[_Answer | RefusedError]:
-    """Labels pictures in one request; or each in its own, if they are refused together."""
-    if not pictures:
+def _request(client: Client, images: list[_Image]) -> list[_Answer | RefusedError]:
+    """Labels images in one request; or each in its own, if they are refused together."""
+    if not images:
         return []
     started = time.perf_counter()
     try:
-        labels = client.predict([picture.image_bytes for picture in pictures])
+        labels = client.predict([image.image_bytes for image in images])
     except RefusedError as error:
-        if len(pictures) == 1:
+        if len(images) == 1:
             return [error]
-        return [answer for picture in pictures for answer in _request(client, [picture])]
-    milliseconds = 1000 * (time.perf_counter() - started) / len(pictures)
+        return [answer for image in images for answer in _request(client, [image])]
+    milliseconds = 1000 * (time.perf_counter() - started) / len(images)
     return [
-        _Answer(picture, label, milliseconds)
-        for picture, label in zip(pictures, labels, strict=True)
+        _Answer(image, label, milliseconds) for image, label in zip(images, labels, strict=True)
     ]
 
 
-def _read_or_error(path: str) -> _Picture | Exception:
-    """Reads a picture before it is sent, since a broken one would spoil the whole request."""
+def _read_or_error(path: str) -> _Image | Exception:
+    """Reads an image before it is sent, since a broken one would spoil the whole request."""
     from deeplab_tf import predict
 
     try:
-        pixels = predict.read_picture(path)
+        pixels = predict.read_image(path)
         with open(path, "rb") as file:
             image_bytes = file.read()
         with Image.open(path) as file:
@@ -508,12 +507,12 @@ def _read_or_error(path: str) -> _Picture | Exception:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="PNG")
         image_bytes = buffer.getvalue()
-    return _Picture(pixels, image_bytes)
+    return _Image(pixels, image_bytes)
 
 
 def _check_label(client: Client, path: str, answer: _Answer, dataset: "DatasetInfo") -> None:
-    """Raises a `UserError` unless a label fits its picture and its classes."""
-    size, label = answer.picture.pixels.shape[:2], answer.label
+    """Raises a `UserError` unless a label fits its image and its classes."""
+    size, label = answer.image.pixels.shape[:2], answer.label
     if label.shape != size:
         raise UserError(
             f"{client.name} answers {path}, {size[1]}x{size[0]} pixels, with a mask of "
@@ -567,7 +566,7 @@ def main(_):
         flags.FLAGS.model_version,
         flags.FLAGS.timeout,
     ) as client:
-        label_pictures(
+        label_images(
             client,
             flags.FLAGS.images,
             flags.FLAGS.output_dir,
@@ -594,6 +593,6 @@ if __name__ == "__main__":
         "assets/palette.json of the export, for the classes' colours and, from labels.txt beside "
         "it, their names; by default VOC's colours and numbers.",
     )
-    flags.DEFINE_integer("batch_size", 1, "Pictures per request.")
+    flags.DEFINE_integer("batch_size", 1, "Images per request.")
     flags.DEFINE_float("timeout", 60.0, "Longest wait for an answer, in seconds.")
     command_line.run(main)

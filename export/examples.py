@@ -1,4 +1,4 @@
-"""The pictures that an export is proved and calibrated with: records, files, or drawn ones."""
+"""The images that an export is proved and calibrated with: records, files, or drawn ones."""
 
 import dataclasses
 import glob
@@ -11,20 +11,20 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import predict
-from deeplab_tf.data import images
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
+from deeplab_tf.data import transforms
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import inference
 from deeplab_tf.runs import run_dir as run_dirs
 
-_DRAWN_SPLIT = "export"  # no split of the dataset: a run has not seen these pictures
+_DRAWN_SPLIT = "export"  # no split of the dataset: a run has not seen these images
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A picture with or without its label.
+    """An image with or without its label.
 
     Attributes:
         name: Of the record, or of the drawing.
@@ -40,12 +40,12 @@ class Example:
 def proof_examples(
     run: run_dirs.Run, data_dir: str | None, number: int
 ) -> tuple[str, list[Example]]:
-    """Returns pictures that a run has not been trained on, at their own size.
+    """Returns images that a run has not been trained on, at their own size.
 
     Args:
         run: The run.
-        data_dir: Records, of whose validation split the pictures are taken, evenly spread over it.
-            By default those of the run where they still exist; else pictures are drawn as those of
+        data_dir: Records, of whose validation split the images are taken, evenly spread over it.
+            By default those of the run where they still exist; else images are drawn as those of
             `shapes`, with labels only for a run of these classes. For any other run they are made
             as large as its training crops.
         number: How many, at most.
@@ -59,7 +59,7 @@ def proof_examples(
     source = _find_records(run, data_dir)
     if source is None:
         drawn = [_draw(run, index) for index in range(number)]
-        return f"{number} pictures drawn as those of shapes: no records were given", drawn
+        return f"{number} images drawn as those of shapes: no records were given", drawn
     split = run.data_config.val_split or run.data_config.train_split
     source.shards(split)  # tells what there is, if there is no such split
     numbers = _spread(source.num_examples[split], number)
@@ -70,22 +70,22 @@ def proof_examples(
             ignored = example["label"] == source.info.ignore_label
             label = np.where(ignored, run.dataset.ignore_label, example["label"])
             found.append(Example(example["name"].decode(), example["image"], label))
-    return f"{len(found)} pictures of the split {split!r} of {source.folder}", found
+    return f"{len(found)} images of the split {split!r} of {source.folder}", found
 
 
-def calibration_pictures(
+def calibration_images(
     run: run_dirs.Run, data_dir: str | None, image_pattern: str | None, number: int
 ) -> list[np.ndarray]:
-    """Returns pictures that show the ranges of values that a network meets.
+    """Returns images that show the ranges of values that a network meets.
 
     Those of the training split are chosen so that all classes come up about equally often: each
-    next picture has the class that came up least, and of these it is the one whose classes came up
-    least. The labels are read once; only the pictures that were chosen are kept.
+    next image has the class that came up least, and of these it is the one whose classes came up
+    least. The labels are read once; only the images that were chosen are kept.
 
     Args:
         run: The run.
         data_dir: Records; by default those of the run where they still exist.
-        image_pattern: Picture files to take in place of records, as a glob.
+        image_pattern: Image files to take in place of records, as a glob.
         number: How many, at most.
 
     Returns:
@@ -99,19 +99,19 @@ def calibration_pictures(
     source = _find_records(run, data_dir)
     if source is None:
         raise UserError(
-            "There are no pictures to calibrate with: the run's records "
+            "There are no images to calibrate with: the run's records "
             f"({run.data_config.data_dir or 'none'}) are not there. Give records with --data_dir, "
-            "or about a hundred typical pictures with --calibration_images='PHOTOS/*.jpg'."
+            "or about a hundred typical images with --calibration_images='PHOTOS/*.jpg'."
         )
     split = run.data_config.train_split
     numbers = balanced(_class_presence(source, split), number)
-    pictures = _read_pictures(source, split, numbers)
-    if not pictures:
+    images = _read_images(source, split, numbers)
+    if not images:
         raise UserError(
             f"None of the records of the split {split!r} of {source.folder} can be read: see "
             f"python -m deeplab_tf.check_data --data_dir={source.folder}, and build them again."
         )
-    return pictures
+    return images
 
 
 def balanced(presence: np.ndarray, number: int) -> list[int]:
@@ -151,7 +151,7 @@ def fitted(
     pad_pixel: tuple[float, float, float],
     ignore_label: int,
 ) -> Example:
-    """Fits an example into a fixed size, as `inference.tflite_label_function` fits a picture.
+    """Fits an example into a fixed size, as `inference.tflite_label_function` fits an image.
 
     It is shrunk, never enlarged, keeping its shape, and padded at the bottom and right.
 
@@ -167,8 +167,8 @@ def fitted(
     own_size = example.image.shape[:2]
     inner = inference.fitted_size(own_size, size)
     label = np.zeros(own_size, np.int32) if example.label is None else example.label
-    resized = images.resize({"image": example.image, "label": label}, inner)
-    padded = images.rounded(images.pad_to(resized, *size, ignore_label, pad_pixel))
+    resized = transforms.resize({"image": example.image, "label": label}, inner)
+    padded = transforms.rounded(transforms.pad_to(resized, *size, ignore_label, pad_pixel))
     return Example(
         example.name,
         padded["image"].numpy(),
@@ -177,22 +177,22 @@ def fitted(
 
 
 def warn_if_shrunk(
-    pictures: Sequence[Example], size: tuple[int, int], output_stride: int, flag: str
+    images: Sequence[Example], size: tuple[int, int], output_stride: int, flag: str
 ) -> None:
-    """Warns of a size that is smaller than pictures, for a network sees small things less well.
+    """Warns of a size that is smaller than images, for a network sees small things less well.
 
     Args:
-        pictures: What the export is proved with.
+        images: What the export is proved with.
         size: Height and width in pixels that the export shrinks them to.
         output_stride: The model's.
         flag: The flag that sets the size.
     """
-    largest = np.max([example.image.shape[:2] for example in pictures], axis=0)
+    largest = np.max([example.image.shape[:2] for example in images], axis=0)
     if (largest <= size).all():
         return
     whole = [side + (1 - side) % output_stride for side in np.maximum(largest, size).tolist()]
     print(
-        f"warning: pictures of up to {largest[0]}x{largest[1]} (height, width) are shrunk to "
+        f"warning: images of up to {largest[0]}x{largest[1]} (height, width) are shrunk to "
         f"{size[0]}x{size[1]}; --{flag}={whole[0]},{whole[1]} takes them as they are.",
         file=sys.stderr,
         flush=True,
@@ -244,16 +244,16 @@ def _read_files(pattern: str, number: int) -> list[np.ndarray]:
             f"--calibration_images={pattern}: no file matches; give a quoted glob such as "
             "'photos/*.jpg'."
         )
-    pictures = []
+    images = []
     for index in _spread(len(paths), number):
         try:
-            pictures.append(predict.read_picture(paths[index]))
+            images.append(predict.read_image(paths[index]))
         except OSError as error:
             raise UserError(
-                f"--calibration_images: {paths[index]} is no picture, or a damaged one ({error}): "
+                f"--calibration_images: {paths[index]} is no image, or a damaged one ({error}): "
                 "remove it, or give another glob."
             ) from error
-    return pictures
+    return images
 
 
 def _class_presence(source: records.Records, split: str) -> np.ndarray:
@@ -277,12 +277,12 @@ def _class_presence(source: records.Records, split: str) -> np.ndarray:
         return np.array(list(dataset.as_numpy_iterator()))
 
 
-def _read_pictures(source: records.Records, split: str, numbers: list[int]) -> list[np.ndarray]:
-    """Reads single pictures of a split; leaves out what is damaged, as training does."""
+def _read_images(source: records.Records, split: str, numbers: list[int]) -> list[np.ndarray]:
+    """Reads single images of a split; leaves out what is damaged, as training does."""
     dataset = tf.data.TFRecordDataset(source.shards(split)).enumerate()
     dataset = dataset.filter(lambda index, _: tf.reduce_any(index == numbers))
     dataset = dataset.map(
-        lambda _, serialized: images.decode(records.parse_example(serialized)["image_bytes"]),
+        lambda _, serialized: transforms.decode(records.parse_example(serialized)["image_bytes"]),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     return list(dataset.ignore_errors(log_warning=False).as_numpy_iterator())

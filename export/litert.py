@@ -3,7 +3,7 @@
 Graphs are converted, and quantised where that is asked for, by TensorFlow's own converter; files
 are read by the tools of ai-edge-litert. (`inference.TFLiteModel` runs them, as `eval` needs it
 too.) ai-edge-quantizer, which is to take over quantisation, kept as many labels in a trial on VOC
-and CamVid pictures, but leaves inputs and outputs signed; a change to it stays within this file.
+and CamVid images, but leaves inputs and outputs signed; a change to it stays within this file.
 """
 
 import dataclasses
@@ -45,9 +45,9 @@ def convert(
     function: tf.types.experimental.ConcreteFunction,
     module: tf.Module,
     quantize: str,
-    calibration_pictures: Iterable[np.ndarray] = (),
+    calibration_images: Iterable[np.ndarray] = (),
 ) -> bytes:
-    """Converts a function from one picture of a fixed size to one tensor.
+    """Converts a function from one image of a fixed size to one tensor.
 
     Operators that the interpreter does not have, or not in 8 bits, are let through: `gates` names
     them, and their layers.
@@ -58,7 +58,7 @@ def convert(
         quantize: "none" for float32; "float16" and "dynamic" (8 bits) for the weights; "int8" for
             weights, by channel, and all between them: then the file takes uint8 pixels, and scores
             are uint8 too.
-        calibration_pictures: For "int8", uint8 [H, W, 3] each: the ranges of all values are taken
+        calibration_images: For "int8", uint8 [H, W, 3] each: the ranges of all values are taken
             from them.
 
     Returns:
@@ -78,9 +78,9 @@ def convert(
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
-        pictures = list(_with_darkest_and_brightest(calibration_pictures))
+        images = list(_with_darkest_and_brightest(calibration_images))
         converter.representative_dataset = lambda: (
-            [picture[np.newaxis].astype(np.float32)] for picture in _with_progress(pictures)
+            [image[np.newaxis].astype(np.float32)] for image in _with_progress(images)
         )
         converter.inference_input_type = tf.uint8
         if function.outputs[0].dtype.is_floating:
@@ -118,18 +118,18 @@ def operators(tflite: bytes) -> list[Operator]:
     return found
 
 
-def _with_darkest_and_brightest(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def _with_darkest_and_brightest(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Lets two pixels span 0..255, so that uint8 inputs are pixels whatever these show."""
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         if index == 0:
-            picture = picture.copy()
-            picture[0, 0], picture[0, 1] = 0, 255
-        yield picture
+            image = image.copy()
+            image[0, 0], image[0, 1] = 0, 255
+        yield image
 
 
-def _with_progress(pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Tells how far the calibration is, which takes a second for a picture of 513x513."""
-    for number, picture in enumerate(pictures, start=1):
-        yield picture
-        if number % 10 == 0 or number == len(pictures):
-            print(f"  calibrated with {number}/{len(pictures)} pictures", flush=True)
+def _with_progress(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Tells how far the calibration is, which takes a second for an image of 513x513."""
+    for number, image in enumerate(images, start=1):
+        yield image
+        if number % 10 == 0 or number == len(images):
+            print(f"  calibrated with {number}/{len(images)} images", flush=True)

@@ -78,7 +78,7 @@ _SOFTMAX = np.int8(2)
 
 
 def add(tflite: bytes, dataset: DatasetInfo, result: str) -> bytes:
-    """Adds metadata to a model that takes one picture and returns its scores or labels.
+    """Adds metadata to a model that takes one image and returns its scores or labels.
 
     Scores are described as the ImageSegmenter of MediaPipe Tasks and of the TFLite Task Library
     take them, with a softmax still to be applied. Neither is made for a model that returns labels
@@ -110,10 +110,10 @@ def add(tflite: bytes, dataset: DatasetInfo, result: str) -> bytes:
 
 
 def _model_metadata(dataset: DatasetInfo, result: str) -> np.ndarray:
-    picture = _table(
+    image = _table(
         "TensorMetadata",
         name="image",
-        description="The picture: red, green and blue, 0 to 255.",
+        description="The image: red, green and blue, 0 to 255.",
         content=_image(color_space=_RGB),
         # Normalisation is inside of the network. Without this unit a float input is refused.
         process_units=[
@@ -151,7 +151,7 @@ def _model_metadata(dataset: DatasetInfo, result: str) -> np.ndarray:
     custom_metadata = _table("CustomMetadata", name="SEGMENTER_METADATA", data=segmenter_options)
     subgraph = _table(
         "SubGraphMetadata",
-        input_tensor_metadata=[picture],
+        input_tensor_metadata=[image],
         output_tensor_metadata=[{"scores": scores, "labels": labels}[result]],
         custom_metadata=[custom_metadata] if result == "scores" else None,
     )
@@ -159,7 +159,7 @@ def _model_metadata(dataset: DatasetInfo, result: str) -> np.ndarray:
         _table(
             "ModelMetadata",
             name=f"DeepLab for {dataset.name}",
-            description="Semantic segmentation: tells the class of every pixel of a picture.",
+            description="Semantic segmentation: tells the class of every pixel of an image.",
             subgraph_metadata=[subgraph],
             min_parser_version="1.5.0" if result == "scores" else "1.0.0",  # custom_metadata's
         ),

@@ -45,8 +45,8 @@ class OnnxConfig:
 
     input_size: tuple[int, ...] = setting(
         (),
-        "Height,width of one picture, for runtimes that want fixed shapes. By default the file "
-        "takes any number of pictures of any size.",
+        "Height,width of one image, for runtimes that want fixed shapes. By default the file "
+        "takes any number of images of any size.",
     )
 
     def __post_init__(self):
@@ -67,22 +67,22 @@ def export_onnx(
     onnx_config: OnnxConfig = ANY_SIZE,
     *,
     data_dir: str | None = None,
-    num_proof_pictures: int = 8,
+    num_proof_images: int = 8,
     max_miou_drop: float = MAX_MIOU_DROP,
 ) -> parity.Parity:
     """Writes a run's model as an ONNX file, and beside it how close it is to the Keras model.
 
     It takes `images`, uint8 [N, H, W, 3], RGB, and returns `labels`, uint8 (uint16 above 256
-    classes) [N, H, W], and `scores`, float32 logits [N, H, W, num_classes], at the pictures' own
+    classes) [N, H, W], and `scores`, float32 logits [N, H, W, num_classes], at the images' own
     size. Its metadata are `class_names`, `colors` and `ignore_label`, as JSON.
 
     Args:
         run_dir: Folder of a trained or imported run.
         output: The file; one that is there already is replaced once the new one is proved.
         checkpoint: "best" or "last".
-        onnx_config: What the file takes; by default any number of pictures of any size.
+        onnx_config: What the file takes; by default any number of images of any size.
         data_dir: Records that it is proved with, as in `examples.proof_examples`.
-        num_proof_pictures: How many pictures the file is compared with the Keras model on.
+        num_proof_images: How many images the file is compared with the Keras model on.
         max_miou_drop: What the mIoU on these may fall by.
 
     Returns:
@@ -95,7 +95,7 @@ def export_onnx(
     _check_packages()
     drafts.check(output, ".onnx")
     run = run_dirs.read(run_dir)
-    source, proof = examples.proof_examples(run, data_dir, num_proof_pictures)
+    source, proof = examples.proof_examples(run, data_dir, num_proof_images)
     size = onnx_config.input_size
     if size:
         pad_pixel = backbones.pad_pixel(run.model_config.backbone)
@@ -104,7 +104,7 @@ def export_onnx(
     model = run_dirs.load_model(run, checkpoint)
     content, operators = convert(model, run, onnx_config)
     about = {
-        "pictures": source,
+        "images": source,
         "reference": "the run's Keras model, compiled, with training=False",
         "checkpoint": checkpoint,
         "input_size": size or "any",
@@ -136,7 +136,7 @@ def convert(
 
     Args:
         model: The run's model.
-        run: Tells how pictures reach the network, and the classes' names and colours.
+        run: Tells how images reach the network, and the classes' names and colours.
         onnx_config: What the file takes.
 
     Returns:
@@ -150,24 +150,24 @@ def convert(
 
     size = onnx_config.input_size
     shape = (1, *size, 3) if size else (None, None, None, 3)
-    pictures = tf.TensorSpec(shape, tf.uint8, name="images")
+    images = tf.TensorSpec(shape, tf.uint8, name="images")
     label_dtype = tf.uint8 if run.dataset.num_classes <= 256 else tf.uint16
 
-    @tf.function(input_signature=[pictures], autograph=False)
+    @tf.function(input_signature=[images], autograph=False)
     def segment(images):
         scores = inference.predict_logits(model, images, run.model_config, run.data_config)
         labels = tf.argmax(scores, axis=-1, output_type=tf.int32)
         return {"labels": tf.cast(labels, label_dtype), "scores": scores}
 
     # tf2onnx takes the remainder of a negative number to be negative, which spoils the padding of
-    # pictures of any size. ONNX's own Mod is what TensorFlow computes.
+    # images of any size. ONNX's own Mod is what TensorFlow computes.
     remainder = {"FloorMod": (lambda context, node, name, arguments: node, ["Mod"])}
     # Not within `layers.portable_graphs`: the dilated kernel, where this machine has it, becomes
     # one convolution that all runtimes have, and its portable form a chain of reshapes and pads.
     try:
         converted, _ = tf2onnx.convert.from_function(
             segment,
-            input_signature=[pictures],
+            input_signature=[images],
             opset=OPSET,
             custom_op_handlers=remainder,
             custom_rewriter=[_scalars_as_vectors],
@@ -230,8 +230,8 @@ def _answers(path: str) -> Callable[[np.ndarray], parity.Answer]:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def answer(picture):
-        labels, scores = session.run(["labels", "scores"], {"images": picture[np.newaxis]})
+    def answer(image):
+        labels, scores = session.run(["labels", "scores"], {"images": image[np.newaxis]})
         return parity.Answer(labels[0].astype(np.int32), scores[0])
 
     return answer
@@ -254,7 +254,7 @@ def main(_):
         flags.FLAGS.checkpoint,
         command_line.read_flags(OnnxConfig),
         data_dir=flags.FLAGS.data_dir,
-        num_proof_pictures=flags.FLAGS.num_proof_pictures,
+        num_proof_images=flags.FLAGS.num_proof_images,
         max_miou_drop=flags.FLAGS.max_miou_drop,
     )
     print(f"{output}: {figures.summary} ({drafts.report_path(output)})")
@@ -268,8 +268,8 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "data_dir",
         None,
-        "Records to prove the export with. By default those of the run, or drawn pictures.",
+        "Records to prove the export with. By default those of the run, or drawn images.",
     )
-    flags.DEFINE_integer("num_proof_pictures", 8, "How many pictures of them.", lower_bound=1)
+    flags.DEFINE_integer("num_proof_images", 8, "How many images of them.", lower_bound=1)
     flags.DEFINE_float("max_miou_drop", MAX_MIOU_DROP, "What the mIoU may fall by.")
     command_line.run(main)

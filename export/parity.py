@@ -23,12 +23,12 @@ from deeplab_tf.evaluation import metrics
 from deeplab_tf.export import examples as proof
 from deeplab_tf.runs import run_dir as run_dirs
 
-_ONE_CLASS = "only one class was predicted in all pictures, and labels of one class prove little."
+_ONE_CLASS = "only one class was predicted in all images, and labels of one class prove little."
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What an artefact says of a picture.
+    """What an artefact says of an image.
 
     Attributes:
         labels: int32 [h, w], class ids.
@@ -59,21 +59,21 @@ class Parity:
     """How close an artefact is to its Keras model.
 
     Attributes:
-        num_pictures: How many were compared.
+        num_images: How many were compared.
         shapes: Their different heights and widths.
         label_agreement: Share of the pixels with equal labels.
         num_classes_predicted: Different labels among them; labels of one class prove little.
         largest_logit: Largest absolute logit of the Keras model.
         largest_logit_difference: Largest absolute difference from it; None without scores.
-        miou_keras: mIoU of the Keras model, over the pictures with labels; None without any.
+        miou_keras: mIoU of the Keras model, over the images with labels; None without any.
         miou_artefact: That of the artefact.
-        milliseconds_keras: For one picture, median of warm calls.
+        milliseconds_keras: For one image, median of warm calls.
         milliseconds_artefact: That of the artefact.
         size_bytes: Of the file, or of all files in the folder.
         ops: How many operators of each kind it has; None where this is not known.
     """
 
-    num_pictures: int
+    num_images: int
     shapes: tuple[tuple[int, int], ...]
     label_agreement: float
     num_classes_predicted: int
@@ -93,28 +93,28 @@ class Parity:
         if self.miou_keras is not None:
             miou = f"mIoU {self.miou_artefact:.4f} (Keras {self.miou_keras:.4f}), "
         return (
-            f"{self.label_agreement:.2%} of the labels agree on {self.num_pictures} pictures, "
-            f"{miou}{self.milliseconds_artefact:.0f} ms a picture (Keras "
+            f"{self.label_agreement:.2%} of the labels agree on {self.num_images} images, "
+            f"{miou}{self.milliseconds_artefact:.0f} ms an image (Keras "
             f"{self.milliseconds_keras:.0f}), {self.size_bytes / 2**20:.1f} MiB"
         )
 
 
 def keras_scores(model: keras.Model, run: run_dirs.Run) -> Callable[[np.ndarray], np.ndarray]:
-    """Compiles a run's model into a function from a picture to its logits, as `measure` wants it.
+    """Compiles a run's model into a function from an image to its logits, as `measure` wants it.
 
     Args:
         model: The run's model.
-        run: Tells how pictures reach the network.
+        run: Tells how images reach the network.
 
     Returns:
-        A function of a picture, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
+        A function of an image, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
     """
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
-    def scores(pictures):
-        return inference.predict_logits(model, pictures, run.model_config, run.data_config)
+    def scores(images):
+        return inference.predict_logits(model, images, run.model_config, run.data_config)
 
-    return lambda picture: scores(picture[np.newaxis])[0].numpy()
+    return lambda image: scores(image[np.newaxis])[0].numpy()
 
 
 def measure(
@@ -125,13 +125,13 @@ def measure(
     path: str,
     ops: dict[str, int] | None = None,
 ) -> Parity:
-    """Compares an artefact with its Keras model, picture by picture.
+    """Compares an artefact with its Keras model, image by image.
 
     Args:
-        examples: The pictures, at least one; only one at a time is held here.
-        keras_scores: Function of a picture, uint8 [H, W, 3], that returns the Keras model's logits
+        examples: The images, at least one; only one at a time is held here.
+        keras_scores: Function of an image, uint8 [H, W, 3], that returns the Keras model's logits
             (or what else its labels are the argmax of), float32 [h, w, C].
-        artefact: Function of the same picture that returns the artefact's answer, of the same size.
+        artefact: Function of the same image that returns the artefact's answer, of the same size.
         dataset: The run's classes and ignore label.
         path: The artefact's file or folder.
         ops: As in `Parity`.
@@ -170,7 +170,7 @@ def measure(
         for name in ("keras", "it")
     )
     return Parity(
-        num_pictures=shapes.total(),
+        num_images=shapes.total(),
         shapes=tuple(shapes),
         label_agreement=num_equal / num_pixels,
         num_classes_predicted=len(predicted),
@@ -218,16 +218,16 @@ def check(parity: Parity, limits: Limits, path: str) -> None:
             raise UserError(
                 f"{refused}mIoU falls by {drop:.4f}, from {parity.miou_keras:.4f} to "
                 f"{parity.miou_artefact:.4f}, and --max_miou_drop={limits.max_miou_drop:g} is "
-                "allowed. If it is quantised, calibrate with pictures more like these "
-                "(--data_dir, --calibration_images, --num_calibration_pictures), or give "
+                "allowed. If it is quantised, calibrate with images more like these "
+                "(--data_dir, --calibration_images, --num_calibration_images), or give "
                 "--quantize=float16. A --result_stride above 1 makes borders coarser. Or give "
                 "a larger --max_miou_drop."
             )
     if parity.label_agreement < limits.min_label_agreement:
         raise UserError(
             f"{refused}{parity.label_agreement:.3%} of the labels agree, and "
-            f"{limits.min_label_agreement:.3%} must. If it is quantised, calibrate with pictures "
-            "more like those of --data_dir (--calibration_images, --num_calibration_pictures), or "
+            f"{limits.min_label_agreement:.3%} must. If it is quantised, calibrate with images "
+            "more like those of --data_dir (--calibration_images, --num_calibration_images), or "
             "give --quantize=float16."
         )
     if parity.num_classes_predicted == 1:
@@ -240,7 +240,7 @@ def write(path: str, parity: Parity, about: dict) -> None:
     Args:
         path: The file.
         parity: The figures.
-        about: What they were measured with (pictures, versions, devices, ...), for JSON.
+        about: What they were measured with (images, versions, devices, ...), for JSON.
 
     Raises:
         UserError: The file cannot be written.
@@ -256,29 +256,29 @@ def write(path: str, parity: Parity, about: dict) -> None:
         raise UserError(f"{path} cannot be written: {error}.") from error
 
 
-def draw_pictures(shape: Sequence[int], seed: int) -> np.ndarray:
+def draw_images(shape: Sequence[int], seed: int) -> np.ndarray:
     """Draws discs and boxes over noise, so that flat, sharp and busy parts occur.
 
     Returns:
         uint8 of the given shape [N, H, W, 3]; the same for the same seed.
     """
     random = np.random.default_rng(seed)
-    pictures = random.integers(0, 256, shape, dtype=np.uint8)
+    images = random.integers(0, 256, shape, dtype=np.uint8)
     height, width = shape[1:3]
-    for picture in pictures:
+    for image in images:
         for _ in range(6):
             color = random.integers(0, 256, 3).tolist()
             x, y = int(random.integers(width)), int(random.integers(height))
             size = int(random.integers(4, max(5, min(height, width) // 3)))
             if random.random() < 0.5:
-                cv2.circle(picture, (x, y), size, color, thickness=-1)
+                cv2.circle(image, (x, y), size, color, thickness=-1)
             else:
-                cv2.rectangle(picture, (x, y), (x + size, y + 2 * size), color, thickness=-1)
-    return pictures
+                cv2.rectangle(image, (x, y), (x + size, y + 2 * size), color, thickness=-1)
+    return images
 
 
 class _Timed:
-    """A function of a picture whose warm calls are timed: the first of every size is left out."""
+    """A function of an image whose warm calls are timed: the first of every size is left out."""
 
     def __init__(self, function: Callable[[np.ndarray], object]):
         self._function = function

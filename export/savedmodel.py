@@ -1,4 +1,4 @@
-"""Exports a run as a SavedModel that takes pictures and returns labels.
+"""Exports a run as a SavedModel that takes images and returns labels.
 
     python -m deeplab_tf.export.savedmodel --run_dir=RUN --output_dir=EXPORT
 
@@ -51,7 +51,7 @@ def export_savedmodel(
     *,
     version: int | None = None,
     data_dir: str | None = None,
-    num_proof_pictures: int = 8,
+    num_proof_images: int = 8,
     max_miou_drop: float = MAX_MIOU_DROP,
 ) -> tuple[str, parity.Parity]:
     """Writes a run's model as a SavedModel, with labels, palette and parity figures as assets.
@@ -65,7 +65,7 @@ def export_savedmodel(
         serving_config: What is served besides labels, at which size, and the warm-up.
         version: Number of the version; by default one more than the highest.
         data_dir: Records with which the export is proved, as in `examples.proof_examples`.
-        num_proof_pictures: How many of them.
+        num_proof_images: How many of them.
         max_miou_drop: What the mIoU may fall by.
 
     Returns:
@@ -77,14 +77,14 @@ def export_savedmodel(
     """
     output_dir = os.path.realpath(output_dir)
     _check_free(output_dir, version)
-    if num_proof_pictures < 1:
-        raise UserError(f"--num_proof_pictures={num_proof_pictures}: give at least 1.")
+    if num_proof_images < 1:
+        raise UserError(f"--num_proof_images={num_proof_images}: give at least 1.")
     run = run_dirs.read(run_dir)
     crf_parameters = run_dirs.crf_parameters(run_dir, crf_config)
-    source, pictures = examples.proof_examples(run, data_dir, num_proof_pictures)
+    source, images = examples.proof_examples(run, data_dir, num_proof_images)
     model = run_dirs.load_model(run, checkpoint)
     size = serving.serving_size(run, serving_config)
-    examples.warn_if_shrunk(pictures, size, run.model_config.output_stride, "serving_size")
+    examples.warn_if_shrunk(images, size, run.model_config.output_stride, "serving_size")
     with _workspace(output_dir) as folder:
         draft = os.path.join(folder, "export")
         module = serving.ServingModule(model, run, folder, crf_parameters, serving_config)
@@ -105,9 +105,9 @@ def export_savedmodel(
         if crf_parameters is not None:
             keras_scores = _refined(keras_scores, crf_parameters)
         served = parity.measure(
-            pictures,
+            images,
             keras_scores,
-            lambda picture: parity.Answer(_served_labels(loaded, picture[np.newaxis])[0]),
+            lambda image: parity.Answer(_served_labels(loaded, image[np.newaxis])[0]),
             run.dataset,
             draft,
             _operators(loaded),
@@ -115,14 +115,14 @@ def export_savedmodel(
         parity.check(served, limits, output_dir)
         about = {
             "reference": "the run's Keras model, compiled, with training=False",
-            "pictures": source,
+            "images": source,
             "checkpoint": checkpoint,
             "crf": crf_parameters,
             "serving_size": size,
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
             "devices": [device.device_type for device in tf.config.list_logical_devices()],
-            "logits_of_drawn_pictures": dataclasses.asdict(logits),
+            "logits_of_drawn_images": dataclasses.asdict(logits),
             "label_agreement_of_image_files": _check_image_files(loaded, size, output_dir),
         }
         parity.write(os.path.join(draft, "assets", "parity.json"), served, about)
@@ -199,31 +199,31 @@ def _publish(draft: str, output_dir: str, version: int | None) -> str:
 def _refined(
     logits_of: Callable[[np.ndarray], np.ndarray], crf_parameters: dict
 ) -> Callable[[np.ndarray], np.ndarray]:
-    def probabilities_of(picture):
-        probabilities = tf.nn.softmax(logits_of(picture)).numpy()
-        return crf.dense_crf(picture, probabilities, **crf_parameters)
+    def probabilities_of(image):
+        probabilities = tf.nn.softmax(logits_of(image)).numpy()
+        return crf.dense_crf(image, probabilities, **crf_parameters)
 
     return probabilities_of
 
 
-def _served_labels(loaded, pictures: np.ndarray) -> np.ndarray:
-    return loaded.signatures["serving_default"](images=tf.constant(pictures))["labels"].numpy()
+def _served_labels(loaded, images: np.ndarray) -> np.ndarray:
+    return loaded.signatures["serving_default"](images=tf.constant(images))["labels"].numpy()
 
 
 def _measure_logits(
     loaded, keras_scores: Callable[[np.ndarray], np.ndarray], run: run_dirs.Run, path: str
 ) -> parity.Parity:
-    """Compares logits on drawn pictures as large as the training crops, and a little larger."""
+    """Compares logits on drawn images as large as the training crops, and a little larger."""
     height, width = run.data_config.train_crop_size
     sizes = ((height, width), (height, width + 33), (height + 50, width))
     drawn = [
-        examples.Example(f"drawing {seed}", parity.draw_pictures((1, *size, 3), seed)[0], None)
+        examples.Example(f"drawing {seed}", parity.draw_images((1, *size, 3), seed)[0], None)
         for seed, size in enumerate(sizes)
     ]
 
-    def answer(picture):
-        # Beside another picture, which must not matter.
-        logits = loaded.logits(np.stack([picture, picture[::-1]]))[0].numpy()
+    def answer(image):
+        # Beside another image, which must not matter.
+        logits = loaded.logits(np.stack([image, image[::-1]]))[0].numpy()
         return parity.Answer(logits.argmax(axis=-1), logits)
 
     return parity.measure(drawn, keras_scores, answer, run.dataset, path)
@@ -238,9 +238,9 @@ def _check_image_files(loaded, size: tuple[int, int], path: str) -> float:
     Raises:
         UserError: They do not.
     """
-    pictures = parity.draw_pictures((2, *size, 3), seed=0)
-    expected = _served_labels(loaded, pictures)
-    files = [tf.io.encode_png(picture).numpy() for picture in pictures]
+    images = parity.draw_images((2, *size, 3), seed=0)
+    expected = _served_labels(loaded, images)
+    files = [tf.io.encode_png(image).numpy() for image in images]
     agreements = []
     for signature, takes, given in (
         ("serving_bytes", serving.IMAGE_BYTES, files),
@@ -255,7 +255,7 @@ def _check_image_files(loaded, size: tuple[int, int], path: str) -> float:
         if agreements[-1] < MIN_LABEL_AGREEMENT:
             raise UserError(
                 f"{path} is not written: only {agreements[-1]:.2%} of the labels of the signature "
-                f"{signature} are those of serving_default, for the same pictures."
+                f"{signature} are those of serving_default, for the same images."
             )
     return min(agreements)
 
@@ -277,7 +277,7 @@ def main(_):
         command_line.read_flags(serving.ServingConfig),
         version=flags.FLAGS.version,
         data_dir=flags.FLAGS.data_dir,
-        num_proof_pictures=flags.FLAGS.num_proof_pictures,
+        num_proof_images=flags.FLAGS.num_proof_images,
         max_miou_drop=flags.FLAGS.max_miou_drop,
     )
     print(f"{folder}: {proof.summary} (assets/parity.json)")
@@ -293,9 +293,9 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "data_dir",
         None,
-        "Records to prove the export with. By default those of the run, or drawn pictures.",
+        "Records to prove the export with. By default those of the run, or drawn images.",
     )
-    flags.DEFINE_integer("num_proof_pictures", 8, "How many pictures of them.", lower_bound=1)
+    flags.DEFINE_integer("num_proof_images", 8, "How many images of them.", lower_bound=1)
     flags.DEFINE_float("max_miou_drop", MAX_MIOU_DROP, "What the mIoU may fall by.")
     command_line.define_flags(serving.ServingConfig)
     command_line.define_flags(CrfConfig)

@@ -1,4 +1,4 @@
-"""What is served: pictures, or image files of any sizes, in; labels and masks out."""
+"""What is served: images, or image files of any sizes, in; labels and masks out."""
 
 import dataclasses
 import json
@@ -10,12 +10,12 @@ import tensorflow as tf
 from deeplab_tf import backbones
 from deeplab_tf.config import setting
 from deeplab_tf.crf.graph import dense_crf_graph
-from deeplab_tf.data import images
+from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import inference
 from deeplab_tf.runs import run_dir as run_dirs
 
-PICTURES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")
 EXAMPLES = tf.TensorSpec([None], tf.string, name="examples")
 
@@ -23,7 +23,7 @@ EXAMPLES = tf.TensorSpec([None], tf.string, name="examples")
 EXAMPLE_KEY = "image/encoded"
 
 # One of 12 megapixels takes 60 MB while it is decoded and shrunk, and twice 12 MB as a mask.
-_PICTURES_AT_A_TIME = 4
+_IMAGES_AT_A_TIME = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ServingConfig:
         if len(batch_sizes) > 300 or min(batch_sizes, default=1) < 1:
             raise UserError(
                 f"--warmup_batch_sizes={','.join(map(str, batch_sizes))}: give a few numbers of "
-                "pictures such as 2,4,8."
+                "images such as 2,4,8."
             )
 
 
@@ -65,7 +65,7 @@ def serving_size(run: run_dirs.Run, config: ServingConfig = LABELS_ALONE) -> tup
     """Returns the height and width in pixels that the signatures of image files work at.
 
     The network pads what it sees to a multiple of the output stride plus 1; rounded up to that,
-    the padding is picture.
+    the padding is image.
     """
     stride = run.model_config.output_stride
     height, width = (
@@ -96,7 +96,7 @@ class ServingModule(tf.Module):
 
         Args:
             model: The run's model.
-            run: Tells how pictures reach the network, and the classes' names and colours.
+            run: Tells how images reach the network, and the classes' names and colours.
             assets_folder: Where the assets are written, to be copied from when the module is
                 saved.
             crf_parameters: Arguments of `dense_crf`, which then refines the served labels; None
@@ -134,14 +134,14 @@ class ServingModule(tf.Module):
             "tf_example": self.tf_example,
         }
 
-    @tf.function(input_signature=[PICTURES], autograph=False)
+    @tf.function(input_signature=[IMAGES], autograph=False)
     def logits(self, images):
-        """Logits at the pictures' own size, float32 [N, H, W, num_classes]."""
+        """Logits at the images' own size, float32 [N, H, W, num_classes]."""
         return self._predict_logits(images)
 
-    @tf.function(input_signature=[PICTURES], autograph=False)
+    @tf.function(input_signature=[IMAGES], autograph=False)
     def serving_default(self, images):
-        """Class ids at the pictures' own size.
+        """Class ids at the images' own size.
 
         Returns:
             `labels`, uint8 (uint16 above 256 classes) [N, H, W]; `mask_png_bytes`, string [N], the
@@ -158,22 +158,22 @@ class ServingModule(tf.Module):
     def serving_bytes(self, image_bytes):
         """Class ids of JPEG and PNG files, each at its own size.
 
-        Every picture is shrunk, never enlarged, to fit into the serving size [h, w], and padded at
+        Every image is shrunk, never enlarged, to fit into the serving size [h, w], and padded at
         the bottom and right; its labels are brought back to its own size by nearest neighbour.
 
         Returns:
             `mask_png_bytes`, string [N], grey PNGs of class ids of 8 bits (16 above 256 classes);
-            `height` and `width`, int32 [N], of the picture and the mask; if asked for
+            `height` and `width`, int32 [N], of the image and the mask; if asked for
             `probabilities`, float32 [N, h, w, num_classes], and `confidence`, float32 [N, h, w],
-            with `fitted_height` and `fitted_width`, int32 [N], how much of h and w is picture.
+            with `fitted_height` and `fitted_width`, int32 [N], how much of h and w is image.
         """
-        pictures, own_sizes, fitted_sizes = self._fit_all(image_bytes)
-        labels, extra = self._segment(pictures)
+        images, own_sizes, fitted_sizes = self._fit_all(image_bytes)
+        labels, extra = self._segment(images)
         masks = tf.map_fn(
             lambda of_one: _mask_png(*of_one),
             (labels, own_sizes, fitted_sizes),
             fn_output_signature=tf.string,
-            parallel_iterations=_PICTURES_AT_A_TIME,
+            parallel_iterations=_IMAGES_AT_A_TIME,
         )
         if extra:
             extra |= {"fitted_height": fitted_sizes[:, 0], "fitted_width": fitted_sizes[:, 1]}
@@ -189,12 +189,12 @@ class ServingModule(tf.Module):
         features = {EXAMPLE_KEY: tf.io.FixedLenFeature([], tf.string)}
         return self.serving_bytes(tf.io.parse_example(examples, features)[EXAMPLE_KEY])
 
-    @tf.function(input_signature=[PICTURES], autograph=False)
-    def _segment(self, pictures):
-        """Labels [N, H, W] of pictures, and a dict of what else was asked for."""
-        scores = self.logits(pictures)
+    @tf.function(input_signature=[IMAGES], autograph=False)
+    def _segment(self, images):
+        """Labels [N, H, W] of images, and a dict of what else was asked for."""
+        scores = self.logits(images)
         if self._crf_parameters is not None:
-            scores = dense_crf_graph(pictures, tf.nn.softmax(scores), **self._crf_parameters)
+            scores = dense_crf_graph(images, tf.nn.softmax(scores), **self._crf_parameters)
         labels = tf.argmax(scores, axis=-1, output_type=tf.int32)
         extra = {}
         if self._config.with_probabilities or self._config.with_confidence:
@@ -206,10 +206,10 @@ class ServingModule(tf.Module):
         return tf.cast(labels, self._label_dtype), extra
 
     def _fit_all(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Decodes and fits pictures; an error names the position of one that cannot be.
+        """Decodes and fits images; an error names the position of one that cannot be.
 
         Returns:
-            Pictures, uint8 [N, h, w, 3]; their own and their fitted heights and widths, int32
+            Images, uint8 [N, h, w, 3]; their own and their fitted heights and widths, int32
             [N, 2] each.
         """
         # A graph cannot catch the errors of a decoder, which do not tell whose bytes are broken.
@@ -219,7 +219,7 @@ class ServingModule(tf.Module):
             tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
             .map(
                 lambda position, one: (position, *self._fit(one)),
-                num_parallel_calls=_PICTURES_AT_A_TIME,
+                num_parallel_calls=_IMAGES_AT_A_TIME,
             )
             .ignore_errors(log_warning=True)
         )
@@ -229,7 +229,7 @@ class ServingModule(tf.Module):
         positions, *results = fitted.batch(tf.cast(count, tf.int64) + 1).get_single_element()
         is_next = tf.cast(positions == tf.range(tf.size(positions)), tf.int32)
         message = tf.strings.format(
-            "The picture at position {} (the first is 0) cannot be decoded: give whole JPEG or PNG "
+            "The image at position {} (the first is 0) cannot be decoded: give whole JPEG or PNG "
             "files.",
             tf.reduce_sum(is_next),
         )
@@ -237,16 +237,16 @@ class ServingModule(tf.Module):
             return tuple(result[:count] for result in results)
 
     def _fit(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """A decoded picture in the serving size, its own and its fitted size."""
-        picture = images.decode(image_bytes)
-        own_size = tf.shape(picture)[:2]
+        """A decoded image in the serving size, its own and its fitted size."""
+        image = transforms.decode(image_bytes)
+        own_size = tf.shape(image)[:2]
         sides = tf.cast(own_size, tf.float64)
         scale = tf.reduce_min(tf.cast(self._serving_size, tf.float64) / sides)
         fitted_size = tf.cast(tf.round(sides * tf.minimum(scale, 1)), tf.int32)
         fitted_size = tf.clip_by_value(fitted_size, 1, self._serving_size)
         # A photo is many times as large: without anti-aliasing most of its pixels would count for
         # nothing. At its own size it stays as it is.
-        fitted = tf.image.resize(picture, fitted_size, antialias=True)
+        fitted = tf.image.resize(image, fitted_size, antialias=True)
         padding = tf.concat([self._serving_size - fitted_size, [0]], axis=0)
         padded = tf.pad(fitted - self._pad_color, [[0, side] for side in tf.unstack(padding)])
         padded = tf.cast(padded + self._pad_color + 0.5, tf.uint8)
@@ -254,6 +254,6 @@ class ServingModule(tf.Module):
 
 
 def _mask_png(labels: tf.Tensor, own_size: tf.Tensor, fitted_size: tf.Tensor) -> tf.Tensor:
-    """Labels [h, w] of a fitted picture as a PNG of its own size."""
+    """Labels [h, w] of a fitted image as a PNG of its own size."""
     labels = labels[: fitted_size[0], : fitted_size[1], tf.newaxis]
     return tf.io.encode_png(tf.image.resize(labels, own_size, method="nearest"))

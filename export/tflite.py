@@ -24,7 +24,7 @@ from deeplab_tf import command_line
 from deeplab_tf import crf
 from deeplab_tf import layers
 from deeplab_tf.config import setting
-from deeplab_tf.data import images
+from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import inference
 from deeplab_tf.export import drafts
@@ -54,7 +54,7 @@ class TFLiteConfig:
     quantize: str = setting(
         "none",
         "none: float32. float16: weights of half the size, for GPUs too. dynamic: weights of a "
-        "quarter. int8: all of it in 8 bits, calibrated with pictures; takes uint8 pixels.",
+        "quarter. int8: all of it in 8 bits, calibrated with images; takes uint8 pixels.",
     )
     result: str = setting(
         "labels", "labels: class ids, int32. scores: logits of all classes, uint8 with int8."
@@ -68,7 +68,7 @@ class TFLiteConfig:
     )
     input_size: tuple[int, ...] = setting(
         (),
-        "Height,width of the picture that it takes, multiples of the output stride plus 1. By "
+        "Height,width of the image that it takes, multiples of the output stride plus 1. By "
         "default the run's train_crop_size, rounded up to such.",
     )
 
@@ -98,8 +98,8 @@ def export_tflite(
     *,
     data_dir: str | None = None,
     calibration_images: str | None = None,
-    num_calibration_pictures: int = 128,
-    num_proof_pictures: int = 32,
+    num_calibration_images: int = 128,
+    num_proof_images: int = 32,
     max_miou_drop: float = MAX_MIOU_DROP,
 ) -> tuple[parity.Parity, list[str]]:
     """Writes a run's model as a `.tflite` file, and beside it how close it is to the Keras model.
@@ -110,9 +110,9 @@ def export_tflite(
         checkpoint: "best" or "last".
         tflite_config: What the file takes, computes in, and returns.
         data_dir: Records that it is calibrated and proved with, as in `examples.proof_examples`.
-        calibration_images: Glob of pictures to calibrate with in place of records.
-        num_calibration_pictures: How many, at most; for "int8" only.
-        num_proof_pictures: How many pictures the file is compared with the Keras model on.
+        calibration_images: Glob of images to calibrate with in place of records.
+        num_calibration_images: How many, at most; for "int8" only.
+        num_proof_images: How many images the file is compared with the Keras model on.
         max_miou_drop: What the mIoU on these may fall by.
 
     Returns:
@@ -128,13 +128,13 @@ def export_tflite(
     size = fixed_input_size(run, tflite_config)
     calibration = []
     if tflite_config.quantize == "int8":
-        pictures = examples.calibration_pictures(
-            run, data_dir, calibration_images, num_calibration_pictures
+        images = examples.calibration_images(
+            run, data_dir, calibration_images, num_calibration_images
         )
         calibration = [
-            _as_seen(examples.Example("", picture, None), run, size).image for picture in pictures
+            _as_seen(examples.Example("", image, None), run, size).image for image in images
         ]
-    source, proof = examples.proof_examples(run, data_dir, num_proof_pictures)
+    source, proof = examples.proof_examples(run, data_dir, num_proof_images)
     if run.data_config.min_resize_value is None:
         examples.warn_if_shrunk(proof, size, run.model_config.output_stride, "input_size")
     model = run_dirs.load_model(run, checkpoint)
@@ -144,9 +144,9 @@ def export_tflite(
     outside_gpu_delegate = gates.outside_gpu_delegate(operators)
     notes = [*left_out(run), gates.gpu_sentence(outside_gpu_delegate)]
     about = {
-        "pictures": source,
+        "images": source,
         "reference": "the run's Keras model in float32, at the same size and with the same result",
-        "num_calibration_pictures": len(calibration),
+        "num_calibration_images": len(calibration),
         "outside_gpu_delegate": outside_gpu_delegate,
         "notes": notes,
         "tensorflow": tf.__version__,
@@ -179,7 +179,7 @@ def export_tflite(
 def fixed_input_size(
     run: run_dirs.Run, config: TFLiteConfig = LABELS_IN_FLOAT32
 ) -> tuple[int, int]:
-    """Returns the height and width of the pictures that a file takes.
+    """Returns the height and width of the images that a file takes.
 
     Only at multiples of the output stride plus 1 do the first and the last features lie on the
     first and the last pixels.
@@ -207,8 +207,8 @@ def fixed_input_size(
     if given and given != above:
         raise UserError(
             f"--input_size={given[0]},{given[1]} does not fit: both must be a multiple of the "
-            f"output stride {stride} plus 1, else labels shift against the picture. The nearest "
-            f"that do are {below[0]},{below[1]} and {above[0]},{above[1]}; pictures are shrunk or "
+            f"output stride {stride} plus 1, else labels shift against the image. The nearest "
+            f"that do are {below[0]},{below[1]} and {above[0]},{above[1]}; images are shrunk or "
             "padded to that before they reach the file."
         )
     return above
@@ -218,15 +218,15 @@ def convert(
     model: keras.Model,
     config: TFLiteConfig,
     size: tuple[int, int],
-    calibration_pictures: Sequence[np.ndarray] = (),
+    calibration_images: Sequence[np.ndarray] = (),
 ) -> bytes:
     """Converts a model as it is, without gates, metadata and proof.
 
     Args:
         model: A model of `deeplab_tf.build_model` in float32.
         config: Of the file; `input_size` does not count.
-        size: Height and width of the picture that it takes.
-        calibration_pictures: For "int8", uint8 [H, W, 3] each, of that size.
+        size: Height and width of the image that it takes.
+        calibration_images: For "int8", uint8 [H, W, 3] each, of that size.
 
     Returns:
         The content of a `.tflite` file.
@@ -244,7 +244,7 @@ def convert(
         scores = network(image, training=False)
         if config.result_stride > 1:
             grid = [layers.size_at_stride(side, config.result_stride) for side in size]
-            scores = images.resize_bilinear(scores, grid)
+            scores = transforms.resize_bilinear(scores, grid)
         if config.result == "scores":
             return {"scores": scores}
         return {"labels": tf.argmax(scores, axis=-1, output_type=tf.int32)}
@@ -253,7 +253,7 @@ def convert(
     module.model_variables = [variable.value for variable in model.variables]
     with layers.portable_graphs(means_by_pooling=config.quantize != "int8"):
         function = segment.get_concrete_function()
-    return litert.convert(function, module, config.quantize, calibration_pictures)
+    return litert.convert(function, module, config.quantize, calibration_images)
 
 
 def left_out(run: run_dirs.Run) -> list[str]:
@@ -261,7 +261,7 @@ def left_out(run: run_dirs.Run) -> list[str]:
     notes, config = [], run.data_config
     if config.min_resize_value is not None:
         notes.append(
-            "The file does not resize pictures as those that the run was trained on "
+            "The file does not resize images as those that the run was trained on "
             f"(--min_resize_value={config.min_resize_value}): that is left to whoever calls it."
         )
     if os.path.exists(os.path.join(run.folder, "crf.json")):
@@ -279,9 +279,9 @@ def _as_seen(
     config = run.data_config
     if config.min_resize_value is not None:
         label = np.zeros(example.image.shape[:2], np.int32)
-        resized = images.resize(
+        resized = transforms.resize(
             {"image": example.image, "label": label if example.label is None else example.label},
-            images.resize_to_range_size(
+            transforms.resize_to_range_size(
                 *example.image.shape[:2],
                 config.min_resize_value,
                 config.max_resize_value,
@@ -290,7 +290,7 @@ def _as_seen(
         )
         example = dataclasses.replace(
             example,
-            image=images.rounded(resized)["image"].numpy(),
+            image=transforms.rounded(resized)["image"].numpy(),
             label=None if example.label is None else resized["label"].numpy(),
         )
     pad_pixel = backbones.pad_pixel(run.model_config.backbone)
@@ -300,21 +300,21 @@ def _as_seen(
 def _keras_scores(
     model: keras.Model, config: TFLiteConfig, size: tuple[int, int]
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The Keras model as a function of a picture to its logits at the picture's size.
+    """The Keras model as a function of an image to its logits at the image's size.
 
     Where the file's labels are to be repeated up to that size, so are the logits that they are
     decided by.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([1, *size, 3], tf.uint8)], autograph=False)
-    def predict(pictures):
-        logits = model(pictures, training=False)
+    def predict(images):
+        logits = model(images, training=False)
         if not _is_coarse(config):
             return logits
         logits = logits[:, :: config.result_stride, :: config.result_stride]
         return tf.raw_ops.ResizeNearestNeighbor(images=logits, size=size, align_corners=True)
 
-    return lambda picture: predict(picture[np.newaxis])[0].numpy()
+    return lambda image: predict(image[np.newaxis])[0].numpy()
 
 
 def _is_coarse(config: TFLiteConfig) -> bool:
@@ -349,14 +349,14 @@ def _cost_of_coarse_labels(
 
 
 def _answers(path: str, size: tuple[int, int]) -> Callable[[np.ndarray], parity.Answer]:
-    """A `.tflite` file as a function of a picture to what it says, at the picture's size."""
+    """A `.tflite` file as a function of an image to what it says, at the image's size."""
     model = inference.TFLiteModel(path)
 
-    def answer(picture):
-        result = model(picture)[np.newaxis]
+    def answer(image):
+        result = model(image)[np.newaxis]
         if not model.has_scores:
-            return parity.Answer(images.resize_nearest(result, size)[0].numpy())
-        scores = images.resize_bilinear(result, size)[0].numpy()
+            return parity.Answer(transforms.resize_nearest(result, size)[0].numpy())
+        scores = transforms.resize_bilinear(result, size)[0].numpy()
         return parity.Answer(scores.argmax(axis=-1).astype(np.int32), scores)
 
     return answer
@@ -371,8 +371,8 @@ def main(_):
         command_line.read_flags(TFLiteConfig),
         data_dir=flags.FLAGS.data_dir,
         calibration_images=flags.FLAGS.calibration_images,
-        num_calibration_pictures=flags.FLAGS.num_calibration_pictures,
-        num_proof_pictures=flags.FLAGS.num_proof_pictures,
+        num_calibration_images=flags.FLAGS.num_calibration_images,
+        num_proof_images=flags.FLAGS.num_proof_images,
         max_miou_drop=flags.FLAGS.max_miou_drop,
     )
     for note in notes:
@@ -389,11 +389,11 @@ if __name__ == "__main__":
         "data_dir", None, "Records to calibrate and prove with. By default those of the run."
     )
     flags.DEFINE_string(
-        "calibration_images", None, "Pictures to calibrate with in place of records, as a glob."
+        "calibration_images", None, "Images to calibrate with in place of records, as a glob."
     )
     flags.DEFINE_integer(
-        "num_calibration_pictures", 128, "How many to calibrate with.", lower_bound=1
+        "num_calibration_images", 128, "How many to calibrate with.", lower_bound=1
     )
-    flags.DEFINE_integer("num_proof_pictures", 32, "How many to prove with.", lower_bound=1)
+    flags.DEFINE_integer("num_proof_images", 32, "How many to prove with.", lower_bound=1)
     flags.DEFINE_float("max_miou_drop", MAX_MIOU_DROP, "What the mIoU on these may fall by.")
     command_line.run(main)

@@ -19,12 +19,12 @@ FILE = "assets.extra/tf_serving_warmup_requests"
 
 
 def write(folder: str, size: tuple[int, int], batch_sizes: Sequence[int] = ()) -> None:
-    """Adds the requests to a SavedModel: every signature with one picture, and with each batch.
+    """Adds the requests to a SavedModel: every signature with one image, and with each batch.
 
     Args:
         folder: The SavedModel of a `serving.ServingModule`.
-        size: Height and width of the pictures, the serving size.
-        batch_sizes: Pictures in a request, besides 1.
+        size: Height and width of the images, the serving size.
+        batch_sizes: Images in a request, besides 1.
     """
     path = os.path.join(folder, FILE)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -38,13 +38,13 @@ def write(folder: str, size: tuple[int, int], batch_sizes: Sequence[int] = ()) -
 def _requests(
     size: tuple[int, int], batch_sizes: Sequence[int]
 ) -> Iterator[predict_pb2.PredictRequest]:
-    picture = parity.draw_pictures((1, *size, 3), seed=0)[0]
-    files = [coded(picture).numpy() for coded in (tf.io.encode_jpeg, tf.io.encode_png)]
+    image = parity.draw_images((1, *size, 3), seed=0)[0]
+    files = [coded(image).numpy() for coded in (tf.io.encode_jpeg, tf.io.encode_png)]
     for number in batch_sizes:
         # One value for all pixels: a tensor so written takes a few bytes in place of megabytes.
         grey = tf.make_tensor_proto(128, tf.uint8, [number, *size, 3])
         encoded = [files[index % len(files)] for index in range(number)]
-        yield _request("serving_default", serving.PICTURES, grey)
+        yield _request("serving_default", serving.IMAGES, grey)
         yield _request("serving_bytes", serving.IMAGE_BYTES, tf.make_tensor_proto(encoded))
         serialized = [serialized_example(one) for one in encoded]
         yield _request("tf_example", serving.EXAMPLES, tf.make_tensor_proto(serialized))

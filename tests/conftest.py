@@ -68,7 +68,7 @@ def shared() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def tiny_raw(tmp_path_factory) -> pathlib.Path:
-    """Pictures and labels of `shapes` in the layout of the `folder` dataset."""
+    """Images and labels of `shapes` in the layout of the `folder` dataset."""
     root = tmp_path_factory.mktemp("raw")
     (root / "images").mkdir()
     (root / "labels").mkdir()
@@ -85,7 +85,7 @@ def tiny_raw(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def tiny_records(tiny_raw, tmp_path_factory) -> records.Records:
-    """Records of 8 training and 4 validation pictures, in two shards each."""
+    """Records of 8 training and 4 validation images, in two shards each."""
     return build.build("folder", tmp_path_factory.mktemp("records"), tiny_raw, num_shards=2)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from deeplab_tf import check_data
 from deeplab_tf.data_report import findings
 from deeplab_tf.data_report import statistics
-from deeplab_tf.data_report.pictures import Picture
+from deeplab_tf.data_report.images import MeasuredImage
 from deeplab_tf.errors import UserError
 
 CLASSES = "ground\nroad 10 20 30\ncar 200 100 50\n"
@@ -24,8 +24,8 @@ EXIF_TURNED = Image.Exif()
 EXIF_TURNED[0x0112] = 6
 
 
-def picture(name: str) -> np.ndarray:
-    """A picture that is the same for a name, and differs between names."""
+def image(name: str) -> np.ndarray:
+    """An image that is the same for a name, and differs between names."""
     generator = np.random.default_rng(list(name.encode()))
     return generator.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
 
@@ -46,12 +46,12 @@ def cut(path: pathlib.Path, num_bytes: int) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures 0..9 of train and 10..12 of val, with nothing wrong."""
+    """Images 0..9 of train and 10..12 of val, with nothing wrong."""
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
-    names = [f"picture_{index:02d}" for index in range(13)]
+    names = [f"image_{index:02d}" for index in range(13)]
     for name in names:
-        save(picture(name), tmp_path / "images" / f"{name}.png")
+        save(image(name), tmp_path / "images" / f"{name}.png")
         save(label(name), tmp_path / "labels" / f"{name}.png")
     (tmp_path / "classes.txt").write_text(CLASSES)
     (tmp_path / "train.txt").write_text("\n".join(names[:10]) + "\n")
@@ -79,11 +79,11 @@ def test_counts_are_those_of_a_slow_computation(folder):
     assert list(report.splits) == ["train", "val"]
     fields = json.loads(report.to_json())
     for split, first, last in (("train", 0, 10), ("val", 10, 13)):
-        names = [f"picture_{index:02d}" for index in range(first, last)]
-        pixels = np.stack([picture(name) for name in names]).astype(np.float64)
+        names = [f"image_{index:02d}" for index in range(first, last)]
+        pixels = np.stack([image(name) for name in names]).astype(np.float64)
         ids = np.stack([label(name) for name in names])
         found = fields["splits"][split]
-        assert found["num_pictures"] == found["num_labels"] == last - first
+        assert found["num_images"] == found["num_labels"] == last - first
         assert found["ignored_share"] == pytest.approx((ids == 255).mean())
         np.testing.assert_allclose(found["mean_color"], pixels.mean(axis=(0, 1, 2)))
         np.testing.assert_allclose(found["color_deviation"], pixels.std(axis=(0, 1, 2)))
@@ -92,25 +92,25 @@ def test_counts_are_those_of_a_slow_computation(folder):
             assert found["classes"][f"class_{class_id}"] == {
                 "pixels": is_class.sum(),
                 "share": pytest.approx(is_class.sum() / (ids != 255).sum()),
-                "pictures": is_class.any(axis=(1, 2)).sum(),
+                "images": is_class.any(axis=(1, 2)).sum(),
             }
     assert report.train == "train"
 
 
-def counted(pixels_of_pictures, num_classes=4, ignore_label=255):
-    """Statistics of pictures, each given by its pixels by id."""
+def counted(pixels_of_images, num_classes=4, ignore_label=255):
+    """Statistics of images, each given by its pixels by id."""
     split = statistics.SplitStatistics(num_classes, ignore_label)
-    for pixels_by_id in pixels_of_pictures:
-        split.add(Picture("train", "", pixels_by_id=pixels_by_id))
+    for pixels_by_id in pixels_of_images:
+        split.add(MeasuredImage("train", "", pixels_by_id=pixels_by_id))
     return split
 
 
 def test_class_weights_are_those_of_the_formulas():
     split = counted([{0: 60, 1: 40, 255: 900}, {0: 90, 2: 10}, {0: 100}])
-    # Shares in the pictures that have the class: 250/300, 40/100, 10/100; their median is 0.4.
+    # Shares in the images that have the class: 250/300, 40/100, 10/100; their median is 0.4.
     assert statistics.median_frequency_weights(split) == pytest.approx({0: 0.48, 1: 1.0, 2: 4.0})
     beta = 0.9
-    expected = np.array([1 / (1 + beta + beta**2), 1, 1])  # in 3, 1 and 1 pictures
+    expected = np.array([1 / (1 + beta + beta**2), 1, 1])  # in 3, 1 and 1 images
     expected /= expected.mean()
     found = statistics.effective_number_weights(split, beta)
     assert found == pytest.approx(dict(enumerate(expected)))
@@ -135,7 +135,7 @@ def test_an_ignore_label_among_the_classes_is_no_class():
         ({(24, 16): 2, (30, 20): 1, (900, 900): 1}, (33, 33)),
     ],
 )
-def test_the_proposed_crop_is_about_the_median_picture(sizes, crop):
+def test_the_proposed_crop_is_about_the_median_image(sizes, crop):
     split = counted([])
     split.sizes.update(sizes)
     assert split.propose_crop_size()[0] == crop
@@ -144,47 +144,47 @@ def test_the_proposed_crop_is_about_the_median_picture(sizes, crop):
 def break_everything(folder: pathlib.Path) -> None:
     """Breaks one file after the other."""
     images, labels = folder / "images", folder / "labels"
-    cut(images / "picture_00.png", 20)  # lacks its last rows, which Pillow does not notice
-    (images / "picture_01.png").write_bytes(b"no picture")
-    cut(labels / "picture_02.png", 20)
-    (images / "picture_03.png").unlink()
-    (labels / "picture_04.png").unlink()
-    (labels / "picture_05.png").unlink()
-    save(label("picture_05"), labels / "picture_05.jpg")
-    save(np.repeat(label("picture_06")[..., np.newaxis], 3, axis=-1), labels / "picture_06.png")
-    save(label("picture_07")[:12], labels / "picture_07.png")
-    ids = label("picture_08")
+    cut(images / "image_00.png", 20)  # lacks its last rows, which Pillow does not notice
+    (images / "image_01.png").write_bytes(b"no image")
+    cut(labels / "image_02.png", 20)
+    (images / "image_03.png").unlink()
+    (labels / "image_04.png").unlink()
+    (labels / "image_05.png").unlink()
+    save(label("image_05"), labels / "image_05.jpg")
+    save(np.repeat(label("image_06")[..., np.newaxis], 3, axis=-1), labels / "image_06.png")
+    save(label("image_07")[:12], labels / "image_07.png")
+    ids = label("image_08")
     ids[:2] = 37
-    save(ids, labels / "picture_08.png")
-    (images / "picture_09.png").unlink()
-    save(picture("picture_09"), images / "picture_09.jpg", exif=EXIF_TURNED)
-    save(picture("leak"), images / "picture_10.png")
-    save(np.full(SIZE, 255, np.uint8), labels / "picture_10.png")
-    shutil.copy(images / "picture_10.png", images / "leak.png")
-    shutil.copy(images / "picture_11.png", images / "picture_12.png")
-    Image.fromarray(picture("cmyk")).convert("CMYK").save(images / "cmyk.jpg")
-    save(picture("twin"), images / "cmyk.png")
-    for name in ("leak", "cmyk"):
+    save(ids, labels / "image_08.png")
+    (images / "image_09.png").unlink()
+    save(image("image_09"), images / "image_09.jpg", exif=EXIF_TURNED)
+    save(image("double"), images / "image_10.png")
+    save(np.full(SIZE, 255, np.uint8), labels / "image_10.png")
+    shutil.copy(images / "image_10.png", images / "double.png")
+    shutil.copy(images / "image_11.png", images / "image_12.png")
+    Image.fromarray(image("cmyk")).convert("CMYK").save(images / "cmyk.jpg")
+    save(image("twin"), images / "cmyk.png")
+    for name in ("double", "cmyk"):
         save(label(name), labels / f"{name}.png")
     with (folder / "train.txt").open("a") as lines:
-        lines.write("leak.png\nimages/cmyk.jpg\nnowhere\n")
+        lines.write("double.png\nimages/cmyk.jpg\nnowhere\n")
 
 
 FOUND = {  # kind -> (the files that it names, words of what is said of the first, severity)
-    "image_damaged": (["images/picture_00.png", "images/picture_01.png"], "end", "error"),
+    "image_damaged": (["images/image_00.png", "images/image_01.png"], "end", "error"),
     "image_format": (["images/cmyk.jpg"], "CMYK", "error"),
-    "image_missing": (["nowhere", "labels/picture_03.png"], "train.txt", "error"),
+    "image_missing": (["nowhere", "labels/image_03.png"], "train.txt", "error"),
     "same_name": (["images/cmyk.png"], "cmyk.jpg", "error"),
-    "label_damaged": (["labels/picture_02.png"], "", "error"),
-    "label_missing": (["images/picture_04.png"], "", "error"),
-    "label_jpeg": (["labels/picture_05.jpg"], "", "error"),
-    "label_colors": (["labels/picture_06.png"], "mode RGB", "error"),
-    "size_mismatch": (["labels/picture_07.png"], "image 32x24, label 32x12", "error"),
-    "ids_out_of_range": (["labels/picture_08.png"], "id 37 (64 px)", "error"),
-    "exif_rotation": (["images/picture_09.jpg"], "orientation 6", "error"),
-    "leak": (["images/picture_10.png"], "leak.png in train", "error"),
-    "all_ignored": (["labels/picture_10.png"], "", "warning"),
-    "duplicate": (["images/picture_12.png"], "picture_11.png", "warning"),
+    "label_damaged": (["labels/image_02.png"], "", "error"),
+    "label_missing": (["images/image_04.png"], "", "error"),
+    "label_jpeg": (["labels/image_05.jpg"], "", "error"),
+    "label_colors": (["labels/image_06.png"], "mode RGB", "error"),
+    "size_mismatch": (["labels/image_07.png"], "image 32x24, label 32x12", "error"),
+    "ids_out_of_range": (["labels/image_08.png"], "id 37 (64 px)", "error"),
+    "exif_rotation": (["images/image_09.jpg"], "orientation 6", "error"),
+    "leak": (["images/image_10.png"], "double.png in train", "error"),
+    "all_ignored": (["labels/image_10.png"], "", "warning"),
+    "duplicate": (["images/image_12.png"], "image_11.png", "warning"),
 }
 
 
@@ -203,7 +203,7 @@ def test_every_problem_is_found_with_its_file_and_a_remedy(folder):
     assert "37" in found["ids_out_of_range"].what
     assert not report.is_fit_to_train
     # What can be read is counted nevertheless.
-    assert report.splits["train"].num_pictures == 8  # 02, 04 to 09, leak
+    assert report.splits["train"].num_images == 8  # 02, 04 to 09, leak
     assert report.splits["train"].num_labels == 7  # 00, 01, 07 to 09, leak, cmyk
 
 
@@ -262,17 +262,17 @@ def test_labels_in_colours_and_palettes_are_read_as_their_ids(folder):
 
 
 def test_labels_of_numbers_below_zero_and_without_pixels_stop_nothing(folder):
-    for name, array in (("picture_00", np.full(SIZE, -1)), ("picture_01", np.zeros((0, 32), int))):
+    for name, array in (("image_00", np.full(SIZE, -1)), ("image_01", np.zeros((0, 32), int))):
         (folder / "labels" / f"{name}.png").unlink()
         np.save(folder / "labels" / f"{name}.npy", array)
     report = check(folder)
     assert "id -1 (768 px)" in the_finding(report, "ids_out_of_range").where[0]
-    assert "picture_01.npy: holds no pixel" in the_finding(report, "label_damaged").where[0]
+    assert "image_01.npy: holds no pixel" in the_finding(report, "label_damaged").where[0]
 
 
 def test_a_class_that_is_not_in_train_but_in_val_is_named(folder):
     for index in range(10):
-        path = folder / "labels" / f"picture_{index:02d}.png"
+        path = folder / "labels" / f"image_{index:02d}.png"
         save(np.minimum(label(path.stem), 1), path)
     report = check(folder)
     assert "class_2" in the_finding(report, "not_in_train").what
@@ -282,14 +282,14 @@ def test_a_class_that_is_not_in_train_but_in_val_is_named(folder):
 
 def test_folders_named_as_splits_are_splits_and_trainval_leaks_nothing(folder):
     for split, name in (("train", "a"), ("val", "b"), ("trainval", "c"), ("trainval", "d")):
-        for part, array in (("images", picture), ("labels", label)):
+        for part, array in (("images", image), ("labels", label)):
             (folder / part / split).mkdir(exist_ok=True)
             twin = {"c": "a", "d": "b"}.get(name, name)
             save(array(twin), folder / part / split / f"{name}.png")
     for path in folder.glob("*.txt"):
         path.unlink()
     report = check(folder)
-    assert {name: split.num_pictures for name, split in report.splits.items()} == {
+    assert {name: split.num_images for name, split in report.splits.items()} == {
         "all": 13, "train": 1, "val": 1, "trainval": 2,
     }  # fmt: skip
     assert report.findings == []
@@ -303,7 +303,7 @@ def copy_records(source, folder: pathlib.Path) -> pathlib.Path:
 def test_good_records_are_fit_and_counted(tiny_records):
     report = check_data.check_records(tiny_records.folder)
     assert report.is_fit_to_train
-    assert {name: split.num_pictures for name, split in report.splits.items()} == {
+    assert {name: split.num_images for name, split in report.splits.items()} == {
         "train": 8, "val": 4,
     }  # fmt: skip
     assert report.info == tiny_records.info
@@ -325,8 +325,8 @@ def test_a_damaged_shard_is_named_and_the_others_are_read(tiny_records, tmp_path
     ]
     (where,) = the_finding(report, "shard_damaged").where
     assert str(shard) in where and "3 whole records before" in where
-    assert report.splits["train"].num_pictures == 7  # all but the last of the shard
-    assert report.splits["val"].num_pictures == 4
+    assert report.splits["train"].num_images == 7  # all but the last of the shard
+    assert report.splits["val"].num_images == 4
 
 
 def test_records_that_are_too_few_or_hold_palettes_are_found(tiny_records, tmp_path):

@@ -88,14 +88,14 @@ def test_a_wrong_flag_is_one_message_and_exit_code_1(arguments, complaint):
 
 
 def write_damaged_records(folder: pathlib.Path) -> None:
-    """Writes 24 pictures for training, of which a checksum makes the last quarter unreadable.
+    """Writes 24 images for training, of which a checksum makes the last quarter unreadable.
 
     They are large, so that threads are in the middle of one whenever the pipeline is stopped.
     """
-    picture = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
     label = np.zeros((600, 800, 1), np.uint8)
     contents = {
-        "image/encoded": tf.io.encode_jpeg(picture).numpy(),
+        "image/encoded": tf.io.encode_jpeg(image).numpy(),
         "image/segmentation/class/encoded": tf.io.encode_png(label).numpy(),
     }
     features = {

@@ -148,7 +148,7 @@ def test_a_second_stage_starts_from_the_weights_of_the_first(tmp_path):
 
 
 @of_every_flagfile
-def test_batch_norm_that_a_paper_trains_has_the_pictures_that_it_wants(path):
+def test_batch_norm_that_a_paper_trains_has_the_images_that_it_wants(path):
     model_config, _, train_config = read(path)
     is_of_a_paper = not path.stem.startswith(("camvid", "shapes"))
     if is_of_a_paper and model_config.backbone != "vgg_16" and train_config.fine_tune_batch_norm:

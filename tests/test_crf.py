@@ -32,8 +32,8 @@ def recorded_case(shared, name: str):
     return case, likelihoods / likelihoods.sum(axis=-1, keepdims=True), arguments
 
 
-def noisy_picture(height: int, width: int, num_classes: int, seed: int = 0):
-    """A picture of coloured stripes and noisy probabilities of the stripes' classes."""
+def noisy_image(height: int, width: int, num_classes: int, seed: int = 0):
+    """An image of coloured stripes and noisy probabilities of the stripes' classes."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     label = (x + y // 2) * num_classes // (width + height // 2)
@@ -99,7 +99,7 @@ def test_the_error_against_the_exact_result_is_no_larger_than_the_references(sha
 
 @pytest.mark.parametrize("with_matrix", [False, True])
 def test_the_result_is_near_the_sum_over_all_pairs(with_matrix):
-    image, probabilities = noisy_picture(24, 30, 3)
+    image, probabilities = noisy_image(24, 30, 3)
     arguments = {**SMALL_KERNELS, "iterations": 5, "bilateral_weight": 2, "gaussian_weight": 1}
     # Classes 0 and 1 may lie side by side at half the price.
     costs = np.array([[0, 0.5, 1], [0.5, 0, 1], [1, 1, 0]]) if with_matrix else 1 - np.eye(3)
@@ -115,7 +115,7 @@ def test_the_result_is_near_the_sum_over_all_pairs(with_matrix):
 @pytest.mark.parametrize("num_classes", [2, 8, 11])
 @pytest.mark.parametrize("with_matrix", [False, True])
 def test_tensorflow_and_numba_agree(num_classes, with_matrix):
-    image, probabilities = noisy_picture(20, 27, num_classes)
+    image, probabilities = noisy_image(20, 27, num_classes)
     matrix = None
     if with_matrix:
         matrix = np.random.default_rng(1).uniform(0, 1, [num_classes, num_classes])
@@ -129,14 +129,14 @@ def test_tensorflow_and_numba_agree(num_classes, with_matrix):
 
 def test_they_agree_on_noise_with_more_lattice_points_than_pixels():
     image = np.random.default_rng(0).integers(0, 256, [30, 40, 3]).astype(np.uint8)
-    _, probabilities = noisy_picture(30, 40, 3)
+    _, probabilities = noisy_image(30, 40, 3)
     ours = crf.dense_crf(image, probabilities)
     plain = graph.dense_crf_graph(image[None], probabilities[None])
     np.testing.assert_allclose(plain[0], ours, atol=1e-4)
 
 
 def test_without_numba_tensorflow_takes_over(monkeypatch):
-    image, probabilities = noisy_picture(20, 27, 3)
+    image, probabilities = noisy_image(20, 27, 3)
     options = {**SMALL_KERNELS, "iterations": 3, "return_energy": True}
     ours, energies = crf.dense_crf(image, probabilities, **options)
     find_spec = importlib.util.find_spec
@@ -163,32 +163,32 @@ def test_the_graph_works_on_any_size_after_saving_and_loading(tmp_path):
     tf.saved_model.save(module, str(tmp_path))
     refine = tf.saved_model.load(str(tmp_path)).refine
     for batch, height, width in ((1, 11, 14), (2, 9, 6)):
-        pictures = [noisy_picture(height, width, 3, seed) for seed in range(batch)]
-        image, probabilities = map(np.array, zip(*pictures, strict=True))
+        images = [noisy_image(height, width, 3, seed) for seed in range(batch)]
+        image, probabilities = map(np.array, zip(*images, strict=True))
         refined = refine(image, probabilities.astype("float32"))
         ours = crf.dense_crf(image, probabilities, **SMALL_KERNELS, iterations=2)
         np.testing.assert_allclose(refined, ours, atol=1e-4)
 
 
-def test_a_batch_equals_its_pictures_one_by_one():
-    pictures = [noisy_picture(40, 50, 5, seed) for seed in range(3)]
-    image, probabilities = map(np.array, zip(*pictures, strict=True))
+def test_a_batch_equals_its_images_one_by_one():
+    images = [noisy_image(40, 50, 5, seed) for seed in range(3)]
+    image, probabilities = map(np.array, zip(*images, strict=True))
     batch, energies = crf.dense_crf(
         image, probabilities, return_energy=True, iterations=4, num_threads=2
     )
     assert batch.shape == (3, 40, 50, 5) and energies.shape == (3, 5)
-    for i, picture in enumerate(pictures):
-        np.testing.assert_array_equal(crf.dense_crf(*picture, iterations=4), batch[i])
+    for i, one in enumerate(images):
+        np.testing.assert_array_equal(crf.dense_crf(*one, iterations=4), batch[i])
 
 
 def test_the_number_of_threads_does_not_change_the_result():
-    picture = noisy_picture(110, 130, 11)
-    alone = crf.dense_crf(*picture, num_threads=1)
-    np.testing.assert_allclose(crf.dense_crf(*picture, num_threads=3), alone, atol=1e-6)
+    image = noisy_image(110, 130, 11)
+    alone = crf.dense_crf(*image, num_threads=1)
+    np.testing.assert_allclose(crf.dense_crf(*image, num_threads=3), alone, atol=1e-6)
 
 
 def test_probabilities_sum_to_one_and_follow_their_classes():
-    image, probabilities = noisy_picture(40, 50, 11)
+    image, probabilities = noisy_image(40, 50, 11)
     result = crf.dense_crf(image, probabilities)
     assert result.dtype == np.float32 and result.shape == probabilities.shape
     np.testing.assert_allclose(result.sum(axis=-1), 1, atol=1e-5)
@@ -201,20 +201,20 @@ def test_probabilities_sum_to_one_and_follow_their_classes():
     "nothing_to_do", [{"iterations": 0}, {"bilateral_weight": 0, "gaussian_weight": 0}]
 )
 def test_without_updates_or_kernels_the_probabilities_stay(nothing_to_do):
-    image, probabilities = noisy_picture(12, 15, 3)
+    image, probabilities = noisy_image(12, 15, 3)
     result = crf.dense_crf(image, probabilities, **nothing_to_do)
     np.testing.assert_allclose(result, probabilities, atol=1e-6)
 
 
 def test_every_update_lowers_the_energy():
-    _, energies = crf.dense_crf(*noisy_picture(48, 64, 4), return_energy=True)
+    _, energies = crf.dense_crf(*noisy_image(48, 64, 4), return_energy=True)
     assert energies.shape == (11,)
     assert np.all(np.diff(energies) < 0)
 
 
 def test_energies_of_the_first_beliefs_equal_the_definition():
     # Where all features coincide, every pixel is linked to each by weight / number of pixels.
-    image, probabilities = np.zeros([6, 7, 3], np.uint8), noisy_picture(6, 7, 3)[1]
+    image, probabilities = np.zeros([6, 7, 3], np.uint8), noisy_image(6, 7, 3)[1]
     far = {"bilateral_sigma_xy": 1e6, "gaussian_sigma_xy": 1e6}
     _, energies = crf.dense_crf(image, probabilities, return_energy=True, iterations=0, **far)
     total = probabilities.sum(axis=(0, 1))
@@ -224,7 +224,7 @@ def test_energies_of_the_first_beliefs_equal_the_definition():
 
 
 def test_pottss_model_as_a_matrix_gives_the_same():
-    image, probabilities = noisy_picture(30, 40, 11)
+    image, probabilities = noisy_image(30, 40, 11)
     default, energies = crf.dense_crf(image, probabilities, return_energy=True)
     matrix, same_energies = crf.dense_crf(
         image, probabilities, compatibility=1 - np.eye(11), return_energy=True
@@ -234,7 +234,7 @@ def test_pottss_model_as_a_matrix_gives_the_same():
 
 
 def test_screening_leaves_out_only_classes_that_cannot_win():
-    image, probabilities = noisy_picture(40, 50, 3)
+    image, probabilities = noisy_image(40, 50, 3)
     absent = np.full([40, 50, 18], 1e-4)
     probabilities = np.concatenate([probabilities * (1 - 18e-4), absent], axis=-1)
     whole = crf.dense_crf(image, probabilities)
@@ -246,13 +246,13 @@ def test_screening_leaves_out_only_classes_that_cannot_win():
 
 
 def test_screening_leaves_no_class_out_where_all_may_win():
-    image, probabilities = noisy_picture(30, 40, 5)
+    image, probabilities = noisy_image(30, 40, 5)
     screened = crf.dense_crf(image, probabilities, screen_classes=True)
     np.testing.assert_array_equal(screened, crf.dense_crf(image, probabilities))
 
 
 def test_zero_probabilities_are_no_obstacle():
-    image, _ = noisy_picture(20, 30, 3)
+    image, _ = noisy_image(20, 30, 3)
     label = (np.arange(30) // 15)[None].repeat(20, axis=0)
     result = crf.dense_crf(image, np.eye(3)[label])
     np.testing.assert_allclose(result, np.eye(3)[label], atol=1e-6)
@@ -275,7 +275,7 @@ def test_the_crf_fills_in_what_labels_leave_undecided():
 
 
 def bad(image=None, probabilities=None, **arguments):
-    good_image, good_probabilities = noisy_picture(4, 5, 3)
+    good_image, good_probabilities = noisy_image(4, 5, 3)
     return (
         good_image if image is None else image,
         good_probabilities if probabilities is None else probabilities,
@@ -284,7 +284,7 @@ def bad(image=None, probabilities=None, **arguments):
 
 
 def with_nan():
-    probabilities = noisy_picture(4, 5, 3)[1]
+    probabilities = noisy_image(4, 5, 3)[1]
     probabilities[1, 2, 0] = np.nan
     return probabilities
 
@@ -306,7 +306,7 @@ def with_nan():
         (bad(bilateral_sigma_xy=0), "bilateral_sigma_xy is 0; give a positive"),
         (bad(bilateral_sigma_rgb=-1), "bilateral_sigma_rgb is -1; give a positive"),
         (bad(gaussian_sigma_xy=np.nan), "gaussian_sigma_xy is nan; give a positive"),
-        (bad(bilateral_sigma_rgb=1e-9), "too small for a picture of this size"),
+        (bad(bilateral_sigma_rgb=1e-9), "too small for an image of this size"),
         (bad(gaussian_weight=-1), "gaussian_weight is -1; give a positive weight, or 0"),
         (bad(iterations=-1), "iterations is -1"),
         (bad(num_threads=0), "num_threads is 0; give at least 1"),
@@ -321,8 +321,8 @@ def test_bad_input_is_refused_with_a_remedy(call, message):
         crf.dense_crf(image, probabilities, **arguments)
 
 
-def test_the_graph_refuses_a_single_picture():
-    image, probabilities = noisy_picture(4, 5, 3)
+def test_the_graph_refuses_a_single_image():
+    image, probabilities = noisy_image(4, 5, 3)
     with pytest.raises(UserError, match=r"\[4, 5, 3\]; give a batch"):
         graph.dense_crf_graph(image, probabilities)
 

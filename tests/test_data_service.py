@@ -71,11 +71,11 @@ def test_one_worker_gives_the_batches_of_the_pipeline_itself(command, tiny_recor
 
 def test_what_fails_on_a_worker_fails_here_with_its_message(command):
     def fail(number):
-        with tf.control_dependencies([tf.debugging.Assert(number < 0, ["picture_7 is bad"])]):
+        with tf.control_dependencies([tf.debugging.Assert(number < 0, ["image_7 is bad"])]):
             return tf.identity(number)
 
     dataset = tf.data.Dataset.range(10).map(fail)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="picture_7 is bad"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image_7 is bad"):
         list(remote_data.through_service(dataset, command[1]))
 
 

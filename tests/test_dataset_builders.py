@@ -167,7 +167,7 @@ def test_the_tree_of_the_authors_of_coco_stuff_is_found(raw, tmp_path):
 
 
 @pytest.mark.parametrize("raw", ["ade20k"], indirect=True)
-def test_a_picture_without_label_is_named(raw, tmp_path):
+def test_a_image_without_label_is_named(raw, tmp_path):
     label = raw / "ADEChallengeData2016" / "annotations" / "validation" / "ADE_val_00000001.png"
     label.unlink()
     builder = builder_of("ade20k", tmp_path)
@@ -225,7 +225,7 @@ def test_a_list_of_train_aug_is_taken_as_it_is(raw, file_name, tmp_path):
 
 @pytest.fixture
 def sbd(tmp_path) -> pathlib.Path:
-    """The drawn VOC with SBD beside it, labels as MATLAB files: all but the first picture."""
+    """The drawn VOC with SBD beside it, labels as MATLAB files: all but the first image."""
     scipy_io = pytest.importorskip("scipy.io")
     raw = pathlib.Path(shutil.copytree(drawn("voc2012"), tmp_path / "raw"))
     augmented = raw / "VOCdevkit" / "VOC2012" / "SegmentationClassAug"

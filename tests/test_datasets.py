@@ -1,4 +1,4 @@
-"""Building records: what is written, and what is said of pictures that are no good."""
+"""Building records: what is written, and what is said of images that are no good."""
 
 import io
 import os
@@ -25,7 +25,7 @@ from deeplab_tf.errors import UserError
 
 @pytest.fixture
 def raw(tmp_path) -> pathlib.Path:
-    """Raw pictures for the dataset `folder`, as they should be: train a.jpg b.png, val c.jpg."""
+    """Raw images for the dataset `folder`, as they should be: train a.jpg b.png, val c.jpg."""
     root = tmp_path / "raw"
     (root / "images").mkdir(parents=True)
     (root / "labels").mkdir()
@@ -82,7 +82,7 @@ def test_records_have_the_official_keys_and_tfds_reads_them_back(raw, tmp_path):
     )
 
 
-def test_picture_bytes_stay_as_they_are_and_labels_keep_their_ids(raw, tmp_path):
+def test_image_bytes_stay_as_they_are_and_labels_keep_their_ids(raw, tmp_path):
     train = examples(build.build("folder", tmp_path / "out", raw), "train")
     assert set(train) == {"a", "b"}
     assert train["a"]["image_bytes"].numpy() == (raw / "images" / "a.jpg").read_bytes()
@@ -120,13 +120,13 @@ def save(array, path):
 
 
 # What is wrong -> how it comes about, and what the message says besides the file.
-BAD_PICTURES = {
+BAD_IMAGES = {
     "truncated JPEG": (lambda raw: truncate(raw / "images/c.jpg"), "images/c.jpg", "to its end"),
     "truncated PNG": (lambda raw: truncate(raw / "images/b.png"), "images/b.png", "to its end"),
-    "no picture": (
+    "no image": (
         lambda raw: (raw / "images/a.jpg").write_text("hello"),
         "images/a.jpg",
-        "no picture",
+        "no image",
     ),
     "turned by EXIF": (lambda raw: turn_by_exif(raw / "images/a.jpg"), "images/a.jpg", "EXIF"),
     "CMYK": (
@@ -195,9 +195,9 @@ BAD_PICTURES = {
 }
 
 
-@pytest.mark.parametrize("what", BAD_PICTURES)
-def test_a_bad_picture_is_one_message_and_leaves_no_records(what, raw, tmp_path):
-    make_bad, file, message = BAD_PICTURES[what]
+@pytest.mark.parametrize("what", BAD_IMAGES)
+def test_a_bad_image_is_one_message_and_leaves_no_records(what, raw, tmp_path):
+    make_bad, file, message = BAD_IMAGES[what]
     make_bad(raw)
     message = message.replace("(", r"\(").replace(")", r"\)")
     with pytest.raises(UserError, match=message) as error:
@@ -226,7 +226,7 @@ def test_a_class_list_holds_names_with_or_without_colours(tmp_path):
     assert colors == ((70, 130, 180), (128, 0, 0), (0, 128, 0))
 
 
-def test_a_split_of_few_pictures_gets_fewer_shards(raw, tmp_path):
+def test_a_split_of_few_images_gets_fewer_shards(raw, tmp_path):
     found = build.build("folder", tmp_path / "out", raw, num_shards=2)
     assert [len(found.shards(split)) for split in ("train", "val")] == [2, 1]
 
@@ -295,7 +295,7 @@ build.build("folder", out, raw, num_workers=1)
 
 
 def test_a_killed_build_goes_on_and_keeps_what_has_not_changed(raw, tmp_path, monkeypatch, capsys):
-    names = [f"picture_{index:02d}" for index in range(12)]
+    names = [f"image_{index:02d}" for index in range(12)]
     for name in names:
         shutil.copy(raw / "images/a.jpg", raw / f"images/{name}.jpg")
         shutil.copy(raw / "labels/a.png", raw / f"labels/{name}.png")
@@ -316,7 +316,7 @@ def test_a_killed_build_goes_on_and_keeps_what_has_not_changed(raw, tmp_path, mo
         for serialized in tf.data.TFRecordDataset(str(first_shard))
     }
     assert len(first) == 3
-    os.utime(raw / f"images/{min(first)}.jpg", (0, 0))  # this picture is another one now
+    os.utime(raw / f"images/{min(first)}.jpg", (0, 0))  # this image is another one now
 
     read = set()
     read_example = segmentation.SegmentationBuilder.read_example
@@ -358,16 +358,16 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_are_one_message(
     assert build.build("folder", tmp_path / "out", raw).num_examples == {"train": 2, "val": 1}
 
 
-def test_the_progress_line_counts_pictures_on_a_terminal(raw, tmp_path, monkeypatch, capsys):
+def test_the_progress_line_counts_images_on_a_terminal(raw, tmp_path, monkeypatch, capsys):
     build.build("folder", tmp_path / "silent", raw)
-    assert "pictures" not in capsys.readouterr().out
+    assert "images" not in capsys.readouterr().out
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     build.build("folder", tmp_path / "shown", raw)
-    assert "3/3 pictures" in capsys.readouterr().out
+    assert "3/3 images" in capsys.readouterr().out
 
 
 def test_records_of_the_original_converters_are_read(raw, tmp_path):
-    """Five pictures in four shards of ceil(5 / 4), the last of which is empty."""
+    """Five images in four shards of ceil(5 / 4), the last of which is empty."""
     image_bytes = (raw / "images/a.jpg").read_bytes()
     label_bytes = (raw / "labels/a.png").read_bytes()
 
@@ -463,7 +463,7 @@ def test_what_build_needs_is_asked_for(tmp_path):
         (("camvid", tmp_path), "--manual_dir is missing.\n.*trainannot/"),
         (("camvid", tmp_path, tmp_path / "nowhere"), "no folder --manual_dir=.*\n.*trainannot/"),
         (("camvid", tmp_path, tmp_path), "--manual_dir=.* is empty.\n.*trainannot/"),
-        (("shapes", tmp_path, tmp_path), "draws its own pictures: leave out --manual_dir"),
+        (("shapes", tmp_path, tmp_path), "draws its own images: leave out --manual_dir"),
         (("shapes", tmp_path, None, 4, "grey"), "leave out --label_encoding=grey"),
     ):
         with pytest.raises(UserError, match="(?s)" + message):
@@ -486,7 +486,7 @@ def test_the_command_ends_with_one_message_and_code_1_on_a_truncated_jpeg(raw, t
     assert "Traceback" not in finished.stderr
 
 
-def test_real_camvid_pictures_keep_bytes_and_ids(shared, tmp_path):
+def test_real_camvid_images_keep_bytes_and_ids(shared, tmp_path):
     camvid = shared / "data" / "CamVid"
     for part in ("train", "trainannot"):
         (tmp_path / "raw" / part).mkdir(parents=True)

@@ -286,4 +286,4 @@ def test_the_command_prints_a_table_that_fits_a_terminal():
     total = next(line for line in lines if line.startswith("total")).split()
     assert total[:5] == ["total", "513x513x21", "2,113,557", "2.742", "all"]
     assert "  depthwise/BatchNorm" in result.stdout
-    assert "Memory of a training step of 16 pictures" in result.stdout
+    assert "Memory of a training step of 16 images" in result.stdout

@@ -47,7 +47,7 @@ def test_metrics_equal_a_slow_independent_count(tiny_run_dir, tiny_records, pred
         expected = intersection[class_id] / union[class_id] if union[class_id] else None
         assert result["iou_per_class"][name] == pytest.approx(expected)
     assert result["miou"] == pytest.approx((intersection / union)[union > 0].mean())
-    assert result["num_pictures"] == 4
+    assert result["num_images"] == 4
 
 
 def test_perfect_labels_have_miou_1_with_ignored_borders(tiny_records):
@@ -71,7 +71,7 @@ def test_compiling_the_network_does_not_count_as_its_speed(tiny_records):
         return np.zeros(image.shape[:2], np.int32)
 
     result = evaluation.evaluate(label_of, tiny_records, "val")
-    assert result["pictures_per_second"] > 4 / 2.0
+    assert result["images_per_second"] > 4 / 2.0
 
 
 def test_a_model_of_more_classes_than_the_records_is_refused(tiny_records):
@@ -107,13 +107,13 @@ def test_all_that_is_measured_is_in_the_run_dir_as_json(evaluated, tiny_records,
     expected = boundaries.result(tiny_records.info.class_names)
     assert {name: result[name] for name in expected} == expected
     assert result["confusion_matrix"] == matrix.tolist()
-    assert result["peak_memory_mib"] > 100 and result["pictures_per_second"] > 0
+    assert result["peak_memory_mib"] > 100 and result["images_per_second"] > 0
     assert result["command"] == "python -m deeplab_tf.eval '--run_dir=a run'"
 
 
-def test_every_picture_has_its_line(evaluated, tiny_records, predictions):
+def test_every_image_has_its_line(evaluated, tiny_records, predictions):
     folder, result, _ = evaluated
-    lines = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
     names = [example["name"].decode() for example, _ in predictions]
     assert [line["name"] for line in lines] == names
     assert sum(line["num_pixels"] for line in lines) == result["num_pixels"]
@@ -131,7 +131,7 @@ def test_every_picture_has_its_line(evaluated, tiny_records, predictions):
         assert 0 <= line["boundary_iou"] <= 1
 
 
-def test_a_report_shows_the_pictures_and_compares_with_another_run(evaluated, tmp_path):
+def test_a_report_shows_the_images_and_compares_with_another_run(evaluated, tmp_path):
     folder, result, report = evaluated
     page = report.read_text(encoding="utf-8")
     for name in ("val_0", "val_3", f"{100 * result['miou']:.2f}"):
@@ -165,8 +165,8 @@ def test_a_report_shows_the_pictures_and_compares_with_another_run(evaluated, tm
     assert mirrored["confusion_matrix"] != result["confusion_matrix"]
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(tiny_run_dir, tmp_path, monkeypatch):
-    """All is measured and a report is made; pictures are arrays of NumPy, which are counted."""
+def test_memory_does_not_grow_with_the_number_of_images(tiny_run_dir, tmp_path, monkeypatch):
+    """All is measured and a report is made; images are arrays of NumPy, which are counted."""
     shutil.copytree(tiny_run_dir, tmp_path / "run")
     rng = np.random.default_rng(0)
     shape = (300, 400)
@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tiny_run_dir, tmp_path
 
     monkeypatch.setattr(run_dirs, "load_model", lambda *_: None)
     monkeypatch.setattr(
-        inference, "label_function", lambda *_: lambda picture: np.zeros(shape, np.int32)
+        inference, "label_function", lambda *_: lambda image: np.zeros(shape, np.int32)
     )
     for name in ("_NUM_WORST", "_NUM_BEST"):
         monkeypatch.setattr(evaluation, name, 1)
@@ -208,21 +208,21 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tiny_run_dir, tmp_path
 
 
 @pytest.mark.parametrize(
-    "num_pictures, expected_worst, expected_best",
+    "num_images, expected_worst, expected_best",
     [(0, [], []), (1, [0], []), (3, [0, 1], [2]), (5, [0, 1, 2], [4, 3]), (9, [0, 1, 2], [8, 7])],
 )
-def test_no_picture_is_among_the_worst_and_the_best(num_pictures, expected_worst, expected_best):
-    worst, best = metrics.WorstPictures(3), metrics.BestPictures(2)
-    for right in range(num_pictures):
+def test_no_image_is_among_the_worst_and_the_best(num_images, expected_worst, expected_best):
+    worst, best = metrics.WorstImages(3), metrics.BestImages(2)
+    for right in range(num_images):
         example = {"name": b"%d" % right, "image": None, "label": None}
-        for pictures in (worst, best):
-            pictures.add(np.array([[right, 10 - right], [0, 0]]), (example, None))
+        for images in (worst, best):
+            images.add(np.array([[right, 10 - right], [0, 0]]), (example, None))
     for shown, expected in zip(evaluation._shown(worst, best), (expected_worst, expected_best)):
-        assert [int(picture.name) for picture in shown] == expected
+        assert [int(image.name) for image in shown] == expected
 
 
 class Brightness(tf.Module):
-    """Served as an export is: class 3 where a picture is bright."""
+    """Served as an export is: class 3 where an image is bright."""
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False)
     def serve(self, images):
@@ -234,7 +234,7 @@ def test_an_artefact_is_measured_in_place_of_the_checkpoint(tiny_run_dir, tiny_r
     module, path = Brightness(), str(tmp_path / "export")
     tf.saved_model.save(module, path, signatures={"serving_default": module.serve})
     expected = evaluation.evaluate(
-        lambda picture: np.where(picture.mean(axis=-1) > 127.5, 3, 0), tiny_records, "val"
+        lambda image: np.where(image.mean(axis=-1) > 127.5, 3, 0), tiny_records, "val"
     )
     result = evaluation.evaluate_run(tiny_run_dir, artefact=path)
     assert result["model"] == path

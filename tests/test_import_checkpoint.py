@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_refused_and_leaves_no_run_dir(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_original_voc_model_finds_what_is_in_the_pictures(shared, tmp_path):
+def test_the_original_voc_model_finds_what_is_in_the_images(shared, tmp_path):
     configs = REPOSITORY / "configs"
     model_config, data_config, _ = command_line.read_flagfile(
         str(configs / "voc2012_v3_mobilenet_v2.flagfile"), ModelConfig, DataConfig, TrainConfig
@@ -97,19 +97,17 @@ def test_the_original_voc_model_finds_what_is_in_the_pictures(shared, tmp_path):
         str(configs / "voc2012.classes"),
     )
     assert not report.skipped and not report.unused
-    pictures = {
+    images = {
         "cat": "photos/cat_720p.jpg",
         "dog": "photos/dog.jpg",
         "horse": "photos/horse.jpg",
         "tvmonitor": "VOC_mini/JPEGImages/2007_000039.jpg",
     }
     names = run_dirs.read(str(tmp_path / "run")).dataset.class_names
-    (tmp_path / "pictures").mkdir()
-    for name, path in pictures.items():
-        (tmp_path / "pictures" / f"{name}.jpg").write_bytes((shared / "data" / path).read_bytes())
-    predict.predict(
-        str(tmp_path / "run"), str(tmp_path / "pictures"), str(tmp_path / "predictions")
-    )
-    for name in pictures:
+    (tmp_path / "images").mkdir()
+    for name, path in images.items():
+        (tmp_path / "images" / f"{name}.jpg").write_bytes((shared / "data" / path).read_bytes())
+    predict.predict(str(tmp_path / "run"), str(tmp_path / "images"), str(tmp_path / "predictions"))
+    for name in images:
         label = np.asarray(Image.open(tmp_path / "predictions" / f"{name}.png"))
         assert (label == names.index(name)).mean() > 0.05, name

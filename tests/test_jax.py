@@ -22,7 +22,7 @@ MODELS = {
         "version": "v3",
         "aspp_with_separable_conv": False,
         "aspp_convs_filters": 32,
-        # Batch norm of the two pixels that it has of two pictures would blow up rounding.
+        # Batch norm of the two pixels that it has of two images would blow up rounding.
         "add_image_level_feature": False,
     },
     "v3plus": {"version": "v3plus"},
@@ -81,7 +81,7 @@ np.savez(f"{folder}/results.npz", **results)
 
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory):
-    """Models of TensorFlow, the folder and pictures they share with JAX, and what that made."""
+    """Models of TensorFlow, the folder and images they share with JAX, and what that made."""
     folder = tmp_path_factory.mktemp("jax")
     keras.utils.set_random_seed(0)  # How far rounding goes depends on the weights.
     generator = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Prediction on pictures and videos: what is written, and what is said when they are bad."""
+"""Prediction on images and videos: what is written, and what is said when they are bad."""
 
 import pathlib
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("short_network")
 STRIDE_16 = ModelConfig(output_stride=16)
 
 
-def drawn_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def drawn_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -54,20 +54,20 @@ def read_video(path: str) -> tuple[float, list[np.ndarray]]:
 
 
 def bright_pixel_model(calls: list) -> keras.Model:
-    """Finds class 1 in bright pixels; notes the shape of every picture that Python sees."""
+    """Finds class 1 in bright pixels; notes the shape of every image that Python sees."""
 
     class BrightPixels(keras.Model):
-        def call(self, pictures, training=False):
-            calls.append(tuple(pictures.shape))
-            grey = keras.ops.mean(keras.ops.cast(pictures, "float32"), axis=-1)
+        def call(self, images, training=False):
+            calls.append(tuple(images.shape))
+            grey = keras.ops.mean(keras.ops.cast(images, "float32"), axis=-1)
             return keras.ops.stack([127.5 - grey, grey - 127.5], axis=-1)
 
     return BrightPixels()
 
 
-def test_labels_have_the_size_of_the_picture_and_overlays_show_them(tiny_run_dir, tmp_path):
+def test_labels_have_the_size_of_the_image_and_overlays_show_them(tiny_run_dir, tmp_path):
     for name, size in {"small": (49, 70), "large": (130, 101)}.items():
-        Image.fromarray(drawn_picture(*size)).save(tmp_path / f"{name}.png")
+        Image.fromarray(drawn_image(*size)).save(tmp_path / f"{name}.png")
     output_dir = tmp_path / "predictions"
     written = predict.predict(tiny_run_dir, str(tmp_path / "*.png"), str(output_dir))
 
@@ -75,35 +75,35 @@ def test_labels_have_the_size_of_the_picture_and_overlays_show_them(tiny_run_dir
     run = run_dir.read(tiny_run_dir)
     model = run_dir.load_model(run)
     for path, size in zip(written, [(130, 101), (49, 70)]):
-        with Image.open(path) as picture:
-            assert picture.mode == "P"
+        with Image.open(path) as image:
+            assert image.mode == "P"
             colors = list(np.ravel(run.dataset.colors))
-            assert picture.getpalette()[: len(colors)] == colors
-            label = np.asarray(picture)
+            assert image.getpalette()[: len(colors)] == colors
+            label = np.asarray(image)
         logits = inference.predict_logits(
-            model, drawn_picture(*size)[np.newaxis], run.model_config, run.data_config
+            model, drawn_image(*size)[np.newaxis], run.model_config, run.data_config
         )
         agreement = np.mean(label == np.argmax(logits, axis=-1)[0])
         assert label.shape == size and agreement > 0.999  # ties may round either way
-    with Image.open(output_dir / "large_overlay.png") as picture:
-        assert picture.height > 130  # a legend follows
+    with Image.open(output_dir / "large_overlay.png") as image:
+        assert image.height > 130  # a legend follows
     assert len(list(output_dir.iterdir())) == 5  # with the overview
 
 
-def test_broken_pictures_are_named_after_all_others_are_done(tiny_run_dir, tmp_path, capsys):
-    Image.fromarray(drawn_picture(64, 64)).save(tmp_path / "good.jpg")
+def test_broken_images_are_named_after_all_others_are_done(tiny_run_dir, tmp_path, capsys):
+    Image.fromarray(drawn_image(64, 64)).save(tmp_path / "good.jpg")
     whole = (tmp_path / "good.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"(?s)2 of 3 pictures.*cut\.jpg: .*empty\.png: "):
+    with pytest.raises(UserError, match=r"(?s)2 of 3 images.*cut\.jpg: .*empty\.png: "):
         predict.predict(tiny_run_dir, str(tmp_path), str(tmp_path / "out"))
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["good.png", "good_overlay.png", "overview.png"]
     assert "3 of 3" in capsys.readouterr().out
 
 
-def test_a_label_never_overwrites_a_picture(tiny_run_dir, tmp_path):
-    Image.fromarray(drawn_picture(32, 32)).save(tmp_path / "a.png")
+def test_a_label_never_overwrites_a_image(tiny_run_dir, tmp_path):
+    Image.fromarray(drawn_image(32, 32)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     with pytest.raises(UserError, match="would be overwritten"):
         predict.predict(tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path))
@@ -111,11 +111,11 @@ def test_a_label_never_overwrites_a_picture(tiny_run_dir, tmp_path):
 
 
 @pytest.mark.parametrize("images", ["nowhere/*.jpg", "nowhere/a.jpg", ".", "notes.txt,nowhere/a"])
-def test_no_picture_is_an_error_that_names_the_flag(tmp_path, monkeypatch, images):
+def test_no_image_is_an_error_that_names_the_flag(tmp_path, monkeypatch, images):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(UserError, match="--images="):
-        predict.find_pictures(images)
+        predict.find_images(images)
 
 
 def test_files_folders_globs_and_cameras_can_be_mixed_with_commas(tmp_path, monkeypatch):
@@ -124,8 +124,8 @@ def test_files_folders_globs_and_cameras_can_be_mixed_with_commas(tmp_path, monk
     for name in ("1.JPG", "2.mp4", "notes.txt"):
         (tmp_path / "a, b" / name).touch()
     (tmp_path / "3.png").touch()
-    assert predict.find_pictures("a, b") == ["a, b/1.JPG", "a, b/2.mp4"]
-    assert predict.find_pictures("3.png, *.png,7,a*/1.*") == ["7", "3.png", "a, b/1.JPG"]
+    assert predict.find_images("a, b") == ["a, b/1.JPG", "a, b/2.mp4"]
+    assert predict.find_images("3.png, *.png,7,a*/1.*") == ["7", "3.png", "a, b/1.JPG"]
     (tmp_path / "7").touch()
     assert video.camera_index("7") is None  # it is a file now
 
@@ -146,38 +146,38 @@ def test_output_names_never_meet(paths, names):
     assert predict.output_names(paths) == names
 
 
-def test_pictures_of_every_kind_become_rgb(tmp_path):
-    grey = drawn_picture(8, 9)[..., 0]
+def test_images_of_every_kind_become_rgb(tmp_path):
+    grey = drawn_image(8, 9)[..., 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey16.png")
-    color = drawn_picture(8, 9)
+    color = drawn_image(8, 9)
     alpha = np.full((8, 9, 1), 128, np.uint8)
     Image.fromarray(np.concatenate([color, alpha], axis=-1)).save(tmp_path / "alpha.png")
     Image.fromarray(color).save(tmp_path / "color.bmp")
     Image.fromarray(color).save(tmp_path / "color.webp", lossless=True)
     for name in ("grey.png", "grey16.png"):
         expected = np.repeat(grey[..., np.newaxis], 3, axis=-1)
-        np.testing.assert_array_equal(predict.read_picture(str(tmp_path / name)), expected)
+        np.testing.assert_array_equal(predict.read_image(str(tmp_path / name)), expected)
     for name in ("alpha.png", "color.bmp", "color.webp"):
-        np.testing.assert_array_equal(predict.read_picture(str(tmp_path / name)), color)
+        np.testing.assert_array_equal(predict.read_image(str(tmp_path / name)), color)
 
 
 def test_exif_rotation_is_applied(tmp_path):
-    picture = Image.fromarray(drawn_picture(8, 16))
-    exif = picture.getexif()
+    image = Image.fromarray(drawn_image(8, 16))
+    exif = image.getexif()
     exif[0x0112] = 6  # "rotate by 90 degrees clockwise to show"
-    picture.save(tmp_path / "turned.png", exif=exif)
-    expected = np.rot90(drawn_picture(8, 16), k=-1)
-    np.testing.assert_array_equal(predict.read_picture(str(tmp_path / "turned.png")), expected)
+    image.save(tmp_path / "turned.png", exif=exif)
+    expected = np.rot90(drawn_image(8, 16), k=-1)
+    np.testing.assert_array_equal(predict.read_image(str(tmp_path / "turned.png")), expected)
 
 
 def test_the_model_is_traced_once_for_all_sizes():
     calls = []
     label_of = inference.label_function(bright_pixel_model(calls), STRIDE_16, DataConfig())
     for size in ((8, 9), (30, 20), (5, 40)):
-        picture = drawn_picture(*size)
-        label = label_of(picture)
-        np.testing.assert_array_equal(label, picture.mean(axis=-1) > 127.5)
+        image = drawn_image(*size)
+        label = label_of(image)
+        np.testing.assert_array_equal(label, image.mean(axis=-1) > 127.5)
         assert label.dtype == np.int32
     assert calls == [(1, None, None, 3)]
 
@@ -196,37 +196,37 @@ def test_the_network_sees_mean_pixels_up_to_a_multiple_of_the_output_stride_plus
     seen = []
     model_config = ModelConfig(backbone=backbone, output_stride=16)
 
-    def model(pictures, training):
-        seen.append(pictures[0].numpy())
-        return pictures
+    def model(images, training):
+        seen.append(images[0].numpy())
+        return images
 
-    picture = drawn_picture(*size)
-    logits = inference.predict_logits(model, picture[np.newaxis], model_config, DataConfig())
-    np.testing.assert_allclose(logits[0], picture, atol=1e-4)
+    image = drawn_image(*size)
+    logits = inference.predict_logits(model, image[np.newaxis], model_config, DataConfig())
+    np.testing.assert_allclose(logits[0], image, atol=1e-4)
     assert seen[0].shape[:2] == padded
-    np.testing.assert_allclose(seen[0][: size[0], : size[1]], picture, atol=1e-4)
+    np.testing.assert_allclose(seen[0][: size[0], : size[1]], image, atol=1e-4)
     for padding in (seen[0][size[0] :], seen[0][:, size[1] :]):
         np.testing.assert_allclose(padding, np.broadcast_to(pad_pixel, padding.shape), rtol=1e-6)
 
 
-def test_pictures_resized_to_a_range_get_labels_at_their_own_size():
+def test_images_resized_to_a_range_get_labels_at_their_own_size():
     sizes = []
     model = bright_pixel_model(sizes)
-    picture = np.zeros((310, 200, 3), np.uint8)
-    picture[:, 120:] = 255
+    image = np.zeros((310, 200, 3), np.uint8)
+    image[:, 120:] = 255
     data_config = DataConfig(min_resize_value=33, max_resize_value=65, resize_factor=8)
-    logits = inference.predict_logits(model, picture[np.newaxis], STRIDE_16, data_config)
+    logits = inference.predict_logits(model, image[np.newaxis], STRIDE_16, data_config)
     assert sizes == [(1, 65, 33, 3)]  # 51 x 33, to multiples of 8 plus 1, then of 16 plus 1
     assert logits.shape == (1, 310, 200, 2)
-    label = inference.label_function(model, STRIDE_16, data_config)(picture)
+    label = inference.label_function(model, STRIDE_16, data_config)(image)
     assert label[:, :115].max() == 0 and label[:, 125:].min() == 1
 
 
 @pytest.fixture(scope="module")
 def everything(tiny_run_dir, tmp_path_factory) -> pathlib.Path:
-    """The folder of all that can be written for a picture, behind a CRF."""
+    """The folder of all that can be written for an image, behind a CRF."""
     folder = tmp_path_factory.mktemp("everything")
-    Image.fromarray(drawn_picture(40, 50)).save(folder / "berlin_0_leftImg8bit.png")
+    Image.fromarray(drawn_image(40, 50)).save(folder / "berlin_0_leftImg8bit.png")
     class_names = run_dir.read(tiny_run_dir).dataset.class_names
     lines = [f"{name}: {200 - class_id}" for class_id, name in enumerate(class_names)]
     (folder / "server.txt").write_text("# ours: theirs\n\n" + "\n".join(lines))
@@ -243,13 +243,13 @@ def everything(tiny_run_dir, tmp_path_factory) -> pathlib.Path:
 
 
 def test_confidence_and_probabilities_are_those_of_the_labels(tiny_run_dir, everything):
-    picture = drawn_picture(40, 50)
+    image = drawn_image(40, 50)
     run = run_dir.read(tiny_run_dir)
     logits = inference.predict_logits(
-        run_dir.load_model(run), picture[np.newaxis], run.model_config, run.data_config
+        run_dir.load_model(run), image[np.newaxis], run.model_config, run.data_config
     )
     probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))[0]
-    expected = crf.dense_crf(picture, probabilities, **crf.PRESETS["v1"])
+    expected = crf.dense_crf(image, probabilities, **crf.PRESETS["v1"])
     written = np.load(everything / "berlin_0_leftImg8bit_probabilities.npy")
     assert written.dtype == np.float16
     np.testing.assert_allclose(written, expected, atol=2e-3)
@@ -261,7 +261,7 @@ def test_confidence_and_probabilities_are_those_of_the_labels(tiny_run_dir, ever
     np.testing.assert_allclose(chosen[..., 0], expected.max(axis=-1), atol=1e-4)
 
 
-def test_the_folder_for_a_test_server_holds_nothing_but_grey_pictures_of_its_ids(everything):
+def test_the_folder_for_a_test_server_holds_nothing_but_grey_images_of_its_ids(everything):
     (server_path,) = (everything / "label_ids").iterdir()
     assert server_path.name == "berlin_0_leftImg8bit.png"
     with Image.open(everything / server_path.name) as label:
@@ -271,16 +271,16 @@ def test_the_folder_for_a_test_server_holds_nothing_but_grey_pictures_of_its_ids
         np.testing.assert_array_equal(np.asarray(server_label), expected)
 
 
-def test_how_the_network_looks_at_pictures_is_passed_on(tiny_run_dir, tmp_path, monkeypatch):
+def test_how_the_network_looks_at_images_is_passed_on(tiny_run_dir, tmp_path, monkeypatch):
     eval_config = EvalConfig(eval_scales=(0.5, 1.0), add_flipped_images=True)
     seen = []
 
     def label_function(model, model_config, data_config, crf_parameters, eval_config):
         seen.append(eval_config)
-        return lambda picture: np.zeros(picture.shape[:2], np.int32)
+        return lambda image: np.zeros(image.shape[:2], np.int32)
 
     monkeypatch.setattr(inference, "label_function", label_function)
-    Image.fromarray(drawn_picture(9, 11)).save(tmp_path / "a.png")
+    Image.fromarray(drawn_image(9, 11)).save(tmp_path / "a.png")
     predict.predict(
         tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"), eval_config=eval_config
     )
@@ -288,15 +288,15 @@ def test_how_the_network_looks_at_pictures_is_passed_on(tiny_run_dir, tmp_path, 
 
 
 def test_an_artefact_takes_the_place_of_the_checkpoint(tiny_run_dir, tmp_path, monkeypatch):
-    picture, class_id = drawn_picture(9, 11), 3
+    image, class_id = drawn_image(9, 11), 3
 
     def load_artefact(path, model_config, data_config, crf_parameters, eval_config):
         assert (path, model_config.num_classes) == ("model.tflite", 7)
-        return lambda picture: np.full(picture.shape[:2], class_id, np.int32)
+        return lambda image: np.full(image.shape[:2], class_id, np.int32)
 
     monkeypatch.setattr(inference, "load_artefact", load_artefact)
     monkeypatch.setattr(run_dir, "load_model", None)
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(image).save(tmp_path / "a.png")
     arguments = (tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"))
     (written,) = predict.predict(*arguments, artefact="model.tflite")
     with Image.open(written) as label:

@@ -14,6 +14,7 @@ PACKAGE = REPOSITORY / "deeplab_tf"
 ROOMS = (
     "errors",
     "config",
+    "files",
     "command_line",
     "layers",
     "backbones",

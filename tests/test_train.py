@@ -121,7 +121,7 @@ def test_the_run_dir_has_what_eval_and_tensorboard_need(tiny_run_dir, tiny_recor
         for event in tf.compat.v1.train.summary_iterator(path):
             tags.update(value.tag for value in event.summary.value)
     assert {"loss/cross_entropy", "gradient_norm", "learning_rate", "validation/miou"} <= tags
-    assert {"worst_pictures/0", "confusion_matrix", "validation_iou/background"} <= tags
+    assert {"worst_images/0", "confusion_matrix", "validation_iou/background"} <= tags
 
 
 def test_the_best_checkpoint_has_the_miou_that_training_reported(tiny_run_dir):
@@ -231,7 +231,7 @@ def tiny_step():
 
 @pytest.fixture(scope="module")
 def batch() -> dict[str, np.ndarray]:
-    """Four pictures, of which the first two have many pixels that do not count."""
+    """Four images, of which the first two have many pixels that do not count."""
     random = np.random.default_rng(0)
     label = random.integers(0, 3, (4, 17, 17), dtype=np.int32)
     label[:2, :10] = 255
@@ -353,7 +353,7 @@ def test_a_wrong_setting_is_one_message(tiny_records, tmp_path, model, data, set
         train_tiny(tmp_path, tiny_records, model, data, **settings)
 
 
-def test_a_loss_that_is_not_finite_names_its_pictures_and_the_checkpoint_before(
+def test_a_loss_that_is_not_finite_names_its_images_and_the_checkpoint_before(
     tiny_records, tmp_path
 ):
     data = {"train_crop_size": (65, 65), "data_dir": tiny_records.folder}

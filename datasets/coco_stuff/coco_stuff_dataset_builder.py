@@ -1,4 +1,4 @@
-"""TFDS builder of COCO-Stuff: the pictures of COCO 2017 with all things and stuff labelled."""
+"""TFDS builder of COCO-Stuff: the images of COCO 2017 with all things and stuff labelled."""
 
 import pathlib
 
@@ -224,7 +224,7 @@ LAYOUT = """COCO-Stuff (164k) is expected in --manual_dir like this:
   stuffthingmaps_trainval2017/{train2017,val2017}/    000000000009.png, ...; or in annotations/
 A split without its folders is left out. Get train2017.zip, val2017.zip and
 stuffthingmaps_trainval2017.zip from https://github.com/nightrome/cocostuff#downloads and unpack the
-last in a folder of its own: its folders are called as those of the pictures"""
+last in a folder of its own: its folders are called as those of the images"""
 
 
 class Builder(segmentation.SegmentationBuilder):

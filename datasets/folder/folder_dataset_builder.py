@@ -1,4 +1,4 @@
-"""TFDS builder of anybody's own pictures and labels."""
+"""TFDS builder of anybody's own images and labels."""
 
 import pathlib
 import re
@@ -17,7 +17,7 @@ _LABEL_EXTENSIONS = (*_IMAGE_EXTENSIONS, *label_files.ARRAY_EXTENSIONS)
 
 LAYOUT = """Your own data is expected in --manual_dir like this:
   classes.txt              one class a line, the first has id 0: NAME, or NAME RED GREEN BLUE
-  train.txt  val.txt       one picture a line, e.g. street_01; test.txt if you like
+  train.txt  val.txt       one image a line, e.g. street_01; test.txt if you like
   images/street_01.jpg     JPEG or PNG
   labels/street_01.png     PNG of the same size: class ids, 255 where nothing counts; or the colours
                            of classes.txt; or an array: .npy, .npz, .mat"""
@@ -40,17 +40,17 @@ class Builder(segmentation.SegmentationBuilder):
         class_names, colors = records.read_class_list(class_list)
         self.info.metadata.update(class_names=class_names, colors=colors)
         image_files = _files_by_stem(root / "images", _IMAGE_EXTENSIONS)
-        label_files = _files_by_stem(root / "labels", _LABEL_EXTENSIONS)
+        label_paths = _files_by_stem(root / "labels", _LABEL_EXTENSIONS)
         lists = segmentation.read_split_lists(
-            root, ("train", "val", "test"), _how_to_split(root, len(label_files))
+            root, ("train", "val", "test"), _how_to_split(root, len(label_paths))
         )
         pairs = {
-            split: _listed(root / f"{split}.txt", lines, image_files, label_files)
+            split: _listed(root / f"{split}.txt", lines, image_files, label_paths)
             for split, lines in lists.items()
         }
         if not self.label_encoding:
-            label_paths = [pair.label for listed in pairs.values() for pair in listed]
-            self.label_encoding = label_files.detect_encoding(label_paths, colors)
+            paths = [pair.label for listed in pairs.values() for pair in listed]
+            self.label_encoding = label_files.detect_encoding(paths, colors)
         self._ids_by_color = {color: class_id for class_id, color in enumerate(colors)}
         if self.label_encoding == "color_map" and len(self._ids_by_color) < len(colors):
             twice = next(color for color in colors if colors.count(color) > 1)
@@ -103,11 +103,11 @@ def _listed(
 
 
 def _how_to_split(root: pathlib.Path, num_labels: int) -> str:
-    # Not done silently: pictures of one scene belong into one split, which only the owner knows.
+    # Not done silently: images of one scene belong into one split, which only the owner knows.
     num_val = max(num_labels // 5, 1)
     return (
-        f"To put {num_val} of your {num_labels} pictures at random into val and the others into "
+        f"To put {num_val} of your {num_labels} images at random into val and the others into "
         f"train:\n  cd {root} && ls labels | sort -R > all.lst && head -n {num_val} all.lst > "
-        f"val.txt && tail -n +{num_val + 1} all.lst > train.txt\n(pictures of one scene belong "
+        f"val.txt && tail -n +{num_val + 1} all.lst > train.txt\n(images of one scene belong "
         "into one split; then write the lists yourself)"
     )

@@ -1,4 +1,4 @@
-"""TFDS builder of PASCAL-Context: the pictures of VOC 2010 with every pixel labelled."""
+"""TFDS builder of PASCAL-Context: the images of VOC 2010 with every pixel labelled."""
 
 import pathlib
 
@@ -105,12 +105,14 @@ class Builder(segmentation.SegmentationBuilder):
             raise UserError(f"there is no SegmentationClassContext in {root}.\n{LAYOUT}")
         voc = annotated[0]
         images = {path.stem: path for path in (voc / "JPEGImages").glob("*.jpg")}
-        label_files = {path.stem: path for path in (voc / "SegmentationClassContext").glob("*.png")}
+        labels_by_name = {
+            path.stem: path for path in (voc / "SegmentationClassContext").glob("*.png")
+        }
         lists = voc / "ImageSets" / "SegmentationContext"
         names = segmentation.read_split_lists(lists, ("train", "val"), LAYOUT)
         return {
             split: segmentation.pairs_of_names(
-                lists / f"{split}.txt", names[split], images, label_files, LAYOUT
+                lists / f"{split}.txt", names[split], images, labels_by_name, LAYOUT
             )
             for split in names
         }

@@ -1,4 +1,4 @@
-"""Draws pictures as files that are in no split: python -m deeplab_tf.datasets.shapes.draw ..."""
+"""Draws images as files that are in no split: python -m deeplab_tf.datasets.shapes.draw ..."""
 
 import os
 import pathlib
@@ -9,11 +9,11 @@ from deeplab_tf import command_line
 from deeplab_tf.datasets.shapes import drawing
 
 
-def draw_pictures(output_dir: str | os.PathLike, num_pictures: int) -> list[pathlib.Path]:
-    """Draws pictures for `predict` to try itself on, and returns their paths."""
+def draw_images(output_dir: str | os.PathLike, num_images: int) -> list[pathlib.Path]:
+    """Draws images for `predict` to try itself on, and returns their paths."""
     folder = pathlib.Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"shapes_{index:02d}.jpg" for index in range(num_pictures)]
+    paths = [folder / f"shapes_{index:02d}.jpg" for index in range(num_images)]
     for index, path in enumerate(paths):
         image, _ = drawing.draw("unseen", index)
         path.write_bytes(drawing.encode_jpeg(image))
@@ -22,13 +22,13 @@ def draw_pictures(output_dir: str | os.PathLike, num_pictures: int) -> list[path
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("output_dir", None, "Folder for the pictures (required).", required=True)
-    flags.DEFINE_integer("num_pictures", 12, "How many.", lower_bound=1)
+    flags.DEFINE_string("output_dir", None, "Folder for the images (required).", required=True)
+    flags.DEFINE_integer("num_images", 12, "How many.", lower_bound=1)
 
 
 def main(_) -> None:
-    paths = draw_pictures(flags.FLAGS.output_dir, flags.FLAGS.num_pictures)
-    print(f"{len(paths)} pictures in {flags.FLAGS.output_dir}")
+    paths = draw_images(flags.FLAGS.output_dir, flags.FLAGS.num_images)
+    print(f"{len(paths)} images in {flags.FLAGS.output_dir}")
 
 
 if __name__ == "__main__":

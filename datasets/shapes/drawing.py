@@ -1,4 +1,4 @@
-"""Draws the pictures of `shapes` with their exact labels.
+"""Draws the images of `shapes` with their exact labels.
 
 Colour tells objects from the dull ground and most classes from one another, in every shade and
 pattern. Disc and ring are of one colour: a pixel of a ring looks like one of a disc until the
@@ -12,15 +12,15 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-# How hard the pictures are: everything worth turning stands here. Lengths are in pixels.
+# How hard the images are: everything worth turning stands here. Lengths are in pixels.
 SEED = 2018
-PICTURE_SIZES = ((128, 160), (112, 144), (144, 176), (160, 128))  # height, width
+IMAGE_SIZES = ((128, 160), (112, 144), (144, 176), (160, 128))  # height, width
 NUM_OBJECTS = (4, 7)  # fewest, most; less where there is no room
 RADII = (15.0, 32.0)  # of the circle around a form, drawn log-uniformly
 STROKE = (0.32, 0.42)  # thickness of ring, frame and cross as a part of the radius ...
 MIN_STROKE = 7.0  # ... but never less
 MAX_STRETCH = 1.2  # a form's longer axis over its shorter one
-MIN_VISIBLE = 0.65  # part of an object that others and the picture's border must leave free
+MIN_VISIBLE = 0.65  # part of an object that others and the image's border must leave free
 MIN_CONTRAST = 90.0  # distance in RGB between an object's colour and all other colours
 HUES = {  # degrees; disc and ring share theirs
     "disc": (-25.0, 25.0),
@@ -75,7 +75,7 @@ FORMS: dict[str, Callable[[float], list[np.ndarray]]] = {
     "cross": lambda stroke: [_cross(stroke)],
 }
 CLASS_NAMES = ("background", *FORMS)
-COLORS = (  # of the classes when a label is shown; the pictures' own colours tell nothing
+COLORS = (  # of the classes when a label is shown; the images' own colours tell nothing
     (0, 0, 0),
     (239, 83, 80),
     (255, 167, 38),
@@ -87,19 +87,19 @@ COLORS = (  # of the classes when a label is shown; the pictures' own colours te
 
 
 def draw(split: str, index: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one picture, which depends on nothing but the arguments.
+    """Draws one image, which depends on nothing but the arguments.
 
     Args:
         split: Name of the split.
-        index: Number of the picture in the split.
-        seed: Another one gives other pictures.
+        index: Number of the image in the split.
+        seed: Another one gives other images.
 
     Returns:
         image: uint8 `[H, W, 3]`, RGB.
         label: uint8 `[H, W]`, class ids, and 255 in a thin band along every border.
     """
     rng = np.random.default_rng((seed, zlib.crc32(split.encode()), index))
-    height, width = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
+    height, width = IMAGE_SIZES[rng.integers(len(IMAGE_SIZES))]
     colors = [_color(rng, "ground", others=[])]
     image = _pattern(rng, colors[0], height, width)
     label = np.zeros((height, width), np.uint8)
@@ -128,7 +128,7 @@ def draw(split: str, index: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarr
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """Returns a uint8 `[H, W, 3]` RGB picture as JPEG."""
+    """Returns a uint8 `[H, W, 3]` RGB image as JPEG."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     return cv2.imencode(".jpg", image[..., ::-1], quality)[1].tobytes()
 
@@ -138,7 +138,7 @@ def cover(rng: np.random.Generator, form: str, height: int, width: int) -> tuple
 
     Returns:
         coverage: float32 `[H, W]` in 0..1.
-        area: Of the whole form, also beyond the picture's border.
+        area: Of the whole form, also beyond the image's border.
     """
     radius = np.exp(rng.uniform(*np.log(RADII)))
     stroke = max(rng.uniform(*STROKE), MIN_STROKE / radius)

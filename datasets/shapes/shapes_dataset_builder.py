@@ -13,7 +13,7 @@ NUM_EXAMPLES = {"train": 600, "val": 80}
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """What a picture is drawn from, in place of a pair of files."""
+    """What an image is drawn from, in place of a pair of files."""
 
     split: str
     index: int
@@ -27,7 +27,7 @@ class Drawing:
 
 
 class Builder(segmentation.SegmentationBuilder):
-    """Draws its pictures itself."""
+    """Draws its images itself."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Six forms on patterned ground."}

@@ -1,4 +1,4 @@
-"""TFDS builder of Pascal VOC 2012, and of its training pictures with the labels of SBD."""
+"""TFDS builder of Pascal VOC 2012, and of its training images with the labels of SBD."""
 
 import pathlib
 
@@ -91,7 +91,7 @@ class Builder(segmentation.SegmentationBuilder):
                 ]
             elif {"train", "val"} <= names.keys():
                 train_aug = next(iter(more_labels.values())).parent
-                # SBD was split another way: VOC's validation pictures are in it, with labels.
+                # SBD was split another way: VOC's validation images are in it, with labels.
                 train_aug_names = sorted({*more_labels, *names["train"]} - {*names["val"]})
             else:
                 raise UserError(

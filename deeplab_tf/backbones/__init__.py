@@ -58,7 +58,7 @@ def build_backbone(
             for 1, 1, 1. MobileNet and VGG have no such block.
         depth_multiplier: Scales the filters of a MobileNet.
         batch_norm_decay: Decay of the moving statistics; None for the original's. VGG has none.
-        in_channels: Channels of the pictures; the first three are R, G and B.
+        in_channels: Channels of the images; the first three are R, G and B.
         last_block: Of a ResNet: 4, or 5 to 7 for copies of block4 behind it (v3 in cascade).
 
     Returns:
@@ -111,5 +111,5 @@ def build_backbone(
 
 
 def pad_pixel(name: str) -> tuple[float, float, float]:
-    """The R, G and B that a backbone maps to zeros, with which pictures are padded."""
+    """The R, G and B that a backbone maps to zeros, with which images are padded."""
     return _PIXEL_MEANS.get(name, (127.5, 127.5, 127.5))

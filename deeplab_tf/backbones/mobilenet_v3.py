@@ -116,7 +116,7 @@ def mobilenet_v3(
 
 
 def _squeeze_excite(inputs, name: str):
-    """Weighs every channel by what all channels are like over the whole picture.
+    """Weighs every channel by what all channels are like over the whole image.
 
     Reference: arXiv:1905.02244, section 5.3: a quarter of the channels in between.
     """

@@ -21,7 +21,7 @@ def to_unit_range(image):
 def subtract_mean(image, mean: tuple[float, float, float]):
     """Subtracts the means of R, G and B, and their mean from any channel behind these.
 
-    (The original leaves such channels as they are.) Pictures of one or two channels have no R, G
+    (The original leaves such channels as they are.) Images of one or two channels have no R, G
     and B: there, all are taken for channels behind.
     """
     in_channels = image.shape[-1]

@@ -59,10 +59,10 @@ def dense_crf(
 
     Runs in numba where it is installed (`pip install numba`), and as the TensorFlow graph of
     `deeplab_tf.crf.graph` where not, which takes several times as long. The first call on a
-    machine compiles for about 10 seconds; numba keeps the machine code. The arrays of a picture
+    machine compiles for about 10 seconds; numba keeps the machine code. The arrays of an image
     take about 250 + 16 C bytes per pixel and 60 + 8 C bytes per lattice point, where C counts as 8
     at least; there are 0.3 to 2 lattice points per pixel in photographs, and never more than 9. The
-    lattice of positions, less than 100 bytes per pixel, is kept for the next picture of the size.
+    lattice of positions, less than 100 bytes per pixel, is kept for the next image of the size.
 
     Args:
         image: uint8 [H, W, 3], RGB; or a batch [B, H, W, 3].
@@ -82,7 +82,7 @@ def dense_crf(
             in 100 000. It saves time where few classes are present. For Potts' model only; the
             TensorFlow graph leaves none out.
         return_energy: Also return the energies, which takes about as long again.
-        num_threads: Threads to use; None for one per core. The pictures of a batch are shared
+        num_threads: Threads to use; None for one per core. The images of a batch are shared
             out among them. The results do not depend on it.
 
     Returns:

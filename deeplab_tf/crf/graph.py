@@ -72,7 +72,7 @@ def infer(
     compatibility: np.ndarray | None,
     return_energy: bool,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Infers one picture.
+    """Infers one image.
 
     Args:
         image: uint8 [H, W, 3].

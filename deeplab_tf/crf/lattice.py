@@ -1,4 +1,4 @@
-"""The permutohedral lattice of a picture: high-dimensional Gaussian filtering in linear time.
+"""The permutohedral lattice of an image: high-dimensional Gaussian filtering in linear time.
 
 Pixels that are alike lie close to each other in the space of their features. A filter gives the
 pixels' values to the lattice points around them (splat), blurs along the axes of the lattice, and
@@ -61,7 +61,7 @@ class Workers:
 
 @dataclasses.dataclass(frozen=True)
 class Lattice:
-    """A picture's lattice of d dimensions, with M points for N pixels.
+    """An image's lattice of d dimensions, with M points for N pixels.
 
     Attributes:
         points: int32 [N, d + 1], the lattice points around every pixel.
@@ -110,12 +110,12 @@ def colors(image: np.ndarray, sigma: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def build_of_positions(height: int, width: int, sigma: float) -> Lattice:
-    """The lattice of positions alone; kept, as the next picture is often of the same size."""
+    """The lattice of positions alone; kept, as the next image is often of the same size."""
     return build(positions(height, width, sigma), Workers(1))
 
 
 def build(features: np.ndarray, workers: Workers) -> Lattice:
-    """Builds the lattice of a picture.
+    """Builds the lattice of an image.
 
     Args:
         features: float32 [d, N], not negative, in units of the Gaussian's deviations.
@@ -167,7 +167,7 @@ def _key_layout(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         num_keys *= math.ceil(upper / (dimensions + 1)) + 4 - int(lower)
     if num_keys > _LARGEST_KEY:
         raise UserError(
-            "the deviations (sigmas) of the CRF are too small for a picture of this size; "
+            "the deviations (sigmas) of the CRF are too small for an image of this size; "
             "give larger ones, in pixels and in levels 0..255"
         )
     return lows.astype(np.float32), np.array([*strides, 0], np.int64), num_keys

@@ -27,7 +27,7 @@ def infer(
     return_energy: bool,
     num_threads: int,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Infers one picture; arguments and results as in `deeplab_tf.dense_crf`, already checked.
+    """Infers one image; arguments and results as in `deeplab_tf.dense_crf`, already checked.
 
     Args:
         image: uint8 [H, W, 3].
@@ -93,7 +93,7 @@ def _classes_that_may_win(
 
 
 class _MeanField:
-    """The beliefs of a picture's pixels and what it takes to update them.
+    """The beliefs of an image's pixels and what it takes to update them.
 
     Attributes:
         beliefs: float32 [N, max(C, 8)], the distribution of every pixel; columns from C on are 0.

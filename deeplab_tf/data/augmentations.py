@@ -1,29 +1,29 @@
-"""Augmentation beyond the original's, for when training pictures are few; all of it is optional.
+"""Augmentation beyond the original's, for when training images are few; all of it is optional.
 
-As in `images.py`, an example is a dict with `image` [H, W, 3] (0..255) and `label` [H, W], random
-operations take a stateless seed, int [2], and image and label always move together. Examples keep
+As in `transforms.py`, an example is a dict with `image` [H, W, 3] (0..255) and `label` [H, W],
+random operations take a stateless seed, int [2], and image and label always move together. Examples keep
 their size and their other keys; images become float32. What these operations cost grows with the
-picture: apply them to the crop.
+image: apply them to the crop.
 """
 
 import math
 
 import tensorflow as tf
 
-from deeplab_tf.data import images
+from deeplab_tf.data import transforms
 
 # Shares of red, green and blue in the brightness of a pixel (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def color_jitter(
-    example: images.Example,
+    example: transforms.Example,
     seed: tf.Tensor,
     brightness: float = 0.0,
     contrast: float = 0.0,
     saturation: float = 0.0,
     hue: float = 0.0,
-) -> images.Example:
+) -> transforms.Example:
     """Changes the colours of the image at random; the label stays.
 
     Every strength x but that of the hue is the range of a factor, 1 - x to 1 + x but not below 0;
@@ -67,8 +67,8 @@ def adjust_color(image: tf.Tensor, brightness, contrast, saturation) -> tf.Tenso
 
 
 def random_blur(
-    example: images.Example, seed: tf.Tensor, max_sigma: float, probability: float = 0.5
-) -> images.Example:
+    example: transforms.Example, seed: tf.Tensor, max_sigma: float, probability: float = 0.5
+) -> transforms.Example:
     """Blurs the image of some examples with a Gaussian; the label stays.
 
     Args:
@@ -104,20 +104,20 @@ def blur(image: tf.Tensor, sigma) -> tf.Tensor:
 
 
 def random_rotation(
-    example: images.Example,
+    example: transforms.Example,
     seed: tf.Tensor,
     max_degrees: float,
     ignore_label: int,
-    pad_pixel=images.MEAN_PIXEL,
-) -> images.Example:
+    pad_pixel=transforms.MEAN_PIXEL,
+) -> transforms.Example:
     """Rotates an example about its centre by up to `max_degrees` either way."""
     degrees = tf.random.stateless_uniform([], seed, -max_degrees, max_degrees)
     return rotate(example, degrees, ignore_label, pad_pixel)
 
 
 def rotate(
-    example: images.Example, degrees, ignore_label: int, pad_pixel=images.MEAN_PIXEL
-) -> images.Example:
+    example: transforms.Example, degrees, ignore_label: int, pad_pixel=transforms.MEAN_PIXEL
+) -> transforms.Example:
     """Rotates an example counterclockwise about its centre; its size stays.
 
     The image is interpolated bilinearly, the label takes the nearest pixel. What comes from
@@ -141,9 +141,9 @@ def rotate(
     # From the coordinates of the result to those of the source; the last two: no perspective.
     transform = [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y, 0.0, 0.0]
 
-    def project(pictures, interpolation, fill_mode, fill_value):
+    def project(images, interpolation, fill_mode, fill_value):
         return tf.raw_ops.ImageProjectiveTransformV3(
-            images=pictures,
+            images=images,
             transforms=[transform],
             output_shape=tf.shape(label),
             interpolation=interpolation,
@@ -152,7 +152,7 @@ def rotate(
         )[0]
 
     image = project(image[tf.newaxis], "BILINEAR", "NEAREST", 0.0)
-    # No label is -1: the ignored pixels of the picture itself keep their colours.
+    # No label is -1: the ignored pixels of the image itself keep their colours.
     rotated = project(
         tf.cast(label, tf.int32)[tf.newaxis, ..., tf.newaxis], "NEAREST", "CONSTANT", -1.0
     )

@@ -1,15 +1,15 @@
-"""Training crops at the speed of decoding: the pixels of `images.TrainingCrop`, in numba.
+"""Training crops at the speed of decoding: the pixels of `transforms.TrainingCrop`, in numba.
 
-TensorFlow scales the whole picture and then cuts; here only the pixels of the crop are computed,
+TensorFlow scales the whole image and then cuts; here only the pixels of the crop are computed,
 in one go with padding and flip, and Python's lock is held for microseconds. Same draws, same crop:
-`images.TrainingCrop` says what is computed, and tests hold this to it.
+`transforms.TrainingCrop` says what is computed, and tests hold this to it.
 """
 
 import cv2
 import numba
 import numpy as np
 
-from deeplab_tf.data import images
+from deeplab_tf.data import transforms
 
 
 def compiled(function):
@@ -25,10 +25,10 @@ def decode_and_crop(
     image_bytes: bytes,
     label_bytes: bytes,
     draws: np.ndarray,
-    crop: images.TrainingCrop,
+    crop: transforms.TrainingCrop,
     num_classes: int,
 ) -> tuple[np.ndarray, np.ndarray, bytes]:
-    """Decodes a record's picture and label, and cuts a training crop out of them.
+    """Decodes a record's image and label, and cuts a training crop out of them.
 
     Args:
         image_bytes: JPEG or PNG.
@@ -45,11 +45,11 @@ def decode_and_crop(
     label = _decode(label_bytes, cv2.IMREAD_UNCHANGED)
     problem = _problem(image, label, num_classes, crop.ignore_label)
     if not image_bytes:
-        problem = "it is lost, for its shard is damaged, or it has no picture"
+        problem = "it is lost, for its shard is damaged, or it has no image"
     if problem:
         return *_padding(crop), problem.encode()
     if crop.min_resize_value:
-        size = images.resize_to_range_size(
+        size = transforms.resize_to_range_size(
             *label.shape, crop.min_resize_value, crop.max_resize_value, crop.resize_factor
         ).numpy()
         image, label = _cut(image, label, size, (0, 0), size, False, crop)
@@ -59,7 +59,9 @@ def decode_and_crop(
     return *_cut(image, label, size, offset, crop.crop_size, flip, crop), b""
 
 
-def _scaled_size(size: tuple[int, int], draw: np.int32, crop: images.TrainingCrop) -> np.ndarray:
+def _scaled_size(
+    size: tuple[int, int], draw: np.int32, crop: transforms.TrainingCrop
+) -> np.ndarray:
     if len(crop.scales):
         scale = crop.scales[draw % len(crop.scales)]
     else:
@@ -70,7 +72,7 @@ def _scaled_size(size: tuple[int, int], draw: np.int32, crop: images.TrainingCro
 
 
 def _offset(
-    label: np.ndarray, size: np.ndarray, draws: np.ndarray, crop: images.TrainingCrop
+    label: np.ndarray, size: np.ndarray, draws: np.ndarray, crop: transforms.TrainingCrop
 ) -> np.ndarray:
     offsets = draws[2:].reshape(-1, 2) % np.maximum(size - crop.crop_size + 1, 1)
     if crop.num_tries == 1:
@@ -93,7 +95,7 @@ def _decode(encoded: bytes, flags: int) -> np.ndarray | None:
 
 def _problem(image, label, num_classes: int, ignore_label: int) -> str:
     if image is None:
-        return "its picture cannot be decoded"
+        return "its image cannot be decoded"
     if label is None:
         return "its label cannot be decoded"
     if label.ndim != 2 or label.dtype != np.uint8:
@@ -106,15 +108,15 @@ def _problem(image, label, num_classes: int, ignore_label: int) -> str:
     return ""
 
 
-def _padding(crop: images.TrainingCrop) -> tuple[np.ndarray, np.ndarray]:
+def _padding(crop: transforms.TrainingCrop) -> tuple[np.ndarray, np.ndarray]:
     return (
         np.full((*crop.crop_size, 3), crop.pad_color, np.uint8),
         np.full(crop.crop_size, crop.ignore_label, np.uint8),
     )
 
 
-def _cut(image, label, size, offset, crop_size, flip: bool, crop: images.TrainingCrop):
-    """Cuts a window of `crop_size` at `offset` out of the picture as if scaled to `size`."""
+def _cut(image, label, size, offset, crop_size, flip: bool, crop: transforms.TrainingCrop):
+    """Cuts a window of `crop_size` at `offset` out of the image as if scaled to `size`."""
     cut_image = np.empty((*crop_size, 3), np.uint8)
     cut_label = np.empty(crop_size, np.uint8)
     _sample(
@@ -136,7 +138,7 @@ def _sources(length: int, scaled_length: int, start: int, crop_length: int):
 
     Returns:
         The pixel before (int64) and the share of the one after it (float32), and the nearest pixel
-        (int64): arrays of as many pixels as the crop gets of the picture.
+        (int64): arrays of as many pixels as the crop gets of the image.
     """
     scale = np.float32(length - 1) / np.float32(max(scaled_length - 1, 1))
     count = min(crop_length, scaled_length - start)
@@ -174,7 +176,7 @@ def _sample(
     height, width = len(rows), len(columns)  # of what is not padding
     crop_height, crop_width = cut_label.shape
     left = crop_width - width if flip else 0
-    picture = image.reshape(image.shape[0], -1)
+    flat_image = image.reshape(image.shape[0], -1)
     pixels = cut_image.reshape(crop_height, -1)
     # Unsigned: signed indices are checked for counting from the end, pixel by pixel.
     sources = np.empty(width, np.uint64)
@@ -194,10 +196,10 @@ def _sample(
         if row == previous + 1:
             above, below = below, above
         elif row != previous:
-            _interpolate_row(picture[row], sources, shares, step, above)
+            _interpolate_row(flat_image[row], sources, shares, step, above)
         if row != previous:
             next_row = min(row + 1, image.shape[0] - 1)
-            _interpolate_row(picture[next_row], sources, shares, step, below)
+            _interpolate_row(flat_image[next_row], sources, shares, step, below)
             previous = row
         _mix_rows(above, below, row_shares[y], pixels[y, 3 * left : 3 * (left + width)])
         if y > 0 and nearest_rows[y] == nearest_rows[y - 1]:

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf.data import images
 from deeplab_tf.data import records
 from deeplab_tf.data import remote_data
+from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 
 # Records are shuffled before they are decoded: this many stay in memory as JPEG or PNG bytes.
@@ -32,8 +32,8 @@ def training_batches(
     sources: records.Records | Sequence[records.Records],
     split: str,
     batch_size: int,
-    crop: images.TrainingCrop,
-    augmentation: Sequence[images.RandomOperation] = (),
+    crop: transforms.TrainingCrop,
+    augmentation: Sequence[transforms.RandomOperation] = (),
     seed: int = 0,
     start_step: int = 0,
     weights: Sequence[int] = (),
@@ -43,7 +43,7 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Returns the endless batches of a training run, from one of its steps on.
 
-    The place of a damaged record is taken by the first good picture of its batch.
+    The place of a damaged record is taken by the first good image of its batch.
 
     Args:
         sources: The records, or several that are mixed; they share classes and ignore label.
@@ -136,13 +136,13 @@ def oversampling(
         source: The records; all labels of the split are read.
         split: Name of the split.
         classes: Names of the classes.
-        factor: How often a picture with any of these classes comes; all others come once.
+        factor: How often an image with any of these classes comes; all others come once.
 
     Returns:
         int [N], in the order of the shards.
 
     Raises:
-        UserError: There is no class so named, or none of the split's pictures has it.
+        UserError: There is no class so named, or none of the split's images has it.
 
     Reference:
         The bootstrapping of hard images in DeepLab v3, section 4.1 (arXiv 1706.05587).
@@ -169,7 +169,7 @@ def oversampling(
     )
     has_any = np.array(list(dataset.as_numpy_iterator()))
     if not has_any.any():
-        raise UserError(f"no picture of the split {split!r} has any of {', '.join(classes)}")
+        raise UserError(f"no image of the split {split!r} has any of {', '.join(classes)}")
     return np.where(has_any, factor, 1)
 
 
@@ -313,7 +313,7 @@ def _name(example: dict[str, tf.Tensor], name: tf.Tensor) -> tf.Tensor:
     return tf.where(name == "", place, name)
 
 
-def _in_numba(crop: images.TrainingCrop, info: records.DatasetInfo):
+def _in_numba(crop: transforms.TrainingCrop, info: records.DatasetInfo):
     """Returns (example, draws) -> cut example, computed by `fast_crop`."""
     from deeplab_tf.data import fast_crop  # imports numba, which need not be there
 
@@ -338,7 +338,7 @@ def _in_numba(crop: images.TrainingCrop, info: records.DatasetInfo):
     return cut
 
 
-def _in_graph(crop: images.TrainingCrop, info: records.DatasetInfo):
+def _in_graph(crop: transforms.TrainingCrop, info: records.DatasetInfo):
     """Returns (example, draws) -> cut example, as a TensorFlow graph that can run anywhere."""
 
     def cut(example, draws):
@@ -349,7 +349,9 @@ def _in_graph(crop: images.TrainingCrop, info: records.DatasetInfo):
     return cut
 
 
-def _map_or_pad(dataset: tf.data.Dataset, function, crop: images.TrainingCrop) -> tf.data.Dataset:
+def _map_or_pad(
+    dataset: tf.data.Dataset, function, crop: transforms.TrainingCrop
+) -> tf.data.Dataset:
     """Maps (number, example); an example at which the function fails becomes padding."""
     image_type = dataset.map(function).element_spec["image"].dtype
 
@@ -359,7 +361,7 @@ def _map_or_pad(dataset: tf.data.Dataset, function, crop: images.TrainingCrop) -
             "image": tf.cast(tf.broadcast_to(crop.pad_color, [*crop.crop_size, 3]), image_type),
             "label": tf.cast(tf.fill(crop.crop_size, crop.ignore_label), tf.uint8),
             "name": _name(example, name),
-            "problem": "its picture or label cannot be decoded, or do not fit each other",
+            "problem": "its image or label cannot be decoded, or do not fit each other",
         }
 
     def map_one(number, example):
@@ -377,7 +379,7 @@ def _map_or_pad(dataset: tf.data.Dataset, function, crop: images.TrainingCrop) -
 
 
 def _finished(batch: dict[str, tf.Tensor], on_damaged) -> dict[str, tf.Tensor]:
-    """Puts good pictures in the place of damaged ones, which it tells of."""
+    """Puts good images in the place of damaged ones, which it tells of."""
     batch = dict(batch)
     problems = batch.pop("problem")
     is_good = problems == ""
@@ -404,8 +406,8 @@ def _finished(batch: dict[str, tf.Tensor], on_damaged) -> dict[str, tf.Tensor]:
     return {key: tf.ensure_shape(values, shapes[key]) for key, values in batch.items()}
 
 
-def _decode(record: dict[str, tf.Tensor], info: records.DatasetInfo) -> images.Example:
-    image = images.decode(record["image_bytes"])
+def _decode(record: dict[str, tf.Tensor], info: records.DatasetInfo) -> transforms.Example:
+    image = transforms.decode(record["image_bytes"])
     label = tf.io.decode_png(record["label_bytes"], channels=1)[..., 0]
     largest = tf.reduce_max(tf.where(label == info.ignore_label, tf.zeros_like(label), label))
     with tf.control_dependencies(

@@ -1,4 +1,4 @@
-"""Raw pictures and labels as files: how labels are encoded, and what is wrong with them."""
+"""Raw images and labels as files: how labels are encoded, and what is wrong with them."""
 
 import dataclasses
 import difflib
@@ -30,8 +30,8 @@ _COLOR_MODES = ("RGB", "RGBA", "LA")
 _NUM_PROBED = 32  # label files that are looked at to tell the encoding
 
 
-def open_picture(path: str | os.PathLike, kind: str) -> tuple[bytes, PIL.Image.Image]:
-    """Returns a file's bytes and the picture, decoded to its last row.
+def open_image(path: str | os.PathLike, kind: str) -> tuple[bytes, PIL.Image.Image]:
+    """Returns a file's bytes and the image, decoded to its last row.
 
     Args:
         path: The file.
@@ -51,7 +51,7 @@ def open_picture(path: str | os.PathLike, kind: str) -> tuple[bytes, PIL.Image.I
         image = PIL.Image.open(io.BytesIO(content))
         image.load()
     except PIL.UnidentifiedImageError as error:
-        raise UserError(f"{kind} {path} is no picture, or a damaged one: replace it") from error
+        raise UserError(f"{kind} {path} is no image, or a damaged one: replace it") from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
         raise UserError(
             f"{kind} {path} cannot be decoded to its end ({error}): replace it"
@@ -60,12 +60,12 @@ def open_picture(path: str | os.PathLike, kind: str) -> tuple[bytes, PIL.Image.I
 
 
 def read_image(path: str | os.PathLike) -> tuple[bytes, str, tuple[int, int]]:
-    """Returns a picture file's bytes, its format ("jpeg" or "png") and (width, height) in pixels.
+    """Returns an image file's bytes, its format ("jpeg" or "png") and (width, height) in pixels.
 
     Raises:
         UserError: It is missing, damaged, or would not be read the same by everyone.
     """
-    image_bytes, image = open_picture(path, "image")
+    image_bytes, image = open_image(path, "image")
     if image.format not in ("JPEG", "PNG"):
         raise UserError(f"{path} is a {image.format} file; images are JPEG or PNG: convert it")
     if image.mode not in IMAGE_MODES:
@@ -103,8 +103,8 @@ def detect_encoding(paths: Sequence[str | os.PathLike], colors: Sequence[RGB] = 
         if path.suffix.lower() in ARRAY_EXTENSIONS:
             found.setdefault("array", path)
         else:
-            _, label = open_picture(path, "label")
-            found.setdefault(_picture_encoding(path, label, bool(colors)), path)
+            _, label = open_image(path, "label")
+            found.setdefault(_image_encoding(path, label, bool(colors)), path)
     if set(found) == {"palette", "grey"}:
         return "palette"  # the one is read like the other
     if len(found) > 1:
@@ -134,13 +134,13 @@ def read_label(
     path = pathlib.Path(path)
     if encoding == "array" or (encoding is None and path.suffix.lower() in ARRAY_EXTENSIONS):
         return _read_array(path)
-    content, label = open_picture(path, "label")
-    found = _picture_encoding(path, label, bool(colors))
+    content, label = open_image(path, "label")
+    found = _image_encoding(path, label, bool(colors))
     if encoding == "color_map" or (encoding is None and found == "color_map"):
         return _look_up_colors(path, np.array(label.convert("RGB")), colors or {})
     if found == "color_map":
         raise UserError(
-            f"label {path} is a colour picture, though labels are said to be {encoding}, or look "
+            f"label {path} is a colour image, though labels are said to be {encoding}, or look "
             "like that: bring all into one encoding, or say by --label_encoding which it is"
         )
     return np.array(label).astype(np.int32) // _grey_step(content)
@@ -276,7 +276,7 @@ def parse_class_map(
     )
 
 
-def _picture_encoding(path: pathlib.Path, label: PIL.Image.Image, has_colors: bool) -> str:
+def _image_encoding(path: pathlib.Path, label: PIL.Image.Image, has_colors: bool) -> str:
     if label.format != "PNG":
         raise UserError(
             f"{path} is a {label.format} file; labels are PNGs, whose compression keeps every id"
@@ -287,7 +287,7 @@ def _picture_encoding(path: pathlib.Path, label: PIL.Image.Image, has_colors: bo
         return "grey"
     if label.mode not in _COLOR_MODES or not has_colors:
         raise UserError(
-            f"{path} is a colour picture (mode {label.mode}); labels are one-channel PNGs whose "
+            f"{path} is a colour image (mode {label.mode}); labels are one-channel PNGs whose "
             "pixel values are class ids: replace every colour by its id first, or build the "
             "dataset `folder` with the colours in classes.txt"
         )

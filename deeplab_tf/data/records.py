@@ -1,4 +1,4 @@
-"""Records: pictures and labels as TFRecord shards, and what these say of themselves.
+"""Records: images and labels as TFRecord shards, and what these say of themselves.
 
 The keys are those of the original DeepLab. Beside the shards of a folder that
 `deeplab_tf.datasets.build` wrote lie `dataset_info.json` (splits and counts) and `metadata.json`
@@ -182,7 +182,7 @@ def find_records(
 
     Returns:
         The records. Bare shards are counted by hopping from one record to the next, which takes
-        milliseconds per thousand and reads no picture.
+        milliseconds per thousand and reads no image.
 
     Raises:
         UserError: There are no records, or not all of them, or it is not clear which.

@@ -36,7 +36,7 @@ def through_service(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
         tf.data.experimental.service.distribute(
             tf.data.experimental.service.ShardingPolicy.DYNAMIC,
             address,
-            compression=None,  # compressing pictures takes longer than sending them
+            compression=None,  # compressing images takes longer than sending them
         )
     )
 

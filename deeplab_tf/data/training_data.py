@@ -7,9 +7,9 @@ import tensorflow as tf
 
 from deeplab_tf.config import DataConfig
 from deeplab_tf.data import augmentations
-from deeplab_tf.data import images
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
+from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 
 
@@ -74,7 +74,7 @@ def training_batches(
     Returns:
         Dataset of batches.
     """
-    crop = images.TrainingCrop(
+    crop = transforms.TrainingCrop(
         config.train_crop_size,
         sources[0].info.ignore_label,
         config.min_resize_value,
@@ -114,9 +114,9 @@ def training_batches(
 
 def augmentation(
     config: DataConfig, ignore_label: int, pad_pixel: tuple[float, float, float]
-) -> list[images.RandomOperation]:
+) -> list[transforms.RandomOperation]:
     """Returns the operations on crops that the flags ask for; none by default."""
-    operations: list[images.RandomOperation] = []
+    operations: list[transforms.RandomOperation] = []
     if config.max_rotation:
         operations.append(
             functools.partial(

@@ -1,4 +1,4 @@
-"""A picture of pictures: labels over images, those with problems first."""
+"""An image of images: labels over images, those with problems first."""
 
 import math
 import textwrap
@@ -17,11 +17,11 @@ _RED = (200, 30, 30)
 _MAGENTA = (255, 0, 255)  # ids out of range; no class is likely to be so
 _GREY = (225, 225, 225)
 # Pixels.
-_WIDTH, _HEIGHT = 340, 255  # of a picture
+_WIDTH, _HEIGHT = 340, 255  # of an image
 _FRAME = 5
 _TEXT_SIZE = 15
 _LINE_HEIGHT = 19
-_MAX_LINES = 4  # below a picture
+_MAX_LINES = 4  # below an image
 _LETTERS = 43  # of a line
 
 
@@ -49,7 +49,7 @@ def contact_sheet(report: Report) -> np.ndarray:
 
 
 def _caption(sample: Sample) -> list[str]:
-    # The end of a name tells pictures apart.
+    # The end of a name tells images apart.
     name = sample.name if len(sample.name) <= _LETTERS else "..." + sample.name[3 - _LETTERS :]
     words = textwrap.wrap(
         "; ".join(sample.problems), _LETTERS, max_lines=_MAX_LINES - 1, placeholder=" ..."
@@ -60,7 +60,7 @@ def _caption(sample: Sample) -> list[str]:
 def _cell(
     sample: Sample, colors: visualize.Colors, caption: list[str], num_lines: int
 ) -> np.ndarray:
-    """A picture in a frame, which is red if there is a problem, and words below."""
+    """An image in a frame, which is red if there is a problem, and words below."""
     width, height = _WIDTH + 2 * _FRAME, _HEIGHT + 2 * _FRAME
     canvas = Image.new("RGB", (width, height + num_lines * _LINE_HEIGHT), visualize.PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -71,13 +71,13 @@ def _cell(
         middle = (width // 2, height // 2)
         draw.text(middle, "nothing to show", font=font, fill=visualize.INK, anchor="mm")
     else:
-        picture = sample.image
+        image = sample.image
         if sample.label is not None:
-            picture = visualize.overlay(picture, sample.label, colors)
-        scale = min(_WIDTH / picture.shape[1], _HEIGHT / picture.shape[0])
-        size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-        picture = Image.fromarray(picture).resize(size, Image.Resampling.BOX)
-        canvas.paste(picture, ((width - size[0]) // 2, (height - size[1]) // 2))
+            image = visualize.overlay(image, sample.label, colors)
+        scale = min(_WIDTH / image.shape[1], _HEIGHT / image.shape[0])
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        image = Image.fromarray(image).resize(size, Image.Resampling.BOX)
+        canvas.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
     for number, line in enumerate(caption):
         place = (_FRAME, height + number * _LINE_HEIGHT + _LINE_HEIGHT // 2)
         color = _RED if number else visualize.INK

@@ -11,21 +11,21 @@ from deeplab_tf.data_report.statistics import split_role
 from deeplab_tf.data_report.statistics import training_split
 
 ERROR, WARNING = "error", "warning"  # not fit to train; to be looked at
-MAX_NAMES = 5  # pictures that a finding names
+MAX_NAMES = 5  # images that a finding names
 LARGE_IGNORED_SHARE = 0.5
 _MANY_IDS = 32  # of ids out of range: no numbering of classes, but grey levels
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A problem that a single picture can have."""
+    """A problem that a single image can have."""
 
     severity: str
     what: str
     remedy: str
 
 
-# Every kind of `pictures.Problem`.
+# Every kind of `images.Problem`.
 KINDS = {
     "shard_damaged": Kind(
         ERROR, "shards damaged or cut off, whose other records were not read",
@@ -84,11 +84,11 @@ KINDS = {
         "Turn the pixels, for instance by `mogrify -auto-orient`, and see that the labels fit.",
     ),
     "leak": Kind(
-        ERROR, "pictures that are in another split too, which spoils evaluation",
+        ERROR, "images that are in another split too, which spoils evaluation",
         "Take them out of one of the splits.",
     ),
     "duplicate": Kind(
-        WARNING, "pictures that are in their split more than once", "Take out all but one.",
+        WARNING, "images that are in their split more than once", "Take out all but one.",
     ),
     "all_ignored": Kind(
         WARNING, "labels with nothing but ignored pixels", "Take them out: they teach nothing.",
@@ -105,7 +105,7 @@ class Finding:
     what: str
     remedy: str
     count: int = 1
-    where: tuple[str, ...] = ()  # the first pictures concerned
+    where: tuple[str, ...] = ()  # the first images concerned
 
 
 def find(
@@ -120,8 +120,8 @@ def find(
     Args:
         info: The classes.
         splits: Counts by split.
-        counts: By kind of problem, how many pictures have it.
-        names: By kind of problem, the first of these pictures.
+        counts: By kind of problem, how many images have it.
+        names: By kind of problem, the first of these images.
         encodings: By encoding of the labels, the first of that encoding.
     """
     findings = list(_of_labels_as_a_whole(info, splits, encodings))
@@ -189,14 +189,14 @@ def _of_splits(info: DatasetInfo, splits: Mapping[str, SplitStatistics]) -> Iter
                 yield Finding(
                     "not_in_train", WARNING,
                     f"classes that are in {name}, but not in {train}: {_names(info, unlearned)}",
-                    f"Move some of their pictures into {train}; they cannot be learned, and count "
+                    f"Move some of their images into {train}; they cannot be learned, and count "
                     "as 0 in the mean.", len(unlearned),
                 )  # fmt: skip
         if absent and name != UNLISTED:
             yield Finding(
                 "absent_class", WARNING,
                 f"classes that never occur in the split {name}: {_names(info, absent)}",
-                "Add pictures, or drop or merge the classes (--class_map).", len(absent),
+                "Add images, or drop or merge the classes (--class_map).", len(absent),
             )  # fmt: skip
 
 
@@ -207,7 +207,7 @@ def _remedy_of_wrong_ids(
     has_zero = any(split.pixels[0] for split in splits.values())
     if len(wrong) >= _MANY_IDS:
         return (
-            "So many ids look like grey levels, not classes: of a picture, of colours turned to "
+            "So many ids look like grey levels, not classes: of an image, of colours turned to "
             "grey, or of a label that was a JPEG once. Export the labels again as class ids."
         )
     if wrong == [num_classes] and not has_zero:

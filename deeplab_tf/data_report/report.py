@@ -21,7 +21,7 @@ _BAR = 12  # columns
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A picture for the contact sheet; see `pictures.Picture.thumbnail`."""
+    """An image for the contact sheet; see `images.MeasuredImage.thumbnail`."""
 
     name: str
     problems: tuple[str, ...]  # in words
@@ -105,7 +105,7 @@ class Report:
     def _split_fields(self, split: SplitStatistics) -> dict:
         by_area = sorted(split.sizes, key=lambda size: (size[0] * size[1], size))
         return {
-            "num_pictures": split.num_pictures,
+            "num_images": split.num_images,
             "num_labels": split.num_labels,
             "width_height": {
                 "smallest": by_area[0] if by_area else None,
@@ -120,7 +120,7 @@ class Report:
                 self.info.class_names[i]: {
                     "pixels": split.pixels[i],
                     "share": split.pixel_share(i),
-                    "pictures": split.pictures[i],
+                    "images": split.images[i],
                 }
                 for i in split.class_ids
             },
@@ -131,7 +131,7 @@ class Report:
         row = "{:<16}{:>9}{:>9}{:>13}{:>13}{:>13}{:>9}{:>10}".format
         lines = [
             row("", "", "", "smallest", "median", "largest", "distinct", "ignored"),
-            row("split", "pictures", "labels", "[px]", "[px]", "[px]", "sizes", "pixels"),
+            row("split", "images", "labels", "[px]", "[px]", "[px]", "sizes", "pixels"),
         ]
         for name, split in self.splits.items():
             by_area = sorted(split.sizes, key=lambda size: size[0] * size[1])
@@ -140,7 +140,7 @@ class Report:
             lines.append(
                 row(
                     _short(name, 15),
-                    f"{split.num_pictures:,}",
+                    f"{split.num_images:,}",
                     f"{split.num_labels:,}",
                     *cells,
                     f"{len(split.sizes):,}",
@@ -154,10 +154,10 @@ class Report:
         others = [name for name in self.splits if name != self.train][:2]
         row = (f"{{:>4}} {{:<22}}{{:>8}}  {{:<{_BAR}}}{{:>9}}" + "{:>9}" * len(others)).format
         weight_row = "{:>11}{:>11}".format
-        # A caption for the numbers of pictures, over their columns.
+        # A caption for the numbers of images, over their columns.
         lines = [
             " " * (27 + 8 + 2 + _BAR)
-            + f"{'pictures':>9}{'':{9 * len(others)}}"
+            + f"{'images':>9}{'':{9 * len(others)}}"
             + weight_row("weight by", "weight by"),
             row("id", "class", "pixels", "", *(_short(name, 8) for name in [self.train, *others]))
             + weight_row("median fr.", "eff. num."),
@@ -175,7 +175,7 @@ class Report:
                     _short(self.info.class_names[i], 21),
                     f"{share:.2%}",
                     bar,
-                    *(f"{self.splits[name].pictures[i]:,}" for name in [self.train, *others]),
+                    *(f"{self.splits[name].images[i]:,}" for name in [self.train, *others]),
                 )
                 + weight_row(*cells)
             )

@@ -1,4 +1,4 @@
-"""Where pictures and labels come from: records, or folders of files."""
+"""Where images and labels come from: records, or folders of files."""
 
 import collections
 import dataclasses
@@ -11,22 +11,22 @@ import tensorflow as tf
 
 from deeplab_tf.data import label_files
 from deeplab_tf.data import records
-from deeplab_tf.data_report.pictures import Example
-from deeplab_tf.data_report.pictures import Problem
+from deeplab_tf.data_report.images import Example
+from deeplab_tf.data_report.images import Problem
 from deeplab_tf.data_report.statistics import UNLISTED
 from deeplab_tf.errors import UserError
 
-WHOLE_FOLDER = "all"  # the split of pictures that no list and no folder divides
+WHOLE_FOLDER = "all"  # the split of images that no list and no folder divides
 _SPLIT_NAMES = ("train", "val", "test")  # beginnings of the names of lists and of folders
 # More than can be trained on: these others are found in order to be named.
-_PICTURE_EXTENSIONS = (
+_IMAGE_EXTENSIONS = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """A folder of pictures and a folder of labels, of the same names up to the extension."""
+    """A folder of images and a folder of labels, of the same names up to the extension."""
 
     images: pathlib.Path
     labels: pathlib.Path
@@ -41,13 +41,13 @@ class Folders:
 
     @functools.cached_property
     def _image_files(self):
-        return _files(self.images, _PICTURE_EXTENSIONS)
+        return _files(self.images, _IMAGE_EXTENSIONS)
 
     def examples(self) -> Iterator[Example]:
-        """Yields pictures with their labels, by split; what lacks its partner comes without."""
+        """Yields images with their labels, by split; what lacks its partner comes without."""
         image_files, image_twins = self._image_files
         label_paths, label_twins = _files(
-            self.labels, _PICTURE_EXTENSIONS + label_files.ARRAY_EXTENSIONS
+            self.labels, _IMAGE_EXTENSIONS + label_files.ARRAY_EXTENSIONS
         )
         splits = _listed_splits(self.images, list(image_files)) or {
             key: [_split_of_folder(key)] for key in image_files
@@ -107,10 +107,10 @@ class Shards:
 def find_folders(
     image_dir: str | os.PathLike, label_dir: str | os.PathLike, info: records.DatasetInfo
 ) -> Folders:
-    """Finds pictures and labels.
+    """Finds images and labels.
 
     Raises:
-        UserError: A folder is missing, or there is no picture in it.
+        UserError: A folder is missing, or there is no image in it.
     """
     for flag, folder in (("--images", image_dir), ("--labels", label_dir)):
         if not os.path.isdir(folder):
@@ -119,7 +119,7 @@ def find_folders(
     if not found.num_examples:
         raise UserError(
             f"--images={image_dir}: no file in this folder, or in folders in it, ends in "
-            f"{', '.join(_PICTURE_EXTENSIONS)}"
+            f"{', '.join(_IMAGE_EXTENSIONS)}"
         )
     return found
 
@@ -141,10 +141,10 @@ def _files(
 
 
 def _listed_splits(image_dir: pathlib.Path, keys: list[str]) -> dict[str, list[str]]:
-    """The splits of every picture, by the lists beside the folder; empty if there is none.
+    """The splits of every image, by the lists beside the folder; empty if there is none.
 
-    They are the lists of the dataset `folder`: `train.txt`, `val.txt`, a picture a line. A list of
-    which no picture is in the folder is that of another one.
+    They are the lists of the dataset `folder`: `train.txt`, `val.txt`, an image a line. A list of
+    which no image is in the folder is that of another one.
     """
     splits = collections.defaultdict(list)
     for path in sorted(image_dir.parent.glob("*.txt")):
@@ -158,10 +158,10 @@ def _listed_splits(image_dir: pathlib.Path, keys: list[str]) -> dict[str, list[s
 
 
 def _name(line: str) -> str:
-    """The name of the picture that a line of a list means."""
+    """The name of the image that a line of a list means."""
     name = line.strip().replace("\\", "/").rpartition("/")[2]
     stem, dot, extension = name.rpartition(".")
-    return stem if f"{dot}{extension.lower()}" in _PICTURE_EXTENSIONS else name
+    return stem if f"{dot}{extension.lower()}" in _IMAGE_EXTENSIONS else name
 
 
 def _split_of_folder(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Counts over the pictures of a split, and what follows from them: weights, crop size, colour."""
+"""Counts over the images of a split, and what follows from them: weights, crop size, colour."""
 
 import collections
 import dataclasses
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from deeplab_tf.data_report.pictures import Picture
+from deeplab_tf.data_report.images import MeasuredImage
 
-UNLISTED = "unlisted"  # the split of pictures that no list names, where there are lists
+UNLISTED = "unlisted"  # the split of images that no list names, where there are lists
 OUTPUT_STRIDE = 16
 LARGEST_CROP = 513  # pixels, the original's on Pascal VOC
 EFFECTIVE_NUMBER_BETA = 0.999
@@ -17,7 +17,7 @@ EFFECTIVE_NUMBER_BETA = 0.999
 
 @dataclasses.dataclass
 class SplitStatistics:
-    """Sums over the pictures of one split.
+    """Sums over the images of one split.
 
     Args:
         num_classes: Ids are 0 .. num_classes - 1.
@@ -26,28 +26,28 @@ class SplitStatistics:
 
     num_classes: int
     ignore_label: int
-    num_pictures: int = 0
+    num_images: int = 0
     num_labels: int = 0
     # By id, those out of range too.
     pixels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    pictures: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    # By class: the pixels that count in the pictures with this class.
+    images: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    # By class: the pixels that count in the images with this class.
     pixels_beside: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     color_sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((2, 3)))
 
-    def add(self, picture: Picture) -> None:
-        """Counts a picture in, as far as it could be read."""
-        if picture.size:
-            self.num_pictures += 1
-            self.sizes[picture.size] += 1
-            self.color_sums += picture.color_sums
-        if picture.pixels_by_id:
+    def add(self, image: MeasuredImage) -> None:
+        """Counts an image in, as far as it could be read."""
+        if image.size:
+            self.num_images += 1
+            self.sizes[image.size] += 1
+            self.color_sums += image.color_sums
+        if image.pixels_by_id:
             self.num_labels += 1
-            counted = {i: picture.pixels_by_id.get(i, 0) for i in self.class_ids}
+            counted = {i: image.pixels_by_id.get(i, 0) for i in self.class_ids}
             total = sum(counted.values())
-            self.pixels.update(picture.pixels_by_id)
-            self.pictures.update(picture.pixels_by_id.keys())
+            self.pixels.update(image.pixels_by_id)
+            self.images.update(image.pixels_by_id.keys())
             self.pixels_beside.update({i: total for i, pixels in counted.items() if pixels})
 
     @property
@@ -95,24 +95,24 @@ class SplitStatistics:
         return (_median(w for w, _ in self._each_size()), _median(h for _, h in self._each_size()))
 
     def propose_crop_size(self) -> tuple[tuple[int, int], str] | None:
-        """Proposes height and width of a training crop: about the median picture.
+        """Proposes height and width of a training crop: about the median image.
 
         At output stride 16, features lie on the first and the last pixel of a crop whose sides are
         a multiple of 16 plus 1.
 
         Returns:
-            Height and width in pixels, and why; None without pictures.
+            Height and width in pixels, and why; None without images.
         """
         if not self.sizes:
             return None
         width, height = self.median_size
         upright = sum(1 for w, h in self._each_size() if h > w) / self.sizes.total()
         lying = sum(1 for w, h in self._each_size() if h < w) / self.sizes.total()
-        reason = f"the median picture, {width}x{height}, with sides of {OUTPUT_STRIDE} k + 1"
+        reason = f"the median image, {width}x{height}, with sides of {OUTPUT_STRIDE} k + 1"
         if min(upright, lying) >= 0.1:
             width = height = _median(max(size) for size in self._each_size())
             reason = (
-                f"square, for pictures upright and lying, about their median longer side, {width}"
+                f"square, for images upright and lying, about their median longer side, {width}"
             )
         wanted = [
             OUTPUT_STRIDE * math.ceil((side - 1) / OUTPUT_STRIDE) + 1 for side in (height, width)
@@ -132,7 +132,7 @@ class SplitStatistics:
 def median_frequency_weights(statistics: SplitStatistics) -> dict[int, float]:
     """Returns the weights of the classes that occur: median of the frequencies / frequency.
 
-    The frequency of a class is its share in the pixels of the pictures that have it, ignored
+    The frequency of a class is its share in the pixels of the images that have it, ignored
     pixels left out.
 
     Reference:
@@ -155,16 +155,16 @@ def effective_number_weights(
 ) -> dict[int, float]:
     """Returns the weights of the classes that occur: (1 - beta) / (1 - beta^n), of mean 1.
 
-    A sample is a picture: n are the pictures that have the class. The pixels of one picture are no
+    A sample is an image: n are the images that have the class. The pixels of one image are no
     samples of their own, and of millions of them every beta of the paper makes equal weights.
 
     Reference:
         Cui et al., Class-Balanced Loss, arXiv:1901.05555, proposition 1.
     """
     weights = {
-        i: (1 - beta) / (1 - beta ** statistics.pictures[i])
+        i: (1 - beta) / (1 - beta ** statistics.images[i])
         for i in statistics.class_ids
-        if statistics.pictures[i]
+        if statistics.images[i]
     }
     mean = sum(weights.values()) / max(1, len(weights))
     return {i: weight / mean for i, weight in weights.items()}
@@ -183,7 +183,7 @@ def split_role(split: str) -> str:
 
 
 def is_leak(split: str, other: str) -> bool:
-    """Whether a picture in both splits spoils an evaluation; not in train and train_aug."""
+    """Whether an image in both splits spoils an evaluation; not in train and train_aug."""
     roles = {split_role(split), split_role(other)}
     return len(roles) == 2 and "" not in roles
 
@@ -193,7 +193,7 @@ def training_split(splits: Mapping[str, SplitStatistics]) -> str:
     if "train" in splits:
         return "train"
     candidates = [name for name in splits if split_role(name) == "train"]
-    return max(candidates or splits, key=lambda name: splits[name].num_pictures)
+    return max(candidates or splits, key=lambda name: splits[name].num_images)
 
 
 def _median(values) -> int:

@@ -1,4 +1,4 @@
-"""Labels as pictures: palette PNGs, overlays with a legend, panels, contact sheets, confusion.
+"""Labels as images: palette PNGs, overlays with a legend, panels, contact sheets, confusion.
 
 Everything here is NumPy in and NumPy out: images uint8 [H, W, 3] RGB, labels integer [H, W].
 `colors` is a sequence of RGB triples, one per class.
@@ -42,11 +42,11 @@ def write_label_png(path: str, label: np.ndarray, colors: Colors) -> None:
             f"they must lie in 0..{largest_label}"
         )
     if len(colors) <= 256:
-        picture = Image.fromarray(label.astype(np.uint8))
-        picture.putpalette(_color_table(colors, 256).tobytes())
+        image = Image.fromarray(label.astype(np.uint8))
+        image.putpalette(_color_table(colors, 256).tobytes())
     else:
-        picture = Image.fromarray(label.astype(np.uint16))
-    picture.save(path, format="PNG")
+        image = Image.fromarray(label.astype(np.uint16))
+    image.save(path, format="PNG")
 
 
 def colorize(label: np.ndarray, colors: Colors, ignore_label: int = 255) -> np.ndarray:
@@ -70,15 +70,15 @@ def colorize(label: np.ndarray, colors: Colors, ignore_label: int = 255) -> np.n
 def overlay(
     image: np.ndarray, label: np.ndarray, colors: Colors, opacity: float = 0.55
 ) -> np.ndarray:
-    """Lays the classes' colours over a picture and draws the borders between them.
+    """Lays the classes' colours over an image and draws the borders between them.
 
-    A class that is black, as backgrounds are by custom, only darkens the picture.
+    A class that is black, as backgrounds are by custom, only darkens the image.
 
     Args:
         image: uint8 [H, W, 3].
         label: Class ids, [H, W].
         colors: RGB per class.
-        opacity: 0 shows the picture alone, 1 the colours alone.
+        opacity: 0 shows the image alone, 1 the colours alone.
 
     Returns:
         uint8 [H, W, 3].
@@ -92,21 +92,21 @@ def overlay(
 
 
 def add_legend(
-    picture: np.ndarray, label: np.ndarray, class_names: Sequence[str], colors: Colors
+    image: np.ndarray, label: np.ndarray, class_names: Sequence[str], colors: Colors
 ) -> np.ndarray:
-    """Adds a strip below a picture that names the classes in it, the largest first.
+    """Adds a strip below an image that names the classes in it, the largest first.
 
     Args:
-        picture: uint8 [H, W, 3], for example an overlay.
+        image: uint8 [H, W, 3], for example an overlay.
         label: Class ids, [H, W].
         class_names: Name per class; labels beyond them are called "no class".
         colors: RGB per class.
 
     Returns:
-        uint8 [H + legend, W or more, 3]; wider than the picture only where the longest entry is.
+        uint8 [H + legend, W or more, 3]; wider than the image only where the longest entry is.
     """
-    size = _letter_size(*picture.shape[:2])
-    return _with_legend(picture, _legend_entries(label, class_names, colors), size)
+    size = _letter_size(*image.shape[:2])
+    return _with_legend(image, _legend_entries(label, class_names, colors), size)
 
 
 def panel(
@@ -116,7 +116,7 @@ def panel(
     colors: Colors,
     ignore_label: int = 255,
 ) -> np.ndarray:
-    """Puts a picture, its label and what was predicted side by side, with captions.
+    """Puts an image, its label and what was predicted side by side, with captions.
 
     Args:
         image: RGB pixels 0..255, uint8 or float, [H, W, 3].
@@ -128,12 +128,12 @@ def panel(
     Returns:
         uint8 [H + captions, 3 W + gaps, 3].
     """
-    pictures = {
+    images = {
         "image": _to_uint8(image),
         "label": colorize(label, colors, ignore_label),
         "prediction": colorize(prediction, colors, ignore_label),
     }
-    return _captioned(pictures, columns=3)
+    return _captioned(images, columns=3)
 
 
 def error_panel(
@@ -147,10 +147,10 @@ def error_panel(
 ) -> np.ndarray:
     """Shows what a prediction gets wrong: image, label, prediction and errors in two rows.
 
-    Label and prediction lie over the picture, with white borders between the classes. Among the
+    Label and prediction lie over the image, with white borders between the classes. Among the
     errors a wrong pixel has the colour of the class that it was taken for, all others are grey,
     and the white borders are those of the label. The legend gives the IoU of every class in this
-    picture, the lowest first.
+    image, the lowest first.
 
     Args:
         image: RGB pixels 0..255, uint8 or float, [H, W, 3].
@@ -162,7 +162,7 @@ def error_panel(
         caption: What is written above the image.
 
     Returns:
-        uint8 [H', W', 3]; a picture with a side over 800 pixels is shown smaller.
+        uint8 [H', W', 3]; an image with a side over 800 pixels is shown smaller.
     """
     counts = label != ignore_label
     entries = _iou_entries(label[counts], prediction[counts], class_names, colors)
@@ -186,16 +186,16 @@ def error_panel(
     errors[is_wrong] = colorize(prediction, colors, ignore_label=-1)[is_wrong]
     errors[label == len(colors)] = NO_CLASS_COLOR
     errors[_borders(label)] = PAPER
-    pictures = {
+    images = {
         caption: image,
         "label": overlay(image, label, colors),
         "prediction": overlay(image, prediction, colors),
         f"errors: {_percent(share)} of the pixels": errors,
     }
-    return _with_legend(_captioned(pictures, columns=2), entries, _letter_size(*size))
+    return _with_legend(_captioned(images, columns=2), entries, _letter_size(*size))
 
 
-def confusion_matrix_picture(
+def confusion_matrix_image(
     matrix: np.ndarray, class_names: Sequence[str], colors: Colors
 ) -> np.ndarray:
     """Draws a confusion matrix, every row as shares of the pixels of its label.
@@ -250,28 +250,28 @@ def confusion_matrix_picture(
     return np.asarray(canvas)
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Lays pictures out in a grid, row by row, each in the middle of its cell.
+def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Lays images out in a grid, row by row, each in the middle of its cell.
 
     Args:
-        pictures: uint8 [H, W, 3] each, of any sizes.
-        columns: Pictures per row.
+        images: uint8 [H, W, 3] each, of any sizes.
+        columns: Images per row.
 
     Returns:
         uint8 [H, W, 3].
     """
-    height = max(picture.shape[0] for picture in pictures)
-    width = max(picture.shape[1] for picture in pictures)
+    height = max(image.shape[0] for image in images)
+    width = max(image.shape[1] for image in images)
     gap = max(4, width // 64)
-    rows = math.ceil(len(pictures) / columns)
-    columns = min(columns, len(pictures))
+    rows = math.ceil(len(images) / columns)
+    columns = min(columns, len(images))
     sheet_size = (rows * (height + gap) + gap, columns * (width + gap) + gap, 3)
     sheet = np.full(sheet_size, PAPER, np.uint8)
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        top = gap + row * (height + gap) + (height - picture.shape[0]) // 2
-        left = gap + column * (width + gap) + (width - picture.shape[1]) // 2
-        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        top = gap + row * (height + gap) + (height - image.shape[0]) // 2
+        left = gap + column * (width + gap) + (width - image.shape[1]) // 2
+        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     return sheet
 
 
@@ -302,24 +302,24 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 
-def _captioned(pictures: dict[str, np.ndarray], columns: int) -> np.ndarray:
-    """Lays pictures of one size out in a grid, each below its caption."""
-    height, width = next(iter(pictures.values())).shape[:2]
+def _captioned(images: dict[str, np.ndarray], columns: int) -> np.ndarray:
+    """Lays images of one size out in a grid, each below its caption."""
+    height, width = next(iter(images.values())).shape[:2]
     gap = max(4, width // 64)
     size = int(np.clip(width / 20, 12, 32))  # of the letters, pixels
     top = size * 3 // 2
-    rows = math.ceil(len(pictures) / columns)
+    rows = math.ceil(len(images) / columns)
     canvas_size = (columns * (width + gap) + gap, rows * (top + height) + gap)
     canvas = Image.new("RGB", canvas_size, PAPER)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size)
-    for index, (caption, picture) in enumerate(pictures.items()):
+    for index, (caption, image) in enumerate(images.items()):
         row, column = divmod(index, columns)
         left, upper = gap + column * (width + gap), row * (top + height)
         caption = _shorten(caption, font, width)
         middle = (left + width // 2, upper + top // 2)
         draw.text(middle, caption, font=font, fill=INK, anchor="mm")
-        canvas.paste(Image.fromarray(picture), (left, upper + top))
+        canvas.paste(Image.fromarray(image), (left, upper + top))
     return np.asarray(canvas)
 
 
@@ -333,15 +333,15 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _letter_size(height: int, width: int) -> int:
-    """Size in pixels of letters that can be read beside a picture of this size."""
+    """Size in pixels of letters that can be read beside an image of this size."""
     return int(np.clip(math.hypot(height, width) / 40, 12, 48))
 
 
 def _with_legend(
-    picture: np.ndarray, entries: list[tuple[str, tuple[int, int, int]]], size: int
+    image: np.ndarray, entries: list[tuple[str, tuple[int, int, int]]], size: int
 ) -> np.ndarray:
-    """Adds a strip of colours and texts below a picture, in letters of a size in pixels."""
-    height, width = picture.shape[:2]
+    """Adds a strip of colours and texts below an image, in letters of a size in pixels."""
+    height, width = image.shape[:2]
     font = ImageFont.load_default(size)
 
     swatch, gap = size, size // 2
@@ -353,7 +353,7 @@ def _with_legend(
 
     canvas_size = (max(width, column_width), height + rows * line_height + gap)
     canvas = Image.new("RGB", canvas_size, PAPER)
-    canvas.paste(Image.fromarray(picture), ((canvas_size[0] - width) // 2, 0))
+    canvas.paste(Image.fromarray(image), ((canvas_size[0] - width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
     for index, (text, color) in enumerate(entries):
         row, column = divmod(index, columns)
@@ -390,7 +390,7 @@ def _color_table(colors: Colors, size: int) -> np.ndarray:
 
 
 def _borders(label: np.ndarray) -> np.ndarray:
-    """Where the class changes, bool [H, W]; thicker in large pictures, so that it stays visible."""
+    """Where the class changes, bool [H, W]; thicker in large images, so that it stays visible."""
     thickness = max(1, round(min(label.shape) / 400))  # pixels
     borders = np.zeros(label.shape, np.uint8)
     borders[:, 1:] |= label[:, 1:] != label[:, :-1]

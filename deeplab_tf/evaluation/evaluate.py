@@ -10,6 +10,15 @@ from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
 
+_PRINTED = {  # titles of what all classes are measured by together, the most important last
+    "dice": "dice",
+    "fw_iou": "frequency_weighted_iou",
+    "mean_accuracy": "mean_accuracy",
+    "boundary_iou": "boundary_iou",
+    "miou": "miou",
+    "pixel_accuracy": "pixel_accuracy",
+}
+
 
 def evaluate(
     label_of: Callable[[np.ndarray], np.ndarray],
@@ -17,23 +26,23 @@ def evaluate(
     split: str,
     progress: Callable[[int, int, float], None] | None = None,
     border_width: int = 0,
-    on_picture: Callable[[dict, np.ndarray, np.ndarray], None] | None = None,
+    on_image: Callable[[dict, np.ndarray, np.ndarray], None] | None = None,
 ) -> dict:
-    """Evaluates a function from picture to labels on a split of records.
+    """Evaluates a function from image to labels on a split of records.
 
     Args:
-        label_of: Function of a picture, uint8 [H, W, 3], that returns its class ids, [H, W].
+        label_of: Function of an image, uint8 [H, W, 3], that returns its class ids, [H, W].
         source: The records.
         split: Name of the split.
-        progress: Called after every picture with the number done, of how many, and the seconds so
+        progress: Called after every image with the number done, of how many, and the seconds so
             far.
         border_width: Evaluates pixels less than this far from a border between classes; 0 for all.
-        on_picture: Called with every example, the class ids found for it, and its own confusion
+        on_image: Called with every example, the class ids found for it, and its own confusion
             matrix.
 
     Returns:
         The metrics of `segmentation_metrics`, with `confusion_matrix` (int64 [C, C], rows are
-        labels), `num_pictures` and `pictures_per_second` (of those after the first, at which the
+        labels), `num_images` and `images_per_second` (of those after the first, at which the
         network is compiled).
 
     Raises:
@@ -61,13 +70,30 @@ def evaluate(
             matrix += counts
             if done == 1:
                 compiled = time.perf_counter()
-            if on_picture:
-                on_picture(example, prediction, counts)
+            if on_image:
+                on_image(example, prediction, counts)
             if progress:
                 progress(done, total, time.perf_counter() - start)
     end = time.perf_counter()
     return metrics.segmentation_metrics(matrix, info.class_names) | {
         "confusion_matrix": matrix,
-        "num_pictures": done,
-        "pictures_per_second": (done - 1) / (end - compiled) if done > 1 else done / (end - start),
+        "num_images": done,
+        "images_per_second": (done - 1) / (end - compiled) if done > 1 else done / (end - start),
     }
+
+
+def print_metrics(result: dict) -> None:
+    """Prints the metrics as a small table, worst class first."""
+    ious = result["iou_per_class"]
+    width = max(map(len, ious))
+    for name in sorted(ious, key=lambda name: (ious[name] is None, ious[name])):
+        iou = "absent" if ious[name] is None else f"{ious[name]:.4f}"
+        print(f"  {name:<{width}}  {iou}")
+    if "trimap" in result:
+        trimap = result["trimap"]
+        for width, miou in zip(trimap["widths"], trimap["miou"]):
+            if width in (1, 2, 5) or width % 10 == 0 or width == trimap["widths"][-1]:
+                print(f"trimap {width:<2}       {miou:.4f}")
+    for title, name in _PRINTED.items():
+        if name in result:
+            print(f"{title:<15} {result[name]:.4f}", flush=True)

@@ -1,4 +1,4 @@
-"""From pictures of any size to labels of the same size: what eval, predict and export share."""
+"""From images of any size to labels of the same size: what eval, predict and export share."""
 
 import dataclasses
 import math
@@ -14,20 +14,20 @@ from deeplab_tf import backbones
 from deeplab_tf import crf
 from deeplab_tf import layers
 from deeplab_tf import models
-from deeplab_tf.config import WHOLE_PICTURES
+from deeplab_tf.config import WHOLE_IMAGES
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
-from deeplab_tf.data import images
+from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 
 
 def predict_logits(
-    model: keras.Model, pictures: tf.Tensor, model_config: ModelConfig, data_config: DataConfig
+    model: keras.Model, images: tf.Tensor, model_config: ModelConfig, data_config: DataConfig
 ) -> tf.Tensor:
-    """Returns the logits of pictures at the pictures' own size.
+    """Returns the logits of images at the images' own size.
 
-    The network sees them at their own size too, unless the run was trained on pictures resized to
+    The network sees them at their own size too, unless the run was trained on images resized to
     a range: then they are resized in the same way first, and the logits, never labels, are brought
     back. In both cases they are padded at the bottom and right, with the mean pixel as in the
     original's evaluation, to a multiple of the output stride plus 1. Only at such sizes do the
@@ -37,15 +37,15 @@ def predict_logits(
 
     Args:
         model: A model of `deeplab_tf.build_model`.
-        pictures: RGB pixels 0..255, uint8 or float, [N, H, W, 3].
+        images: RGB pixels 0..255, uint8 or float, [N, H, W, 3].
         model_config: The model's; its `backbone` and `output_stride` count.
         data_config: Its `min_resize_value`, `max_resize_value` and `resize_factor` count.
 
     Returns:
         float32 [N, H, W, num_classes].
     """
-    own_size = tf.shape(pictures)[1:3]
-    padded, seen_size = _padded(pictures, model_config, data_config)
+    own_size = tf.shape(images)[1:3]
+    padded, seen_size = _padded(images, model_config, data_config)
     logits = model(padded, training=False)
     return _at_own_size(logits, seen_size, own_size, data_config)
 
@@ -55,11 +55,11 @@ def label_function(
     model_config: ModelConfig,
     data_config: DataConfig,
     crf_parameters: dict | None = None,
-    eval_config: EvalConfig = WHOLE_PICTURES,
+    eval_config: EvalConfig = WHOLE_IMAGES,
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Compiles a model into a function from one picture to its labels.
+    """Compiles a model into a function from one image to its labels.
 
-    It is traced once for all sizes. With a single look at the whole picture and no CRF the argmax
+    It is traced once for all sizes. With a single look at the whole image and no CRF the argmax
     lies inside, so that of the large logits nothing leaves the graph.
 
     Args:
@@ -67,10 +67,10 @@ def label_function(
         model_config: As of `predict_logits`; all of it counts for another output stride.
         data_config: As of `predict_logits`.
         crf_parameters: Arguments of `dense_crf`; None for no CRF.
-        eval_config: How the network looks at the picture, see `probability_function`.
+        eval_config: How the network looks at the image, see `probability_function`.
 
     Returns:
-        A function of a picture, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+        A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
 
     Raises:
         UserError: For an output stride that the model cannot have; from the function, for
@@ -80,28 +80,28 @@ def label_function(
         probabilities_of = probability_function(
             model, model_config, data_config, eval_config, crf_parameters
         )
-        return lambda picture: np.argmax(probabilities_of(picture), axis=-1).astype(np.int32)
+        return lambda image: np.argmax(probabilities_of(image), axis=-1).astype(np.int32)
     model, model_config = _at_eval_output_stride(model, model_config, eval_config)
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
-    def predict_labels(pictures):
-        logits = predict_logits(model, pictures, model_config, data_config)
+    def predict_labels(images):
+        logits = predict_logits(model, images, model_config, data_config)
         return tf.argmax(logits, axis=-1, output_type=tf.int32)
 
-    return lambda picture: predict_labels(picture[np.newaxis])[0].numpy()
+    return lambda image: predict_labels(image[np.newaxis])[0].numpy()
 
 
 def probability_function(
     model: keras.Model,
     model_config: ModelConfig,
     data_config: DataConfig,
-    eval_config: EvalConfig = WHOLE_PICTURES,
+    eval_config: EvalConfig = WHOLE_IMAGES,
     crf_parameters: dict | None = None,
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Compiles a model into a function from one picture to the probabilities of its classes.
+    """Compiles a model into a function from one image to the probabilities of its classes.
 
-    With several scales or mirrored pictures they are the mean of the softmaxes, as in the original
-    (whose second softmax, over that mean, is left out). The padded picture is scaled and mirrored,
+    With several scales or mirrored images they are the mean of the softmaxes, as in the original
+    (whose second softmax, over that mean, is left out). The padded image is scaled and mirrored,
     and is not padded again; the network of MobileNetV3 keeps its pooling windows, which the
     original scales. With windows they are the mean of those of the windows that a pixel lies in;
     the network holds one window at a time, and the result 4 bytes for every pixel and class.
@@ -110,11 +110,11 @@ def probability_function(
         model: A model of `deeplab_tf.build_model`.
         model_config: As of `predict_logits`; all of it counts for another output stride.
         data_config: As of `predict_logits`.
-        eval_config: How the network looks at the picture; by default once, as a whole.
+        eval_config: How the network looks at the image; by default once, as a whole.
         crf_parameters: Arguments of `dense_crf`, which refines them; None for no CRF.
 
     Returns:
-        A function of a picture, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
+        A function of an image, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
 
     Raises:
         UserError: For an output stride that the model cannot have; from the function, for
@@ -126,24 +126,24 @@ def probability_function(
     model, model_config = _at_eval_output_stride(model, model_config, eval_config)
     if not eval_config.window_size:
         mean_of = _mean_over_scales(model, model_config, data_config, eval_config)
-        probabilities_of = lambda picture: mean_of(tf.cast(picture, tf.float32)).numpy()
+        probabilities_of = lambda image: mean_of(tf.cast(image, tf.float32)).numpy()
     else:
-        # Windows slide over the picture as the network sees it, so they are not resized again.
+        # Windows slide over the image as the network sees it, so they are not resized again.
         in_window = dataclasses.replace(
             data_config, min_resize_value=None, max_resize_value=None, resize_factor=None
         )
         mean_of = _mean_over_scales(model, model_config, in_window, eval_config)
 
-        def probabilities_of(picture):
-            resized = _resized_to_range(tf.cast(picture, tf.float32)[tf.newaxis], data_config)[0]
+        def probabilities_of(image):
+            resized = _resized_to_range(tf.cast(image, tf.float32)[tf.newaxis], data_config)[0]
             mean = _mean_over_windows(mean_of, resized.numpy(), eval_config)
-            if mean.shape[:2] != picture.shape[:2]:
-                mean = images.resize_bilinear(mean[np.newaxis], picture.shape[:2])[0].numpy()
+            if mean.shape[:2] != image.shape[:2]:
+                mean = transforms.resize_bilinear(mean[np.newaxis], image.shape[:2])[0].numpy()
             return mean
 
     if crf_parameters is None:
         return probabilities_of
-    return lambda picture: crf.dense_crf(picture, probabilities_of(picture), **crf_parameters)
+    return lambda image: crf.dense_crf(image, probabilities_of(image), **crf_parameters)
 
 
 def at_output_stride(
@@ -192,19 +192,19 @@ def without_last_resize(model: keras.Model) -> tuple[keras.Model, float]:
 
 
 def fitted_size(own_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Returns a picture's own height and width, or the largest alike that fit into `size`."""
+    """Returns an image's own height and width, or the largest alike that fit into `size`."""
     scale = min(1.0, *(side / own for own, side in zip(own_size, size)))
     return tuple(max(1, int(own * scale)) for own in own_size)
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Returns where windows begin along one side of a picture.
+    """Returns where windows begin along one side of an image.
 
-    They are spread evenly: the first begins at 0, the last ends with the picture.
+    They are spread evenly: the first begins at 0, the last ends with the image.
 
     Args:
-        size: Of the picture, pixels.
-        window: Of a window, pixels; one as large as the picture is enough.
+        size: Of the image, pixels.
+        window: Of a window, pixels; one as large as the image is enough.
         overlap: Share of a window, at least, that the next one covers again.
     """
     if window >= size:
@@ -219,9 +219,9 @@ def load_artefact(
     model_config: ModelConfig,
     data_config: DataConfig,
     crf_parameters: dict | None = None,
-    eval_config: EvalConfig = WHOLE_PICTURES,
+    eval_config: EvalConfig = WHOLE_IMAGES,
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads what was made of a run as a function from one picture to its labels.
+    """Loads what was made of a run as a function from one image to its labels.
 
     Args:
         path: Folder of a SavedModel of `deeplab_tf.export`; a `.keras` file that a model of
@@ -230,11 +230,11 @@ def load_artefact(
         model_config: The run's; a SavedModel has its own.
         data_config: The run's; likewise.
         crf_parameters: Arguments of `dense_crf`; None for no CRF.
-        eval_config: How the network of a `.keras` file looks at the picture; the others look as
+        eval_config: How the network of a `.keras` file looks at the image; the others look as
             they were exported to.
 
     Returns:
-        A function of a picture, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+        A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
 
     Raises:
         UserError: The file is not there, damaged or no such thing, or it cannot do what
@@ -243,9 +243,9 @@ def load_artefact(
     if path.endswith(".keras"):
         model = _load_keras_file(path, model_config)
         return label_function(model, model_config, data_config, crf_parameters, eval_config)
-    if eval_config != WHOLE_PICTURES:
+    if eval_config != WHOLE_IMAGES:
         raise UserError(
-            f"{path} looks at pictures as it was exported to: leave out --eval_scales, "
+            f"{path} looks at images as it was exported to: leave out --eval_scales, "
             "--add_flipped_images, --window_size and --eval_output_stride, or evaluate the run or "
             "its .keras file."
         )
@@ -257,7 +257,7 @@ def load_artefact(
 def saved_model_label_function(
     path: str, crf_parameters: dict | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads a SavedModel of `deeplab_tf.export` as a function from one picture to its labels.
+    """Loads a SavedModel of `deeplab_tf.export` as a function from one image to its labels.
 
     Args:
         path: Folder that holds saved_model.pb; or that of all versions, of which the highest is
@@ -266,7 +266,7 @@ def saved_model_label_function(
             for the labels that it serves.
 
     Returns:
-        A function of a picture, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+        A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
 
     Raises:
         UserError: There is no SavedModel, it is damaged, or it is not one of these.
@@ -286,30 +286,30 @@ def saved_model_label_function(
 
     if crf_parameters is not None:
 
-        def predict_refined_labels(picture):
-            probabilities = tf.nn.softmax(loaded.logits(picture[np.newaxis]))[0].numpy()
-            refined = crf.dense_crf(picture, probabilities, **crf_parameters)
+        def predict_refined_labels(image):
+            probabilities = tf.nn.softmax(loaded.logits(image[np.newaxis]))[0].numpy()
+            refined = crf.dense_crf(image, probabilities, **crf_parameters)
             return np.argmax(refined, axis=-1).astype(np.int32)
 
         return predict_refined_labels
 
-    def predict_labels(picture):
+    def predict_labels(image):
         # `loaded` is named to keep it alive: the signature's variables live as long as it does.
-        labels = loaded.signatures["serving_default"](images=tf.constant(picture[np.newaxis]))
+        labels = loaded.signatures["serving_default"](images=tf.constant(image[np.newaxis]))
         return labels["labels"][0].numpy().astype(np.int32)
 
     return predict_labels
 
 
 class TFLiteModel:
-    """A `.tflite` file as a function from a picture to its class ids or scores.
+    """A `.tflite` file as a function from an image to its class ids or scores.
 
-    It takes one picture of its own fixed size, or of any, whose pixels are 0..255 as for the models
+    It takes one image of its own fixed size, or of any, whose pixels are 0..255 as for the models
     of `deeplab_tf`, in float32 or quantised; and returns class ids [1, h, w], or scores such as
     logits [1, h, w, num_classes], of any size.
 
     Attributes:
-        size: Height and width in pixels of the pictures that it takes; None for any.
+        size: Height and width in pixels of the images that it takes; None for any.
         has_scores: Whether it returns scores, and not class ids.
     """
 
@@ -326,21 +326,21 @@ class TFLiteModel:
         if others or len(wanted) != 4 or wanted[3] != 3 or len(returned) not in (3, 4):
             raise UserError(
                 f"{path} takes {wanted.tolist()} and returns {returned.tolist()}"
-                f"{' and more' if others else ''}: it must take one picture [1, h, w, 3] and "
+                f"{' and more' if others else ''}: it must take one image [1, h, w, 3] and "
                 "return class ids [1, h, w] or scores [1, h, w, num_classes] alone."
             )
         self._size = tuple(self._takes["shape"][1:3].tolist())  # that it is prepared for
         self.size = None if wanted[1] < 0 else self._size
         self.has_scores = len(returned) == 4
 
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Pixels 0..255, [H, W, 3] -> class ids, int32 [h, w], or scores, float32 [h, w, C]."""
         takes, returns = self._takes, self._returns
-        if self._size != picture.shape[:2]:
-            self._interpreter.resize_tensor_input(takes["index"], [1, *picture.shape])
+        if self._size != image.shape[:2]:
+            self._interpreter.resize_tensor_input(takes["index"], [1, *image.shape])
             self._interpreter.allocate_tensors()
-            self._size = picture.shape[:2]
-        values = _quantised(picture.astype(np.float32), takes)
+            self._size = image.shape[:2]
+        values = _quantised(image.astype(np.float32), takes)
         self._interpreter.set_tensor(takes["index"], values[np.newaxis])
         self._interpreter.invoke()
         result = self._interpreter.get_tensor(returns["index"])[0]
@@ -357,11 +357,11 @@ def tflite_label_function(
     data_config: DataConfig,
     crf_parameters: dict | None = None,
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads a `.tflite` file, see `TFLiteModel`, as a function from one picture to its labels.
+    """Loads a `.tflite` file, see `TFLiteModel`, as a function from one image to its labels.
 
-    A picture is resized to the range of sizes that the run was trained on, if it was. One that is
+    An image is resized to the range of sizes that the run was trained on, if it was. One that is
     larger than the file's is shrunk to fit in, a smaller one is padded at the bottom and right with
-    the mean pixel; scores are interpolated back to the picture, class ids are not.
+    the mean pixel; scores are interpolated back to the image, class ids are not.
 
     Args:
         path: The file.
@@ -371,7 +371,7 @@ def tflite_label_function(
             None for no CRF.
 
     Returns:
-        A function of a picture, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+        A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
 
     Raises:
         UserError: The file is not there, damaged, or takes and returns something else.
@@ -381,60 +381,60 @@ def tflite_label_function(
         raise UserError(
             f"{path} returns labels, but --crf refines scores: export it with --result=scores."
         )
-    resize = images.resize_bilinear if model.has_scores else images.resize_nearest
+    resize = transforms.resize_bilinear if model.has_scores else transforms.resize_nearest
 
-    def predict_labels(picture):
-        pictures = _resized_to_range(tf.cast(picture[np.newaxis], tf.float32), data_config)
-        seen_size = pictures.shape[1:3]
+    def predict_labels(image):
+        images = _resized_to_range(tf.cast(image[np.newaxis], tf.float32), data_config)
+        seen_size = images.shape[1:3]
         size = model.size or seen_size
         fitted = fitted_size(seen_size, size)
-        pictures = images.resize_bilinear(pictures, fitted)
+        images = transforms.resize_bilinear(images, fitted)
         padding = [[0, 0], [0, size[0] - fitted[0]], [0, size[1] - fitted[1]], [0, 0]]
-        padded = tf.pad(pictures - pad_pixel, padding) + pad_pixel
+        padded = tf.pad(images - pad_pixel, padding) + pad_pixel
         result = resize(model(padded[0].numpy())[np.newaxis], size)
-        result = resize(result[:, : fitted[0], : fitted[1]], picture.shape[:2])[0]
+        result = resize(result[:, : fitted[0], : fitted[1]], image.shape[:2])[0]
         if crf_parameters is not None:
-            result = crf.dense_crf(picture, tf.nn.softmax(result).numpy(), **crf_parameters)
+            result = crf.dense_crf(image, tf.nn.softmax(result).numpy(), **crf_parameters)
         labels = np.argmax(result, axis=-1) if model.has_scores else result.numpy()
         return labels.astype(np.int32)
 
     return predict_labels
 
 
-def _resized_to_range(pictures: tf.Tensor, data_config: DataConfig) -> tf.Tensor:
-    """Pictures as the network was trained to see them: resized to a range, or as they are."""
+def _resized_to_range(images: tf.Tensor, data_config: DataConfig) -> tf.Tensor:
+    """Images as the network was trained to see them: resized to a range, or as they are."""
     if data_config.min_resize_value is None:
-        return pictures
-    size = images.resize_to_range_size(
-        tf.shape(pictures)[1],
-        tf.shape(pictures)[2],
+        return images
+    size = transforms.resize_to_range_size(
+        tf.shape(images)[1],
+        tf.shape(images)[2],
         data_config.min_resize_value,
         data_config.max_resize_value,
         data_config.resize_factor,
     )
-    return images.resize_bilinear(pictures, size)
+    return transforms.resize_bilinear(images, size)
 
 
 def _padded(
-    pictures: tf.Tensor, model_config: ModelConfig, data_config: DataConfig
+    images: tf.Tensor, model_config: ModelConfig, data_config: DataConfig
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pictures for the network, float32, and their height and width without the padding."""
-    pictures = _resized_to_range(tf.cast(pictures, tf.float32), data_config)
-    height, width = tf.unstack(tf.shape(pictures)[1:3])
+    """Images for the network, float32, and their height and width without the padding."""
+    images = _resized_to_range(tf.cast(images, tf.float32), data_config)
+    height, width = tf.unstack(tf.shape(images)[1:3])
     rows, columns = ((1 - side) % model_config.output_stride for side in (height, width))
     pad_pixel = backbones.pad_pixel(model_config.backbone)
-    padded = tf.pad(pictures - pad_pixel, [[0, 0], [0, rows], [0, columns], [0, 0]]) + pad_pixel
+    padded = tf.pad(images - pad_pixel, [[0, 0], [0, rows], [0, columns], [0, 0]]) + pad_pixel
     return padded, tf.stack([height, width])
 
 
 def _at_own_size(
     logits: tf.Tensor, seen_size: tf.Tensor, own_size: tf.Tensor, data_config: DataConfig
 ) -> tf.Tensor:
-    """Logits without the padding, brought back from the size of resized pictures."""
+    """Logits without the padding, brought back from the size of resized images."""
     logits = logits[:, : seen_size[0], : seen_size[1]]
     if data_config.min_resize_value is None:
         return logits
-    return images.resize_bilinear(logits, own_size)
+    return transforms.resize_bilinear(logits, own_size)
 
 
 def _looks_more_than_once(config: EvalConfig) -> bool:
@@ -457,7 +457,7 @@ def _mean_over_scales(
     data_config: DataConfig,
     eval_config: EvalConfig,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from a picture, float32 [H, W, 3], to its mean probabilities [H, W, C].
+    """A function from an image, float32 [H, W, 3], to its mean probabilities [H, W, C].
 
     The network is traced once, and called for one scale after the other.
     """
@@ -465,10 +465,10 @@ def _mean_over_scales(
     if tuple(eval_config.eval_scales) == (1,) and not eval_config.add_flipped_images:
 
         @tf.function(input_signature=[spec], autograph=False)
-        def predict(pictures):
-            return tf.nn.softmax(predict_logits(model, pictures, model_config, data_config))
+        def predict(images):
+            return tf.nn.softmax(predict_logits(model, images, model_config, data_config))
 
-        return lambda picture: predict(picture[tf.newaxis])[0]
+        return lambda image: predict(image[tf.newaxis])[0]
 
     head, head_stride = without_last_resize(model)
 
@@ -477,16 +477,16 @@ def _mean_over_scales(
         input_signature=[spec, tf.TensorSpec([], tf.float64), tf.TensorSpec([], tf.bool)],
         autograph=False,
     )
-    def predict_scaled(pictures, scale, is_flipped):
-        padded, seen_size = _padded(pictures, model_config, data_config)
+    def predict_scaled(images, scale, is_flipped):
+        padded, seen_size = _padded(images, model_config, data_config)
         padded_size = tf.shape(padded)[1:3]
-        scaled = images.resize_bilinear(padded, _scaled_size(padded_size, scale))
+        scaled = transforms.resize_bilinear(padded, _scaled_size(padded_size, scale))
         logits = head(_flipped_if(is_flipped, scaled), training=False)
         # As in the original: those of a small scale first grow to the features of scale 1.
         grid = _scaled_size(padded_size, tf.maximum(scale, 1) / head_stride)
-        logits = _flipped_if(is_flipped, images.resize_bilinear(logits, grid))
-        logits = images.resize_bilinear(logits, padded_size)
-        own_size = tf.shape(pictures)[1:3]
+        logits = _flipped_if(is_flipped, transforms.resize_bilinear(logits, grid))
+        logits = transforms.resize_bilinear(logits, padded_size)
+        own_size = tf.shape(images)[1:3]
         return tf.nn.softmax(_at_own_size(logits, seen_size, own_size, data_config))
 
     looks = [
@@ -495,31 +495,31 @@ def _mean_over_scales(
         for is_flipped in ((False, True) if eval_config.add_flipped_images else (False,))
     ]
 
-    def mean_of(picture):
+    def mean_of(image):
         total = 0.0
         for scale, is_flipped in looks:
-            total += predict_scaled(picture[tf.newaxis], tf.constant(scale, tf.float64), is_flipped)
+            total += predict_scaled(image[tf.newaxis], tf.constant(scale, tf.float64), is_flipped)
         return total[0] / len(looks)
 
     return mean_of
 
 
 def _mean_over_windows(
-    mean_of: Callable[[tf.Tensor], tf.Tensor], picture: np.ndarray, config: EvalConfig
+    mean_of: Callable[[tf.Tensor], tf.Tensor], image: np.ndarray, config: EvalConfig
 ) -> np.ndarray:
-    """Mean probabilities of a picture, float32 [H, W, 3], over the windows of every pixel."""
-    size = [min(pair) for pair in zip(picture.shape[:2], config.window_size)]
+    """Mean probabilities of an image, float32 [H, W, 3], over the windows of every pixel."""
+    size = [min(pair) for pair in zip(image.shape[:2], config.window_size)]
     rows, columns = (
         window_starts(side, window, config.window_overlap)
-        for side, window in zip(picture.shape[:2], size)
+        for side, window in zip(image.shape[:2], size)
     )
-    total, count = None, np.zeros((*picture.shape[:2], 1), np.float32)
+    total, count = None, np.zeros((*image.shape[:2], 1), np.float32)
     for top in rows:
         for left in columns:
             window = (slice(top, top + size[0]), slice(left, left + size[1]))
-            probabilities = mean_of(tf.constant(picture[window])).numpy()
+            probabilities = mean_of(tf.constant(image[window])).numpy()
             if total is None:
-                total = np.zeros((*picture.shape[:2], probabilities.shape[-1]), np.float32)
+                total = np.zeros((*image.shape[:2], probabilities.shape[-1]), np.float32)
             total[window] += probabilities
             count[window] += 1
     total /= count
@@ -531,8 +531,8 @@ def _scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.cast(size - 1, tf.float64) * scale + 1, tf.int32)
 
 
-def _flipped_if(is_flipped: tf.Tensor, pictures: tf.Tensor) -> tf.Tensor:
-    return tf.cond(is_flipped, lambda: tf.reverse(pictures, [2]), lambda: pictures)
+def _flipped_if(is_flipped: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    return tf.cond(is_flipped, lambda: tf.reverse(images, [2]), lambda: images)
 
 
 def _load_keras_file(path: str, model_config: ModelConfig) -> keras.Model:
@@ -549,7 +549,7 @@ def _load_keras_file(path: str, model_config: ModelConfig) -> keras.Model:
     if (model.input_shape, model.output_shape[-1]) != wanted:
         raise UserError(
             f"{path} takes {model.input_shape} and returns {model.output_shape}, but a model of "
-            f"this run takes pictures of any size and returns {model_config.num_classes} classes: "
+            f"this run takes images of any size and returns {model_config.num_classes} classes: "
             "save model.save(...) of its own model."
         )
     return model
@@ -589,11 +589,11 @@ def _tflite_interpreter(path: str):
     return interpreter
 
 
-def _quantised(pictures: np.ndarray, takes: dict) -> np.ndarray:
+def _quantised(images: np.ndarray, takes: dict) -> np.ndarray:
     """Pixels 0..255, float32, as the values that the input of a `.tflite` file stands for."""
     if takes["dtype"] == np.float32:
-        return pictures
+        return images
     scale, zero_point = takes["quantization"]
     limits = np.iinfo(takes["dtype"])
-    values = np.round(pictures / (scale or 1.0)) + zero_point
+    values = np.round(images / (scale or 1.0)) + zero_point
     return np.clip(values, limits.min, limits.max).astype(takes["dtype"])

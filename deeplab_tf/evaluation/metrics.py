@@ -28,9 +28,9 @@ def near_borders(label: np.ndarray, width: int, ignore_label: int) -> np.ndarray
 class Trimap:
     """Sums up how well the pixels along borders are labelled, in bands of every width at once.
 
-    The band of width w is what `near_borders` leaves. One distance transform a picture serves all
+    The band of width w is what `near_borders` leaves. One distance transform an image serves all
     widths: 10 ms for 500x375, 0.15 s for 1024x2048 on one core. The counts take 8 bytes for every
-    width and pair of classes, however many pictures there are.
+    width and pair of classes, however many images there are.
 
     Args:
         max_width: Of the bands, pixels; there is one for 1, 2, ... up to this.
@@ -46,7 +46,7 @@ class Trimap:
         self._added = np.zeros((max_width, num_classes, num_classes), np.int64)
 
     def add(self, label: np.ndarray, prediction: np.ndarray) -> None:
-        """Adds a picture: its label and the class ids found for it, integers [H, W]."""
+        """Adds an image: its label and the class ids found for it, integers [H, W]."""
         max_width, num_classes, _ = self._added.shape
         distance = _border_distance(label)
         counts = (distance < max_width) & (label != self._ignore_label)
@@ -70,16 +70,16 @@ class BoundaryIou:
     """Sums up the Boundary IoU: the IoU of what lies along the inner side of contours.
 
     Of the mask of a class, and of the mask predicted for it, the pixels count that have a pixel
-    outside of the mask, or the edge of the picture, at most `ratio` of the picture's diagonal away
-    (down, across or diagonally), as in the authors' code. The pixels are summed over all pictures
+    outside of the mask, or the edge of the image, at most `ratio` of the image's diagonal away
+    (down, across or diagonally), as in the authors' code. The pixels are summed over all images
     before they are divided, as for the IoU. Where the label is the ignore label, nothing counts as
-    predicted. The price is four filters a picture, however many classes there are: 9 ms for
+    predicted. The price is four filters an image, however many classes there are: 9 ms for
     500x375, 0.1 s for 1024x2048 on one core.
 
     Args:
         num_classes: Number of classes.
         ignore_label: Pixels of this label are left out.
-        ratio: Of the boundary's width to the picture's diagonal.
+        ratio: Of the boundary's width to the image's diagonal.
 
     Reference: Cheng, Girshick, Dollár, Berg, Kirillov, Boundary IoU, arXiv:2103.16562, section 4;
     the ratio of 2 % is that of section 5.
@@ -91,14 +91,14 @@ class BoundaryIou:
         self._union = np.zeros(num_classes, np.int64)
 
     def add(self, label: np.ndarray, prediction: np.ndarray) -> float | None:
-        """Adds a picture.
+        """Adds an image.
 
         Args:
             label: Integers [H, W], class ids or the ignore label.
             prediction: Integers [H, W], class ids.
 
         Returns:
-            The Boundary IoU of this picture alone, the mean over its classes; None without any.
+            The Boundary IoU of this image alone, the mean over its classes; None without any.
         """
         num_classes = len(self._union)
         width = max(1, round(self._ratio * math.hypot(*label.shape)))
@@ -181,10 +181,10 @@ def segmentation_metrics(matrix: np.ndarray, class_names: tuple[str, ...]) -> di
     }
 
 
-class WorstPictures:
-    """Keeps the pictures with the lowest mIoU of those that it is shown.
+class WorstImages:
+    """Keeps the images with the lowest mIoU of those that it is shown.
 
-    A picture's mIoU is the mean over the classes that its label or prediction holds.
+    An image's mIoU is the mean over the classes that its label or prediction holds.
 
     Args:
         number: How many to keep.
@@ -194,38 +194,38 @@ class WorstPictures:
 
     def __init__(self, number: int):
         self._number = number
-        self._kept: list[tuple[float, int, object]] = []  # signed mIoU, order, picture
+        self._kept: list[tuple[float, int, object]] = []  # signed mIoU, order, image
         self._seen = 0
 
-    def add(self, matrix: np.ndarray, picture) -> None:
-        """Shows it a picture: its confusion matrix, and anything to be kept of it."""
+    def add(self, matrix: np.ndarray, image) -> None:
+        """Shows it an image: its confusion matrix, and anything to be kept of it."""
         self._seen += 1
         if not matrix.any():  # every pixel is ignored: neither good nor bad
             return
         names = tuple(map(str, range(len(matrix))))
         miou = segmentation_metrics(matrix, names)["miou"]
         # The order decides between equals: the first seen stays.
-        kept = sorted(self._kept + [(self._sign * miou, self._seen, picture)])
+        kept = sorted(self._kept + [(self._sign * miou, self._seen, image)])
         self._kept = kept[: self._number]
 
     @property
     def worst(self) -> list[tuple[float, object]]:
-        """mIoU and picture of those kept, the worst first."""
-        return self._pictures()
+        """mIoU and image of those kept, the worst first."""
+        return self._images()
 
-    def _pictures(self) -> list[tuple[float, object]]:
-        return [(self._sign * key, picture) for key, _, picture in self._kept]
+    def _images(self) -> list[tuple[float, object]]:
+        return [(self._sign * key, image) for key, _, image in self._kept]
 
 
-class BestPictures(WorstPictures):
+class BestImages(WorstImages):
     """Keeps those with the highest mIoU."""
 
     _sign = -1
 
     @property
     def best(self) -> list[tuple[float, object]]:
-        """mIoU and picture of those kept, the best first."""
-        return self._pictures()
+        """mIoU and image of those kept, the best first."""
+        return self._images()
 
 
 def _border_distance(label: np.ndarray) -> np.ndarray:
@@ -242,9 +242,9 @@ def _border_distance(label: np.ndarray) -> np.ndarray:
 
 
 def _is_boundary(label: np.ndarray, width: int) -> np.ndarray:
-    """Whether another label, or the picture's edge, is at most `width` pixels away; bool [H, W]."""
+    """Whether another label, or the image's edge, is at most `width` pixels away; bool [H, W]."""
     window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    labels = (label + 1).astype(np.uint16)  # 0 is what lies outside of the picture
+    labels = (label + 1).astype(np.uint16)  # 0 is what lies outside of the image
     outside = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
     # In the window around it, the lowest and the highest label differ.
     return cv2.erode(labels, window, **outside) != cv2.dilate(labels, window, **outside)

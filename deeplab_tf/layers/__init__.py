@@ -251,20 +251,20 @@ def _dilated_depthwise_conv(images, kernel, rates, padding: str):
 def _kernel_gradient(images, upstream, kernel, rates, pads, padding: str):
     """The gradient of a depthwise convolution with respect to its kernel."""
     with tf.control_dependencies([upstream]):
-        # Now, not as soon as the picture is there: what is made of it here would be held until now.
+        # Now, not as soon as the image is there: what is made of it here would be held until now.
         images = tf.identity(images)
     if len(set(rates)) > 1 or max(rates) <= 6 or images.shape[0] is None:
         with tf.GradientTape() as tape:
             tape.watch(kernel)
             outputs = _stock_depthwise_conv(images, kernel, rates, padding)
         return tape.gradient(outputs, kernel, upstream)
-    # It is what a picture gives with its upstream gradient as the kernel and the rate as the
+    # It is what an image gives with its upstream gradient as the kernel and the rate as the
     # stride, which is the faster the larger the rate.
-    of_each_picture = [
+    of_each_image = [
         _native_depthwise_conv(image[None], weights[..., None], pads, (1, 1), stride=rates[0])
         for image, weights in zip(tf.unstack(images), tf.unstack(upstream))
     ]
-    return tf.add_n(of_each_picture)[0][..., None]
+    return tf.add_n(of_each_image)[0][..., None]
 
 
 def _native_depthwise_conv(images, kernel, pads, rates, stride: int = 1):
@@ -417,7 +417,7 @@ class ResizeLike(keras.layers.Layer):
 
 @_register
 class ScaleImage(keras.layers.Layer):
-    """Resizes pictures by a factor, bilinear with aligned corners.
+    """Resizes images by a factor, bilinear with aligned corners.
 
     Args:
         scale: A side of `size` pixels becomes one of `int((size - 1) * scale + 1)`.
@@ -466,9 +466,9 @@ class ImagePooling(keras.layers.Layer):
         """Features `[B, H, W, C]` -> `[B, windows down, windows across, C]`."""
         sides = ops.shape(features)[1:3]
         has_known_size = all(isinstance(side, int) for side in sides)
-        if self.pool_size is None and max(self.grid_size) == 1:
-            if not (_means_by_pooling and has_known_size):
-                return ops.mean(features, axis=(1, 2), keepdims=True)
+        averages_all = self.pool_size is None and max(self.grid_size) == 1
+        if averages_all and not (_means_by_pooling and has_known_size):
+            return ops.mean(features, axis=(1, 2), keepdims=True)
         if has_known_size:
             return ops.average_pool(features, self._window(sides), self.strides, padding="valid")
         # No kernel takes a window that is known only at run time.
@@ -643,7 +643,7 @@ def q_sigmoid(x):
 
 @_register
 class AtrousMaxPool2D(keras.layers.Layer):
-    """The maximum of 3x3 pixels that lie `rate` apart, as far as they are within the picture.
+    """The maximum of 3x3 pixels that lie `rate` apart, as far as they are within the image.
 
     It takes the place of a 3x3 pooling behind strides that were left out.
 

@@ -93,7 +93,7 @@ def build_model(
             0.5, 0.75, 1; empty for the input alone.
         merge_method: "max" or "avg": how the logits of those scales are merged.
         batch_norm_decay: Decay of all moving statistics; None for the original's, part by part.
-        in_channels: Channels of the pictures; 3 for RGB.
+        in_channels: Channels of the images; 3 for RGB.
         upsample_logits: Whether logits are resized to the size of the input.
 
     Returns:

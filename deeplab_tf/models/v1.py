@@ -1,4 +1,4 @@
-"""DeepLab v1: VGG-16 whose fully connected layers slide over the picture as convolutions.
+"""DeepLab v1: VGG-16 whose fully connected layers slide over the image as convolutions.
 
 They go behind any other backbone as well.
 

@@ -4,7 +4,7 @@ flags.txt      the run's configs, as a flagfile
 dataset.json   class names, colours and ignore label of what it was trained on
 checkpoints/   the last states of training, to go on from
 best/          the weights with the best validation mIoU
-tensorboard/   curves and pictures
+tensorboard/   curves and images
 metrics.jsonl  the same figures, a line for each event
 lock           held by the process that trains
 crf.json       the CRF parameters that `deeplab_tf.tune_crf` found

@@ -30,7 +30,7 @@ class ImportReport:
         path: Of the checkpoint.
         loaded: Variables that are in the model now.
         adapted: Those of them that were made to fit, and how: the first convolution of a model
-            for pictures of other than three channels.
+            for images of other than three channels.
         skipped: Variables of the model that were left as they are, and why.
         unused: Variables of the checkpoint that the model does not have, without those of the
             optimizer.
@@ -56,8 +56,8 @@ def load_tf1_checkpoint(
 ) -> ImportReport:
     """Fills a model with the weights of an original checkpoint; all is checked before any is set.
 
-    A model for pictures of other than three channels gets the first convolution of the checkpoint
-    spread over its channels, such that it sees in grey pictures what the original does.
+    A model for images of other than three channels gets the first convolution of the checkpoint
+    spread over its channels, such that it sees in grey images what the original does.
 
     Args:
         model: A whole model, or a backbone alone (`model.get_layer("MobilenetV2")`).
@@ -153,12 +153,12 @@ def spread_over_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
     """Makes a kernel over R, G and B one over another number of channels.
 
     R, G and B keep theirs where there are more channels, which get the mean of the three; fewer
-    all get the mean. The whole is scaled so that a picture whose channels are all equal is seen as
+    all get the mean. The whole is scaled so that an image whose channels are all equal is seen as
     before.
 
     Args:
         kernel: [H, W, 3, filters].
-        in_channels: Channels of the pictures.
+        in_channels: Channels of the images.
 
     Returns:
         [H, W, in_channels, filters].
@@ -179,7 +179,7 @@ def is_backbone_checkpoint(path: str | os.PathLike) -> bool:
 
 
 def _sees_other_channels(ours: list[int], theirs: list[int] | None, in_channels: int) -> bool:
-    """Whether two shapes are of first convolutions that differ in the pictures' channels alone."""
+    """Whether two shapes are of first convolutions that differ in the images' channels alone."""
     if theirs is None or len(ours) != 4 or in_channels == 3:
         return False
     return (ours[2], theirs[2]) == (in_channels, 3) and all(

@@ -233,7 +233,7 @@ def _leaf_layers(model: keras.Model) -> list[keras.layers.Layer]:
     nested = [
         _leaf_layers(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers
     ]
-    return sum(nested, [])
+    return [layer for layers_of_one in nested for layer in layers_of_one]
 
 
 def _first_scopes(model: keras.Model) -> list[str]:

@@ -1,6 +1,6 @@
 """How a training run speaks: the terminal, TensorBoard, and `metrics.jsonl`.
 
-    tensorboard/    curves, pictures, hyperparameters, profiles
+    tensorboard/    curves, images, hyperparameters, profiles
     metrics.jsonl   the same scalars: a line of JSON per event, with its step and its time (Unix)
 
 A run that goes on from a checkpoint repeats the steps since; what was written of them is cut off
@@ -55,7 +55,7 @@ class Stopwatch:
 
     Args:
         steps_to_go: Steps until the end of the run.
-        batch_size: Pictures per step.
+        batch_size: Images per step.
     """
 
     def __init__(self, steps_to_go: int, batch_size: int):
@@ -160,7 +160,7 @@ class TrainingLog:
             "loss/total": terms.pop("loss"),
             "gradient_norm": terms.pop("gradient_norm"),
             "learning_rate": learning_rate,
-            "pictures_per_second": stopwatch.batch_size / seconds_per_step,
+            "images_per_second": stopwatch.batch_size / seconds_per_step,
             "input_wait_share": min(1.0, terms.pop("input_seconds") / seconds_per_step),
         } | {f"loss/{name}": value for name, value in terms.items()}
         self._write(step, scalars)
@@ -168,7 +168,7 @@ class TrainingLog:
             f"step {step}/{self._total_steps}",
             f"loss {scalars['loss/total']:.4f}",
             f"{stopwatch.time_left} left",
-            f"{scalars['pictures_per_second']:.1f} pictures/s",
+            f"{scalars['images_per_second']:.1f} images/s",
             f"{scalars['input_wait_share']:.0%} waiting for input",
             f"learning rate {learning_rate:.5f}",
         )
@@ -177,9 +177,7 @@ class TrainingLog:
 
     def validating(self, done: int, total: int, seconds: float) -> None:
         """Tells a terminal how far a validation is; the `report` of `eval.evaluate`."""
-        self._progress.show(
-            (f"validates: picture {done}/{total}", f"{done / seconds:.1f} pictures/s")
-        )
+        self._progress.show((f"validates: image {done}/{total}", f"{done / seconds:.1f} images/s"))
 
     def validation(self, step: int, result: dict, panels: list[np.ndarray], is_best: bool) -> None:
         """Tells of a validation.
@@ -188,7 +186,7 @@ class TrainingLog:
             step: When it was.
             result: The figures of `eval.evaluate`, with `confusion_matrix`, int64 [C, C], rows
                 are labels.
-            panels: The worst pictures, uint8 [H, W, 3] each; the worst first.
+            panels: The worst images, uint8 [H, W, 3] each; the worst first.
             is_best: Whether no validation of the run had a higher mIoU.
         """
         self._progress.print(
@@ -204,13 +202,13 @@ class TrainingLog:
             if iou is not None:
                 scalars[f"validation_iou/{name}"] = iou
         self._write(step, scalars)
-        matrix = visualize.confusion_matrix_picture(
+        matrix = visualize.confusion_matrix_image(
             result["confusion_matrix"], self._class_names, self._colors
         )
         with self._summaries(step):
             tf.summary.image("confusion_matrix", matrix[np.newaxis])
             for number, panel in enumerate(panels):
-                tf.summary.image(f"worst_pictures/{number}", panel[np.newaxis])
+                tf.summary.image(f"worst_images/{number}", panel[np.newaxis])
 
     def message(self, text: str) -> None:
         """Prints a line that stays."""

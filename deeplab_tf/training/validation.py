@@ -52,7 +52,7 @@ def build(
     averaged = checkpoints.averaged_variables(model)
 
     def validate(log: training_log.TrainingLog, step: int) -> dict:
-        worst = metrics.WorstPictures(_NUM_PANELS)
+        worst = metrics.WorstImages(_NUM_PANELS)
 
         def see(example, labels, matrix):
             worst.add(matrix, (example, labels))
@@ -60,7 +60,7 @@ def build(
         with average.swapped(averaged) if average else contextlib.nullcontext():
             for target, variable in zip(evaluated.weights, model.weights, strict=True):
                 target.assign(tf.convert_to_tensor(variable))
-            result = evaluate(label_of, source, split, log.validating, on_picture=see)
+            result = evaluate(label_of, source, split, log.validating, on_image=see)
             is_best = state.save_if_best(result["miou"])
         panels = [
             visualize.error_panel(

@@ -70,7 +70,7 @@ def short_resnets(monkeypatch):
 
 @pytest.fixture(scope="module")
 def rule(shared):
-    """The rules by which variables follow from their name and shape, and pictures from a seed."""
+    """The rules by which variables follow from their name and shape, and images from a seed."""
     spec = importlib.util.spec_from_file_location("weights", shared / "oracles/weights.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -145,7 +145,7 @@ def test_a_decoder_gets_features_of_the_originals_layers(coarse):
     assert channels == CHANNELS[coarse.variant]
 
 
-def test_the_pixel_that_pictures_are_padded_with_becomes_zeros(coarse):
+def test_the_pixel_that_images_are_padded_with_becomes_zeros(coarse):
     padding = np.broadcast_to(pad_pixel(coarse.variant), (1, 2, 2, 3))
     np.testing.assert_allclose(coarse.get_layer("rescaling")(padding), 0, atol=1e-5)
 

@@ -32,7 +32,7 @@ def draw(height: int, width: int, low: int = 0, high: int = 256) -> np.ndarray:
 def example():
     """Noise, and a label that no operation but the rotation may touch."""
     label = np.random.default_rng(1).integers(0, 21, (41, 53)).astype(np.int32)
-    return {"image": draw(41, 53), "label": label, "name": tf.constant("picture")}
+    return {"image": draw(41, 53), "label": label, "name": tf.constant("image")}
 
 
 def assert_equal(example, other):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.data import images
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
+from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 
 
@@ -22,7 +22,7 @@ def form(request, monkeypatch):
 
 
 def training_batches(source, count, seed=0, start_step=0, batch_size=3, **settings):
-    crop = images.TrainingCrop((65, 49), 255)
+    crop = transforms.TrainingCrop((65, 49), 255)
     dataset = input_pipeline.training_batches(
         source, "train", batch_size, crop, (), seed, start_step, **settings
     )
@@ -70,7 +70,7 @@ def test_every_example_comes_once_in_an_epoch_and_in_another_order_in_the_next(t
     assert first != second
 
 
-def test_evaluation_gives_every_picture_once_at_its_own_size(tiny_records):
+def test_evaluation_gives_every_image_once_at_its_own_size(tiny_records):
     examples = list(input_pipeline.evaluation_examples(tiny_records, "val").as_numpy_iterator())
     assert len(examples) == tiny_records.num_examples["val"]
     assert len({example["image"].shape for example in examples}) > 1
@@ -87,7 +87,7 @@ def write_record(folder, label: np.ndarray, image: np.ndarray):
         features=tf.train.Features(
             feature={
                 "image/encoded": feature(tf.io.encode_png(image).numpy()),
-                "image/filename": feature(b"picture_7"),
+                "image/filename": feature(b"image_7"),
                 "image/segmentation/class/encoded": feature(
                     tf.io.encode_png(label[..., np.newaxis]).numpy()
                 ),
@@ -107,7 +107,7 @@ def test_a_bad_record_is_named_with_a_remedy(tmp_path, label_size, largest_id, c
     label[0, 0] = largest_id
     write_record(tmp_path, label, np.zeros((8, 8, 3), np.uint8))
     source = records.find_records(str(tmp_path), num_classes=21)
-    with pytest.raises(UserError, match=f"picture_7.*{complaint}|{complaint}.*picture_7"):
+    with pytest.raises(UserError, match=f"image_7.*{complaint}|{complaint}.*image_7"):
         with input_pipeline.readable_errors():
             list(input_pipeline.evaluation_examples(source, "val"))
 
@@ -133,7 +133,7 @@ def test_the_graph_makes_the_batches_that_numba_makes(tiny_records, monkeypatch)
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
-def damage_picture(record: bytes) -> bytes:
+def damage_image(record: bytes) -> bytes:
     example = tf.train.Example.FromString(record)
     encoded = example.features.feature["image/encoded"].bytes_list.value
     encoded[0] = encoded[0][:40]
@@ -170,11 +170,11 @@ def damaged_copy(source, folder, damages: dict[int, object]) -> records.Records:
     )
 
 
-def test_damaged_records_are_named_and_good_pictures_take_their_place(
+def test_damaged_records_are_named_and_good_images_take_their_place(
     tiny_records, tmp_path, form, capsys
 ):
     names = names_of(training_batches(tiny_records, 8, batch_size=1))
-    source = damaged_copy(tiny_records, tmp_path, {2: damage_picture, 4: damage_label})
+    source = damaged_copy(tiny_records, tmp_path, {2: damage_image, 4: damage_label})
     damaged = input_pipeline.DamagedRecords(8, max_share=0.3)
     batches = training_batches(source, 6, batch_size=4, on_damaged=damaged)
     assert len(damaged.problems) == 2 and set(damaged.problems) <= set(names)
@@ -196,7 +196,7 @@ def test_behind_a_wrong_checksum_the_rest_of_the_shard_is_lost_and_named(tiny_re
 
 
 def test_too_many_damaged_records_stop_the_run(tiny_records, tmp_path, form):
-    source = damaged_copy(tiny_records, tmp_path, {2: damage_picture, 4: damage_label})
+    source = damaged_copy(tiny_records, tmp_path, {2: damage_image, 4: damage_label})
     damaged = input_pipeline.DamagedRecords(8, max_share=0.01)  # one is always tolerated
     with pytest.raises(UserError, match="2 of 8 records are damaged.*--max_damaged_share"):
         with input_pipeline.readable_errors():
@@ -219,7 +219,7 @@ def test_sources_are_mixed_by_their_weights_from_any_step_on(tiny_records):
     assert_equal(batches[7:], training_batches(sources, 5, 0, 7, 4, weights=[3, 1]))
 
 
-def test_pictures_of_oversampled_classes_come_more_often(tiny_records):
+def test_images_of_oversampled_classes_come_more_often(tiny_records):
     name = tiny_records.info.class_names[-1]
     counts = input_pipeline.oversampling(tiny_records, "train", [name], 3)
     examples = tf.data.TFRecordDataset(tiny_records.shards("train"))

@@ -96,8 +96,8 @@ def test_labels_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     (tmp_path / "damaged.npz").write_bytes(b"PK hello")
     (tmp_path / "label.mat").write_bytes(b"hello")
     for name, encoding, message in (
-        ("rgb.png", None, "rgb.png is a colour picture"),
-        ("rgb.png", "grey", "rgb.png is a colour picture"),
+        ("rgb.png", None, "rgb.png is a colour image"),
+        ("rgb.png", "grey", "rgb.png is a colour image"),
         ("grey.png", "array", "grey.png is no array"),
         ("float.npy", None, "fractions"),
         ("stack.npy", None, r"stack.npy has to hold one array.*\(1, 3, 4\)"),

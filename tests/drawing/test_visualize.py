@@ -20,10 +20,10 @@ def test_label_png_holds_ids_as_pixels_and_colours_as_palette(tmp_path):
     label = square_label()
     label[0, :3] = 255
     visualize.write_label_png(str(tmp_path / "label.png"), label, COLORS)
-    with Image.open(tmp_path / "label.png") as picture:
-        assert picture.mode == "P"
-        np.testing.assert_array_equal(np.asarray(picture), label)
-        shown = np.asarray(picture.convert("RGB"))
+    with Image.open(tmp_path / "label.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image), label)
+        shown = np.asarray(image.convert("RGB"))
     np.testing.assert_array_equal(shown, visualize.colorize(label, COLORS))
     assert tuple(shown[0, 0]) == (224, 224, 192)
 
@@ -31,8 +31,8 @@ def test_label_png_holds_ids_as_pixels_and_colours_as_palette(tmp_path):
 def test_label_png_of_more_than_256_classes_has_16_bits(tmp_path):
     label = np.array([[0, 299], [256, 1]], np.int32)
     visualize.write_label_png(str(tmp_path / "label.png"), label, [(0, 0, 0)] * 300)
-    with Image.open(tmp_path / "label.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), label)
+    with Image.open(tmp_path / "label.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), label)
 
 
 @pytest.mark.parametrize("label", [-1, 256])
@@ -57,13 +57,13 @@ def test_overlay_blends_inside_classes_and_draws_white_borders_between_them():
 
 
 @pytest.mark.parametrize("size", [(24, 16), (64, 64), (300, 900), (1500, 1000)])
-def test_legend_lies_below_an_untouched_picture(size):
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+def test_legend_lies_below_an_untouched_image(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     label = np.zeros(size, np.int32)
     label[:4] = 1
-    result = visualize.add_legend(picture, label, NAMES, COLORS)
+    result = visualize.add_legend(image, label, NAMES, COLORS)
     left = (result.shape[1] - size[1]) // 2
-    np.testing.assert_array_equal(result[: size[0], left : left + size[1]], picture)
+    np.testing.assert_array_equal(result[: size[0], left : left + size[1]], image)
     legend = result[size[0] :]
     assert (legend == COLORS[1]).all(axis=-1).any()
     assert not (legend == COLORS[2]).all(axis=-1).any()  # does not occur
@@ -116,14 +116,14 @@ def test_error_panel_names_the_class_with_the_lowest_iou_first():
     ]
 
 
-def test_error_panel_shows_large_pictures_smaller():
+def test_error_panel_shows_large_images_smaller():
     label = np.zeros((1024, 2048), np.int32)
     image = np.zeros((1024, 2048, 3), np.float32)
     drawn = visualize.error_panel(image, label, label, NAMES, COLORS, 255, "x" * 400)
     assert drawn.shape[1] == 2 * 800 + 3 * 12
 
 
-def test_error_panel_stands_a_picture_in_which_nothing_counts():
+def test_error_panel_stands_a_image_in_which_nothing_counts():
     label = np.full((30, 40), 255, np.int32)
     image = np.zeros((30, 40, 3), np.uint8)
     drawn = visualize.error_panel(image, label, np.zeros_like(label), NAMES, COLORS)
@@ -131,12 +131,12 @@ def test_error_panel_stands_a_picture_in_which_nothing_counts():
 
 
 @pytest.mark.parametrize("num_classes", [2, 4, 21, 150, 400])
-def test_confusion_matrix_picture_shows_rows_as_shares_of_their_label(num_classes):
+def test_confusion_matrix_image_shows_rows_as_shares_of_their_label(num_classes):
     matrix = np.diag(np.arange(num_classes))  # the first does not occur
     matrix[1, 0] = 3  # in four
     colors = [(index // 200, index % 200, 50) for index in range(num_classes)]
     names = [f"a name of a class that is rather long {index}" for index in range(num_classes)]
-    drawn = visualize.confusion_matrix_picture(matrix, names, colors).astype(int)
+    drawn = visualize.confusion_matrix_image(matrix, names, colors).astype(int)
     assert max(drawn.shape) < 2700
 
     cell = {2: 80, 4: 80, 21: 47, 150: 12, 400: 6}[num_classes]
@@ -161,8 +161,8 @@ def test_confusion_matrix_picture_shows_rows_as_shares_of_their_label(num_classe
         assert tuple(drawn[top - 6, left + index * cell + 3]) == colors[index]
 
 
-def test_contact_sheet_keeps_every_picture_whole():
-    pictures = [np.full((10 + i, 20, 3), 10 * i, np.uint8) for i in range(5)]
-    sheet = visualize.contact_sheet(pictures, columns=2)
-    for index, picture in enumerate(pictures):
-        assert (sheet == 10 * index).all(axis=-1).sum() == picture.shape[0] * picture.shape[1]
+def test_contact_sheet_keeps_every_image_whole():
+    images = [np.full((10 + i, 20, 3), 10 * i, np.uint8) for i in range(5)]
+    sheet = visualize.contact_sheet(images, columns=2)
+    for index, image in enumerate(images):
+        assert (sheet == 10 * index).all(axis=-1).sum() == image.shape[0] * image.shape[1]

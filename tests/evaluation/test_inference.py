@@ -1,4 +1,4 @@
-"""How a network looks at pictures: scales, mirrored pictures, windows, strides, artefacts."""
+"""How a network looks at images: scales, mirrored images, windows, strides, artefacts."""
 
 import dataclasses
 import importlib.util
@@ -16,7 +16,7 @@ from deeplab_tf import layers
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
-from deeplab_tf.data import images
+from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import inference
 from deeplab_tf.export import parity
@@ -25,7 +25,7 @@ CONFIG = dataclasses.replace(TINY_MODEL, num_classes=5, output_stride=16)
 OWN_SIZE = DataConfig()
 STRIDE_1 = ModelConfig(backbone="mobilenet_v2", num_classes=4, output_stride=1)
 PAPERS_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-PICTURE = parity.draw_pictures((1, 70, 85, 3), seed=5)[0]
+IMAGE = parity.draw_images((1, 70, 85, 3), seed=5)[0]
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,12 @@ def softmax(logits) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def probabilities(model, config=CONFIG, data_config=OWN_SIZE, picture=PICTURE, **settings):
+def probabilities(model, config=CONFIG, data_config=OWN_SIZE, image=IMAGE, **settings):
     eval_config = EvalConfig(**settings)
-    return inference.probability_function(model, config, data_config, eval_config)(picture)
+    return inference.probability_function(model, config, data_config, eval_config)(image)
 
 
-def test_scales_and_mirrored_pictures_give_the_probabilities_of_the_original(shared):
+def test_scales_and_mirrored_images_give_the_probabilities_of_the_original(shared):
     path = shared / "oracles/weights.py"
     spec = importlib.util.spec_from_file_location("weights", path)
     weights = importlib.util.module_from_spec(spec)
@@ -70,24 +70,24 @@ def test_scales_and_mirrored_pictures_give_the_probabilities_of_the_original(sha
         variable.assign(weights.make(layers.official_name(variable), variable.shape))
     record = np.load(shared / "oracles/multi_scale/mobilenet_v2_os16_ms_flip_97x129.npz")
     got = probabilities(
-        model, config, picture=record["image"][0], eval_scales=PAPERS_SCALES,
+        model, config, image=record["image"][0], eval_scales=PAPERS_SCALES,
         add_flipped_images=True,
     )  # fmt: skip
     np.testing.assert_allclose(got, record["mean_probabilities_every1"][0], atol=2e-5)
     assert np.mean(got.argmax(axis=-1) != record["labels"][0]) < 0.001
 
 
-def test_probabilities_of_scales_and_mirrored_pictures_are_averaged(model):
+def test_probabilities_of_scales_and_mirrored_images_are_averaged(model):
     padded = np.full((1, 81, 97, 3), 127.5, np.float32)
-    padded[0, :70, :85] = PICTURE
+    padded[0, :70, :85] = IMAGE
     head = keras.Model(model.input, model.get_layer("logits").output)
     expected = []
-    # The size of the scaled picture, and that of the logits: of scale 1 at least, at stride 16.
+    # The size of the scaled image, and that of the logits: of scale 1 at least, at stride 16.
     for size, grid in (((41, 49), (6, 7)), ((121, 145), (8, 10))):
-        scaled = images.resize_bilinear(padded, size).numpy()
+        scaled = transforms.resize_bilinear(padded, size).numpy()
         for step in (1, -1):
-            logits = images.resize_bilinear(head(scaled[:, :, ::step], training=False), grid)
-            logits = images.resize_bilinear(logits[:, :, ::step], (81, 97))
+            logits = transforms.resize_bilinear(head(scaled[:, :, ::step], training=False), grid)
+            logits = transforms.resize_bilinear(logits[:, :, ::step], (81, 97))
             expected.append(softmax(logits)[0, :70, :85])
     got = probabilities(model, eval_scales=(0.5, 1.5), add_flipped_images=True)
     np.testing.assert_allclose(got, np.mean(expected, axis=0), atol=1e-5)
@@ -95,40 +95,40 @@ def test_probabilities_of_scales_and_mirrored_pictures_are_averaged(model):
 
 def test_labels_are_those_of_the_highest_mean_probability(model):
     config = EvalConfig(eval_scales=(0.5, 1.0), window_size=(50, 60))
-    label = inference.label_function(model, CONFIG, DataConfig(), eval_config=config)(PICTURE)
+    label = inference.label_function(model, CONFIG, DataConfig(), eval_config=config)(IMAGE)
     expected = probabilities(model, eval_scales=(0.5, 1.0), window_size=(50, 60))
     assert label.dtype == np.int32
     np.testing.assert_array_equal(label, expected.argmax(axis=-1))
 
 
-def test_scales_and_windows_see_pictures_resized_to_a_range(model):
+def test_scales_and_windows_see_images_resized_to_a_range(model):
     data_config = DataConfig(min_resize_value=33, max_resize_value=65)
-    resized = images.resize_bilinear(PICTURE[np.newaxis], (33, 40))[0]
+    resized = transforms.resize_bilinear(IMAGE[np.newaxis], (33, 40))[0]
     settings = {"eval_scales": (1.0, 1.5), "window_size": (25, 33)}
-    expected = images.resize_bilinear(
-        probabilities(model, picture=resized.numpy(), **settings)[np.newaxis], (70, 85)
+    expected = transforms.resize_bilinear(
+        probabilities(model, image=resized.numpy(), **settings)[np.newaxis], (70, 85)
     )
     got = probabilities(model, data_config=data_config, **settings)
     np.testing.assert_allclose(got, expected[0], atol=1e-5)
     scaled = probabilities(model, data_config=data_config, eval_scales=(1.0, 1.0))
-    once = inference.probability_function(model, CONFIG, data_config)(PICTURE)
+    once = inference.probability_function(model, CONFIG, data_config)(IMAGE)
     np.testing.assert_allclose(scaled, once, atol=1e-5)
 
 
 @pytest.mark.parametrize("window_size", [(70, 85), (200, 300)])
-def test_a_window_as_large_as_the_picture_is_the_whole_picture(model, window_size):
+def test_a_window_as_large_as_the_image_is_the_whole_image(model, window_size):
     whole = probabilities(model)
     np.testing.assert_array_equal(probabilities(model, window_size=window_size), whole)
 
 
 def test_where_windows_overlap_their_probabilities_are_averaged(convolution):
-    picture = PICTURE[:30, :25]
+    image = IMAGE[:30, :25]
     kernel = convolution.layers[-1].get_weights()[0]
     total, count = np.zeros((30, 25, 4)), np.zeros((30, 25, 1))
     for top in (0, 7, 13, 20):
         for left in (0, 6, 13):
             seen = np.zeros((18, 20, 3))  # 4 pixels around, as the convolution is padded
-            seen[4:-4, 4:-4] = picture[top : top + 10, left : left + 12]
+            seen[4:-4, 4:-4] = image[top : top + 10, left : left + 12]
             for y in range(10):
                 for x in range(12):
                     part = seen[y : y + 9, x : x + 9]
@@ -136,7 +136,7 @@ def test_where_windows_overlap_their_probabilities_are_averaged(convolution):
                     total[top + y, left + x] += softmax(logits)
                     count[top + y, left + x] += 1
     got = probabilities(
-        convolution, STRIDE_1, picture=picture, window_size=(10, 12), window_overlap=0.25
+        convolution, STRIDE_1, image=image, window_size=(10, 12), window_overlap=0.25
     )
     assert count.max() == 4
     np.testing.assert_allclose(got, total / count, atol=1e-4)
@@ -175,7 +175,7 @@ def test_another_output_stride_is_the_network_built_at_it_with_the_same_weights(
     expected, expected_at_16 = (
         softmax(inference.predict_logits(*network, DataConfig()))[0]
         for network in (
-            (at_8, PICTURE[np.newaxis], config_at_8), (at_16, PICTURE[np.newaxis], config)
+            (at_8, IMAGE[np.newaxis], config_at_8), (at_16, IMAGE[np.newaxis], config)
         )
     )  # fmt: skip
     np.testing.assert_allclose(got, expected, atol=1e-6)
@@ -205,8 +205,8 @@ def test_settings_that_cannot_be_are_refused(settings, complaint):
 
 def test_the_crf_refines_the_mean_probabilities(model):
     config, parameters = EvalConfig(add_flipped_images=True), crf.PRESETS["v2"]
-    label = inference.label_function(model, CONFIG, DataConfig(), parameters, config)(PICTURE)
-    refined = crf.dense_crf(PICTURE, probabilities(model, add_flipped_images=True), **parameters)
+    label = inference.label_function(model, CONFIG, DataConfig(), parameters, config)(IMAGE)
+    refined = crf.dense_crf(IMAGE, probabilities(model, add_flipped_images=True), **parameters)
     np.testing.assert_array_equal(label, refined.argmax(axis=-1))
 
 
@@ -215,8 +215,8 @@ def test_a_keras_file_gives_the_labels_of_its_model(model, tmp_path):
     model.save(path)
     for eval_config in (EvalConfig(), EvalConfig(add_flipped_images=True)):
         settings = (CONFIG, DataConfig(), None, eval_config)
-        label = inference.load_artefact(path, *settings)(PICTURE)
-        expected = inference.label_function(model, *settings)(PICTURE)
+        label = inference.load_artefact(path, *settings)(IMAGE)
+        expected = inference.label_function(model, *settings)(IMAGE)
         assert np.mean(label == expected) > 0.999
 
 
@@ -228,18 +228,18 @@ class Brightness(tf.Module):
         spec = tf.TensorSpec([1, height, width, 3], tf.float32)
         self.serve = tf.function(getattr(self, output), input_signature=[spec], autograph=False)
 
-    def scores(self, pictures):
-        brightness = tf.reduce_mean(pictures, axis=-1, keepdims=True)
+    def scores(self, images):
+        brightness = tf.reduce_mean(images, axis=-1, keepdims=True)
         return tf.concat([255.0 - brightness, brightness], axis=-1)
 
-    def labels(self, pictures):
-        return tf.argmax(self.scores(pictures), axis=-1, output_type=tf.int32)
+    def labels(self, images):
+        return tf.argmax(self.scores(images), axis=-1, output_type=tf.int32)
 
-    def half_size_scores(self, pictures):
-        return self.scores(pictures)[:, ::2, ::2]
+    def half_size_scores(self, images):
+        return self.scores(images)[:, ::2, ::2]
 
-    def no_pictures(self, pictures):
-        return tf.reduce_sum(pictures)
+    def no_images(self, images):
+        return tf.reduce_sum(images)
 
 
 def write_tflite(path, output: str, **size) -> str:
@@ -251,19 +251,19 @@ def write_tflite(path, output: str, **size) -> str:
 
 
 def two_halves(height: int, width: int) -> np.ndarray:
-    picture = np.full((height, width, 3), 30, np.uint8)
-    picture[:, width // 2 :] = 220
-    return picture
+    image = np.full((height, width, 3), 30, np.uint8)
+    image[:, width // 2 :] = 220
+    return image
 
 
 @pytest.mark.parametrize("output", ["scores", "labels", "half_size_scores"])
-def test_a_tflite_file_labels_pictures_of_its_size_smaller_and_larger_ones(output, tmp_path):
+def test_a_tflite_file_labels_images_of_its_size_smaller_and_larger_ones(output, tmp_path):
     label_of = inference.load_artefact(
         write_tflite(tmp_path / "model.tflite", output), STRIDE_1, DataConfig()
     )
     for size in ((33, 49), (20, 48), (99, 98), (40, 20)):
-        picture = two_halves(*size)
-        label = label_of(picture)
+        image = two_halves(*size)
+        label = label_of(image)
         assert label.dtype == np.int32 and label.shape == size
         columns = np.arange(size[1])
         is_sure = np.abs(columns - (size[1] - 1) / 2) > 2  # what shrinking may blur is left out
@@ -271,11 +271,11 @@ def test_a_tflite_file_labels_pictures_of_its_size_smaller_and_larger_ones(outpu
         np.testing.assert_array_equal(label[:, is_sure], expected[:, is_sure])
 
 
-def test_a_tflite_file_of_any_size_gets_pictures_as_they_are(tmp_path):
+def test_a_tflite_file_of_any_size_gets_images_as_they_are(tmp_path):
     path = write_tflite(tmp_path / "model.tflite", "scores", height=None, width=None)
     label_of = inference.load_artefact(path, STRIDE_1, DataConfig())
-    for picture in (PICTURE, PICTURE[:20, :31]):
-        np.testing.assert_array_equal(label_of(picture), picture.mean(axis=-1) > 127.5)
+    for image in (IMAGE, IMAGE[:20, :31]):
+        np.testing.assert_array_equal(label_of(image), image.mean(axis=-1) > 127.5)
 
 
 def test_pixels_become_the_values_that_a_quantised_input_stands_for():
@@ -310,7 +310,7 @@ def test_an_artefact_refuses_what_it_cannot_do(tmp_path, convolution):
         inference.load_artefact(
             path, CONFIG, DataConfig(), eval_config=EvalConfig(add_flipped_images=True)
         )
-    path = write_tflite(tmp_path / "none.tflite", "no_pictures")
+    path = write_tflite(tmp_path / "none.tflite", "no_images")
     with pytest.raises(UserError, match="class ids .* or scores"):
         inference.load_artefact(path, CONFIG, DataConfig())
     convolution.save(tmp_path / "other.keras")

@@ -69,7 +69,7 @@ def test_pixels_near_a_border_are_left(width, kept):
     np.testing.assert_array_equal(got, expected)
 
 
-def test_a_picture_of_one_class_has_no_borders_and_ignored_pixels_make_some():
+def test_a_image_of_one_class_has_no_borders_and_ignored_pixels_make_some():
     label = np.zeros((3, 4), np.int32)
     assert (metrics.near_borders(label, 5, 255) == 255).all()
     label[0, 0] = 255
@@ -78,11 +78,11 @@ def test_a_picture_of_one_class_has_no_borders_and_ignored_pixels_make_some():
     np.testing.assert_array_equal(metrics.near_borders(label, 1, 255), expected)
 
 
-def test_the_worst_pictures_are_kept_worst_first():
+def test_the_worst_images_are_kept_worst_first():
     def matrix(right, wrong):
         return np.array([[right, wrong], [0, 0]])
 
-    worst = metrics.WorstPictures(2)
+    worst = metrics.WorstImages(2)
     for name, right, wrong in (
         ("good", 9, 1),
         ("bad", 1, 9),
@@ -95,8 +95,8 @@ def test_the_worst_pictures_are_kept_worst_first():
     assert worst.worst == [(pytest.approx(0.05), "bad"), (pytest.approx(0.05), "as bad")]
 
 
-def test_the_best_pictures_are_kept_best_first():
-    best = metrics.BestPictures(2)
+def test_the_best_images_are_kept_best_first():
+    best = metrics.BestImages(2)
     for name, right in (("bad", 1), ("good", 9), ("middling", 5)):
         best.add(np.array([[right, 10 - right], [0, 0]]), name)
     # Class 1, which no label has, has an IoU of 0.

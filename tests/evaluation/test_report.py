@@ -31,12 +31,12 @@ VOID = {"img", "br", "link", "meta", "input"}
 
 @functools.cache
 def evaluation(
-    num_pictures: int, shift: int, info: DatasetInfo = INFO
+    num_images: int, shift: int, info: DatasetInfo = INFO
 ) -> tuple[dict, list[dict], list[report.Shown]]:
-    """Result, lines of pictures.jsonl and pictures, of predictions that lie `shift` too far."""
+    """Result, lines of images.jsonl and images, of predictions that lie `shift` too far."""
     shown, lines = [], []
     total = np.zeros((info.num_classes, info.num_classes), np.int64)
-    for index in range(num_pictures):
+    for index in range(num_images):
         image, label = drawing.draw("val", index)
         label = label.astype(np.int32)
         prediction = np.roll(np.where(label == 255, 0, label), shift + index, axis=1)
@@ -56,8 +56,8 @@ def evaluation(
         "trimap": {"widths": [1, 5, 40], "miou": [0.3, 0.5, 0.6]},
         "boundary_iou": 0.25,
         "boundary_iou_per_class": dict.fromkeys(info.class_names, 0.25),
-        "num_pictures": num_pictures,
-        "pictures_per_second": 12.34,
+        "num_images": num_images,
+        "images_per_second": 12.34,
         "peak_memory_mib": 1234.5,
     }
     return result, lines, shown
@@ -99,7 +99,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def page_path(tmp_path_factory) -> pathlib.Path:
-    """A page of 6 pictures that are compared with a worse run."""
+    """A page of 6 images that are compared with a worse run."""
     path = tmp_path_factory.mktemp("report") / "report.html"
     result, lines, shown = evaluation(6, shift=1)
     report.write(path, result, lines, shown[:4], shown[4:], INFO, evaluation(6, shift=4)[:2])
@@ -111,13 +111,11 @@ def page(page_path) -> Page:
     return Page(page_path)
 
 
-def test_every_class_and_every_picture_is_on_the_page_with_its_figures(page):
+def test_every_class_and_every_image_is_on_the_page_with_its_figures(page):
     result, lines, _ = evaluation(6, shift=1)
     assert page.data["classes"] == list(INFO.class_names)
-    assert [picture["name"] for picture in page.data["pictures"]] == [
-        line["name"] for line in lines
-    ]
-    assert page.data["pictures"][2]["ious"]["0"] == pytest.approx(
+    assert [image["name"] for image in page.data["images"]] == [line["name"] for line in lines]
+    assert page.data["images"][2]["ious"]["0"] == pytest.approx(
         lines[2]["iou_per_class"][EVIL], abs=1e-4
     )
     for name, iou in result["iou_per_class"].items():
@@ -176,8 +174,8 @@ def test_every_panel_has_a_text_and_photos_are_jpegs_and_labels_pngs(page):
             assert image["src"].startswith(f"data:image/{expected};base64,")
 
 
-def test_what_got_better_and_what_got_worse_is_told_by_class_and_by_picture(page_path, tmp_path):
-    assert "Of 6 pictures, " in page_path.read_text()
+def test_what_got_better_and_what_got_worse_is_told_by_class_and_by_image(page_path, tmp_path):
+    assert "Of 6 images, " in page_path.read_text()
     better, worse = evaluation(6, shift=1), evaluation(6, shift=4)
     report.write(tmp_path / "worse.html", *worse[:2], [], [], INFO, better[:2])
     text = (tmp_path / "worse.html").read_text()
@@ -201,7 +199,7 @@ def test_a_result_with_little_in_it_makes_a_page(tmp_path):
         tmp_path / "report.html", result | {"confusion_matrix": matrix.tolist()}, [], [], [], info
     )
     assert [a["href"] for a in Page(tmp_path / "report.html").all("a")] == [
-        "#summary", "#classes", "#confusion", "#pictures"
+        "#summary", "#classes", "#confusion", "#images"
     ]  # fmt: skip
 
 
@@ -340,7 +338,7 @@ def test_a_page_of_150_classes_fits_too(browser, tmp_path, width):
     )
 
 
-def test_the_filter_leaves_pictures_of_a_class_the_lowest_iou_first(browser, page_path):
+def test_the_filter_leaves_images_of_a_class_the_lowest_iou_first(browser, page_path):
     _, lines, _ = evaluation(6, shift=1)
     name = INFO.class_names[5]
     expected = sorted(

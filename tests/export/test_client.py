@@ -54,35 +54,35 @@ with client.Client(sys.argv[1], "rest") as server:
 
 
 class LimitedModel(tf.Module):
-    """Finds class 1 in bright pixels, but not in many pictures at once, nor in large files."""
+    """Finds class 1 in bright pixels, but not in many images at once, nor in large files."""
 
-    def __init__(self, most_pictures: int, most_bytes: int):
+    def __init__(self, most_images: int, most_bytes: int):
         super().__init__()
-        self._most_pictures, self._most_bytes = most_pictures, most_bytes
+        self._most_images, self._most_bytes = most_images, most_bytes
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def serving_bytes(self, image_bytes):
         longest = tf.reduce_max(tf.strings.length(image_bytes))
-        tf.debugging.assert_less_equal(tf.size(image_bytes), self._most_pictures, "too many")
+        tf.debugging.assert_less_equal(tf.size(image_bytes), self._most_images, "too many")
         tf.debugging.assert_less_equal(longest, self._most_bytes, "too long")
 
         def mask(content):
-            picture = tf.io.decode_image(content, channels=3, expand_animations=False)
-            grey = tf.reduce_mean(tf.cast(picture, tf.float32), axis=-1, keepdims=True)
+            image = tf.io.decode_image(content, channels=3, expand_animations=False)
+            grey = tf.reduce_mean(tf.cast(image, tf.float32), axis=-1, keepdims=True)
             return tf.io.encode_png(tf.cast(grey > 127.5, tf.uint8))
 
         return {"mask_png_bytes": tf.map_fn(mask, image_bytes)}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> pathlib.Path:
+def images(tmp_path_factory) -> pathlib.Path:
     """A folder of JPEGs and PNGs of several sizes: smooth blobs, bright and dark."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for name, (height, width) in SIZES.items():
         coarse = generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-        picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-        Image.fromarray(picture).save(folder / name)
+        image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        Image.fromarray(image).save(folder / name)
     return folder
 
 
@@ -98,7 +98,7 @@ def base_folder(tmp_path_factory) -> pathlib.Path:
     with short_mobilenet_v2():
         keras.utils.set_random_seed(0)
         checkpoints.save_weights(build_model(**dataclasses.asdict(model_config)), run_folder)
-        savedmodel.export_savedmodel(run_folder, str(folder), num_proof_pictures=1)
+        savedmodel.export_savedmodel(run_folder, str(folder), num_proof_images=1)
     shutil.copytree(folder / "1", folder / "2")
     return folder
 
@@ -110,10 +110,10 @@ def servers(base_folder):
 
 
 @pytest.fixture(scope="module")
-def direct_labels(base_folder, pictures) -> dict[str, np.ndarray]:
-    """What the SavedModel itself says, by the pictures' names."""
+def direct_labels(base_folder, images) -> dict[str, np.ndarray]:
+    """What the SavedModel itself says, by the images' names."""
     loaded = tf.saved_model.load(str(base_folder / "1"))
-    contents = tf.constant([(pictures / name).read_bytes() for name in SIZES])
+    contents = tf.constant([(images / name).read_bytes() for name in SIZES])
     masks = loaded.signatures["serving_bytes"](image_bytes=contents)["mask_png_bytes"]
     labels = [tf.io.decode_png(mask).numpy()[..., 0] for mask in masks]
     return dict(zip(SIZES, labels, strict=True))
@@ -127,28 +127,28 @@ def assert_nearly_same(label: np.ndarray, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("version", [None, 1])
-def test_labels_of_mixed_pictures_are_those_of_the_saved_model(
-    servers, pictures, direct_labels, protocol, version
+def test_labels_of_mixed_images_are_those_of_the_saved_model(
+    servers, images, direct_labels, protocol, version
 ):
     with client.Client(servers[protocol], protocol, model_version=version) as server:
         server.check()
-        labels = server.predict([(pictures / name).read_bytes() for name in SIZES])
+        labels = server.predict([(images / name).read_bytes() for name in SIZES])
     for label, (name, size) in zip(labels, SIZES.items(), strict=True):
         assert label.dtype == np.int32 and label.shape == size
         assert len(np.unique(label)) > 1
         np.testing.assert_array_equal(label, direct_labels[name])
 
 
-def test_rest_needs_no_tensorflow(servers, pictures):
-    arguments = [servers["rest"], str(pictures / "long.jpg")]
+def test_rest_needs_no_tensorflow(servers, images):
+    arguments = [servers["rest"], str(images / "long.jpg")]
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments], capture_output=True, text=True
     )
     assert result.stdout == "(60, 95)\n", result.stderr
 
 
-def test_the_row_format_of_rest_takes_a_picture_per_row(servers, pictures, direct_labels):
-    rows = [{"b64": base64.b64encode((pictures / name).read_bytes()).decode()} for name in SIZES]
+def test_the_row_format_of_rest_takes_a_image_per_row(servers, images, direct_labels):
+    rows = [{"b64": base64.b64encode((images / name).read_bytes()).decode()} for name in SIZES]
     request = urllib.request.Request(
         f"http://{servers['rest']}/v1/models/deeplab:predict",
         json.dumps({"signature_name": "serving_bytes", "instances": rows}).encode(),
@@ -160,13 +160,13 @@ def test_the_row_format_of_rest_takes_a_picture_per_row(servers, pictures, direc
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_threads_share_a_client(servers, pictures, direct_labels, protocol):
+def test_threads_share_a_client(servers, images, direct_labels, protocol):
     names = list(SIZES) * 6
     with (
         client.Client(servers[protocol], protocol) as server,
         concurrent.futures.ThreadPoolExecutor(6) as executor,
     ):
-        contents = [[(pictures / name).read_bytes()] for name in names]
+        contents = [[(images / name).read_bytes()] for name in names]
         answers = list(executor.map(server.predict, contents))
     for name, (label,) in zip(names, answers, strict=True):
         assert_nearly_same(label, direct_labels[name])
@@ -181,14 +181,14 @@ def palette(base_folder, tmp_path) -> pathlib.Path:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_masks_have_the_palette_and_overlays_lie_beside_them(
-    servers, pictures, direct_labels, palette, tmp_path, capsys, protocol
+    servers, images, direct_labels, palette, tmp_path, capsys, protocol
 ):
     colors = [[0, 0, 0], [10, 200, 30], [200, 0, 0], [0, 0, 200]]
     palette.write_text(json.dumps({"colors": colors, "ignore_label": 255}))
     output_dir = tmp_path / "out"
     with client.Client(servers[protocol], protocol) as server:
-        written = client.label_pictures(
-            server, str(pictures), str(output_dir), str(palette), batch_size=2
+        written = client.label_images(
+            server, str(images), str(output_dir), str(palette), batch_size=2
         )
     names = sorted(SIZES)
     assert written == [str(output_dir / f"{name[:-4]}.png") for name in names]
@@ -201,48 +201,48 @@ def test_masks_have_the_palette_and_overlays_lie_beside_them(
             assert overlay.height > SIZES[name][0]  # a legend follows
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("1 of 3") and lines[0].endswith(" ms")
-    assert "ms per picture in the median" in lines[-1]
+    assert "ms per image in the median" in lines[-1]
 
 
-def test_broken_pictures_are_named_after_all_others_are_done(servers, pictures, tmp_path, capsys):
+def test_broken_images_are_named_after_all_others_are_done(servers, images, tmp_path, capsys):
     folder = tmp_path / "with broken ones"
-    shutil.copytree(pictures, folder)
-    (folder / "cut.jpg").write_bytes((pictures / "long.jpg").read_bytes()[:500])
+    shutil.copytree(images, folder)
+    (folder / "cut.jpg").write_bytes((images / "long.jpg").read_bytes()[:500])
     (folder / "empty.png").touch()
     with client.Client(servers["rest"]) as server:
-        with pytest.raises(UserError, match=r"(?s)2 of 5 pictures.*cut\.jpg: .*empty\.png: "):
-            client.label_pictures(server, str(folder), str(tmp_path / "out"), batch_size=2)
+        with pytest.raises(UserError, match=r"(?s)2 of 5 images.*cut\.jpg: .*empty\.png: "):
+            client.label_images(server, str(folder), str(tmp_path / "out"), batch_size=2)
     masks = {path.name for path in (tmp_path / "out").glob("*.png") if "_" not in path.name}
     assert masks == {"long.png", "small.png", "square.png"}
     assert "1 of 5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_pictures_refused_together_are_sent_one_by_one(pictures, tmp_path, protocol):
-    longest = max(len((pictures / name).read_bytes()) for name in SIZES)
-    module = LimitedModel(most_pictures=2, most_bytes=longest - 1)
+def test_images_refused_together_are_sent_one_by_one(images, tmp_path, protocol):
+    longest = max(len((images / name).read_bytes()) for name in SIZES)
+    module = LimitedModel(most_images=2, most_bytes=longest - 1)
     tf.saved_model.save(module, str(tmp_path / "model/1"), {"serving_bytes": module.serving_bytes})
     with (
         model_server.serve(tmp_path / "model") as addresses,
         client.Client(addresses[protocol], protocol) as server,
-        pytest.raises(UserError, match="(?s)1 of 3 pictures.*refuses the request: .*too long"),
+        pytest.raises(UserError, match="(?s)1 of 3 images.*refuses the request: .*too long"),
     ):
-        client.label_pictures(server, str(pictures), str(tmp_path / "out"), batch_size=3)
+        client.label_images(server, str(images), str(tmp_path / "out"), batch_size=3)
     assert len(list((tmp_path / "out").glob("*_overlay.png"))) == 2
 
 
-def test_pictures_that_the_server_would_see_otherwise_become_an_upright_png(
-    servers, pictures, tmp_path
+def test_images_that_the_server_would_see_otherwise_become_an_upright_png(
+    servers, images, tmp_path
 ):
-    upright = Image.open(pictures / "small.png")
+    upright = Image.open(images / "small.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # "rotate by 90 degrees clockwise to show"
     (tmp_path / "in").mkdir()
     upright.rotate(90, expand=True).save(tmp_path / "in/turned.png", exif=exif)
     upright.save(tmp_path / "in/web.webp", lossless=True)
-    shutil.copy(pictures / "small.png", tmp_path / "in")
+    shutil.copy(images / "small.png", tmp_path / "in")
     with client.Client(servers["rest"]) as server:
-        written = client.label_pictures(server, str(tmp_path / "in"), str(tmp_path / "out"))
+        written = client.label_images(server, str(tmp_path / "in"), str(tmp_path / "out"))
     expected, turned, web = (np.asarray(Image.open(path)) for path in written)
     np.testing.assert_array_equal(turned, expected)
     np.testing.assert_array_equal(web, expected)
@@ -276,7 +276,7 @@ def test_a_server_that_never_answers_is_not_waited_for(protocol):
         address = f"localhost:{silent.getsockname()[1]}"
         with client.Client(address, protocol, timeout=0.3) as server:
             with pytest.raises(UserError, match="no answer within 0.3 seconds: raise --timeout"):
-                server.predict([b"picture"])
+                server.predict([b"image"])
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -286,11 +286,11 @@ def test_models_and_versions_that_are_not_there_are_told_from_each_other(servers
             server.check()
     with client.Client(servers[protocol], protocol, model_version=7) as server:
         with pytest.raises(UserError, match="no version 7 of .*--model_version=1 or 2"):
-            server.predict([b"picture"])
+            server.predict([b"image"])
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_model_that_is_no_export_is_refused_before_any_work(pictures, tmp_path, protocol):
+def test_a_model_that_is_no_export_is_refused_before_any_work(images, tmp_path, protocol):
     module = tf.Module()
     module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([], tf.float32)])
     tf.saved_model.save(module, str(tmp_path / "model/1"), {"serving_default": module.double})
@@ -299,7 +299,7 @@ def test_a_model_that_is_no_export_is_refused_before_any_work(pictures, tmp_path
         client.Client(addresses[protocol], protocol) as server,
         pytest.raises(UserError, match="no signature serving_bytes .*among .*serving_default"),
     ):
-        client.label_pictures(server, str(pictures), str(tmp_path / "out"))
+        client.label_images(server, str(images), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -363,9 +363,9 @@ def encoded(content: bytes) -> dict[str, str]:
         (200, {"outputs": ["a mask"]}, "without a base64 mask_png_bytes"),
         (200, {"outputs": [{"b64": "!"}]}, "without a base64 mask_png_bytes"),
         (200, {"outputs": [encoded(b"")]}, "no grey PNG"),
-        (200, {"outputs": [encoded(b"no picture")]}, "no grey PNG"),
+        (200, {"outputs": [encoded(b"no image")]}, "no grey PNG"),
         (200, {"outputs": [encoded(png(np.zeros((4, 4, 3), np.uint8)))]}, "no grey PNG"),
-        (200, {"outputs": []}, "1 pictures with 0 masks"),
+        (200, {"outputs": []}, "1 images with 0 masks"),
         (400, {"error": "no JPEG"}, "refuses the request: no JPEG"),
         (400, "{'error': 'it\\'s none'}", "refuses the request: .*it.*s none"),
         (404, "<html>not here", "status 404: '<html>not here'"),
@@ -379,7 +379,7 @@ def test_answers_over_rest_that_make_no_sense_are_told(status, answer, message):
         client.Client(address, "rest") as server,
         pytest.raises(UserError, match=message),
     ):
-        server.predict([b"picture"])
+        server.predict([b"image"])
 
 
 @pytest.mark.parametrize(
@@ -387,8 +387,8 @@ def test_answers_over_rest_that_make_no_sense_are_told(status, answer, message):
     [
         ("labels", [b""], "without mask_png_bytes"),
         ("mask_png_bytes", [1.5], "no string"),
-        ("mask_png_bytes", [b"no picture"], "no grey PNG"),
-        ("mask_png_bytes", [b"", b""], "1 pictures with 2 masks"),
+        ("mask_png_bytes", [b"no image"], "no grey PNG"),
+        ("mask_png_bytes", [b"", b""], "1 images with 2 masks"),
     ],
 )
 def test_answers_over_grpc_that_make_no_sense_are_told(name, tensor, message):
@@ -399,18 +399,18 @@ def test_answers_over_grpc_that_make_no_sense_are_told(name, tensor, message):
         client.Client(address, "grpc") as server,
         pytest.raises(UserError, match=message),
     ):
-        server.predict([b"picture"])
+        server.predict([b"image"])
 
 
 def test_masks_of_more_than_256_classes_have_16_bits():
     label = np.arange(600, dtype=np.uint16).reshape(20, 30)
     content = json.dumps({"outputs": [encoded(png(label))]}).encode()
     with rest_server_that_says(content) as address, client.Client(address) as server:
-        np.testing.assert_array_equal(server.predict([b"picture"])[0], label)
+        np.testing.assert_array_equal(server.predict([b"image"])[0], label)
 
 
 @pytest.mark.parametrize("label", [np.full((9, 8), 3), np.zeros((8, 9))])
-def test_labels_that_fit_neither_palette_nor_picture_are_refused(tmp_path, palette, label):
+def test_labels_that_fit_neither_palette_nor_image_are_refused(tmp_path, palette, label):
     Image.new("RGB", (8, 9)).save(tmp_path / "a.png")
 
     class Server(client.Client):
@@ -423,35 +423,35 @@ def test_labels_that_fit_neither_palette_nor_picture_are_refused(tmp_path, palet
     palette.write_text(json.dumps({"colors": [[0, 0, 0]] * 3, "ignore_label": 255}))
     (palette.parent / "labels.txt").unlink()
     with pytest.raises(UserError, match="class 3 .*--palette|8x9 pixels, with a mask of 9x8"):
-        client.label_pictures(
+        client.label_images(
             Server("localhost:1"), str(tmp_path / "a.png"), str(tmp_path / "out"), str(palette)
         )
 
 
 @pytest.mark.parametrize("text", [None, "no JSON", "[]", '{"colors": [[1, 2]]}'])
-def test_a_palette_that_is_none_is_refused(servers, tmp_path, pictures, text):
+def test_a_palette_that_is_none_is_refused(servers, tmp_path, images, text):
     path = tmp_path / "palette.json"
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=f"--palette={path}"):
-        client.label_pictures(
-            client.Client(servers["rest"]), str(pictures), str(tmp_path / "out"), str(path)
+        client.label_images(
+            client.Client(servers["rest"]), str(images), str(tmp_path / "out"), str(path)
         )
 
 
-def test_names_of_another_export_are_refused(servers, tmp_path, pictures, palette):
+def test_names_of_another_export_are_refused(servers, tmp_path, images, palette):
     (palette.parent / "labels.txt").write_text("one\n")
     with pytest.raises(UserError, match="4 colours, but .*labels.txt names 1"):
-        client.label_pictures(
-            client.Client(servers["rest"]), str(pictures), str(tmp_path / "out"), str(palette)
+        client.label_images(
+            client.Client(servers["rest"]), str(images), str(tmp_path / "out"), str(palette)
         )
 
 
-def test_a_label_never_overwrites_a_picture(servers, pictures):
-    before = {path: path.read_bytes() for path in pictures.iterdir()}
+def test_a_label_never_overwrites_a_image(servers, images):
+    before = {path: path.read_bytes() for path in images.iterdir()}
     with pytest.raises(UserError, match="give another"):
-        client.label_pictures(client.Client(servers["rest"]), str(pictures), str(pictures))
-    assert before == {path: path.read_bytes() for path in pictures.iterdir()}
+        client.label_images(client.Client(servers["rest"]), str(images), str(images))
+    assert before == {path: path.read_bytes() for path in images.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -470,13 +470,13 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         client.Client(**{"server": "localhost:8501"} | settings)
 
 
-def test_the_command_labels_what_it_can_and_tells_by_its_exit_code(servers, pictures, tmp_path):
+def test_the_command_labels_what_it_can_and_tells_by_its_exit_code(servers, images, tmp_path):
     (tmp_path / "broken.jpg").touch()
     command = [sys.executable, "-m", "deeplab_tf.export.client", f"--server={servers['grpc']}"]
-    command += ["--protocol=grpc", f"--images={pictures},{tmp_path}/*.jpg", "--batch_size=4"]
+    command += ["--protocol=grpc", f"--images={images},{tmp_path}/*.jpg", "--batch_size=4"]
     result = subprocess.run(
         [*command, f"--output_dir={tmp_path}/out"], capture_output=True, text=True
     )
     assert result.returncode == 1
-    assert "error: 1 of 4 pictures could not be labelled" in result.stderr
+    assert "error: 1 of 4 images could not be labelled" in result.stderr
     assert len(list((tmp_path / "out").glob("*_overlay.png"))) == 3

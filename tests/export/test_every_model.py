@@ -103,8 +103,8 @@ def test_a_model_is_exported_to_both_formats(name, tmp_path):
             assert max(rates, default=1) == 1, f"{node.name} needs a CPU with oneDNN"
 
     size = tflite.fixed_input_size(run)
-    picture = parity.draw_pictures((1, *size, 3), seed=0)[0]
-    content = tflite.convert(model, INT8, size, [picture])
+    image = parity.draw_images((1, *size, 3), seed=0)[0]
+    content = tflite.convert(model, INT8, size, [image])
     gates.check(litert.operators(content), INT8.quantize)
 
 

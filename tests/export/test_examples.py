@@ -1,4 +1,4 @@
-"""The pictures that exports are proved and calibrated with."""
+"""The images that exports are proved and calibrated with."""
 
 import cv2
 import numpy as np
@@ -9,8 +9,8 @@ from conftest import TINY_MODEL
 from deeplab_tf import models
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import TrainConfig
-from deeplab_tf.data import images
 from deeplab_tf.data import records
+from deeplab_tf.data import transforms
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import inference
@@ -41,8 +41,8 @@ def record(image_bytes: bytes, label: np.ndarray) -> bytes:
     ).SerializeToString()
 
 
-def encode(picture: np.ndarray) -> bytes:
-    return cv2.imencode(".png", picture)[1].tobytes()
+def encode(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()
 
 
 def write_shard(path, serialized: list[bytes]) -> None:
@@ -51,10 +51,10 @@ def write_shard(path, serialized: list[bytes]) -> None:
             writer.write(one)
 
 
-def test_proof_is_on_labelled_pictures_from_all_over_the_validation_split(tiny_records):
+def test_proof_is_on_labelled_images_from_all_over_the_validation_split(tiny_records):
     run = run_on(tiny_records.info, tiny_records.folder)
     source, every = examples.proof_examples(run, None, number=100)
-    assert "4 pictures" in source and "'val'" in source and tiny_records.folder in source
+    assert "4 images" in source and "'val'" in source and tiny_records.folder in source
     assert sorted(example.name for example in every) == [f"val_{index}" for index in range(4)]
     for example in every:
         _, label = drawing.draw("val", int(example.name.removeprefix("val_")))
@@ -64,7 +64,7 @@ def test_proof_is_on_labelled_pictures_from_all_over_the_validation_split(tiny_r
     assert [example.name for example in ends] == [every[0].name, every[-1].name]
 
 
-def test_without_records_pictures_are_drawn_and_labelled_for_a_run_on_shapes(tiny_records):
+def test_without_records_images_are_drawn_and_labelled_for_a_run_on_shapes(tiny_records):
     source, drawn = examples.proof_examples(run_on(tiny_records.info, "lost"), None, number=3)
     assert "drawn" in source and len(drawn) == 3
     assert all(example.label.shape == example.image.shape[:2] for example in drawn)
@@ -83,8 +83,8 @@ def test_records_of_other_classes_are_refused(tiny_records):
         examples.proof_examples(run, tiny_records.folder, number=3)
 
 
-def test_calibration_shows_rare_classes_and_leaves_out_damaged_pictures(tmp_path):
-    rare = {70: 1, 140: 2}  # by the grey of their pictures
+def test_calibration_shows_rare_classes_and_leaves_out_damaged_images(tmp_path):
+    rare = {70: 1, 140: 2}  # by the grey of their images
     serialized = [
         record(
             encode(np.full((8, 9, 3), grey, np.uint8)),
@@ -95,19 +95,19 @@ def test_calibration_shows_rare_classes_and_leaves_out_damaged_pictures(tmp_path
     write_shard(tmp_path / "train-00000-of-00002.tfrecord", serialized[:100])
     write_shard(tmp_path / "train-00001-of-00002.tfrecord", serialized[100:])
     run = run_on(OTHER_CLASSES, tmp_path)
-    pictures = examples.calibration_pictures(run, None, None, number=6)
-    assert len(pictures) == 6 and {picture.shape for picture in pictures} == {(8, 9, 3)}
-    assert set(rare) <= {picture[0, 0, 0] for picture in pictures}
+    images = examples.calibration_images(run, None, None, number=6)
+    assert len(images) == 6 and {image.shape for image in images} == {(8, 9, 3)}
+    assert set(rare) <= {image[0, 0, 0] for image in images}
 
-    damaged = record(b"no picture", np.zeros((8, 9), np.uint8))
+    damaged = record(b"no image", np.zeros((8, 9), np.uint8))
     write_shard(tmp_path / "train-00001-of-00002.tfrecord", [damaged])
-    assert len(examples.calibration_pictures(run, None, None, number=101)) == 100
+    assert len(examples.calibration_images(run, None, None, number=101)) == 100
 
 
 def test_the_choice_is_balanced_over_classes_and_always_the_same():
     presence = np.zeros((1000, 4), bool)
     presence[:, 0] = True
-    presence[np.arange(0, 1000, 10), 1] = True  # 100 pictures
+    presence[np.arange(0, 1000, 10), 1] = True  # 100 images
     presence[[5, 500, 900], 2] = True
     chosen = examples.balanced(presence, 40)
     assert len(set(chosen)) == 40 and chosen == examples.balanced(presence, 40)
@@ -120,22 +120,22 @@ def test_calibration_takes_files_from_all_over_a_glob(tmp_path):
     for index in range(9):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((4, 5, 3), index, np.uint8))
     run = run_on(OTHER_CLASSES, "")
-    pictures = examples.calibration_pictures(run, None, str(tmp_path / "*.png"), number=3)
-    assert [int(picture.mean()) for picture in pictures] == [0, 4, 8]
-    (tmp_path / "9.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="9.png is no picture"):
-        examples.calibration_pictures(run, None, str(tmp_path / "*.png"), number=10)
+    images = examples.calibration_images(run, None, str(tmp_path / "*.png"), number=3)
+    assert [int(image.mean()) for image in images] == [0, 4, 8]
+    (tmp_path / "9.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="9.png is no image"):
+        examples.calibration_images(run, None, str(tmp_path / "*.png"), number=10)
 
 
-def test_calibration_without_pictures_says_what_to_give(tmp_path):
+def test_calibration_without_images_says_what_to_give(tmp_path):
     run = run_on(OTHER_CLASSES, tmp_path / "lost")
     with pytest.raises(UserError, match="--data_dir.*--calibration_images"):
-        examples.calibration_pictures(run, None, None, number=3)
+        examples.calibration_images(run, None, None, number=3)
     with pytest.raises(UserError, match="no file matches"):
-        examples.calibration_pictures(run, None, str(tmp_path / "*.jpg"), number=3)
+        examples.calibration_images(run, None, str(tmp_path / "*.jpg"), number=3)
 
 
-def test_a_large_picture_is_shrunk_and_padded_into_a_fixed_size():
+def test_a_large_image_is_shrunk_and_padded_into_a_fixed_size():
     image, label = drawing.draw("test", 0)
     example = examples.Example("it", image, label.astype(np.int32))
     fitted = examples.fitted(example, (65, 97), (127.5, 100.0, 90.2), ignore_label=255)
@@ -143,26 +143,26 @@ def test_a_large_picture_is_shrunk_and_padded_into_a_fixed_size():
     assert height == 65 and 1 < width < 97
     assert fitted.image.shape == (65, 97, 3) and fitted.image.dtype == np.uint8
     assert fitted.label.shape == (65, 97) and fitted.label.dtype == np.int32
-    resized = images.resize_bilinear(image[np.newaxis], [height, width])[0]
+    resized = transforms.resize_bilinear(image[np.newaxis], [height, width])[0]
     np.testing.assert_allclose(fitted.image[:height, :width], resized, atol=0.51)
     assert (fitted.image[:, width:] == (128, 100, 90)).all()
     assert (fitted.label[:, width:] == 255).all()
     assert set(np.unique(fitted.label)) <= set(np.unique(label))
 
 
-def test_a_small_picture_is_padded_and_never_enlarged():
+def test_a_small_image_is_padded_and_never_enlarged():
     image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     fitted = examples.fitted(examples.Example("it", image, None), (6, 6), (127.5,) * 3, 255)
     np.testing.assert_array_equal(fitted.image[:4, :5], image)
     assert (fitted.image[4:] == 128).all() and fitted.label is None
 
 
-def test_a_size_that_pictures_are_shrunk_to_is_told(capsys):
-    pictures = [
+def test_a_size_that_images_are_shrunk_to_is_told(capsys):
+    images = [
         examples.Example("", np.zeros((*size, 3), np.uint8), None) for size in ((60, 90), (50, 97))
     ]
-    examples.warn_if_shrunk(pictures, (65, 97), 16, "input_size")
+    examples.warn_if_shrunk(images, (65, 97), 16, "input_size")
     assert capsys.readouterr().err == ""
-    examples.warn_if_shrunk(pictures, (65, 81), 16, "input_size")
+    examples.warn_if_shrunk(images, (65, 81), 16, "input_size")
     warning = capsys.readouterr().err
     assert "60x97 (height, width) are shrunk to 65x81; --input_size=65,97" in warning

@@ -63,7 +63,7 @@ def tflite() -> bytes:
     """A model that scores pixels by three of their own numbers."""
     module = tf.Module()
     module.scores = tf.function(
-        lambda pictures: 2 * pictures,
+        lambda images: 2 * images,
         input_signature=[tf.TensorSpec([1, 4, 6, 3], tf.float32)],
         autograph=False,
     )
@@ -80,16 +80,16 @@ def model_metadata(tflite: bytes) -> Table:
 
 
 def test_a_model_with_metadata_computes_what_it_did(tflite):
-    picture = np.random.default_rng(0).uniform(0, 255, [1, 4, 6, 3]).astype(np.float32)
+    image = np.random.default_rng(0).uniform(0, 255, [1, 4, 6, 3]).astype(np.float32)
     results = []
     for content in (tflite, metadata.add(tflite, DATASET, "scores")):
         interpreter = Interpreter(model_content=content)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], picture)
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
         interpreter.invoke()
         results.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
-    np.testing.assert_array_equal(results[0], 2 * picture)
-    np.testing.assert_array_equal(results[1], 2 * picture)
+    np.testing.assert_array_equal(results[0], 2 * image)
+    np.testing.assert_array_equal(results[1], 2 * image)
 
 
 def test_the_class_names_are_in_an_uncompressed_zip_archive_at_its_end(tflite):
@@ -104,18 +104,18 @@ def test_equal_models_are_equal_files(tflite):
     assert metadata.add(tflite, DATASET, "labels") == metadata.add(tflite, DATASET, "labels")
 
 
-def test_pictures_are_described_as_rgb_pixels_that_need_no_normalisation(tflite):
+def test_images_are_described_as_rgb_pixels_that_need_no_normalisation(tflite):
     root = model_metadata(metadata.add(tflite, DATASET, "scores"))
     assert "zoo" in root.text(0)
     (subgraph,) = root.tables(3)
-    (picture,) = subgraph.tables(2)
-    content = picture.table(3)
+    (image,) = subgraph.tables(2)
+    content = image.table(3)
     assert content.integer(0) == 2  # ImageProperties
     assert content.table(1).integer(0) == 1  # RGB
-    (unit,) = picture.tables(4)
+    (unit,) = image.tables(4)
     assert unit.integer(0) == 1  # NormalizationOptions
     assert (unit.table(1).array(0), unit.table(1).array(1)) == ([0.0], [1.0])  # mean, std
-    assert (picture.table(5).array(0), picture.table(5).array(1)) == ([255.0], [0.0])  # max, min
+    assert (image.table(5).array(0), image.table(5).array(1)) == ([255.0], [0.0])  # max, min
 
 
 def test_scores_have_class_names_along_their_axis_and_want_a_softmax(tflite):

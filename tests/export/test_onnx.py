@@ -52,18 +52,18 @@ def exported(run_dir, tmp_path_factory):
     """A file that has replaced an earlier one."""
     path = tmp_path_factory.mktemp("export") / "model.onnx"
     path.write_bytes(b"earlier")
-    onnx_export.export_onnx(run_dir, str(path), num_proof_pictures=2)
+    onnx_export.export_onnx(run_dir, str(path), num_proof_images=2)
     return path
 
 
-def test_it_takes_pictures_of_any_number_and_size(run_dir, exported):
+def test_it_takes_images_of_any_number_and_size(run_dir, exported):
     run = run_dirs.read(run_dir)
     model = run_dirs.load_model(run)
     session = onnxruntime.InferenceSession(str(exported))
     for shape in ((2, 70, 101, 3), (1, 65, 33, 3)):
-        pictures = parity.draw_pictures(shape, seed=7)
-        labels, scores = session.run(["labels", "scores"], {"images": pictures})
-        expected = inference.predict_logits(model, pictures, run.model_config, run.data_config)
+        images = parity.draw_images(shape, seed=7)
+        labels, scores = session.run(["labels", "scores"], {"images": images})
+        expected = inference.predict_logits(model, images, run.model_config, run.data_config)
         np.testing.assert_allclose(scores, expected, atol=1e-4)
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels, scores.argmax(axis=-1))
@@ -92,7 +92,7 @@ def test_its_figures_lie_beside_it_and_nothing_else_does(exported):
 def test_it_can_have_fixed_shapes(run_dir, tmp_path):
     path = str(tmp_path / "fixed.onnx")
     config = onnx_export.OnnxConfig(input_size=(60, 80))
-    figures = onnx_export.export_onnx(run_dir, path, onnx_config=config, num_proof_pictures=1)
+    figures = onnx_export.export_onnx(run_dir, path, onnx_config=config, num_proof_images=1)
     assert figures.shapes == ((60, 80),)
     session = onnxruntime.InferenceSession(path)
     assert session.get_inputs()[0].shape == [1, 60, 80, 3]
@@ -112,14 +112,14 @@ def test_an_export_that_disagrees_fails_and_the_earlier_one_stays(
     content = other.SerializeToString()
     monkeypatch.setattr(onnx_export, "convert", lambda *_: (content, {}))
     with pytest.raises(UserError, match="does not compute what the Keras model does"):
-        onnx_export.export_onnx(run_dir, str(path), num_proof_pictures=1)
+        onnx_export.export_onnx(run_dir, str(path), num_proof_images=1)
     assert path.read_bytes() == b"earlier"
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_a_model_that_onnx_has_no_operator_for_is_refused_by_its_name(run_dir):
-    def model(pictures, training):
-        sines = tf.numpy_function(np.sin, [pictures], tf.float32)
+    def model(images, training):
+        sines = tf.numpy_function(np.sin, [images], tf.float32)
         return tf.ensure_shape(sines, [None, None, None, 3])
 
     with pytest.raises(UserError, match="cannot be converted to ONNX: .*PyFunc"):

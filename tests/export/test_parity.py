@@ -17,7 +17,7 @@ LIMITS = parity.Limits(min_label_agreement=0.999, max_relative_difference=0.01, 
 
 
 def example(*label: int) -> Example:
-    """A picture of one row whose pixels are its label."""
+    """An image of one row whose pixels are its label."""
     label = np.array([label], np.int32)
     return Example("it", np.repeat(label[..., np.newaxis], 3, axis=-1).astype(np.uint8), label)
 
@@ -42,22 +42,22 @@ def measured(artefact, examples, path=__file__) -> parity.Parity:
 
 def test_an_equal_artefact_passes_every_limit():
     result = measured(faithful, [example(0, 1, 2), example(1, 1), example(2, 2)])
-    assert (result.num_pictures, result.shapes) == (3, ((1, 3), (1, 2)))
+    assert (result.num_images, result.shapes) == (3, ((1, 3), (1, 2)))
     assert (result.label_agreement, result.num_classes_predicted) == (1, 3)
     assert (result.largest_logit, result.largest_logit_difference) == (10, 0)
     assert (result.miou_keras, result.miou_artefact) == (1, 1)
     parity.check(result, LIMITS, "model")
 
 
-def test_counts_are_summed_over_pictures_before_they_are_divided():
+def test_counts_are_summed_over_images_before_they_are_divided():
     result = measured(always_zero, [example(0, 0, 0, 255), example(0, 1, 1)])
-    # Class 0: 4 of 6 pixels; class 1: 0 of 2. The mean over pictures would be another.
+    # Class 0: 4 of 6 pixels; class 1: 0 of 2. The mean over images would be another.
     assert result.miou_artefact == pytest.approx((4 / 6 + 0) / 2)
     assert result.miou_keras == 1
     assert result.label_agreement == pytest.approx(5 / 7)
 
 
-def test_pictures_without_labels_have_no_miou():
+def test_images_without_labels_have_no_miou():
     unlabelled = dataclasses.replace(example(0, 1, 2), label=None)
     result = measured(faithful, [unlabelled])
     assert result.miou_keras is None and result.miou_artefact is None
@@ -130,4 +130,4 @@ def test_the_size_is_that_of_the_file_or_of_all_files_in_the_folder(tmp_path):
     (tmp_path / "variables/data").write_bytes(bytes(32))
     assert measured(faithful, [example(0, 1)], tmp_path).size_bytes == 42
     assert measured(faithful, [example(0, 1)], tmp_path / "saved_model.pb").size_bytes == 10
-    assert "100.00% of the labels agree on 1 pictures" in measured(faithful, [example(1)]).summary
+    assert "100.00% of the labels agree on 1 images" in measured(faithful, [example(1)]).summary

@@ -48,9 +48,9 @@ import numpy as np
 import tensorflow as tf
 
 loaded = tf.saved_model.load(sys.argv[1])
-pictures = np.load(sys.argv[2])
-labels = loaded.signatures["serving_default"](images=tf.constant(pictures))["labels"]
-np.savez(sys.argv[3], labels=labels, logits=loaded.logits(pictures))
+images = np.load(sys.argv[2])
+labels = loaded.signatures["serving_default"](images=tf.constant(images))["labels"]
+np.savez(sys.argv[3], labels=labels, logits=loaded.logits(images))
 """
 
 # An export as the command makes it, of the models of these tests.
@@ -93,12 +93,12 @@ def base(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def exported(run_dir, base) -> pathlib.Path:
-    """An export with all that can be asked for, which is proved with two drawn pictures."""
+    """An export with all that can be asked for, which is proved with two drawn images."""
     config = serving.ServingConfig(
         with_probabilities=True, with_confidence=True, warmup_batch_sizes=(3,)
     )
     folder, _ = savedmodel.export_savedmodel(
-        run_dir, str(base), serving_config=config, num_proof_pictures=2
+        run_dir, str(base), serving_config=config, num_proof_images=2
     )
     return pathlib.Path(folder)
 
@@ -108,9 +108,9 @@ def loaded(exported):
     return tf.saved_model.load(str(exported))
 
 
-def png(picture: np.ndarray) -> bytes:
+def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -125,14 +125,14 @@ def entries(folder: pathlib.Path) -> set[str]:
 
 
 def test_plain_tensorflow_loads_it_without_keras_and_this_package(run_dir, exported, tmp_path):
-    pictures = parity.draw_pictures((2, 75, 102, 3), seed=7)
-    np.save(tmp_path / "pictures.npy", pictures)
-    arguments = [exported, tmp_path / "pictures.npy", tmp_path / "results.npz"]
+    images = parity.draw_images((2, 75, 102, 3), seed=7)
+    np.save(tmp_path / "images.npy", images)
+    arguments = [exported, tmp_path / "images.npy", tmp_path / "results.npz"]
     subprocess.run([sys.executable, "-c", STRANGER, *map(str, arguments)], check=True)
     results = np.load(tmp_path / "results.npz")
     run = run_dirs.read(run_dir)
     expected = inference.predict_logits(
-        run_dirs.load_model(run), pictures, run.model_config, run.data_config
+        run_dirs.load_model(run), images, run.model_config, run.data_config
     )
     np.testing.assert_allclose(results["logits"], expected, atol=1e-4)
     assert results["labels"].dtype == np.uint8
@@ -140,8 +140,8 @@ def test_plain_tensorflow_loads_it_without_keras_and_this_package(run_dir, expor
 
 
 def test_the_session_loader_reads_every_signature(loaded, exported):
-    picture = parity.draw_pictures((1, 65, 65, 3), seed=1)
-    expected = loaded.signatures["serving_default"](images=tf.constant(picture))["labels"].numpy()
+    image = parity.draw_images((1, 65, 65, 3), seed=1)
+    expected = loaded.signatures["serving_default"](images=tf.constant(image))["labels"].numpy()
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(exported))
 
@@ -150,8 +150,8 @@ def test_the_session_loader_reads_every_signature(loaded, exported):
             (takes,) = described.inputs.values()
             return session.run(described.outputs[output].name, {takes.name: value})
 
-        np.testing.assert_array_equal(run("serving_default", picture, "labels"), expected)
-        content = png(picture[0])
+        np.testing.assert_array_equal(run("serving_default", image, "labels"), expected)
+        content = png(image[0])
         for signature, value in (
             ("serving_bytes", content),
             ("tf_example", warmup.serialized_example(content)),
@@ -162,17 +162,17 @@ def test_the_session_loader_reads_every_signature(loaded, exported):
 
 
 def test_saved_model_cli_runs_it(loaded, exported, tmp_path):
-    pictures = parity.draw_pictures((2, 40, 50, 3), seed=2)
-    np.save(tmp_path / "pictures.npy", pictures)
+    images = parity.draw_images((2, 40, 50, 3), seed=2)
+    np.save(tmp_path / "images.npy", images)
     subprocess.run(
         [
             *(sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "run"),
             *("--dir", str(exported), "--tag_set", "serve", "--signature_def", "serving_default"),
-            *("--inputs", f"images={tmp_path / 'pictures.npy'}", "--outdir", str(tmp_path)),
+            *("--inputs", f"images={tmp_path / 'images.npy'}", "--outdir", str(tmp_path)),
         ],
         check=True,
     )
-    expected = loaded.signatures["serving_default"](images=tf.constant(pictures))
+    expected = loaded.signatures["serving_default"](images=tf.constant(images))
     np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), expected["labels"])
 
 
@@ -180,17 +180,17 @@ def test_tensorflows_c_api_runs_it_without_python(loaded, exported, tmp_path):
     library = pathlib.Path(tf.sysconfig.get_lib()) / "libtensorflow_cc.so.2"
     if not library.is_file():
         pytest.skip(f"needs TensorFlow's C API, and there is no {library}")
-    pictures = parity.draw_pictures((2, 65, 65, 3), seed=3)
-    expected = loaded.signatures["serving_default"](images=tf.constant(pictures))["labels"].numpy()
-    (tmp_path / "picture.png").write_bytes(png(pictures[1]))
+    images = parity.draw_images((2, 65, 65, 3), seed=3)
+    expected = loaded.signatures["serving_default"](images=tf.constant(images))["labels"].numpy()
+    (tmp_path / "image.png").write_bytes(png(images[1]))
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         described = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(exported))
     described = described.signature_def
     labels = described["serving_default"].outputs["labels"].name
     mask = described["serving_bytes"].outputs["mask_png_bytes"].name
     feeds = {
-        described["serving_default"].inputs["images"].name: pictures.tolist(),
-        described["serving_bytes"].inputs["image_bytes"].name: str(tmp_path / "picture.png"),
+        described["serving_default"].inputs["images"].name: images.tolist(),
+        described["serving_bytes"].inputs["image_bytes"].name: str(tmp_path / "image.png"),
     }
     (tmp_path / "request.json").write_text(json.dumps({"feeds": feeds, "fetches": [labels, mask]}))
     script = REPOSITORY / "tests/export/c_api_session.py"
@@ -203,9 +203,9 @@ def test_tensorflows_c_api_runs_it_without_python(loaded, exported, tmp_path):
 
 
 def test_probabilities_and_confidence_are_those_of_the_labels(loaded):
-    pictures = tf.constant(parity.draw_pictures((2, 50, 70, 3), seed=4))
-    answer = loaded.signatures["serving_default"](images=pictures)
-    expected = tf.nn.softmax(loaded.logits(pictures))
+    images = tf.constant(parity.draw_images((2, 50, 70, 3), seed=4))
+    answer = loaded.signatures["serving_default"](images=images)
+    expected = tf.nn.softmax(loaded.logits(images))
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
     np.testing.assert_allclose(answer["confidence"], tf.reduce_max(expected, axis=-1), atol=1e-5)
     np.testing.assert_array_equal(np.stack(decoded(answer["mask_png_bytes"])), answer["labels"])
@@ -229,8 +229,8 @@ def test_files_of_any_size_and_kind_batch(loaded):
     assert answer["probabilities"].shape == (3, 65, 65, 4)
     assert answer["confidence"].shape == (3, 65, 65)
 
-    def labels(picture):
-        served = loaded.signatures["serving_default"](images=tf.constant(picture[np.newaxis]))
+    def labels(image):
+        served = loaded.signatures["serving_default"](images=tf.constant(image[np.newaxis]))
         return served["labels"][0].numpy()
 
     padded = np.full((65, 65, 3), 128, np.uint8)
@@ -242,14 +242,14 @@ def test_files_of_any_size_and_kind_batch(loaded):
         assert np.mean(decoded(alone["mask_png_bytes"])[0] == mask) > 0.999
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", "cut off", "cut off PNG"])
-def test_a_broken_picture_is_an_error_that_names_its_position(loaded, content):
-    picture = parity.draw_pictures((1, 65, 65, 3), seed=0)[0]
-    whole = tf.io.encode_jpeg(picture).numpy()
+@pytest.mark.parametrize("content", [b"", b"no image", "cut off", "cut off PNG"])
+def test_a_broken_image_is_an_error_that_names_its_position(loaded, content):
+    image = parity.draw_images((1, 65, 65, 3), seed=0)[0]
+    whole = tf.io.encode_jpeg(image).numpy()
     if content == "cut off":
         content = whole[: len(whole) // 2]
     elif content == "cut off PNG":
-        content = png(picture)[:-200]
+        content = png(image)[:-200]
     for files in ([whole, whole, content, whole], [whole, whole, content, content]):
         with pytest.raises(tf.errors.InvalidArgumentError, match="position 2 .* JPEG or PNG"):
             loaded.signatures["serving_bytes"](image_bytes=tf.constant(files))
@@ -280,8 +280,8 @@ def test_assets_tell_classes_colours_and_parity(run_dir, exported):
     assert palette["colors"] == [list(color) for color in dataset.colors]
     assert palette["ignore_label"] == dataset.ignore_label
     report = json.loads((exported / "assets/parity.json").read_text())
-    assert report["num_pictures"] == 2 and report["label_agreement"] > 0.999
-    assert report["logits_of_drawn_pictures"]["largest_logit_difference"] < 1e-3
+    assert report["num_images"] == 2 and report["label_agreement"] > 0.999
+    assert report["logits_of_drawn_images"]["largest_logit_difference"] < 1e-3
     assert report["label_agreement_of_image_files"] > 0.999
     assert report["milliseconds_artefact"] > 0 and report["size_bytes"] > 1000
     assert report["ops"]["Conv2D"] > 6
@@ -308,14 +308,14 @@ def test_what_is_there_is_never_replaced(run_dir, exported, tmp_path):
     assert entries(exported.parent) == {"3", "4", "notes.txt"}
 
 
-def test_eval_reads_it_as_a_function_from_picture_to_labels(run_dir, base, exported):
+def test_eval_reads_it_as_a_function_from_image_to_labels(run_dir, base, exported):
     run = run_dirs.read(run_dir)
     model = run_dirs.load_model(run)
     label_of = inference.label_function(model, run.model_config, run.data_config)
-    picture = parity.draw_pictures((1, 80, 61, 3), seed=3)[0]
-    expected = label_of(picture)
+    image = parity.draw_images((1, 80, 61, 3), seed=3)[0]
+    expected = label_of(image)
     for path in (base, exported):  # the highest version, and that version
-        label = inference.saved_model_label_function(str(path))(picture)
+        label = inference.saved_model_label_function(str(path))(image)
         assert label.dtype == np.int32 and label.shape == (80, 61)
         assert np.mean(label == expected) > 0.999
 
@@ -345,7 +345,7 @@ def test_an_export_that_disagrees_fails_and_is_not_left(run_dir, tmp_path, monke
 
     monkeypatch.setattr(serving, "ServingModule", WrongModule)
     with pytest.raises(UserError, match="does not compute what the Keras model does"):
-        savedmodel.export_savedmodel(run_dir, str(tmp_path / "model"), num_proof_pictures=1)
+        savedmodel.export_savedmodel(run_dir, str(tmp_path / "model"), num_proof_images=1)
     assert entries(tmp_path) == set()
 
 
@@ -387,14 +387,14 @@ def colour_module(tmp_path) -> serving.ServingModule:
     return serving.ServingModule(model, run, assets_folder=str(tmp_path))
 
 
-def test_masks_lie_where_the_picture_is(colour_module):
+def test_masks_lie_where_the_image_is(colour_module):
     sizes = {(400, 300): 0.97, (650, 970): 0.97, (31, 97): 1, (60, 5): 1, (5, 3000): 0.3}
     for (height, width), share in sizes.items():
         label = np.zeros((height, width), np.int32)
         label[: height // 4, : width // 2] = 1
         label[height // 2 :, width // 3 :] = 2
-        picture = np.uint8(255 * np.eye(3))[label]
-        answer = colour_module.serving_bytes(tf.constant([png(picture)]))
+        image = np.uint8(255 * np.eye(3))[label]
+        answer = colour_module.serving_bytes(tf.constant([png(image)]))
         (mask,) = decoded(answer["mask_png_bytes"])
         assert mask.dtype == np.uint8 and mask.shape == (height, width)
         assert np.mean(mask == label) >= share, (height, width)
@@ -402,8 +402,8 @@ def test_masks_lie_where_the_picture_is(colour_module):
 
 def test_image_files_that_get_other_labels_fail_the_export(colour_module, monkeypatch):
     def mirrored(self, image_bytes):
-        picture, *sizes = fit(self, image_bytes)
-        return picture[:, ::-1], *sizes
+        image, *sizes = fit(self, image_bytes)
+        return image[:, ::-1], *sizes
 
     fit = serving.ServingModule._fit
     monkeypatch.setattr(serving.ServingModule, "_fit", mirrored)
@@ -417,28 +417,28 @@ def test_more_than_256_classes_are_served_in_16_bits(tmp_path):
     )
     run = run_of(300, DataConfig(train_crop_size=(33, 33)))
     module = serving.ServingModule(model, run, assets_folder=str(tmp_path))
-    pictures = parity.draw_pictures((1, 20, 30, 3), seed=0)
-    answer = module.serving_default(pictures)
+    images = parity.draw_images((1, 20, 30, 3), seed=0)
+    answer = module.serving_default(images)
     labels = answer["labels"].numpy()
     assert labels.dtype == np.uint16 and labels.shape == (1, 20, 30)
     assert (labels == 299).all()
-    of_file = module.serving_bytes(tf.constant([png(pictures[0])]))
+    of_file = module.serving_bytes(tf.constant([png(images[0])]))
     for masks in (answer["mask_png_bytes"], of_file["mask_png_bytes"]):
         (mask,) = decoded(masks)
         assert mask.dtype == np.uint16
         np.testing.assert_array_equal(mask, labels[0])
 
 
-def test_an_export_of_resized_pictures_answers_at_their_own_size(tmp_path):
+def test_an_export_of_resized_images_answers_at_their_own_size(tmp_path):
     data_config = DataConfig(
         train_crop_size=(41, 41), min_resize_value=33, max_resize_value=65, resize_factor=8
     )
     model, run = pixel_classifier(4), run_of(4, data_config)
     module = serving.ServingModule(model, run, assets_folder=str(tmp_path))
     for shape in ((1, 41, 41, 3), (2, 41, 74, 3), (1, 91, 41, 3)):
-        pictures = parity.draw_pictures(shape, seed=0)
-        expected = inference.predict_logits(model, pictures, run.model_config, data_config)
-        labels = module.serving_default(pictures)["labels"].numpy()
+        images = parity.draw_images(shape, seed=0)
+        expected = inference.predict_logits(model, images, run.model_config, data_config)
+        labels = module.serving_default(images)["labels"].numpy()
         assert labels.shape == shape[:3]
         assert np.mean(labels == expected.numpy().argmax(axis=-1)) > 0.999
 
@@ -455,15 +455,15 @@ def test_the_serving_size_is_one_that_the_network_sees_without_padding():
 def test_an_export_can_carry_the_crf(run_dir, tmp_path):
     config = CrfConfig(crf="v1", crf_iterations=1)
     folder, proof = savedmodel.export_savedmodel(
-        run_dir, str(tmp_path), crf_config=config, version=20, num_proof_pictures=1
+        run_dir, str(tmp_path), crf_config=config, version=20, num_proof_images=1
     )
     assert folder == str(tmp_path / "20")
     # It was compared with `dense_crf`; what it says is not what the network alone does.
     assert proof.label_agreement > 0.999
-    pictures = parity.draw_pictures((1, 65, 65, 3), seed=1)
+    images = parity.draw_images((1, 65, 65, 3), seed=1)
     loaded = tf.saved_model.load(folder)
-    labels = loaded.signatures["serving_default"](images=tf.constant(pictures))["labels"]
-    assert np.mean(labels != np.argmax(loaded.logits(pictures), axis=-1)) > 0.01
+    labels = loaded.signatures["serving_default"](images=tf.constant(images))["labels"]
+    assert np.mean(labels != np.argmax(loaded.logits(images), axis=-1)) > 0.01
 
 
 def published_messages() -> dict[str, type]:

@@ -42,10 +42,10 @@ def run_dir(tiny_records, tmp_path_factory) -> str:
     return folder
 
 
-def keras_labels(run_dir: str, picture: np.ndarray) -> np.ndarray:
+def keras_labels(run_dir: str, image: np.ndarray) -> np.ndarray:
     run = run_dirs.read(run_dir)
     model = run_dirs.load_model(run)
-    return inference.label_function(model, run.model_config, run.data_config)(picture)
+    return inference.label_function(model, run.model_config, run.data_config)(image)
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +61,19 @@ def test_a_file_in_float32_labels_as_the_keras_model(run_dir, float_labels):
         "model.parity.json",
         "model.tflite",
     ]
-    picture = parity.draw_pictures((1, *SIZE, 3), seed=3)[0]
+    image = parity.draw_images((1, *SIZE, 3), seed=3)[0]
     run = run_dirs.read(run_dir)
     label_of = inference.load_artefact(str(float_labels), run.model_config, run.data_config)
-    expected = keras_labels(run_dir, picture)
+    expected = keras_labels(run_dir, image)
     assert len(np.unique(expected)) > 1
-    np.testing.assert_array_equal(label_of(picture), expected)
+    np.testing.assert_array_equal(label_of(image), expected)
 
 
 def test_its_report_tells_what_it_was_proved_with(float_labels):
     report = json.loads(float_labels.with_name("model.parity.json").read_text())
     assert report["label_agreement"] > 0.999 and report["miou_artefact"] is not None
-    assert report["num_pictures"] == 4 and report["input_size"] == list(SIZE)
-    assert "'val'" in report["pictures"]
+    assert report["num_images"] == 4 and report["input_size"] == list(SIZE)
+    assert "'val'" in report["images"]
     assert report["size_bytes"] == float_labels.stat().st_size
     assert report["ops"]["DEPTHWISE_CONV_2D"] > 0
     assert list(report["outside_gpu_delegate"]) == ["ARG_MAX"]
@@ -82,7 +82,7 @@ def test_its_report_tells_what_it_was_proved_with(float_labels):
 def test_eval_takes_the_file(run_dir, float_labels):
     report = json.loads(float_labels.with_name("model.parity.json").read_text())
     metrics = eval.evaluate_run(run_dir, artefact=str(float_labels))
-    # Of the same four pictures, at their own size rather than fitted into the file's.
+    # Of the same four images, at their own size rather than fitted into the file's.
     assert metrics["miou"] == pytest.approx(report["miou_artefact"], abs=0.05)
 
 
@@ -122,15 +122,15 @@ def converted(function, shape=(1, 9, 9, 3), quantize="none") -> bytes:
     module = tf.Module()
     spec = tf.TensorSpec(shape, tf.float32)
     module.function = tf.function(function, input_signature=[spec], autograph=False)
-    pictures = [np.full(shape[1:], value, np.uint8) for value in (3, 200)]
+    images = [np.full(shape[1:], value, np.uint8) for value in (3, 200)]
     return litert.convert(
-        module.function.get_concrete_function(), module, quantize, calibration_pictures=pictures
+        module.function.get_concrete_function(), module, quantize, calibration_images=images
     )
 
 
 def test_weights_take_half_or_a_quarter_and_8_bits_go_in_and_out():
     kernel = np.random.default_rng(0).normal(size=[9, 9, 3, 64]).astype(np.float32)
-    classifier = lambda pictures: tf.nn.conv2d(pictures, kernel, 1, "SAME")
+    classifier = lambda images: tf.nn.conv2d(images, kernel, 1, "SAME")
     for quantize, bytes_a_weight, dtype in (
         ("none", 4, np.float32),
         ("float16", 2, np.float32),
@@ -142,9 +142,9 @@ def test_weights_take_half_or_a_quarter_and_8_bits_go_in_and_out():
         assert [tensor["dtype"] for tensor in tensors(content)] == [dtype, dtype]
 
 
-def dilated(pictures):
+def dilated(images):
     kernel = tf.ones([3, 3, 3, 3])
-    return tf.nn.depthwise_conv2d(pictures, kernel, [1] * 4, "SAME", dilations=[2, 2], name="wide")
+    return tf.nn.depthwise_conv2d(images, kernel, [1] * 4, "SAME", dilations=[2, 2], name="wide")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_same_convolution_passes_at_a_fixed_size():
 
 
 def test_the_gpu_sentence_names_operators_and_layers():
-    content = converted(lambda pictures: tf.argmax(pictures, -1, tf.int32))
+    content = converted(lambda images: tf.argmax(images, -1, tf.int32))
     outside = gates.outside_gpu_delegate(litert.operators(content))
     assert list(outside) == ["ARG_MAX"]
     assert "ARG_MAX in " in gates.gpu_sentence(outside)
@@ -198,7 +198,7 @@ def test_an_input_size_is_a_multiple_of_the_output_stride_plus_1(run_dir, crop, 
 
 
 def test_a_file_that_says_something_else_is_not_left_behind(run_dir, tmp_path, monkeypatch):
-    wrong = converted(lambda pictures: tf.argmax(pictures, -1, tf.int32), (1, *SIZE, 3))
+    wrong = converted(lambda images: tf.argmax(images, -1, tf.int32), (1, *SIZE, 3))
     monkeypatch.setattr(tflite, "convert", lambda *_: wrong)
     output = tmp_path / "model.tflite"
     output.write_bytes(b"earlier")

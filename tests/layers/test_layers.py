@@ -116,7 +116,7 @@ def test_atrous_convolutions_and_their_gradients_equal_the_stock_layers(
 @pytest.mark.parametrize("rate", [1, 2, 3, (1, 3), (2, 1), 7])
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_gradients_of_atrous_convolutions_equal_finite_differences(depthwise, rate):
-    # Convolution is linear in the picture and in the kernel: any step is right, and whole numbers
+    # Convolution is linear in the image and in the kernel: any step is right, and whole numbers
     # make the differences exact.
     generator = np.random.default_rng(0)
     height, width = (9, 8) if rate == 7 else (5, 4)

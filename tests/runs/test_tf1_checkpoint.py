@@ -124,7 +124,7 @@ def test_a_classification_network_fills_a_backbone_and_its_logits_are_not_used(
 
 
 @pytest.mark.parametrize("in_channels", [1, 2, 4, 7])
-def test_a_model_of_other_channels_sees_grey_pictures_as_the_original_does(in_channels, tmp_path):
+def test_a_model_of_other_channels_sees_grey_images_as_the_original_does(in_channels, tmp_path):
     rgb = deeplab_tf.build_backbone("mobilenet_v2", depth_multiplier=0.25)
     generator = np.random.default_rng(0)
     kernel = rgb.get_layer("MobilenetV2.Conv").kernel
@@ -207,7 +207,7 @@ def pascal_model(shared):
 
 
 @pytest.mark.parametrize(
-    "picture, expected",
+    "file_name, expected",
     [
         ("photos/cat_720p.jpg", 8),
         ("photos/dog.jpg", 12),
@@ -215,8 +215,8 @@ def pascal_model(shared):
         ("VOC_mini/JPEGImages/2007_000039.jpg", 20),
     ],
 )
-def test_the_released_weights_find_what_is_in_a_picture(shared, pascal_model, picture, expected):
-    image = Image.open(shared / "data" / picture).convert("RGB")
+def test_the_released_weights_find_what_is_in_a_image(shared, pascal_model, file_name, expected):
+    image = Image.open(shared / "data" / file_name).convert("RGB")
     scale = 513 / max(image.size)
     image = image.resize([round(side * scale) for side in image.size])
     labels = np.argmax(pascal_model(np.asarray(image)[None], training=False), axis=-1)

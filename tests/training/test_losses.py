@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.data import images
+from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 from deeplab_tf.training import losses
 
@@ -54,10 +54,10 @@ def test_the_loss_and_its_gradient_equal_the_original(shared, case):
     if recorded["labels"].startswith("all 255"):
         label = tf.fill(label.shape, 255)
     if not arguments.pop("upsample_logits", True):
-        label = images.resize_nearest(label, logits.shape[1:3])
+        label = transforms.resize_nearest(label, logits.shape[1:3])
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        upsampled = images.resize_bilinear(logits, label.shape[1:])
+        upsampled = transforms.resize_bilinear(logits, label.shape[1:])
         terms = losses.weighted_terms(
             {"": upsampled},
             label,

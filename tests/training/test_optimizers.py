@@ -186,8 +186,8 @@ def test_a_gradient_that_is_not_finite_is_not_clipped_away():
         assert not np.isfinite(norm) and not np.all(np.isfinite(clipped[0]))
 
 
-def pictures(count: int):
-    """Pictures, and labels of which more and more are ignored."""
+def draw_batch(count: int):
+    """Images, and labels of which more and more are ignored."""
     rng = np.random.default_rng(1)
     label = rng.integers(0, 3, [count, 6, 6]).astype(np.int32)
     for index in range(count):
@@ -205,7 +205,7 @@ def loss_gradients(model, images, label):
 
 def test_small_batches_one_after_the_other_equal_a_large_one():
     model = small_model()
-    images, label = pictures(6)
+    images, label = draw_batch(6)
     accumulator = optimizers.GradientAccumulator(model.trainable_variables)
     expected, _ = loss_gradients(model, images, label)
     for _ in range(2):  # the second time shows that the first left nothing behind
@@ -218,7 +218,7 @@ def test_small_batches_one_after_the_other_equal_a_large_one():
 
 def test_batches_without_a_pixel_that_counts_accumulate_to_zero():
     model = small_model()
-    images, label = pictures(2)
+    images, label = draw_batch(2)
     accumulator = optimizers.GradientAccumulator(model.trainable_variables)
     for _ in range(2):
         accumulator.add(*loss_gradients(model, images, tf.fill(label.shape, 255)))
@@ -272,7 +272,7 @@ def test_a_moving_average_is_saved_and_restored(tmp_path):
 
 @pytest.mark.parametrize("name", ["momentum", "adamw"])
 def test_two_replicas_clip_accumulate_and_average_as_one(name, tmp_path):
-    images, label = pictures(8)
+    images, label = draw_batch(8)
     start = small_model().get_weights()
 
     def trained(strategy) -> list[np.ndarray]:
@@ -300,11 +300,11 @@ def test_two_replicas_clip_accumulate_and_average_as_one(name, tmp_path):
             average.update(variables, step)
             return norm
 
-        def share(pictures, batch):
+        def share(images, batch):
             def of_replica(context):
                 size = 4 // replicas
                 first = 4 * batch + size * context.replica_id_in_sync_group
-                return pictures[first : first + size]
+                return images[first : first + size]
 
             return strategy.experimental_distribute_values_from_function(of_replica)
 

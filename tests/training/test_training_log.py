@@ -154,7 +154,7 @@ def test_tensorboard_and_the_lines_hold_the_same_scalars(tmp_path, stopwatch):
         "loss/dice": 0.25,
         "gradient_norm": 2.0,
         "learning_rate": 0.01,
-        "pictures_per_second": 0.8,
+        "images_per_second": 0.8,
         "input_wait_share": 0.25,
     }
     assert validation["validation_iou/road"] == 0.75
@@ -169,20 +169,20 @@ def test_tensorboard_and_the_lines_hold_the_same_scalars(tmp_path, stopwatch):
     assert scalars(tmp_path) == pytest.approx(told)
 
 
-def test_tensorboard_has_pictures_and_hyperparameters(tmp_path):
+def test_tensorboard_has_images_and_hyperparameters(tmp_path):
     panel = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
     log = make_log(tmp_path)
     log.validation(2, validation_result(), [panel, panel[::-1]], is_best=False)
     log.close()
     accumulator = events(tmp_path)
 
-    def picture(name):
+    def image(name):
         (event,) = accumulator.Tensors(name)
         return tf.io.decode_png(tf.make_ndarray(event.tensor_proto)[2]).numpy()
 
-    np.testing.assert_array_equal(picture("worst_pictures/0"), panel)
-    np.testing.assert_array_equal(picture("worst_pictures/1"), panel[::-1])
-    assert picture("confusion_matrix").shape[-1] == 3
+    np.testing.assert_array_equal(image("worst_images/0"), panel)
+    np.testing.assert_array_equal(image("worst_images/1"), panel[::-1])
+    assert image("confusion_matrix").shape[-1] == 3
     (content,) = accumulator.PluginTagToContent("hparams").values()
     for setting in (b"vgg_16", b"momentum", b"(65, 65)"):
         assert setting in content
@@ -247,7 +247,7 @@ def test_elsewhere_than_in_a_terminal_every_event_is_a_line(tmp_path, stopwatch,
     log.close()
     first, second, validation = capsys.readouterr().out.splitlines()
     assert first == (
-        "step 2/6  loss 0.7500  0:30 left  0.8 pictures/s  25% waiting for input  "
+        "step 2/6  loss 0.7500  0:30 left  0.8 images/s  25% waiting for input  "
         "learning rate 0.01000"
     )
     assert second.startswith("step 4/6  ")
@@ -264,9 +264,9 @@ def test_a_terminal_has_one_line_that_is_written_over(tmp_path, stopwatch, monke
     shown = terminal.getvalue().split("\r")[1:]
     assert [len(line) for line in shown] == [49] * 3  # never wraps, leaves nothing behind
     assert [line.rstrip() for line in shown] == [
-        "step 2/6  loss 0.7500  0:30 left  0.8 pictures/s",
-        "step 4/6  loss 0.7500  0:20 left  0.8 pictures/s",
-        "validates: picture 1/2  2.0 pictures/s",
+        "step 2/6  loss 0.7500  0:30 left  0.8 images/s",
+        "step 4/6  loss 0.7500  0:20 left  0.8 images/s",
+        "validates: image 1/2  2.0 images/s",
     ]
     log.message("stopped")
     assert terminal.getvalue().endswith("\r" + " " * 49 + "\rstopped\n")

@@ -8,7 +8,7 @@ from deeplab_tf.evaluation.report import charts
 from deeplab_tf.evaluation.report import markup
 from deeplab_tf.evaluation.report.markup import Cell
 
-MAX_PICTURES = 10  # that got better, and as many that got worse
+MAX_IMAGES = 10  # that got better, and as many that got worse
 _SAME = 0.0005  # a difference smaller than this is none
 
 
@@ -26,14 +26,14 @@ def check_comparable(other: dict, info: DatasetInfo) -> None:
         )
 
 
-def picture_changes(
-    pictures: Sequence[dict], other_pictures: Sequence[dict]
+def image_changes(
+    images: Sequence[dict], other_images: Sequence[dict]
 ) -> dict[str, tuple[float, float]]:
-    """mIoU in the other run and in this one, by name, of the pictures that both have seen."""
-    before = {line["name"]: line["miou"] for line in other_pictures if line["num_pixels"]}
+    """mIoU in the other run and in this one, by name, of the images that both have seen."""
+    before = {line["name"]: line["miou"] for line in other_images if line["num_pixels"]}
     return {
         line["name"]: (before[line["name"]], line["miou"])
-        for line in pictures
+        for line in images
         if line["num_pixels"] and line["name"] in before
     }
 
@@ -50,7 +50,7 @@ def content(
     Args:
         result: Of this run.
         other: Of the run that it is compared with.
-        changes: Of `picture_changes`.
+        changes: Of `image_changes`.
         figures: Names of the figures that are compared, by their key in the results.
         info: The classes.
     """
@@ -63,7 +63,7 @@ def content(
             )
     parts.append(_overall(result, other, figures))
     parts.append("<h3>By class</h3>" + _by_class(result, other, info))
-    parts.append("<h3>By picture</h3>" + _by_picture(changes))
+    parts.append("<h3>By image</h3>" + _by_image(changes))
     return "\n".join(parts)
 
 
@@ -114,13 +114,13 @@ def _by_class(result: dict, other: dict, info: DatasetInfo) -> str:
     return _tally(known, "classes") + markup.table("IoU of both runs by class", columns, rows, 3)
 
 
-def _by_picture(changes: dict[str, tuple[float, float]]) -> str:
+def _by_image(changes: dict[str, tuple[float, float]]) -> str:
     if not changes:
-        return "<p>The two runs have no picture in common.</p>"
+        return "<p>The two runs have no image in common.</p>"
     by_change = sorted((now - before, name) for name, (before, now) in changes.items())
-    worse = [name for change, name in by_change if change <= -_SAME][:MAX_PICTURES]
-    better = [name for change, name in reversed(by_change) if change >= _SAME][:MAX_PICTURES]
-    parts = [_tally([change for change, _ in by_change], "pictures"), '<div class="columns-2">']
+    worse = [name for change, name in by_change if change <= -_SAME][:MAX_IMAGES]
+    better = [name for change, name in reversed(by_change) if change >= _SAME][:MAX_IMAGES]
+    parts = [_tally([change for change, _ in by_change], "images"), '<div class="columns-2">']
     for title, names in (("Got better", better), ("Got worse", worse)):
         rows = [
             [
@@ -132,8 +132,8 @@ def _by_picture(changes: dict[str, tuple[float, float]]) -> str:
             for name in names
         ]
         if rows:
-            columns = ["picture", "other mIoU", "this mIoU", "change"]
-            table = markup.table(f"Pictures that {title.lower()}", columns, rows, -1)
+            columns = ["image", "other mIoU", "this mIoU", "change"]
+            table = markup.table(f"Images that {title.lower()}", columns, rows, -1)
             parts.append(f"<div><h4>{title}, most of all</h4>{table}</div>")
     return "".join(parts) + "</div>"
 

@@ -77,7 +77,7 @@ def swatch(color: Sequence[int]) -> str:
 
 
 def class_button(index: int, name: str, color: Sequence[int]) -> str:
-    """The name of a class, which shows its pictures when it is pressed."""
+    """The name of a class, which shows its images when it is pressed."""
     return (
         f'<button type="button" class="class" data-class="{index}">'
         f"{swatch(color)}{escape(name)}</button>"

@@ -76,7 +76,7 @@ matrix.addEventListener("keydown", (event) => {
   cursor.scrollIntoView({ block: "nearest", inline: "nearest" });
 });
 
-// Pictures: those of one class, the lowest IoU of it first; or all.
+// Images: those of one class, the lowest IoU of it first; or all.
 const ROWS_AT_ONCE = 50;
 const articles = find("article");
 const table = document.getElementById("table");
@@ -87,11 +87,11 @@ let chosen = "";
 let order = { column: "miou", direction: 1 };
 
 const keys = {
-  name: (picture) => picture.name,
-  miou: (picture) => picture.miou,
-  iou: (picture) => picture.ious[chosen],
-  pixel_accuracy: (picture) => picture.pixel_accuracy,
-  change: (picture) => picture.change,
+  name: (image) => image.name,
+  miou: (image) => image.miou,
+  iou: (image) => image.ious[chosen],
+  pixel_accuracy: (image) => image.pixel_accuracy,
+  change: (image) => image.change,
 };
 
 function iouIn(article) {
@@ -126,17 +126,17 @@ function showClass(index) {
   numRows = ROWS_AT_ONCE;
   const found = fillTable();
   document.getElementById("found").textContent =
-    `${found.toLocaleString("en")} of ${data.pictures.length.toLocaleString("en")} in all, ` +
+    `${found.toLocaleString("en")} of ${data.images.length.toLocaleString("en")} in all, ` +
     `${visible.length} of ${articles.length} with their panels`;
 }
 
 function fillTable() {
-  const found = data.pictures.filter((p) => chosen === "" || p.ious[chosen] !== undefined);
+  const found = data.images.filter((p) => chosen === "" || p.ious[chosen] !== undefined);
   found.sort(byKey(keys[order.column], order.direction));
   const columns = find("thead th", table).filter((head) => !head.hidden);
-  const rows = found.slice(0, numRows).map((picture) => {
+  const rows = found.slice(0, numRows).map((image) => {
     const row = document.createElement("tr");
-    for (const { dataset } of columns) row.append(cellOf(picture, dataset.column));
+    for (const { dataset } of columns) row.append(cellOf(image, dataset.column));
     return row;
   });
   table.tBodies[0].replaceChildren(...rows);
@@ -146,15 +146,15 @@ function fillTable() {
   return found.length;
 }
 
-function cellOf(picture, column) {
+function cellOf(image, column) {
   const cell = document.createElement(column === "name" ? "th" : "td");
   if (column === "name") {
     cell.scope = "row";
-    const article = articles.find((candidate) => candidate.dataset.name === picture.name);
+    const article = articles.find((candidate) => candidate.dataset.name === image.name);
     if (article) {
       const link = document.createElement("a");
       link.href = "#" + article.id;
-      link.textContent = picture.name;
+      link.textContent = image.name;
       const thumbnail = document.createElement("img");
       thumbnail.src = article.querySelector("img").src;
       thumbnail.alt = "";
@@ -164,12 +164,12 @@ function cellOf(picture, column) {
       named.append(thumbnail, link);
       cell.append(named);
     } else {
-      cell.textContent = picture.name;
+      cell.textContent = image.name;
     }
     return cell;
   }
   cell.className = "number";
-  const value = keys[column](picture);
+  const value = keys[column](image);
   if (column !== "change" || value == null) {
     cell.textContent = percent(value);
     return cell;
@@ -199,11 +199,11 @@ for (const button of find(".class")) {
   button.addEventListener("click", () => {
     const isOn = button.dataset.class === chosen;
     showClass(isOn ? "" : button.dataset.class);
-    if (!button.closest("#pictures")) document.getElementById("pictures").scrollIntoView();
+    if (!button.closest("#images")) document.getElementById("images").scrollIntoView();
   });
 }
 
-// A picture in large, whose panels take each other's place.
+// An image in large, whose panels take each other's place.
 const large = document.getElementById("large");
 const views = large.querySelector(".choice");
 

@@ -11,10 +11,10 @@ from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.drawing import visualize
 from deeplab_tf.evaluation.report import charts
 from deeplab_tf.evaluation.report import comparison
+from deeplab_tf.evaluation.report import images as image_parts
 from deeplab_tf.evaluation.report import markup
-from deeplab_tf.evaluation.report import pictures as picture_parts
+from deeplab_tf.evaluation.report.images import Shown
 from deeplab_tf.evaluation.report.markup import Cell
-from deeplab_tf.evaluation.report.pictures import Shown
 
 MAX_CONFUSIONS = 12  # listed beside the matrix
 SHARES = {  # of the summary, by key of the result; more is better
@@ -26,8 +26,8 @@ SHARES = {  # of the summary, by key of the result; more is better
     "boundary_iou": "Boundary IoU",
 }
 COST = {
-    "num_pictures": ("Pictures", "{:,}"),
-    "pictures_per_second": ("Pictures per second", "{:.1f}"),
+    "num_images": ("Images", "{:,}"),
+    "images_per_second": ("Images per second", "{:.1f}"),
     "peak_memory_mib": ("Peak memory", "{:,.0f} MiB"),
 }
 CLASS_COLUMNS = {  # of the classes' table, beside IoU, by key of the result
@@ -49,7 +49,7 @@ _HERE = pathlib.Path(__file__).parent
 def write(
     path: str | os.PathLike,
     result: dict,
-    pictures: Sequence[dict],
+    images: Sequence[dict],
     worst: Sequence[Shown],
     best: Sequence[Shown],
     info: DatasetInfo,
@@ -60,24 +60,24 @@ def write(
     Args:
         path: The HTML file.
         result: What `eval.evaluate_run` returns; figures that it lacks are left out.
-        pictures: The lines of `pictures.jsonl`: `name`, `miou`, `pixel_accuracy`,
+        images: The lines of `images.jsonl`: `name`, `miou`, `pixel_accuracy`,
             `iou_per_class` of the classes that are present, `num_pixels`.
-        worst: Pictures to be shown, the worst first.
+        worst: Images to be shown, the worst first.
         best: Others, the best first.
         info: The classes.
-        other: Result and pictures of the run to compare with, see `check_comparable`.
+        other: Result and images of the run to compare with, see `check_comparable`.
     """
-    changes = comparison.picture_changes(pictures, other[1]) if other else {}
+    changes = comparison.image_changes(images, other[1]) if other else {}
     sections = {
         "summary": ("Summary", _summary(result)),
         "comparison": (
             "Better and worse",
             other and comparison.content(result, other[0], changes, SHARES, info),
         ),
-        "classes": ("Classes", _classes(result, pictures, info, other and other[0])),
+        "classes": ("Classes", _classes(result, images, info, other and other[0])),
         "confusion": ("Confusion matrix", _confusion(result, info)),
         "borders": ("Along the borders", _borders(result, other and other[0])),
-        "pictures": ("Pictures", _pictures(pictures, worst, best, info, other is not None)),
+        "images": ("Images", _images(images, worst, best, info, other is not None)),
     }
     sections = {key: (title, content) for key, (title, content) in sections.items() if content}
     title = f"{info.name} {result.get('split', '')}: mIoU {markup.percent(result['miou'], 2)}"
@@ -87,7 +87,7 @@ def write(
         {
             "classes": info.class_names,
             "matrix": result["confusion_matrix"],
-            "pictures": [_picture_data(line, changes, info) for line in pictures],
+            "images": [_image_data(line, changes, info) for line in images],
         }
     )
     page = f"""<!DOCTYPE html>
@@ -145,7 +145,7 @@ def _summary(result: dict) -> str:
     return "\n".join(parts)
 
 
-def _classes(result: dict, pictures: Sequence[dict], info: DatasetInfo, other: dict | None) -> str:
+def _classes(result: dict, images: Sequence[dict], info: DatasetInfo, other: dict | None) -> str:
     matrix = np.asarray(result["confusion_matrix"])
     shares = matrix.sum(axis=1) / max(1, matrix.sum())
     iou = result["iou_per_class"]
@@ -164,12 +164,12 @@ def _classes(result: dict, pictures: Sequence[dict], info: DatasetInfo, other: d
                 Cell(charts.bar(iou[name], before.get(name)), iou[name], is_number=False),
                 *(markup.percent_cell(values[name]) for values in columns.values()),
                 Cell(markup.percent(shares[i], 2), float(shares[i])),
-                markup.count_cell(sum(name in line["iou_per_class"] for line in pictures)),
+                markup.count_cell(sum(name in line["iou_per_class"] for line in images)),
                 markup.count_cell(i),
             ]
         )
-    heads = ["class", "IoU", "0 to 100%", *columns, "share of pixels", "pictures", "id"]
-    hint = "<p>A class opens its pictures, the lowest IoU first; a column's head sorts."
+    heads = ["class", "IoU", "0 to 100%", *columns, "share of pixels", "images", "id"]
+    hint = "<p>A class opens its images, the lowest IoU first; a column's head sorts."
     if other:
         hint += " The mark in a bar is the other run."
     return f"{hint}</p>\n" + markup.table("Figures by class", heads, rows, sorted_by=1)
@@ -250,8 +250,8 @@ def _borders(result: dict, other: dict | None) -> str:
     )
 
 
-def _pictures(
-    pictures: Sequence[dict],
+def _images(
+    images: Sequence[dict],
     worst: Sequence[Shown],
     best: Sequence[Shown],
     info: DatasetInfo,
@@ -267,7 +267,7 @@ def _pictures(
     )
     legend += f"<li>{markup.swatch(visualize.NO_CLASS_COLOR)}not counted</li>"
     columns = {
-        "name": "picture", "miou": "mIoU", "iou": "IoU of the class",
+        "name": "image", "miou": "mIoU", "iou": "IoU of the class",
         "pixel_accuracy": "pixel accuracy", "change": "change of mIoU",
     }  # fmt: skip
     if not has_changes:
@@ -280,7 +280,7 @@ def _pictures(
     )
     groups = {"worst": enumerate(worst), "best": enumerate(best, start=len(worst))}
     parts = [
-        '<div class="filter"><label>Pictures with <select id="class" autocomplete="off">'
+        '<div class="filter"><label>Images with <select id="class" autocomplete="off">'
         f'<option value="">any class</option>{options}</select></label>'
         '<span id="found" role="status"></span></div>',
         f"<details{' open' if info.num_classes <= 30 else ''}><summary>Legend</summary>"
@@ -288,24 +288,22 @@ def _pictures(
         "colour of the class that they were taken for.</p></details>",
     ]
     for group, members in groups.items():
-        articles = "\n".join(
-            picture_parts.article(picture, number, info) for number, picture in members
-        )
+        articles = "\n".join(image_parts.article(image, number, info) for number, image in members)
         if articles:
             parts.append(f'<div class="shown"><h3>The {group}</h3>\n{articles}</div>')
     parts.append(
-        '<h3 id="all">All pictures</h3><div class="scroll" tabindex="0" role="region" '
-        f'aria-label="All pictures"><table id="table"><thead><tr>{heads}</tr></thead>'
+        '<h3 id="all">All images</h3><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="All images"><table id="table"><thead><tr>{heads}</tr></thead>'
         '<tbody></tbody></table></div><button type="button" id="more" hidden></button>'
-        "<noscript><p>The table of all pictures needs JavaScript.</p></noscript>"
-        '<dialog id="large" aria-label="Picture"><form method="dialog"><p></p>'
+        "<noscript><p>The table of all images needs JavaScript.</p></noscript>"
+        '<dialog id="large" aria-label="Image"><form method="dialog"><p></p>'
         '<button>Close</button></form><img alt=""><div class="choice"></div></dialog>'
     )
     return "\n".join(parts)
 
 
-def _picture_data(line: dict, changes: dict[str, tuple[float, float]], info: DatasetInfo) -> dict:
-    """What the page's script knows of a picture; shares are rounded to save space."""
+def _image_data(line: dict, changes: dict[str, tuple[float, float]], info: DatasetInfo) -> dict:
+    """What the page's script knows of an image; shares are rounded to save space."""
     before, now = changes.get(line["name"], (None, None))
     ids = {name: index for index, name in enumerate(info.class_names)}
     return {

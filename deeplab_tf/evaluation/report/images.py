@@ -1,4 +1,4 @@
-"""Pictures on the page: image, label, prediction and errors side by side."""
+"""Images on the page: image, label, prediction and errors side by side."""
 
 import base64
 import dataclasses
@@ -13,13 +13,13 @@ from deeplab_tf.drawing import visualize
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation.report import markup
 
-LONGEST_SIDE = 512  # of a picture on the page, pixels
+LONGEST_SIDE = 512  # of an image on the page, pixels
 _JPEG_QUALITY = 82
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A picture to be shown with what was predicted for it."""
+    """An image to be shown with what was predicted for it."""
 
     name: str
     miou: float
@@ -50,14 +50,14 @@ class Shown:
 
 
 def article(shown: Shown, number: int, info: DatasetInfo) -> str:
-    """The HTML of one picture: four panels, and the classes in it by IoU.
+    """The HTML of one image: four panels, and the classes in it by IoU.
 
     Args:
-        shown: The picture.
+        shown: The image.
         number: Its place among those shown, counted from 0.
         info: The classes.
     """
-    name = shown.name or f"picture {number + 1}"
+    name = shown.name or f"image {number + 1}"
     counts = shown.label != info.ignore_label
     is_wrong = counts & (shown.label != shown.prediction)
     wrong = markup.percent(np.count_nonzero(is_wrong) / max(1, np.count_nonzero(counts)))
@@ -89,7 +89,7 @@ def article(shown: Shown, number: int, info: DatasetInfo) -> str:
         for index, iou in shown.iou_per_class(info).items()
     )
     return (
-        f'<article id="picture-{number}" data-name="{markup.escape(name)}">'
+        f'<article id="image-{number}" data-name="{markup.escape(name)}">'
         f"<h4>{markup.escape(name)} <span>mIoU {markup.percent(shown.miou)}</span></h4>"
         f'<div class="panels">{figures}</div>'
         f'<ul class="classes" aria-label="IoU by class, the lowest first">{classes}</ul></article>'
@@ -99,7 +99,7 @@ def article(shown: Shown, number: int, info: DatasetInfo) -> str:
 def _errors(
     image: np.ndarray, label: np.ndarray, prediction: np.ndarray, info: DatasetInfo
 ) -> np.ndarray:
-    """A pale picture on which wrong pixels have the colour of the class they were taken for."""
+    """A pale image on which wrong pixels have the colour of the class they were taken for."""
     # Pale, since the colours of most classes are dark, and the background's is black.
     grey = 160 + cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 3
     errors = np.repeat(grey[..., np.newaxis], 3, axis=-1)
@@ -116,13 +116,13 @@ def _jpeg(image: np.ndarray) -> str:
 
 
 def _png(painted: np.ndarray) -> str:
-    picture = Image.fromarray(painted)
-    if (colors := picture.getcolors(256)) is not None:
-        picture = picture.quantize(len(colors), dither=Image.Dither.NONE)
-    return _data_uri(picture, "png", {"optimize": True})
+    image = Image.fromarray(painted)
+    if (colors := image.getcolors(256)) is not None:
+        image = image.quantize(len(colors), dither=Image.Dither.NONE)
+    return _data_uri(image, "png", {"optimize": True})
 
 
-def _data_uri(picture: Image.Image, kind: str, options: dict) -> str:
+def _data_uri(image: Image.Image, kind: str, options: dict) -> str:
     file = io.BytesIO()
-    picture.save(file, format=kind, **options)
+    image.save(file, format=kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""One picture and its label: what is counted of them, and what is wrong with them."""
+"""One image and its label: what is counted of them, and what is wrong with them."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ _COLOR_MODES = ("RGB", "RGBA", "LA", "CMYK", "YCbCr")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something that is wrong with one picture; `kind` is a key of `findings.KINDS`."""
+    """Something that is wrong with one image; `kind` is a key of `findings.KINDS`."""
 
     kind: str
     detail: str = ""
@@ -30,7 +30,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A picture and its label, not yet read: a file, the bytes of one, or None if there is none."""
+    """An image and its label, not yet read: a file, the bytes of one, or None if there is none."""
 
     split: str  # empty for what is in none
     name: str
@@ -44,8 +44,8 @@ class Example:
 
 
 @dataclasses.dataclass
-class Picture:
-    """What is known of a picture that was read."""
+class MeasuredImage:
+    """What is known of an image that was read."""
 
     split: str
     name: str
@@ -71,8 +71,8 @@ def measure(
     info: DatasetInfo,
     label_encoding: str | None = None,
     ids_by_color: Mapping[label_files.RGB, int] | None = None,
-) -> Picture:
-    """Reads a picture and its label to their last pixel.
+) -> MeasuredImage:
+    """Reads an image and its label to their last pixel.
 
     Args:
         example: What to read.
@@ -83,115 +83,115 @@ def measure(
     Returns:
         What was counted, and all that is wrong; nothing is raised.
     """
-    picture = Picture(example.split, example.name, example.label_name)
+    measured = MeasuredImage(example.split, example.name, example.label_name)
     if example.problem:
-        picture.problems.append(example.problem)
-        return picture
-    image = _read_image(example, picture)
-    label = _read_label(example, picture, label_encoding, ids_by_color)
+        measured.problems.append(example.problem)
+        return measured
+    image = _read_image(example, measured)
+    label = _read_label(example, measured, label_encoding, ids_by_color)
     if image is not None:
         height, width = image.shape[:2]
-        picture.size = (width, height)
-        picture.digest = hashlib.blake2b(image, digest_size=16, salt=b"%d" % width).digest()
+        measured.size = (width, height)
+        measured.digest = hashlib.blake2b(image, digest_size=16, salt=b"%d" % width).digest()
         mean, deviation = (values[:, 0] for values in cv2.meanStdDev(image))
-        picture.color_sums = height * width * np.stack([mean, deviation**2 + mean**2])
+        measured.color_sums = height * width * np.stack([mean, deviation**2 + mean**2])
     if label is not None and not label.size:
-        picture.add_of_label("label_damaged", "holds no pixel")
+        measured.add_of_label("label_damaged", "holds no pixel")
         label = None
     if label is not None:
-        _count_ids(label, info, picture)
+        _count_ids(label, info, measured)
     if image is not None and label is not None and image.shape[:2] != label.shape:
-        picture.add_of_label(
+        measured.add_of_label(
             "size_mismatch",
             f"image {width}x{height}, label {label.shape[1]}x{label.shape[0]}",
         )
         label = None
-    picture.thumbnail = _thumbnail(image, label, info)
-    return picture
+    measured.thumbnail = _thumbnail(image, label, info)
+    return measured
 
 
-def _read_image(example: Example, picture: Picture) -> np.ndarray | None:
+def _read_image(example: Example, measured: MeasuredImage) -> np.ndarray | None:
     """The pixels that training would see, uint8 [H, W, 3]."""
     if example.image is None:
-        picture.add("image_missing")
+        measured.add("image_missing")
         return None
     try:
         content = _content(example.image)
         header = PIL.Image.open(io.BytesIO(content))
         orientation = header.getexif().get(label_files.EXIF_ORIENTATION, 1)
     except Exception as error:  # Pillow raises errors of every kind on damaged files
-        picture.add("image_damaged", _reason(error))
+        measured.add("image_damaged", _reason(error))
         return None
     if header.format not in ("JPEG", "PNG") or header.mode not in label_files.IMAGE_MODES:
-        picture.add("image_format", f"{header.format}, mode {header.mode}")
+        measured.add("image_format", f"{header.format}, mode {header.mode}")
         return None
     if orientation != 1:
-        picture.add("exif_rotation", f"orientation {orientation}")
+        measured.add("exif_rotation", f"orientation {orientation}")
     try:
         # TensorFlow, not Pillow, which takes a PNG without its last rows for whole.
         return tf.io.decode_image(content, channels=3, expand_animations=False).numpy()
     except tf.errors.OpError:
-        picture.add("image_damaged", "cannot be decoded to its end")
+        measured.add("image_damaged", "cannot be decoded to its end")
         return None
 
 
 def _read_label(
     example: Example,
-    picture: Picture,
+    measured: MeasuredImage,
     encoding: str | None,
     ids_by_color: Mapping[label_files.RGB, int] | None,
 ) -> np.ndarray | None:
     """The ids, int [H, W]."""
     if example.label is None:
-        picture.add("label_missing")
+        measured.add("label_missing")
         return None
     path = None if isinstance(example.label, bytes) else example.label
     if path and (encoding == "array" or path.suffix.lower() in label_files.ARRAY_EXTENSIONS):
-        picture.encoding = "array"
+        measured.encoding = "array"
         try:
             return label_files.read_label(path, "array")
         except UserError as error:
-            picture.add_of_label("label_damaged", _without_path(error, path))
+            measured.add_of_label("label_damaged", _without_path(error, path))
             return None
     try:
         content = _content(example.label)
         header = PIL.Image.open(io.BytesIO(content))
         if header.format == "JPEG":
-            picture.add_of_label("label_jpeg")
+            measured.add_of_label("label_jpeg")
             return None
         header.verify()  # the checksums, to the last byte
         if path:
-            return _read_label_file(path, header.mode, picture, encoding, ids_by_color)
+            return _read_label_file(path, header.mode, measured, encoding, ids_by_color)
         label = PIL.Image.open(io.BytesIO(content))
         if label.format != "PNG" or label.mode != "L" or content[24] != 8:
             kind = "label_colors" if label.mode in _COLOR_MODES else "label_in_record"
-            picture.add_of_label(kind, f"{label.format}, mode {label.mode}")
+            measured.add_of_label(kind, f"{label.format}, mode {label.mode}")
             return None
-        picture.encoding = "grey"
+        measured.encoding = "grey"
         return np.asarray(label)
     except Exception as error:  # as for images
-        picture.add_of_label("label_damaged", _reason(error))
+        measured.add_of_label("label_damaged", _reason(error))
         return None
 
 
 def _read_label_file(
     path: pathlib.Path,
     mode: str,
-    picture: Picture,
+    measured: MeasuredImage,
     encoding: str | None,
     ids_by_color: Mapping[label_files.RGB, int] | None,
 ) -> np.ndarray | None:
     is_colored = mode in _COLOR_MODES
     if is_colored and not ids_by_color:
-        picture.add_of_label("label_colors", f"mode {mode}")
+        measured.add_of_label("label_colors", f"mode {mode}")
         return None
     try:
         label = label_files.read_label(path, encoding, ids_by_color)
-        picture.encoding = "color_map" if is_colored else "palette" if mode == "P" else "grey"
+        measured.encoding = "color_map" if is_colored else "palette" if mode == "P" else "grey"
         return label
     except UserError as error:
         kind = "label_colors" if is_colored else "label_damaged"
-        picture.add_of_label(kind, _without_path(error, path))
+        measured.add_of_label(kind, _without_path(error, path))
         return None
 
 
@@ -206,34 +206,34 @@ def _content(source: pathlib.Path | bytes) -> bytes:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, PIL.UnidentifiedImageError):
-        return "no picture, or one without its beginning"
+        return "not an image, or one without its beginning"
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).split("\n")[0]
 
 
-def _count_ids(label: np.ndarray, info: DatasetInfo, picture: Picture) -> None:
+def _count_ids(label: np.ndarray, info: DatasetInfo, measured: MeasuredImage) -> None:
     if label.min() >= 0 and label.max() < 2**16:
         counts = np.bincount(label.ravel())
         ids = np.flatnonzero(counts)
         counts = counts[ids]
     else:
         ids, counts = np.unique(label, return_counts=True)
-    picture.pixels_by_id = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    measured.pixels_by_id = dict(zip(ids.tolist(), counts.tolist(), strict=True))
     wrong = [
         f"{class_id} ({pixels:,} px)"
-        for class_id, pixels in picture.pixels_by_id.items()
+        for class_id, pixels in measured.pixels_by_id.items()
         if not 0 <= class_id < info.num_classes and class_id != info.ignore_label
     ]
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        picture.add_of_label("ids_out_of_range", "id " + ", ".join(wrong[:4]) + more)
+        measured.add_of_label("ids_out_of_range", "id " + ", ".join(wrong[:4]) + more)
     elif ids.tolist() == [info.ignore_label]:
-        picture.add_of_label("all_ignored")
+        measured.add_of_label("all_ignored")
 
 
 def _thumbnail(
     image: np.ndarray | None, label: np.ndarray | None, info: DatasetInfo
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """A small picture and a small label, whose ids have their place in `contact_sheet`."""
+    """A small image and a small label, whose ids have their place in `contact_sheet`."""
     if image is None:
         return None, None
     height, width = image.shape[:2]

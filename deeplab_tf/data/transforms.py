@@ -30,9 +30,9 @@ def decode(image_bytes: tf.Tensor) -> tf.Tensor:
     )
 
 
-def resize_bilinear(pictures: tf.Tensor, size) -> tf.Tensor:
+def resize_bilinear(images: tf.Tensor, size) -> tf.Tensor:
     """Resizes [N, H, W, C] bilinearly with align_corners; returns float32."""
-    return tf.raw_ops.ResizeBilinear(images=pictures, size=size, align_corners=True)
+    return tf.raw_ops.ResizeBilinear(images=images, size=size, align_corners=True)
 
 
 def resize_nearest(labels: tf.Tensor, size) -> tf.Tensor:
@@ -45,13 +45,13 @@ def resize_nearest(labels: tf.Tensor, size) -> tf.Tensor:
 def resize_to_range_size(
     height, width, min_size: int, max_size: int | None, factor: int | None
 ) -> tf.Tensor:
-    """Returns the size that the original's `resize_to_range` gives a picture.
+    """Returns the size that the original's `resize_to_range` gives an image.
 
     The shorter side becomes `min_size`, unless the longer one would exceed `max_size`: then that
     becomes `max_size`.
 
     Args:
-        height: Height of the picture in pixels; a number or a scalar tensor.
+        height: Height of the image in pixels; a number or a scalar tensor.
         width: Its width.
         min_size: Wanted length of the shorter side in pixels.
         max_size: Bound of the longer side in pixels; None for none.
@@ -223,7 +223,7 @@ class TrainingCrop:
         return tf.maximum(tf.cast(tf.cast(size, tf.float32) * scale, tf.int32), 1)
 
     def _offset(self, label: tf.Tensor, size: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Returns the crop's top and left in the picture of `size` that the label is scaled to."""
+        """Returns the crop's top and left in the image of `size` that the label is scaled to."""
         offsets = tf.reshape(draws[2:], [-1, 2]) % tf.maximum(size - self.crop_size + 1, 1)
         if self.num_tries == 1:
             return offsets[0]

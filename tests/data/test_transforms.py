@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.data import images
+from deeplab_tf.data import transforms
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_resize_to_range_gives_the_sizes_of_the_original(recorded):
     ]
     assert len(cases) > 10
     for case in cases:
-        size = images.resize_to_range_size(
+        size = transforms.resize_to_range_size(
             *case["image"], case["min_size"], case["max_size"], case["factor"]
         )
         assert size.numpy().tolist() == case["result"][:2], case
@@ -39,9 +39,9 @@ def test_resize_to_range_gives_the_sizes_of_the_original(recorded):
 def test_resize_to_range_gives_the_pixels_of_the_original(recorded):
     values = recorded[1]
     shape = values["image"].shape
-    resized = images.resize(
+    resized = transforms.resize(
         {"image": values["image"], "label": values["label"][..., 0]},
-        images.resize_to_range_size(shape[0], shape[1], 15, 21, 4),
+        transforms.resize_to_range_size(shape[0], shape[1], 15, 21, 4),
     )
     name = "resize_to_range_min15_max21_factor4_"
     np.testing.assert_allclose(resized["image"], values[name + "image"], atol=1e-3)
@@ -52,7 +52,7 @@ def test_resize_to_range_gives_the_pixels_of_the_original(recorded):
 def test_scaling_gives_the_pixels_of_the_original(recorded, scale):
     values = recorded[1]
     size = [int(side * scale) for side in values["image"].shape[:2]]
-    scaled = images.resize({"image": values["image"], "label": values["label"][..., 0]}, size)
+    scaled = transforms.resize({"image": values["image"], "label": values["label"][..., 0]}, size)
     np.testing.assert_allclose(scaled["image"], values[f"scaled_image_{scale}"], atol=1e-3)
     np.testing.assert_array_equal(scaled["label"], values[f"scaled_label_{scale}"][..., 0])
 
@@ -67,12 +67,12 @@ def test_scaling_gives_the_pixels_of_the_original(recorded, scale):
     ],
 )
 def test_the_scales_are_those_of_the_original(min_scale, max_scale, step, scales):
-    crop = images.TrainingCrop((9, 9), 255, None, None, None, min_scale, max_scale, step)
+    crop = transforms.TrainingCrop((9, 9), 255, None, None, None, min_scale, max_scale, step)
     assert crop.scales.tolist() == scales
 
 
 def test_padding_is_the_mean_pixel_at_the_bottom_and_right_and_counts_nowhere(example):
-    padded = images.pad_to(example, 9, 10, ignore_label=255, pad_pixel=(1.0, 2.0, 3.0))
+    padded = transforms.pad_to(example, 9, 10, ignore_label=255, pad_pixel=(1.0, 2.0, 3.0))
     np.testing.assert_array_equal(padded["image"][:7, :9], example["image"])
     np.testing.assert_array_equal(padded["image"][8, 9], [1.0, 2.0, 3.0])
     np.testing.assert_array_equal(padded["label"][:7, :9], example["label"])
@@ -80,23 +80,23 @@ def test_padding_is_the_mean_pixel_at_the_bottom_and_right_and_counts_nowhere(ex
     assert set(padded["label"].numpy()[:, 9].ravel()) == {255}
 
 
-def test_a_picture_that_is_large_enough_is_not_padded(example):
-    padded = images.pad_to(example, 5, 9, ignore_label=255)
+def test_a_image_that_is_large_enough_is_not_padded(example):
+    padded = transforms.pad_to(example, 5, 9, ignore_label=255)
     np.testing.assert_array_equal(padded["image"], example["image"])
 
 
-# Crop settings -> the size of the picture. Every way through the code, with odd shapes.
+# Crop settings -> the size of the image. Every way through the code, with odd shapes.
 CROPS = {
-    "official": (images.TrainingCrop((33, 41), 255), (29, 37)),
-    "larger picture": (images.TrainingCrop((33, 41), 255), (70, 90)),
-    "any scale": (images.TrainingCrop((33, 41), 0, scale_factor_step_size=0.0), (50, 40)),
-    "resized": (images.TrainingCrop((33, 41), 255, 30, 50, 8), (64, 48)),
+    "official": (transforms.TrainingCrop((33, 41), 255), (29, 37)),
+    "larger image": (transforms.TrainingCrop((33, 41), 255), (70, 90)),
+    "any scale": (transforms.TrainingCrop((33, 41), 0, scale_factor_step_size=0.0), (50, 40)),
+    "resized": (transforms.TrainingCrop((33, 41), 255, 30, 50, 8), (64, 48)),
     "unscaled": (
-        images.TrainingCrop((33, 41), 255, None, None, None, 1.0, 1.0, 0.0, False),
+        transforms.TrainingCrop((33, 41), 255, None, None, None, 1.0, 1.0, 0.0, False),
         (40, 30),
     ),
-    "one pixel": (images.TrainingCrop((5, 4), 255, pad_pixel=(1.0, 2.0, 3.0)), (3, 1)),
-    "drawn again": (images.TrainingCrop((17, 17), 255, max_class_share=0.5), (60, 60)),
+    "one pixel": (transforms.TrainingCrop((5, 4), 255, pad_pixel=(1.0, 2.0, 3.0)), (3, 1)),
+    "drawn again": (transforms.TrainingCrop((17, 17), 255, max_class_share=0.5), (60, 60)),
 }
 
 
@@ -135,7 +135,7 @@ def test_the_fast_crop_is_the_crop_of_the_graph(case):
 
 
 def test_a_crop_sees_every_offset_and_flips_half_of_the_time(example):
-    crop = images.TrainingCrop((5, 6), 255, None, None, None, 1.0, 1.0, 0.25)
+    crop = transforms.TrainingCrop((5, 6), 255, None, None, None, 1.0, 1.0, 0.25)
     example = {key: tf.cast(value, tf.uint8) for key, value in example.items()}
     offsets, flips = set(), 0
     in_graph = tf.function(crop)
@@ -156,7 +156,7 @@ def test_a_crop_that_one_class_fills_is_drawn_again():
     fixed = {"min_scale_factor": 1.0, "max_scale_factor": 1.0}
     shares = {}
     for share in (1.0, 0.8):
-        crop = images.TrainingCrop((20, 20), 255, max_class_share=share, **fixed)
+        crop = transforms.TrainingCrop((20, 20), 255, max_class_share=share, **fixed)
         in_graph = tf.function(crop)
         filled = [
             np.mean(in_graph(example, draws_of(crop, i))["label"] == 0) > 0.8 for i in range(40)
