@@ -1,9 +1,9 @@
 """Augmentation beyond the original's, for when training images are few; all of it is optional.
 
 As in `transforms.py`, an example is a dict with `image` [H, W, 3] (0..255) and `label` [H, W],
-random operations take a stateless seed, int [2], and image and label always move together. Examples keep
-their size and their other keys; images become float32. What these operations cost grows with the
-image: apply them to the crop.
+random operations take a stateless seed, int [2], and image and label always move together. Examples
+keep their size and their other keys; images become float32. What these operations cost grows with
+the image: apply them to the crop.
 """
 
 import math
