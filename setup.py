@@ -50,6 +50,8 @@ setuptools.setup(
         "tensorboard",  # no longer installed by tensorflow
         "ai-edge-litert>=2",  # runs and reads .tflite files, in the place of tf.lite
         "tensorflow-serving-api",  # protocol buffers of TF Serving: warm-up requests, the client
+        "platformdirs",  # the cache of released weights
+        "requests",  # their download
         "psutil",  # memory and processes, on every platform
         "pillow",  # palette PNGs: neither TensorFlow nor OpenCV reads or writes their class ids
     ],

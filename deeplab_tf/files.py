@@ -155,6 +155,13 @@ def remove_drafts(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Deletes a folder; a kill half-way leaves a draft, and nothing under the folder's name."""
+    path = pathlib.Path(path)
+    with draft_folder(path.parent) as folder:
+        os.replace(path, folder / path.name)
+
+
 def _is_left_over(path: pathlib.Path) -> bool:
     host, _, process = path.name.removeprefix(_DRAFT).rpartition("_")[0].rpartition("_")
     if host == _host() and process.isdecimal():

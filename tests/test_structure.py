@@ -16,6 +16,7 @@ ROOMS = (
     "config",
     "files",
     "command_line",
+    "zoo",
     "layers",
     "backbones",
     "models",

@@ -1,0 +1,189 @@
+"""Released weights on this machine: where they are kept, and finding a checkpoint by name.
+
+In the cache folder, every name has
+
+    NAME/         the files of the archive
+    NAME.json     where they came from, and the SHA-256 of the archive
+    NAME.part     what an interrupted download has received
+"""
+
+import os
+import pathlib
+import re
+import sys
+import time
+
+from deeplab_tf import files
+from deeplab_tf.errors import UserError
+from deeplab_tf.zoo import archives
+from deeplab_tf.zoo.entries import ENTRIES
+from deeplab_tf.zoo.entries import Entry
+from deeplab_tf.zoo.entries import find_entry
+
+
+def cache_dir() -> pathlib.Path:
+    """Returns the folder of the released weights.
+
+    It is `zoo` in the folder that the environment variable DEEPLAB_TF_CACHE names, or in the
+    user's cache folder.
+    """
+    return (archives.environment_folder() or archives.default_folder()) / "zoo"
+
+
+def is_cached(name: str) -> bool:
+    """Whether the weights of a name are on this machine."""
+    return (cache_dir() / name).is_dir()
+
+
+def resolve(name_or_path: str | os.PathLike) -> str:
+    """Returns the checkpoint that a name or a path stands for; downloads a name if need be.
+
+    Args:
+        name_or_path: A name of `ENTRIES`, or any path, which is returned as it is.
+
+    Returns:
+        Path of the checkpoint.
+
+    Raises:
+        UserError: The weights are neither on this machine nor to be had; or the path looks like a
+            misspelt name.
+    """
+    text = os.fspath(name_or_path)
+    if text in ENTRIES:
+        if not is_cached(text):
+            download(text)
+        return checkpoint_in(cache_dir() / text)
+    looks_like_a_name = re.fullmatch(r"[a-z0-9_]+", text) and not os.path.exists(text)
+    if looks_like_a_name and not pathlib.Path(text + ".index").exists():
+        find_entry(text)  # raises, with the nearest names
+    return text
+
+
+def download(name: str, show_progress: bool = True) -> pathlib.Path:
+    """Downloads released weights into the cache, unless they are there.
+
+    A broken download is resumed. The archive must be the one that was downloaded first: its
+    SHA-256 is kept, as the authors published none.
+
+    Args:
+        name: A name of `ENTRIES`.
+        show_progress: Whether a progress bar is shown.
+
+    Returns:
+        Folder of the weights.
+
+    Raises:
+        UserError: There is no such name, no network, or the archive is damaged or another one.
+    """
+    entry = find_entry(name)
+    folder = cache_dir() / name
+    if folder.is_dir():
+        return folder
+    part = cache_dir() / f"{name}.part"
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{part.parent} cannot be made ({error.strerror}): name another folder in the "
+            "environment variable DEEPLAB_TF_CACHE."
+        ) from error
+    try:
+        archives.download(entry.url, part, show_progress)
+    except UserError as error:
+        raise UserError(
+            f"{error} Without a network, fetch {entry.url} by other means and run `python -m "
+            f"deeplab_tf.zoo add {name} ARCHIVE`."
+        ) from error
+    _install(entry, part, entry.url)
+    part.unlink()
+    return folder
+
+
+def add(name: str, path: str | os.PathLike) -> pathlib.Path:
+    """Takes released weights that were fetched by other means into the cache.
+
+    Args:
+        name: A name of `ENTRIES`.
+        path: The archive, or the folder that it was unpacked into. It stays as it is.
+
+    Returns:
+        Folder of the weights.
+
+    Raises:
+        UserError: There is no such name or path, or no checkpoint in it.
+    """
+    entry, source = find_entry(name), pathlib.Path(path).expanduser()
+    if not source.exists():
+        raise UserError(f"There is no {source}. Give an archive, or a folder of checkpoint files.")
+    if source.is_file() and not archives.is_archive(source):
+        raise UserError(
+            f"{source} is not an archive such as {entry.archive.rpartition('/')[2]}, nor a folder."
+        )
+    return _install(entry, source, str(source.resolve()))
+
+
+def checkpoint_in(folder: pathlib.Path) -> str:
+    """Returns the one checkpoint in a folder, whatever its name: a prefix, or a V1 file.
+
+    Raises:
+        UserError: There is none, or more than one.
+    """
+    found = [path.with_suffix("") for path in sorted(folder.glob("*.index"))]
+    if not found:  # the format before 2016: one file
+        found = sorted(folder.glob("*.ckpt"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UserError(f"{folder} must hold one checkpoint, and holds {names}.")
+    return str(found[0])
+
+
+def _install(entry: Entry, source: pathlib.Path, origin: str) -> pathlib.Path:
+    """Puts the files of an archive or a folder in their place, once they hold a checkpoint."""
+    folder, about = cache_dir() / entry.name, cache_dir() / f"{entry.name}.json"
+    digest = archives.sha256(source) if source.is_file() else None
+    _check_digest(about, digest, origin)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        files.remove_drafts(folder.parent)
+        if folder.is_dir():
+            files.remove_folder(folder)
+        with files.replacing(folder) as draft:
+            draft.mkdir()
+            if source.is_dir():
+                archives.copy_files(source, draft)
+            else:
+                archives.unpack(source, draft)
+            checkpoint_in(draft)
+        if digest:
+            files.write_json(
+                about,
+                {
+                    "name": entry.name,
+                    "origin": origin,
+                    "sha256": digest,
+                    "bytes": source.stat().st_size,
+                    "added": time.strftime("%Y-%m-%d"),
+                },
+            )
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error}.") from error
+    return folder
+
+
+def _check_digest(about: pathlib.Path, digest: str | None, origin: str) -> None:
+    """Compares an archive with the one that was taken first."""
+    if digest is None:
+        return
+    if not about.exists():
+        print(
+            f"SHA-256 of {origin}: {digest}. The authors published none to compare it with; it is "
+            f"kept in {about}.",
+            file=sys.stderr,
+        )
+        return
+    first = files.read_json(about, "record of a download").get("sha256")
+    if first != digest:
+        raise UserError(
+            f"{origin} is another archive than the first one: its SHA-256 is {digest}, and not "
+            f"{first}. If the new one is right, delete {about} and run the command again."
+        )
