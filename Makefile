@@ -1,11 +1,11 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Both want Python 3.10 to 3.13;
-# `make demo PYTHON=python3.12` chooses one.
+# `make demo` and `make test` run on a fresh machine; `make check` lints and checks types. They need
+# Python 3.10 to 3.13; `make demo PYTHON=python3.12` chooses one.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := demo
 
-.PHONY: demo test clean
+.PHONY: demo test check format clean
 
 demo: $(VENV)/installed
 	$(RUN) -m deeplab_tf.datasets.build --dataset=shapes --data_dir=$(DEMO)/records
@@ -24,16 +24,24 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-for-tests
 	$(RUN) -m pytest -n 2 --dist=loadfile
 
+check: $(VENV)/installed-for-tests
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(VENV)/installed-for-tests
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
 $(RUN):
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 
 $(VENV)/installed: setup.py pyproject.toml | $(RUN)
-	$(RUN) -m pip install '.[fast]'
+	$(RUN) -m pip install '.[fast,serving]'
 	touch $@
 
 $(VENV)/installed-for-tests: setup.py pyproject.toml | $(RUN)
-	$(RUN) -m pip install '.[test,jax]'
+	$(RUN) -m pip install '.[test,lint]'
 	touch $@
 
 clean:

@@ -22,54 +22,83 @@ def sub_packages(folder: str) -> dict[str, str]:
     return {"deeplab_tf." + path.replace("/", "."): path for path in relative}
 
 
+def version() -> str:
+    """Returns the version that `deeplab_tf/__init__.py` states."""
+    text = (ROOT / "deeplab_tf/__init__.py").read_text(encoding="utf-8")
+    return re.findall(r'^__version__ = "(.+)"', text, re.MULTILINE)[0]
+
+
 LINKED = sub_packages("datasets") | sub_packages("export")
+
+# An upper bound stands where a private interface of the package is used. It is the next version
+# after the last one that the tests passed with: raise it after running them.
+REQUIRED = [
+    "tensorflow>=2.21",
+    "keras>=3.12,<3.16",  # `_run_through_graph`: the table of `describe`
+    "tensorflow-datasets>=4.9.9,<4.10",  # `_get_filename_template`: shards under DeepLab's names
+    "importlib_resources",  # tensorflow-datasets needs it to build records, but does not declare it
+    "numpy",
+    "opencv-python",
+    "absl-py",
+    "tensorboard",  # TensorFlow 2.21 no longer installs it
+    "platformdirs",  # the cache of released weights
+    "requests",  # their download
+    "psutil",  # memory and processes on every platform
+    "pillow",  # palette PNGs: TensorFlow and OpenCV neither read nor write their class ids
+]
+
+# `deeplab_tf.errors.extra_for` names the extra where one is missing.
+EXTRAS = {
+    # The input pipeline and the fully-connected CRF, several times as fast as in TensorFlow.
+    "fast": ["numba>=0.60,<0.69"],  # `numba.core.cgutils`: vectors of eight floats
+    # Exporting, running and describing .tflite files. `schema_py_generated`: their operators.
+    "litert": ["ai-edge-litert>=2,<3"],
+    # Warm-up requests in SavedModels; asking TF Serving over gRPC.
+    "serving": ["tensorflow-serving-api", "grpcio"],
+    "onnx": ["tf2onnx", "onnx", "onnxruntime"],
+    "mat": ["scipy"],  # labels in MATLAB's .mat files
+    "jax": ["jax"],  # the network on Keras' other backend
+}
+EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
+EXTRAS["test"] = [
+    *EXTRAS["all"],
+    "pytest",
+    "pytest-xdist",  # two files at a time
+    "dill",  # tensorflow_datasets.testing needs it, but does not declare it
+]
+# The formatter's style and the type checker's findings change between versions.
+EXTRAS["lint"] = ["ruff>=0.17,<0.18", "mypy>=2.4,<2.5"]
 
 setuptools.setup(
     name="deeplab_tf",
-    version=re.search(r'__version__ = "(.+)"', (ROOT / "deeplab_tf/__init__.py").read_text())[1],
+    version=version(),
     description="DeepLab v1, v2, v3 and v3+ for TensorFlow and Keras 3",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords="deeplab semantic-segmentation tensorflow keras atrous-convolution aspp crf",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.10",
     packages=setuptools.find_packages(include=["deeplab_tf", "deeplab_tf.*"]) + list(LINKED),
     package_dir=LINKED,
     package_data={
         "": ["README.md", "CITATIONS.bib"],
+        "deeplab_tf": ["py.typed"],
         "deeplab_tf.evaluation.report": ["*.css", "*.js"],
         "deeplab_tf.export": ["tf_serving/*.txt"],
     },
-    install_requires=[
-        "tensorflow>=2.21",
-        "keras>=3.12",
-        "tensorflow-datasets>=4.9.9",
-        "importlib_resources",  # needed by tensorflow-datasets when it builds, not asked for by it
-        "numpy",
-        "opencv-python",
-        "absl-py",
-        "tensorboard",  # no longer installed by tensorflow
-        "ai-edge-litert>=2",  # runs and reads .tflite files, in the place of tf.lite
-        "tensorflow-serving-api",  # protocol buffers of TF Serving: warm-up requests, the client
-        "platformdirs",  # the cache of released weights
-        "requests",  # their download
-        "psutil",  # memory and processes, on every platform
-        "pillow",  # palette PNGs: neither TensorFlow nor OpenCV reads or writes their class ids
-    ],
-    extras_require={
-        # The input pipeline and the fully-connected CRF several times as fast as in TensorFlow.
-        "fast": ["numba>=0.60"],
-        "jax": ["jax"],  # Keras' other backend; only a test needs it
-        "mat": ["scipy"],  # labels in MATLAB's .mat files
-        "onnx": ["tf2onnx", "onnx", "onnxruntime"],
-        "test": [
-            "pytest",
-            "pytest-xdist",  # two files at a time
-            "dill",  # for tensorflow_datasets.testing
-            "numba",
-            "scipy",
-            "tf2onnx",
-            "onnx",
-            "onnxruntime",
-        ],
-    },
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
 )

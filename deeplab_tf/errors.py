@@ -1,8 +1,39 @@
 """The one error that a user is meant to read."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """Something the user gave is wrong; the message says what, where, and what to do.
 
     The commands print the message without a traceback and exit with 1.
     """
+
+
+@contextlib.contextmanager
+def extra_for(purpose: str, extra: str) -> Iterator[None]:
+    """Says how to install what is missing, around the imports of optional packages.
+
+    Args:
+        purpose: What the packages are needed for, such as "Reading .mat files".
+        extra: The extra of `setup.py` that installs them.
+
+    Raises:
+        UserError: An import failed because a package is not installed.
+
+    Example:
+        >>> with extra_for("Reading .mat files", extra="mat"):
+        ...     import a_missing_package
+        Traceback (most recent call last):
+        deeplab_tf.errors.UserError: Reading .mat files needs the package a_missing_package, which \
+is not installed: pip install 'deeplab_tf[mat]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or str(error)).partition(".")[0]
+        raise UserError(
+            f"{purpose} needs the package {package}, which is not installed: "
+            f"pip install 'deeplab_tf[{extra}]'"
+        ) from error
