@@ -5,6 +5,7 @@ import functools
 import http.server
 import io
 import pathlib
+import random
 import subprocess
 import sys
 import tarfile
@@ -22,7 +23,7 @@ NAME = "mobilenetv2_dm05_coco_voc_trainaug"
 ARCHIVE = zoo.ENTRIES[NAME].archive
 CONTENT = {
     "some_folder/model.ckpt.index": b"index" * 50,
-    "some_folder/model.ckpt.data": b"d" * 5000,
+    "some_folder/model.ckpt.data": random.Random(0).randbytes(300_000),
 }
 
 
@@ -204,6 +205,7 @@ def test_every_entry_describes_a_network():
 def test_the_command_lists_adds_and_says_what_is_wrong(tmp_path, capsys):
     archive = write_archive(tmp_path / "given.tar.gz")
     command.main(["add", NAME, str(archive)])
+    assert NAME in capsys.readouterr().out
     command.main(["list"])
     listed = capsys.readouterr().out
     for entry in zoo.ENTRIES.values():
