@@ -36,9 +36,9 @@ from PIL import Image
 from deeplab_tf import backbones
 from deeplab_tf import crf
 from deeplab_tf import import_checkpoint
-from deeplab_tf import predict
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.data import image_files
 from deeplab_tf.evaluation import inference
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.export import examples
@@ -119,7 +119,7 @@ def read_images(patterns: str, label_folder: str) -> list[Photo]:
 
     images = []
     for path in matching(patterns):
-        image, label = predict.read_image(path), None
+        image, label = image_files.read_image(path), None
         inside = fitted(image, np.zeros(image.shape[:2], np.int32))
         label_path = os.path.join(label_folder, f"{pathlib.Path(path).stem}.png")
         if os.path.exists(label_path):

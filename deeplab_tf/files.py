@@ -163,7 +163,8 @@ def remove_folder(path: Path) -> None:
 
 
 def _is_left_over(path: pathlib.Path) -> bool:
-    host, _, process = path.name.removeprefix(_DRAFT).rpartition("_")[0].rpartition("_")
+    # The rest of the name is random, and may hold further underscores.
+    host, process, *_ = (*path.name.removeprefix(_DRAFT).split("_"), "")
     if host == _host() and process.isdecimal():
         return not psutil.pid_exists(int(process)) or int(process) == os.getpid()
     try:

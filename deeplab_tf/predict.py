@@ -18,22 +18,12 @@ still tells the names and the colours of the classes.
 What cannot be read is named and skipped, and then the exit code is 1.
 """
 
-import collections
 import dataclasses
-import functools
-import glob
-import itertools
-import os
-import re
-import tempfile
 import time
 from collections.abc import Callable
-from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
-from PIL import Image
-from PIL import ImageOps
 
 from deeplab_tf import command_line
 from deeplab_tf.config import NO_CRF
@@ -41,24 +31,13 @@ from deeplab_tf.config import WHOLE_IMAGES
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import setting
-from deeplab_tf.data.records import DatasetInfo
+from deeplab_tf.data import image_files
+from deeplab_tf.drawing import predictions
 from deeplab_tf.drawing import server_ids
 from deeplab_tf.drawing import video
-from deeplab_tf.drawing import visualize
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import inference
 from deeplab_tf.runs import run_dir as run_dirs
-
-OVERVIEW = "overview"
-OVERVIEW_IMAGES = 12
-OVERVIEW_WIDTH = 480  # of one image in it, pixels
-IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-FOLDER_ENDINGS = IMAGE_ENDINGS + video.VIDEO_ENDINGS  # what is taken from a folder
-# What follows an image's name in the names of what is written for it.
-OVERLAY, CONFIDENCE, PROBABILITIES = "_overlay", "_confidence", "_probabilities"
-SUFFIXES = ("", OVERLAY, CONFIDENCE, PROBABILITIES)
-LABEL_IDS_FOLDER = "label_ids"
-PROGRESS_SECONDS = 2.0  # between two lines on a video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +72,6 @@ class PredictConfig:
 DEFAULTS = PredictConfig()
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What was found in an image; `probabilities` only where they were asked for."""
-
-    label: np.ndarray  # class ids, int32 [H, W]
-    probabilities: np.ndarray | None = None  # float32 [H, W, num_classes]
-
-
 def predict(
     run_dir: str,
     images: str,
@@ -132,59 +103,69 @@ def predict(
         UserError: No image was found; the artefact cannot do what is asked for; or some images
             were unreadable, after all others were labelled.
     """
-    paths = find_images(images)
-    names = output_names(paths)
-    _check_overwrites(paths, names, output_dir)
+    paths = video.find_sources(images)
+    names = predictions.output_names(paths)
+    predictions.check_overwrites(paths, names, output_dir)
     run = run_dirs.read(run_dir)
-    dataset = run.dataset
-    label_ids = server_ids.read_label_ids(predict_config.label_ids, dataset.class_names)
+    class_names, colors = run.dataset.class_names, run.dataset.colors
+    label_ids = server_ids.read_label_ids(predict_config.label_ids, class_names)
     prediction_of = _prediction_function(
         run, checkpoint, artefact, crf_config, eval_config, predict_config
     )
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir={output_dir} cannot be made: {error}.") from error
-
-    written, failures, overview = [], [], []
+    writer = predictions.PredictionWriter(
+        output_dir,
+        class_names,
+        colors,
+        save_confidence=predict_config.save_confidence,
+        save_probabilities=predict_config.save_probabilities,
+        label_ids=label_ids,
+    )
+    written, failures = [], []
     started = time.monotonic()
     for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
+        progress = f"{number} of {len(paths)}"
         try:
-            source = video.Reader(path) if video.is_video(path) else read_image(path)
-        except UserError:  # no camera, which is no broken file
-            raise
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            failures.append(f"{path}: {error}")
-            print(f"{number} of {len(paths)}  {path}: skipped, {error}", flush=True)
-            continue
-        if isinstance(source, video.Reader):
-            output, overlay, label = label_video(
-                source, prediction_of, output_dir, name, dataset, predict_config
-            )
+            output = _write_prediction(writer, path, name, prediction_of, predict_config)
+        except image_files.ImageFileError as error:
+            failures.append(str(error))
+        except OSError as error:
+            failures.append(f"{path}: what was found cannot be written: {error}.")
         else:
-            prediction = prediction_of(source)
-            label = prediction.label
-            overlay = visualize.overlay(source, label, dataset.colors)
-            output = write_prediction(
-                output_dir, name, prediction, overlay, dataset, predict_config, label_ids
-            )
-        written.append(output)
-        if len(overview) < OVERVIEW_IMAGES:
-            overview.append((_narrow(overlay), _narrow(label)))
-        height, width = label.shape
-        speed = number / (time.monotonic() - started)
-        print(
-            f"{number} of {len(paths)}  {path} ({width}x{height}) -> {output}  {speed:.2f} files/s",
-            flush=True,
-        )
-    if overview:
-        _write_overview(os.path.join(output_dir, f"{OVERVIEW}.png"), overview, dataset)
+            written.append(output)
+            speed = number / (time.monotonic() - started)
+            print(f"{progress}  {path} -> {output}  {speed:.2f} files/s", flush=True)
+            continue
+        print(f"{progress}  skipped: {failures[-1]}", flush=True)
+    try:
+        writer.write_overview()
+    except OSError as error:
+        failures.append(f"{predictions.OVERVIEW}.png cannot be written: {error}.")
     if failures:
         raise UserError(
-            f"{len(failures)} of {len(paths)} images could not be read; the others are in "
+            f"{len(failures)} of {len(paths)} images could not be labelled; the others are in "
             f"{output_dir}. Repair or remove:\n  " + "\n  ".join(failures)
         )
     return written
+
+
+def _write_prediction(
+    writer: predictions.PredictionWriter,
+    path: str,
+    name: str,
+    prediction_of: Callable[[np.ndarray], predictions.Prediction],
+    predict_config: PredictConfig,
+) -> str:
+    """Labels an image, a video or what a camera sees; returns the main file that it wrote."""
+    if not video.is_video(path):
+        image = image_files.read_image(path)
+        return writer.write(name, image, prediction_of(image))
+    return writer.write_video(
+        name,
+        video.Reader(path),
+        lambda frame: prediction_of(frame).label,
+        every_nth_frame=predict_config.every_nth_frame,
+        max_frames=predict_config.max_frames,
+    )
 
 
 def _prediction_function(
@@ -194,7 +175,7 @@ def _prediction_function(
     crf_config: CrfConfig,
     eval_config: EvalConfig,
     predict_config: PredictConfig,
-) -> Callable[[np.ndarray], Prediction]:
+) -> Callable[[np.ndarray], predictions.Prediction]:
     """A function of an image, uint8 [H, W, 3]; it computes probabilities only if needed."""
     settings = (run.model_config, run.data_config)
     crf_parameters = run_dirs.crf_parameters(run.folder, crf_config)
@@ -206,16 +187,18 @@ def _prediction_function(
         )
     if artefact:
         label_of = inference.load_artefact(artefact, *settings, crf_parameters, eval_config)
-        return lambda image: Prediction(_of_run(label_of(image), artefact, run))
+        return lambda image: predictions.Prediction(_of_run(label_of(image), artefact, run))
     model = run_dirs.load_model(run, checkpoint)
     if not needs_probabilities:
         label_of = inference.label_function(model, *settings, crf_parameters, eval_config)
-        return lambda image: Prediction(label_of(image))
+        return lambda image: predictions.Prediction(label_of(image))
     probabilities_of = inference.probability_function(model, *settings, eval_config, crf_parameters)
 
     def prediction_of(image):
         probabilities = probabilities_of(image)
-        return Prediction(np.argmax(probabilities, axis=-1).astype(np.int32), probabilities)
+        return predictions.Prediction(
+            np.argmax(probabilities, axis=-1).astype(np.int32), probabilities
+        )
 
     return prediction_of
 
@@ -232,246 +215,6 @@ def _of_run(label: np.ndarray, artefact: str, run: run_dirs.Run) -> np.ndarray:
             f"{run.dataset.num_classes} classes: give what was exported from this run."
         )
     return label
-
-
-def find_images(images: str) -> list[str]:
-    """Returns what `--images` stands for: files, sorted, after the indices of cameras.
-
-    Args:
-        images: A file, a folder, a glob or the index of a camera; or several with commas between.
-
-    Raises:
-        UserError: There is none, or one of several stands for none.
-    """
-    # As a whole first: a comma may belong to the name of a file or a folder.
-    found = _find(images)
-    parts = [images] if found or "," not in images else images.split(",")
-    for part in parts:
-        paths = _find(part.strip())
-        if not paths and os.path.isdir(part.strip()):
-            endings = ", ".join(FOLDER_ENDINGS)
-            raise UserError(f"--images={part}: no file in this folder ends in {endings}.")
-        if not paths:
-            raise UserError(
-                f"--images={part}: no file matches; give a file, a folder, a quoted glob such as "
-                "'photos/*.jpg', or the number of a camera."
-            )
-        found = found + paths
-    return sorted(set(found), key=lambda path: (video.camera_index(path) is None, path))
-
-
-def _find(images: str) -> list[str]:
-    """The files, or the camera, that one name stands for."""
-    if os.path.isdir(images):
-        names = [name for name in os.listdir(images) if name.lower().endswith(FOLDER_ENDINGS)]
-        return [os.path.join(images, name) for name in names]
-    if os.path.isfile(images) or video.camera_index(images) is not None:
-        return [images]
-    return [path for path in glob.glob(images, recursive=True) if os.path.isfile(path)]
-
-
-def read_image(path: str) -> np.ndarray:
-    """Reads an image as a viewer shows it: turned as its EXIF data say, in RGB.
-
-    Returns:
-        uint8 [H, W, 3].
-
-    Raises:
-        OSError: It is no image, or cut off.
-    """
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it, not scale it
-            image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-        return np.asarray(image.convert("RGB"))
-
-
-def write_prediction(
-    output_dir: str,
-    name: str,
-    prediction: Prediction,
-    overlay: np.ndarray,
-    dataset: DatasetInfo,
-    predict_config: PredictConfig = DEFAULTS,
-    label_ids: np.ndarray | None = None,
-) -> str:
-    """Writes the label PNG of one image and all that goes with it, each whole or not at all.
-
-    Args:
-        output_dir: Folder to write to.
-        name: What the files' names begin with.
-        prediction: What was found in the image.
-        overlay: The label's colours over the image, uint8 [H, W, 3]; it gets a legend.
-        dataset: The classes' names and colours.
-        predict_config: What else is written.
-        label_ids: A test server's id for every class, uint8 [num_classes]; None to write none.
-
-    Returns:
-        The label PNG.
-
-    Raises:
-        UserError: A file cannot be written.
-    """
-    label, probabilities = prediction.label, prediction.probabilities
-    overlay = visualize.add_legend(overlay, label, dataset.class_names, dataset.colors)
-    writers = {f"{name}{OVERLAY}.png": Image.fromarray(overlay).save}
-    if predict_config.save_confidence:
-        confidence = np.round(255 * probabilities.max(axis=-1)).astype(np.uint8)
-        writers[f"{name}{CONFIDENCE}.png"] = Image.fromarray(confidence).save
-    if predict_config.save_probabilities:
-        writers[f"{name}{PROBABILITIES}.npy"] = functools.partial(
-            np.save, arr=probabilities.astype(np.float16)
-        )
-    if label_ids is not None:
-        server_label = Image.fromarray(label_ids[label])
-        writers[os.path.join(LABEL_IDS_FOLDER, f"{name}.png")] = server_label.save
-    writers[f"{name}.png"] = lambda path: visualize.write_label_png(path, label, dataset.colors)
-
-    label_path = os.path.join(output_dir, f"{name}.png")
-    try:
-        if label_ids is not None:
-            os.makedirs(os.path.join(output_dir, LABEL_IDS_FOLDER), exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".new_") as folder:
-            drafts = []
-            for number, (output, write) in enumerate(writers.items()):
-                drafts.append(os.path.join(folder, f"{number}_{os.path.basename(output)}"))
-                write(drafts[-1])
-            for output, draft in zip(writers, drafts, strict=True):
-                os.replace(draft, os.path.join(output_dir, output))
-    except OSError as error:
-        raise UserError(f"{label_path} cannot be written: {error}.") from error
-    return label_path
-
-
-def label_video(
-    reader: video.Reader,
-    prediction_of: Callable[[np.ndarray], Prediction],
-    output_dir: str,
-    name: str,
-    dataset: DatasetInfo,
-    predict_config: PredictConfig = DEFAULTS,
-) -> tuple[str, np.ndarray, np.ndarray]:
-    """Writes the overlays of a video's frames as a video, without sound, whole or not at all.
-
-    It is as long as the original. What a camera sees while a frame is being labelled is lost; the
-    overlay before it stays for that long. Ctrl-C ends a camera's video, not the command.
-
-    Args:
-        reader: The video or the camera.
-        prediction_of: Function of a frame, uint8 [H, W, 3].
-        output_dir: Folder to write to.
-        name: What the file's name begins with.
-        dataset: The classes' colours.
-        predict_config: Which frames are labelled, and how many.
-
-    Returns:
-        The video written; overlay, uint8 [H, W, 3], and label, int32 [H, W], of its first frame.
-
-    Raises:
-        UserError: The video cannot be written.
-    """
-    every_nth, limit = predict_config.every_nth_frame, predict_config.max_frames
-    frames = itertools.islice(reader.frames(every_nth), limit or None)
-    rate = reader.frames_per_second / every_nth
-    counts = [count for count in (-(-reader.num_frames // every_nth), limit) if count]
-    total = f" of {min(counts)}" if counts else ""
-    first, started = None, time.monotonic()
-    told = started
-    try:
-        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".new_") as folder:
-            draft = os.path.join(folder, f"{name}{OVERLAY}")
-            with video.Writer(draft, rate, reader.height, reader.width) as writer:
-                try:
-                    for number, (seconds, frame) in enumerate(frames, start=1):
-                        label = prediction_of(frame).label
-                        overlay = visualize.overlay(frame, label, dataset.colors)
-                        writer.write(overlay, seconds)
-                        first = first or (overlay, label)
-                        if number == 1 or time.monotonic() - told > PROGRESS_SECONDS:
-                            told = time.monotonic()
-                            speed = number / (told - started)
-                            print(f"  frame {number}{total}  {speed:.2f} frames/s", flush=True)
-                except KeyboardInterrupt:
-                    if first is None or not reader.is_camera:
-                        raise
-            path = os.path.join(output_dir, os.path.basename(writer.path))
-            os.replace(writer.path, path)
-    except OSError as error:
-        raise UserError(f"{name} cannot be written to {output_dir}: {error}.") from error
-    speed = number / (time.monotonic() - started)
-    print(f"  {number} frames labelled, {speed:.2f} frames/s", flush=True)
-    return path, *first
-
-
-def _write_overview(
-    path: str, overview: Sequence[tuple[np.ndarray, np.ndarray]], dataset: DatasetInfo
-) -> None:
-    """Writes (overlay, label) pairs as one image, with one legend for all."""
-    sheet = visualize.contact_sheet([overlay for overlay, _ in overview], columns=4)
-    labels = np.concatenate([label.ravel() for _, label in overview])[np.newaxis]
-    sheet = visualize.add_legend(sheet, labels, dataset.class_names, dataset.colors)
-    Image.fromarray(sheet).save(path)
-
-
-def _narrow(image: np.ndarray) -> np.ndarray:
-    """Shrinks an overlay, or a label, to the width that it has in the overview."""
-    height, width = image.shape[:2]
-    if width <= OVERVIEW_WIDTH:
-        return image
-    size = (OVERVIEW_WIDTH, max(1, height * OVERVIEW_WIDTH // width))
-    is_label = image.ndim == 2
-    method = Image.Resampling.NEAREST if is_label else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(image).resize(size, method))
-
-
-def output_names(paths: Sequence[str]) -> list[str]:
-    """Returns a name per image: its own without the ending, or longer where two would collide.
-
-    `a.jpg` and `a.png` become `a_jpg` and `a_png`; `x/a.jpg` and `y/a.jpg` become `x_a_jpg` and
-    `y_a_jpg`; camera 0 becomes `camera_0`. Neither a name nor that of anything else written for
-    the image meets another, on case-blind file systems too.
-    """
-    cameras = {path: video.camera_index(path) for path in paths}
-    stems = [
-        os.path.splitext(os.path.basename(path))[0] if cameras[path] is None else f"camera_{path}"
-        for path in paths
-    ]
-    uses = collections.Counter(stem.lower() for stem in stems)
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    names, taken = [], {OVERVIEW}
-    for path, stem in zip(paths, stems, strict=True):
-        name = stem
-        if uses[stem.lower()] > 1:
-            name = re.sub(r"[/\\.]", "_", os.path.relpath(os.path.abspath(path), folder))
-        while taken & _with_suffixes(name):
-            name += "_"
-        taken |= _with_suffixes(name)
-        names.append(name)
-    return names
-
-
-def _with_suffixes(name: str) -> set[str]:
-    return {f"{name}{suffix}".lower() for suffix in SUFFIXES}
-
-
-def _check_overwrites(paths: Sequence[str], names: Sequence[str], output_dir: str) -> None:
-    """Lets through only what leaves all images and videos as they are.
-
-    Raises:
-        UserError: One of them would be overwritten.
-    """
-    inputs = {os.path.realpath(path) for path in paths if video.camera_index(path) is None}
-    outputs = [f"{OVERVIEW}.png"]
-    for name in names:
-        outputs += [f"{name}{suffix}.png" for suffix in SUFFIXES]
-        outputs += [f"{name}{OVERLAY}.{ending}" for ending, _ in video.FORMATS]
-        outputs.append(os.path.join(LABEL_IDS_FOLDER, f"{name}.png"))
-    for output in outputs:
-        path = os.path.join(output_dir, output)
-        if os.path.realpath(path) in inputs:
-            raise UserError(
-                f"{path} is one of the images and would be overwritten: give another --output_dir."
-            )
 
 
 def main(_):

@@ -15,7 +15,7 @@ In Python:
         labels = server.predict([image_bytes, other_image_bytes])
 
 `Client` needs no TensorFlow over REST. Over gRPC it does, since `tensorflow_serving.apis` imports
-it; so does the command, which shares its files' code with `deeplab_tf.predict`.
+it.
 """
 
 import base64
@@ -39,8 +39,9 @@ from absl import flags
 from PIL import Image
 
 from deeplab_tf import command_line
+from deeplab_tf.data import image_files
 from deeplab_tf.data.label_files import EXIF_ORIENTATION
-from deeplab_tf.drawing import visualize
+from deeplab_tf.drawing import predictions
 from deeplab_tf.errors import UserError
 
 if typing.TYPE_CHECKING:
@@ -411,23 +412,16 @@ def label_images(
     """
     if batch_size < 1:
         raise UserError(f"--batch_size={batch_size}; it must be 1 or more.")
-    client.check()  # first, since the import below takes seconds
-
-    from deeplab_tf import predict  # imports TensorFlow, which `Client` does without
-
-    paths = predict.find_images(images)
-    names = predict.output_names(paths)
+    client.check()
+    paths = image_files.find_images(images)
+    names = predictions.output_names(paths)
     if os.path.realpath(output_dir) in {os.path.dirname(os.path.realpath(path)) for path in paths}:
         raise UserError(
             f"--output_dir={output_dir} holds some of the images: give another, so that none of "
             "them is overwritten."
         )
     dataset = _read_palette(palette)
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir={output_dir} cannot be made: {error}.") from error
-
+    writer = predictions.PredictionWriter(output_dir, dataset.class_names, dataset.colors)
     written, failures, latencies = [], [], []
     for number, answer in enumerate(_answers(client, paths, batch_size), start=1):
         path, name = paths[number - 1], names[number - 1]
@@ -436,10 +430,11 @@ def label_images(
             print(f"{number} of {len(paths)}  {path}: skipped, {answer}", flush=True)
             continue
         _check_label(client, path, answer, dataset)
-        overlay = visualize.overlay(answer.image.pixels, answer.label, dataset.colors)
-        output = predict.write_prediction(
-            output_dir, name, predict.Prediction(answer.label), overlay, dataset
-        )
+        prediction = predictions.Prediction(answer.label)
+        try:
+            output = writer.write(name, answer.image.pixels, prediction)
+        except OSError as error:
+            raise UserError(f"{path}: its label cannot be written: {error}.") from error
         written.append(output)
         latencies.append(answer.milliseconds)
         height, width = answer.label.shape
@@ -492,16 +487,14 @@ def _request(client: Client, images: list[_Image]) -> list[_Answer | RefusedErro
 
 def _read_or_error(path: str) -> _Image | Exception:
     """Reads an image before it is sent, since a broken one would spoil the whole request."""
-    from deeplab_tf import predict
-
     try:
-        pixels = predict.read_image(path)
+        pixels = image_files.read_image(path)
         with open(path, "rb") as file:
             image_bytes = file.read()
-        with Image.open(path) as file:
+        with image_files.open_image(image_bytes) as file:
             orientation = file.getexif().get(EXIF_ORIENTATION, 1)
             is_sent_as_it_is = file.format in ("JPEG", "PNG") and orientation == 1
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, image_files.ImageFileError) as error:
         return error
     if not is_sent_as_it_is:  # the server would not decode it, or not turn it upright
         buffer = io.BytesIO()

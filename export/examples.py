@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import predict
+from deeplab_tf.data import image_files
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
 from deeplab_tf.data import transforms
@@ -246,13 +246,7 @@ def _read_files(pattern: str, number: int) -> list[np.ndarray]:
         )
     images = []
     for index in _spread(len(paths), number):
-        try:
-            images.append(predict.read_image(paths[index]))
-        except OSError as error:
-            raise UserError(
-                f"--calibration_images: {paths[index]} is no image, or a damaged one ({error}): "
-                "remove it, or give another glob."
-            ) from error
+        images.append(image_files.read_image(paths[index]))
     return images
 
 

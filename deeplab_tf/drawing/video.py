@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from deeplab_tf.data import image_files
 from deeplab_tf.errors import UserError
 
 VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -23,6 +24,23 @@ def camera_index(source: str) -> int | None:
 def is_video(source: str) -> bool:
     """Whether a video file or a camera is meant."""
     return camera_index(source) is not None or source.lower().endswith(VIDEO_ENDINGS)
+
+
+def find_sources(images: str) -> list[str]:
+    """Returns what `--images` stands for: the indices of cameras, then images and videos, sorted.
+
+    Args:
+        images: A file, a folder, a glob or the index of a camera; or several with commas between.
+
+    Raises:
+        UserError: There is none, or one of several stands for none.
+    """
+    found = image_files.find_images(
+        images,
+        image_files.ENDINGS + VIDEO_ENDINGS,
+        is_other_source=lambda name: camera_index(name) is not None,
+    )
+    return sorted(found, key=lambda source: camera_index(source) is None)
 
 
 class Reader:
@@ -43,7 +61,7 @@ class Reader:
             source: Name of a file, or index of a camera such as "0".
 
         Raises:
-            OSError: The file is no video, or its first frame cannot be decoded.
+            ImageFileError: The file is not a video, or its first frame cannot be decoded.
             UserError: There is no such camera.
         """
         index = camera_index(source)
@@ -62,7 +80,7 @@ class Reader:
                 "another program uses it, or you may not open it; give another index, or a file."
             )
         if not is_read:
-            raise OSError("no frame of this video can be read")
+            raise image_files.ImageFileError(f"{source} is not a video, or a damaged one.")
         self.frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or FRAMES_PER_SECOND
         self.num_frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self.height, self.width = self._first.shape[:2]

@@ -123,7 +123,7 @@ def test_calibration_takes_files_from_all_over_a_glob(tmp_path):
     images = examples.calibration_images(run, None, str(tmp_path / "*.png"), number=3)
     assert [int(image.mean()) for image in images] == [0, 4, 8]
     (tmp_path / "9.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="9.png is no image"):
+    with pytest.raises(UserError, match="9.png is damaged"):
         examples.calibration_images(run, None, str(tmp_path / "*.png"), number=10)
 
 

@@ -1,0 +1,368 @@
+"""Image files of other people: found, checked before they are decoded, and read as 8-bit RGB.
+
+Only the formats in `FORMATS` are opened, whatever a file is called. A file says how large its image
+is before the pixels come; what is larger than a limit is refused there, so that a few bytes cannot
+ask for gigabytes.
+
+How pixels become 8 bits per channel, the same wherever an image file is read:
+
+- 8-bit and 1-bit images, palettes and CMYK: as viewers show them.
+- 16-bit images: scaled by the number of bits, of 8, 10, 12, 14 and 16, that their largest value
+  needs, since cameras store 10 to 14 bits in 16. The number of bits is printed unless it is 16.
+- 32-bit integers: taken as they are if they lie in 0..255.
+- Floats: scaled by 255 if they lie in 0..1, taken as they are if they lie in 0..255.
+
+Everything else is refused.
+"""
+
+import collections
+import contextlib
+import glob
+import io
+import os
+import struct
+import threading
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import PIL.TiffImagePlugin
+
+from deeplab_tf.errors import UserError
+
+# Pillow's name of every format that is read, and the endings of its files.
+FORMATS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpeg", ".jpg"),
+    "JPEG2000": (".jp2",),
+    "MPO": (".mpo",),  # the JPEG files of many phones and drones, under .jpg: a preview is behind
+    "PNG": (".png",),
+    "PPM": (".pgm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+ENDINGS = tuple(sorted(ending for endings in FORMATS.values() for ending in endings))
+
+MAX_PIXELS = 2**26  # of an image that is taken as a whole: 8192x8192
+MAX_WINDOWED_PIXELS = 2**29  # of one that a network sees in windows: 23170x23170
+MAX_PIXELS_FLAG = "--max_image_pixels"
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_LITTER = (".ds_store", "thumbs.db", "desktop.ini")
+_BITS = (8, 10, 12, 14, 16)
+_DARKEST_WHITE = 32  # floats up to less than this, but over 1, are neither 0..1 nor 0..255
+_OVERSHOOT = 0.02  # of floats in 0..1 that were resized by cubic interpolation
+_PILLOW_LIMIT = threading.Lock()  # Pillow's own limit is a global variable
+
+
+class ImageFileError(UserError):
+    """An image file cannot be read; the message names the file, the reason and the remedy."""
+
+
+def is_litter(path: str | os.PathLike) -> bool:
+    """Whether file managers and archives left a file behind: `._a.jpg`, `.DS_Store`, `Thumbs.db`.
+
+    >>> is_litter("photos/._a.jpg"), is_litter("photos/a.jpg")
+    (True, False)
+    """
+    name = os.path.basename(path).lower()
+    return name.startswith("._") or name in _LITTER
+
+
+def find_images(
+    images: str,
+    endings: Sequence[str] = ENDINGS,
+    is_other_source: Callable[[str], bool] = lambda name: False,
+) -> list[str]:
+    """Returns the files that `--images` stands for, sorted.
+
+    From a folder those with one of the endings are taken, and a line is printed that counts the
+    others. `~` is the home folder.
+
+    Args:
+        images: A file, a folder, a glob (`**` looks into folders), or several with commas between.
+        endings: Endings of the files that are taken from a folder, in lower case.
+        is_other_source: Whether a name that is not a file, such as the index of a camera, is to be
+            returned as it is.
+
+    Raises:
+        UserError: There is none, or one of several stands for none.
+    """
+
+    def find(name: str) -> list[str]:
+        path = os.path.expanduser(name)
+        if os.path.isdir(path):
+            return _in_folder(path, endings)
+        if os.path.isfile(path):
+            return [path]
+        if is_other_source(name):
+            return [name]
+        paths = glob.glob(path, recursive=True)
+        return [path for path in paths if os.path.isfile(path) and not is_litter(path)]
+
+    # As a whole first: a comma may belong to the name of a file or a folder.
+    found = find(images)
+    for part in [] if found or "," not in images else images.split(","):
+        paths = find(part.strip())
+        if not paths:
+            raise _nothing_found(part.strip(), endings)
+        found += paths
+    if not found:
+        raise _nothing_found(images, endings)
+    return sorted(set(found))
+
+
+def read_image(
+    source: str | os.PathLike | bytes,
+    *,
+    name: str = "",
+    max_pixels: int = MAX_PIXELS,
+    tell: Callable[[str], None] = print,
+) -> np.ndarray:
+    """Reads an image as a viewer shows it: in RGB, and turned as its EXIF data say.
+
+    Of several frames or pages the first is read.
+
+    Args:
+        source: The file, or its content.
+        name: What messages call it; by default the path.
+        max_pixels: Larger images are refused before they are decoded.
+        tell: Called with a line if the file holds more frames than one, or pixels that are not
+            8-bit ones.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ImageFileError: The file is missing, damaged, too large, in a format that is not one of
+            `FORMATS`, or holds pixels whose range is not clear.
+    """
+    name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
+    with _errors_naming(name):
+        content = source if isinstance(source, bytes) else _read_bytes(source)
+        pixels = _decode_deep(content, name, max_pixels)
+        if pixels is None:
+            pixels = _decode(content, name, max_pixels, tell)
+        pixels = _to_8_bits(pixels, name, tell)
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., np.newaxis], 3, axis=-1)
+
+
+def open_image(
+    source: str | os.PathLike | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS
+) -> PIL.Image.Image:
+    """Opens an image file without decoding it, in a format of `FORMATS` and of a bounded size.
+
+    Args:
+        source: The file, or its content.
+        name: What messages call it; by default the path.
+        max_pixels: Larger images are refused.
+
+    Returns:
+        An image of Pillow, which is a context manager; the pixels are decoded when they are asked
+        for.
+
+    Raises:
+        ImageFileError: The file is missing, no image in one of these formats, or too large.
+    """
+    name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
+    with _errors_naming(name):
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        try:
+            with _without_pillows_limit():
+                image = PIL.Image.open(file, formats=_formats())
+        except PIL.UnidentifiedImageError as error:
+            raise ImageFileError(
+                f"{name} is damaged, or not one of {', '.join(FORMATS)}: replace or convert it."
+            ) from error
+        check_size(*image.size, name=name, max_pixels=max_pixels)
+        return image
+
+
+def check_size(width: int, height: int, *, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuses an image by the size that its header states, before it is decoded.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+        name: What the message calls the file.
+        max_pixels: The limit.
+
+    Raises:
+        ImageFileError: The image is larger.
+    """
+    if width * height > max_pixels:
+        raise ImageFileError(
+            f"{name} has {width}x{height} pixels, which is more than the limit of {max_pixels}. "
+            f"If that is its true size, raise the limit with {MAX_PIXELS_FLAG}={width * height}."
+        )
+
+
+def _in_folder(folder: str, endings: Sequence[str]) -> list[str]:
+    """The files of a folder that have one of the endings; counts the others by ending."""
+    files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+    files = [name for name in files if not is_litter(name)]
+    taken = [name for name in files if name.lower().endswith(tuple(endings))]
+    others = collections.Counter(
+        os.path.splitext(name)[1].lower() or "without ending" for name in set(files) - set(taken)
+    )
+    if others:
+        listed = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+        print(f"{folder}: files left out, by ending: {listed}", flush=True)
+    return [os.path.join(folder, name) for name in taken]
+
+
+def _nothing_found(images: str, endings: Sequence[str]) -> UserError:
+    if os.path.isdir(os.path.expanduser(images)):
+        return UserError(f"--images={images}: no file in this folder ends in {', '.join(endings)}.")
+    return UserError(
+        f"--images={images}: no file matches. Give a file, a folder, or a quoted glob such as "
+        "'photos/*.jpg'."
+    )
+
+
+def _read_bytes(path: str | os.PathLike) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _errors_naming(name: str) -> Iterator[None]:
+    """Turns whatever a decoder raises into an `ImageFileError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise ImageFileError(f"{name} cannot be read: {error.strerror or error}.") from error
+    except MemoryError as error:
+        raise ImageFileError(f"{name} cannot be read: there is not enough memory.") from error
+    except Exception as error:  # decoders raise errors of every kind on damaged files
+        reason = f"{type(error).__name__}: {error}"
+        raise ImageFileError(f"{name} is damaged ({reason}): replace it.") from error
+
+
+@contextlib.contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Leaves the limit of the size to `check_size`, while a header is read."""
+    with _PILLOW_LIMIT:
+        limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    PIL.Image.init()
+    return [name for name in FORMATS if name in PIL.Image.OPEN]
+
+
+def _decode_deep(content: bytes, name: str, max_pixels: int) -> np.ndarray | None:
+    """Decodes what Pillow would cut to 8 bits, or does not know: colours in 16 bits, and floats.
+
+    Returns:
+        uint16, int32 or float [H, W] or [H, W, 3], upright; None for what Pillow reads as it is.
+    """
+    if content.startswith(_PNG):
+        width, height = struct.unpack(">II", content[16:24])
+        bits, color_type = content[24:26]
+        is_deep = bits == 16 and color_type != 0
+    elif content.startswith(_TIFF):
+        tags = _tiff_tags(content)
+        width, height, bits = (tags.get(tag, 0) for tag in (256, 257, 258))
+        is_deep = bits and max(bits) > (8 if len(bits) > 1 else 32)
+    else:
+        return None
+    if not is_deep:
+        return None
+    check_size(width, height, name=name, max_pixels=max_pixels)
+    # Both turn the image upright: the first by a PNG's EXIF data, the second by a TIFF's tag.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if content.startswith(_TIFF):
+        flags = cv2.IMREAD_UNCHANGED
+    with _quiet_opencv():
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if pixels is None:
+        raise ImageFileError(
+            f"{name} is damaged, or stores its pixels in a way that is not read: convert it to an "
+            "8-bit RGB image."
+        )
+    return pixels[..., 2::-1] if pixels.ndim == 3 else pixels  # RGB, without alpha
+
+
+@contextlib.contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keeps OpenCV from printing what it does not understand in a file."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _tiff_tags(content: bytes) -> PIL.TiffImagePlugin.ImageFileDirectory_v2:
+    """The tags of a TIFF file's first page, by number."""
+    is_big = content[2:3] == b"\x2b" or content[3:4] == b"\x2b"
+    tags = PIL.TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if is_big else 8])
+    file = io.BytesIO(content)
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
+def _decode(content: bytes, name: str, max_pixels: int, tell: Callable[[str], None]) -> np.ndarray:
+    """Decodes what Pillow knows; uint8 [H, W, 3] or, for more bits, uint16, int32, float [H, W]."""
+    with open_image(content, name=name, max_pixels=max_pixels) as image:
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            tell(f"{name}: the first of several frames or pages is read")
+        PIL.ImageOps.exif_transpose(image, in_place=True)
+        if image.mode == "I" and image.format != "TIFF":  # 16 bits of a PGM file
+            return np.asarray(image).astype(np.uint16)
+        if image.mode == "F" or image.mode.startswith("I"):
+            return np.asarray(image)
+        # A conversion copies even what needs none.
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _to_8_bits(pixels: np.ndarray, name: str, tell: Callable[[str], None]) -> np.ndarray:
+    """Scales pixels of more bits by the rules above; uint8 of the same shape."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    low, high = pixels.min(), pixels.max()
+    if pixels.dtype.kind == "f":
+        scale = _scale_of_floats(low, high)
+    elif pixels.dtype == np.uint16:
+        bits = next(bits for bits in _BITS if high < 2**bits)
+        scale = 255 / (2**bits - 1)
+        if bits < 16:
+            tell(f"{name}: 16-bit values {low}..{high} are read as {bits}-bit ones")
+    else:
+        scale = 1.0 if low >= 0 and high <= 255 else None
+    if scale is None:
+        raise ImageFileError(
+            f"{name} holds {pixels.dtype} values {low:g}..{high:g}, and it is not clear which of "
+            "them are black and white: scale them to 8 bits, 0..255."
+        )
+    if pixels.dtype == np.uint16:
+        table = np.round(np.arange(2**16) * scale).clip(0, 255).astype(np.uint8)
+        return table[pixels]
+    told = "0..1" if scale == 255 else "0..255"
+    tell(f"{name}: {pixels.dtype} values {low:g}..{high:g} are read as ones of {told}")
+    return np.round(pixels * np.float32(scale)).clip(0, 255).astype(np.uint8)
+
+
+def _scale_of_floats(low: float, high: float) -> float | None:
+    """What floats are multiplied with; None where their range is not clear, or one is NaN."""
+    if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+        return 255.0
+    if low >= -255 * _OVERSHOOT and _DARKEST_WHITE <= high <= 255 * (1 + _OVERSHOOT):
+        return 1.0
+    return None

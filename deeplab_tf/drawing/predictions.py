@@ -1,0 +1,298 @@
+"""The files of a prediction: label maps, overlays and what goes with them, named after the images.
+
+NAME.png            class ids as pixel values, with the colours of the classes as its palette
+NAME_overlay.png    the colours over the image, with a legend below
+NAME_confidence.png, NAME_probabilities.npy, label_ids/NAME.png   on demand
+overview.png        the first images together
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+import re
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from deeplab_tf import files
+from deeplab_tf.drawing import video
+from deeplab_tf.drawing import visualize
+from deeplab_tf.errors import UserError
+
+OVERLAY, CONFIDENCE, PROBABILITIES = "_overlay", "_confidence", "_probabilities"
+SUFFIXES = ("", OVERLAY, CONFIDENCE, PROBABILITIES)  # between the name and the ending of a file
+LABEL_IDS_FOLDER = "label_ids"
+OVERVIEW = "overview"
+OVERVIEW_IMAGES = 12
+OVERVIEW_WIDTH = 480  # of one image in it, pixels
+PROGRESS_SECONDS = 2.0  # between two lines on a video
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a network found in an image."""
+
+    label: np.ndarray  # class ids, int32 [H, W]
+    probabilities: np.ndarray | None = None  # float32 [H, W, num_classes]; only where asked for
+
+
+class PredictionWriter:
+    """Writes the files of predictions to one folder, each whole or not at all."""
+
+    def __init__(
+        self,
+        output_dir: str,
+        class_names: Sequence[str],
+        colors: visualize.Colors,
+        *,
+        save_confidence: bool = False,
+        save_probabilities: bool = False,
+        label_ids: np.ndarray | None = None,
+    ):
+        """Makes the folder if it is missing, and removes what killed processes left in it.
+
+        Args:
+            output_dir: Folder to write to.
+            class_names: Name per class.
+            colors: RGB per class.
+            save_confidence: Whether the probability of the class that was found is written.
+            save_probabilities: Whether the probabilities of all classes are written.
+            label_ids: A test server's id for every class, uint8 [num_classes]; None to write none.
+
+        Raises:
+            UserError: The folder cannot be made.
+        """
+        self.output_dir = output_dir
+        self.class_names, self.colors = class_names, colors
+        self._save_confidence = save_confidence
+        self._save_probabilities = save_probabilities
+        self._label_ids = label_ids
+        self._overview: list[tuple[np.ndarray, np.ndarray]] = []  # overlay and label, made small
+        folder = output_dir if label_ids is None else os.path.join(output_dir, LABEL_IDS_FOLDER)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output_dir={output_dir} cannot be made: {error}.") from error
+        files.remove_drafts(output_dir)
+
+    def write(self, name: str, image: np.ndarray, prediction: Prediction) -> str:
+        """Writes the label map of an image, its overlay, and what else was asked for.
+
+        Args:
+            name: What the names of the files begin with.
+            image: uint8 [H, W, 3].
+            prediction: What was found in it.
+
+        Returns:
+            Path of the label map.
+
+        Raises:
+            OSError: A file cannot be written; none of the image's files has appeared then.
+        """
+        label, probabilities = prediction.label, prediction.probabilities
+        overlay = visualize.overlay(image, label, self.colors)
+        with_legend = visualize.add_legend(overlay, label, self.class_names, self.colors)
+        writers = {f"{name}{OVERLAY}.png": Image.fromarray(with_legend).save}
+        if self._save_confidence:
+            confidence = np.round(255 * probabilities.max(axis=-1)).astype(np.uint8)
+            writers[f"{name}{CONFIDENCE}.png"] = Image.fromarray(confidence).save
+        if self._save_probabilities:
+            writers[f"{name}{PROBABILITIES}.npy"] = functools.partial(
+                np.save, arr=probabilities.astype(np.float16)
+            )
+        if self._label_ids is not None:
+            server_label = Image.fromarray(self._label_ids[label])
+            writers[os.path.join(LABEL_IDS_FOLDER, f"{name}.png")] = server_label.save
+        writers[f"{name}.png"] = lambda path: visualize.write_label_png(path, label, self.colors)
+        self._publish(writers)
+        self._add_to_overview(overlay, label)
+        return os.path.join(self.output_dir, f"{name}.png")
+
+    def write_video(
+        self,
+        name: str,
+        reader: video.Reader,
+        label_of: Callable[[np.ndarray], np.ndarray],
+        *,
+        every_nth_frame: int = 1,
+        max_frames: int = 0,
+    ) -> str:
+        """Writes the overlays of a video's frames as a video without sound.
+
+        It is as long as the original. What a camera sees while a frame is being labelled is lost;
+        the overlay before it stays for that long. Ctrl-C ends a camera's video, not the command.
+
+        Args:
+            name: What the name of the file begins with.
+            reader: The video or the camera.
+            label_of: Function of a frame, uint8 [H, W, 3], that returns class ids, int32 [H, W].
+            every_nth_frame: Labels only every n-th frame.
+            max_frames: Labels at most this many frames; 0 for all.
+
+        Returns:
+            Path of the video.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        rate = reader.frames_per_second / every_nth_frame
+        progress = _FrameProgress(-(-reader.num_frames // every_nth_frame), max_frames)
+        first = None
+        with files.draft_folder(self.output_dir) as folder:
+            draft = os.path.join(folder, f"{name}{OVERLAY}")
+            with (
+                video.Writer(draft, rate, reader.height, reader.width) as writer,
+                _ended_by_ctrl_c(reader.is_camera),
+            ):
+                frames = reader.frames(every_nth_frame)
+                for seconds, frame in itertools.islice(frames, max_frames or None):
+                    label = label_of(frame)
+                    overlay = visualize.overlay(frame, label, self.colors)
+                    writer.write(overlay, seconds)
+                    first = first or (overlay, label)
+                    progress.add_frame()
+            if first is None:  # Ctrl-C before the first frame was labelled
+                raise KeyboardInterrupt
+            video.Reader(writer.path)  # OpenCV does not tell of a full disk
+            path = os.path.join(self.output_dir, os.path.basename(writer.path))
+            os.replace(writer.path, path)
+        progress.finish()
+        self._add_to_overview(*first)
+        return path
+
+    def write_overview(self) -> None:
+        """Writes the first overlays as one image, with one legend for all; without any, nothing.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if not self._overview:
+            return
+        sheet = visualize.contact_sheet([overlay for overlay, _ in self._overview], columns=4)
+        labels = np.concatenate([label.ravel() for _, label in self._overview])[np.newaxis]
+        sheet = visualize.add_legend(sheet, labels, self.class_names, self.colors)
+        self._publish({f"{OVERVIEW}.png": Image.fromarray(sheet).save})
+
+    def _add_to_overview(self, overlay: np.ndarray, label: np.ndarray) -> None:
+        if len(self._overview) < OVERVIEW_IMAGES:
+            self._overview.append((_narrow(overlay), _narrow(label)))
+
+    def _publish(self, writers: dict) -> None:
+        """Calls a function for every file, and gives them their names when all are written."""
+        with files.draft_folder(self.output_dir) as folder:
+            drafts = []
+            for number, (output, write) in enumerate(writers.items()):
+                drafts.append(os.path.join(folder, f"{number}_{os.path.basename(output)}"))
+                write(drafts[-1])
+            for output, draft in zip(writers, drafts, strict=True):
+                os.replace(draft, os.path.join(self.output_dir, output))
+
+
+class _FrameProgress:
+    """Prints how many frames of a video are labelled, and how fast."""
+
+    def __init__(self, num_frames: int, max_frames: int):
+        known = [count for count in (num_frames, max_frames) if count]
+        self._total = f" of {min(known)}" if known else ""
+        self._done, self._started = 0, time.monotonic()
+        self._printed = self._started
+
+    def add_frame(self) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if self._done == 1 or now - self._printed > PROGRESS_SECONDS:
+            self._printed = now
+            print(f"  frame {self._done}{self._total}  {self._speed(now)}", flush=True)
+
+    def finish(self) -> None:
+        print(f"  {self._done} frames labelled, {self._speed(time.monotonic())}", flush=True)
+
+    def _speed(self, now: float) -> str:
+        return f"{self._done / max(now - self._started, 1e-9):.2f} frames/s"
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c(is_camera: bool) -> Iterator[None]:
+    """Takes Ctrl-C for the end of what a camera sees, which has no other end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not is_camera:
+            raise
+
+
+def output_names(paths: Sequence[str]) -> list[str]:
+    """Returns a name per image: its own without the ending, or longer where two would collide.
+
+    `a.jpg` and `a.png` become `a_jpg` and `a_png`; `x/a.jpg` and `y/a.jpg` become `x_a_jpg` and
+    `y_a_jpg`; camera 0 becomes `camera_0`. No file written for an image has the name of one that
+    is written for another, on case-insensitive file systems too.
+
+    >>> output_names(["in/a.jpg", "in/b.jpg"])
+    ['a', 'b']
+    """
+    stems = [
+        f"camera_{path}"
+        if video.camera_index(path) is not None
+        else os.path.splitext(os.path.basename(path))[0]
+        for path in paths
+    ]
+    uses = collections.Counter(stem.lower() for stem in stems)
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    names, taken = [], {OVERVIEW}
+    for path, stem in zip(paths, stems, strict=True):
+        name = stem
+        if uses[stem.lower()] > 1:
+            name = re.sub(r"[/\\.]", "_", os.path.relpath(os.path.abspath(path), folder))
+        while taken & _with_suffixes(name):
+            name += "_"
+        taken |= _with_suffixes(name)
+        names.append(name)
+    return names
+
+
+def check_overwrites(paths: Sequence[str], names: Sequence[str], output_dir: str) -> None:
+    """Refuses an output folder in which a prediction would overwrite one of the images.
+
+    Args:
+        paths: The images, videos and cameras.
+        names: Their output names.
+        output_dir: Folder to write to.
+
+    Raises:
+        UserError: One of them would be overwritten.
+    """
+    inputs = {os.path.realpath(path) for path in paths if video.camera_index(path) is None}
+    outputs = [f"{OVERVIEW}.png"]
+    for name in names:
+        outputs += [f"{name}{suffix}.png" for suffix in SUFFIXES]
+        outputs += [f"{name}{OVERLAY}.{ending}" for ending, _ in video.FORMATS]
+        outputs.append(os.path.join(LABEL_IDS_FOLDER, f"{name}.png"))
+    for output in outputs:
+        path = os.path.join(output_dir, output)
+        if os.path.realpath(path) in inputs:
+            raise UserError(
+                f"{path} is one of the images and would be overwritten: give another --output_dir."
+            )
+
+
+def _with_suffixes(name: str) -> set[str]:
+    return {f"{name}{suffix}".lower() for suffix in SUFFIXES}
+
+
+def _narrow(image: np.ndarray) -> np.ndarray:
+    """Shrinks an overlay, or a label, to the width that it has in the overview."""
+    height, width = image.shape[:2]
+    if width <= OVERVIEW_WIDTH:
+        return image
+    size = (OVERVIEW_WIDTH, max(1, height * OVERVIEW_WIDTH // width))
+    is_label = image.ndim == 2
+    method = Image.Resampling.NEAREST if is_label else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(image).resize(size, method))
