@@ -16,7 +16,6 @@ from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
-from deeplab_tf.drawing import visualize
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import inference
 from deeplab_tf.runs import run_dir
@@ -251,7 +250,7 @@ def test_a_video_becomes_a_video_of_overlays_and_a_broken_one_is_skipped(
     assert len(overlays) == 3 and overlays[0].shape == (50, 64, 3)  # codecs want even sides
     colors = run_dir.read(tiny_run_dir).dataset.colors
     for overlay, frame, class_id in zip(overlays, frames[::2], (0, 0, 1)):
-        expected = visualize.overlay(frame, np.full((49, 64), class_id), colors)
+        expected = overlays.overlay(frame, np.full((49, 64), class_id), colors)
         np.testing.assert_allclose(overlay.mean((0, 1)), expected.mean((0, 1)), atol=9)
 
 

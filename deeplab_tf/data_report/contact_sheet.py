@@ -10,7 +10,9 @@ from PIL import ImageFont
 
 from deeplab_tf.data_report.report import Report
 from deeplab_tf.data_report.report import Sample
-from deeplab_tf.drawing import visualize
+from deeplab_tf.drawing import overlays
+from deeplab_tf.drawing import palettes
+from deeplab_tf.drawing import panels
 
 COLUMNS = 4
 _RED = (200, 30, 30)
@@ -31,7 +33,7 @@ def contact_sheet(report: Report) -> np.ndarray:
     Returns:
         uint8 [H, W, 3].
     """
-    colors = (*report.info.colors, visualize.NO_CLASS_COLOR, _MAGENTA)
+    colors = (*report.info.colors, palettes.NO_CLASS_COLOR, _MAGENTA)
     captions = [_caption(sample) for sample in report.samples]
     num_lines = max(map(len, captions), default=0)
     cells = [
@@ -39,7 +41,7 @@ def contact_sheet(report: Report) -> np.ndarray:
         for sample, caption in zip(report.samples, captions)
     ]
     font = ImageFont.load_default(_TEXT_SIZE)
-    grid = visualize.contact_sheet(cells, COLUMNS)
+    grid = panels.contact_sheet(cells, COLUMNS)
     class_names = [f"{i} {name}" for i, name in enumerate(report.info.class_names)]
     class_names.append(f"{report.info.ignore_label} ignored")
     if any(split.wrong_ids for split in report.splits.values()):
@@ -58,29 +60,29 @@ def _caption(sample: Sample) -> list[str]:
 
 
 def _cell(
-    sample: Sample, colors: visualize.Colors, caption: list[str], num_lines: int
+    sample: Sample, colors: palettes.Colors, caption: list[str], num_lines: int
 ) -> np.ndarray:
     """An image in a frame, which is red if there is a problem, and words below."""
     width, height = _WIDTH + 2 * _FRAME, _HEIGHT + 2 * _FRAME
-    canvas = Image.new("RGB", (width, height + num_lines * _LINE_HEIGHT), visualize.PAPER)
+    canvas = Image.new("RGB", (width, height + num_lines * _LINE_HEIGHT), palettes.PAPER)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(_TEXT_SIZE)
     outline = _RED if sample.problems else _GREY
     draw.rectangle((0, 0, width - 1, height - 1), fill=_GREY, outline=outline, width=_FRAME)
     if sample.image is None:
         middle = (width // 2, height // 2)
-        draw.text(middle, "nothing to show", font=font, fill=visualize.INK, anchor="mm")
+        draw.text(middle, "nothing to show", font=font, fill=palettes.INK, anchor="mm")
     else:
         image = sample.image
         if sample.label is not None:
-            image = visualize.overlay(image, sample.label, colors)
+            image = overlays.overlay(image, sample.label, colors)
         scale = min(_WIDTH / image.shape[1], _HEIGHT / image.shape[0])
         size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
         image = Image.fromarray(image).resize(size, Image.Resampling.BOX)
         canvas.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
     for number, line in enumerate(caption):
         place = (_FRAME, height + number * _LINE_HEIGHT + _LINE_HEIGHT // 2)
-        color = _RED if number else visualize.INK
+        color = _RED if number else palettes.INK
         draw.text(place, line, font=font, fill=color, anchor="lm")
     return np.asarray(canvas)
 
@@ -88,19 +90,19 @@ def _cell(
 def _legend(
     entries: list[tuple[str, tuple[int, int, int]]], width: int, font: ImageFont.FreeTypeFont
 ) -> np.ndarray:
-    """All classes in columns, uint8 [H, width, 3]; with ids, unlike `visualize.add_legend`."""
+    """All classes in columns, uint8 [H, width, 3]; with ids, unlike `panels.add_legend`."""
     gap = _TEXT_SIZE // 2
     longest = max(math.ceil(font.getlength(text)) for text, _ in entries)
     columns = max(1, width // (_TEXT_SIZE + longest + 3 * gap))
     rows = math.ceil(len(entries) / columns)
-    canvas = Image.new("RGB", (width, rows * 2 * _TEXT_SIZE + gap), visualize.PAPER)
+    canvas = Image.new("RGB", (width, rows * 2 * _TEXT_SIZE + gap), palettes.PAPER)
     draw = ImageDraw.Draw(canvas)
     for index, (text, color) in enumerate(entries):
         column, row = divmod(index, rows)
         left, middle = gap + column * (width // columns), (2 * row + 1) * _TEXT_SIZE
         top = middle - _TEXT_SIZE // 2
         box = (left, top, left + _TEXT_SIZE, top + _TEXT_SIZE)
-        draw.rounded_rectangle(box, radius=3, fill=color, outline=visualize.INK)
+        draw.rounded_rectangle(box, radius=3, fill=color, outline=palettes.INK)
         place = (left + _TEXT_SIZE + gap, middle)
-        draw.text(place, text, font=font, fill=visualize.INK, anchor="lm")
+        draw.text(place, text, font=font, fill=palettes.INK, anchor="lm")
     return np.asarray(canvas)

@@ -22,8 +22,10 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf import files
+from deeplab_tf.drawing import overlays
+from deeplab_tf.drawing import palettes
+from deeplab_tf.drawing import panels
 from deeplab_tf.drawing import video
-from deeplab_tf.drawing import visualize
 from deeplab_tf.errors import UserError
 
 OVERLAY, CONFIDENCE, PROBABILITIES = "_overlay", "_confidence", "_probabilities"
@@ -50,7 +52,7 @@ class PredictionWriter:
         self,
         output_dir: str,
         class_names: Sequence[str],
-        colors: visualize.Colors,
+        colors: palettes.Colors,
         *,
         save_confidence: bool = False,
         save_probabilities: bool = False,
@@ -97,8 +99,8 @@ class PredictionWriter:
             OSError: A file cannot be written; none of the image's files has appeared then.
         """
         label, probabilities = prediction.label, prediction.probabilities
-        overlay = visualize.overlay(image, label, self.colors)
-        with_legend = visualize.add_legend(overlay, label, self.class_names, self.colors)
+        overlay = overlays.overlay(image, label, self.colors)
+        with_legend = panels.add_legend(overlay, label, self.class_names, self.colors)
         writers = {f"{name}{OVERLAY}.png": Image.fromarray(with_legend).save}
         if self._save_confidence:
             confidence = np.round(255 * probabilities.max(axis=-1)).astype(np.uint8)
@@ -110,7 +112,7 @@ class PredictionWriter:
         if self._label_ids is not None:
             server_label = Image.fromarray(self._label_ids[label])
             writers[os.path.join(LABEL_IDS_FOLDER, f"{name}.png")] = server_label.save
-        writers[f"{name}.png"] = lambda path: visualize.write_label_png(path, label, self.colors)
+        writers[f"{name}.png"] = lambda path: palettes.write_label_png(path, label, self.colors)
         self._publish(writers)
         self._add_to_overview(overlay, label)
         return os.path.join(self.output_dir, f"{name}.png")
@@ -154,7 +156,7 @@ class PredictionWriter:
                 frames = reader.frames(every_nth_frame)
                 for seconds, frame in itertools.islice(frames, max_frames or None):
                     label = label_of(frame)
-                    overlay = visualize.overlay(frame, label, self.colors)
+                    overlay = overlays.overlay(frame, label, self.colors)
                     writer.write(overlay, seconds)
                     first = first or (overlay, label)
                     progress.add_frame()
@@ -175,9 +177,9 @@ class PredictionWriter:
         """
         if not self._overview:
             return
-        sheet = visualize.contact_sheet([overlay for overlay, _ in self._overview], columns=4)
+        sheet = panels.contact_sheet([overlay for overlay, _ in self._overview], columns=4)
         labels = np.concatenate([label.ravel() for _, label in self._overview])[np.newaxis]
-        sheet = visualize.add_legend(sheet, labels, self.class_names, self.colors)
+        sheet = panels.add_legend(sheet, labels, self.class_names, self.colors)
         self._publish({f"{OVERVIEW}.png": Image.fromarray(sheet).save})
 
     def _add_to_overview(self, overlay: np.ndarray, label: np.ndarray) -> None:

@@ -21,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams_api
 
-from deeplab_tf.drawing import visualize
+from deeplab_tf.drawing import confusion
+from deeplab_tf.drawing import palettes
 from deeplab_tf.errors import UserError
 
 _EVENT_FILE = ".tfevents."  # is in the name of every file that TensorBoard reads
@@ -120,7 +121,7 @@ class TrainingLog:
         run_dir: str,
         total_steps: int,
         class_names: Sequence[str],
-        colors: visualize.Colors,
+        colors: palettes.Colors,
         hparams: dict,
         first_step: int = 0,
     ):
@@ -202,7 +203,7 @@ class TrainingLog:
             if iou is not None:
                 scalars[f"validation_iou/{name}"] = iou
         self._write(step, scalars)
-        matrix = visualize.confusion_matrix_image(
+        matrix = confusion.confusion_matrix_image(
             result["confusion_matrix"], self._class_names, self._colors
         )
         with self._summaries(step):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from deeplab_tf import models
 from deeplab_tf.data import records
-from deeplab_tf.drawing import visualize
+from deeplab_tf.drawing import panels
 from deeplab_tf.evaluation import inference
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation.evaluate import evaluate
@@ -62,19 +62,19 @@ def build(
                 target.assign(tf.convert_to_tensor(variable))
             result = evaluate(label_of, source, split, log.validating, on_image=see)
             is_best = state.save_if_best(result["miou"])
-        panels = [
-            visualize.error_panel(
+        worst_panels = [
+            panels.error_panel(
                 example["image"],
                 example["label"],
                 labels,
-                info.class_names,
-                info.colors,
-                info.ignore_label,
-                f"{example['name'].decode()}: miou {miou:.2f}",
+                class_names=info.class_names,
+                colors=info.colors,
+                ignore_label=info.ignore_label,
+                caption=f"{example['name'].decode()}: miou {miou:.2f}",
             )
             for miou, (example, labels) in worst.worst
         ]
-        log.validation(step, result, panels, is_best)
+        log.validation(step, result, worst_panels, is_best)
         return result
 
     return validate

@@ -41,7 +41,7 @@ def test_a_disk_that_fails_leaves_no_file_of_the_image(tmp_path, monkeypatch):
 
     writer = predictions.PredictionWriter(str(tmp_path), NAMES, COLORS)
     with monkeypatch.context() as patch:
-        patch.setattr(predictions.visualize, "write_label_png", full)
+        patch.setattr(predictions.palettes, "write_label_png", full)
         with pytest.raises(OSError, match="No space left"):
             writer.write("a", IMAGE, PREDICTION)
     assert not list(tmp_path.iterdir())

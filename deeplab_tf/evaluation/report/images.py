@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf.data.records import DatasetInfo
-from deeplab_tf.drawing import visualize
+from deeplab_tf.drawing import palettes
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation.report import markup
 
@@ -66,9 +66,9 @@ def article(shown: Shown, number: int, info: DatasetInfo) -> str:
     label = np.where(small.label == info.ignore_label, info.num_classes, small.label)
     panels = {
         "image": (f"Image {name}", _jpeg(small.image)),
-        "label": (f"Label of {name}", _png(visualize.colorize(label, info.colors, -1))),
+        "label": (f"Label of {name}", _png(palettes.colorize(label, info.colors, -1))),
         "prediction": (
-            f"Prediction for {name}", _png(visualize.colorize(small.prediction, info.colors, -1))
+            f"Prediction for {name}", _png(palettes.colorize(small.prediction, info.colors, -1))
         ),
         f"errors, {wrong}": (
             f"Errors in {name}: {wrong} of the pixels, in the colours of the classes that they "
@@ -104,7 +104,7 @@ def _errors(
     grey = 160 + cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 3
     errors = np.repeat(grey[..., np.newaxis], 3, axis=-1)
     is_wrong = (label != prediction) & (label != info.num_classes)
-    errors[is_wrong] = visualize.colorize(prediction, info.colors, -1)[is_wrong]
+    errors[is_wrong] = palettes.colorize(prediction, info.colors, -1)[is_wrong]
     return errors
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deeplab_tf.data.records import DatasetInfo
-from deeplab_tf.drawing import visualize
+from deeplab_tf.drawing import palettes
 from deeplab_tf.evaluation.report import charts
 from deeplab_tf.evaluation.report import comparison
 from deeplab_tf.evaluation.report import images as image_parts
@@ -265,7 +265,7 @@ def _images(
         f"<li>{markup.class_button(index, name, color)}</li>"
         for index, (name, color) in enumerate(zip(info.class_names, info.colors, strict=True))
     )
-    legend += f"<li>{markup.swatch(visualize.NO_CLASS_COLOR)}not counted</li>"
+    legend += f"<li>{markup.swatch(palettes.NO_CLASS_COLOR)}not counted</li>"
     columns = {
         "name": "image", "miou": "mIoU", "iou": "IoU of the class",
         "pixel_accuracy": "pixel accuracy", "change": "change of mIoU",
