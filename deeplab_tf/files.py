@@ -34,12 +34,13 @@ _BYTE_ORDER_MARKS = {
 }
 
 
-def read_text(path: Path, what: str = "file") -> str:
+def read_text(path: Path, what: str = "file", *, max_bytes: int = _MAX_TEXT_BYTES) -> str:
     """Reads a text file in UTF-8, or in UTF-8, UTF-16 or UTF-32 with a byte order mark.
 
     Args:
         path: The file.
         what: What it is, for messages, such as "class list".
+        max_bytes: Larger files are refused.
 
     Returns:
         The text, without a byte order mark, lines ending in `\\n`.
@@ -51,10 +52,10 @@ def read_text(path: Path, what: str = "file") -> str:
     try:
         if not path.is_file():
             raise UserError(f"There is no {what} {path}.")
-        if path.stat().st_size > _MAX_TEXT_BYTES:
+        if path.stat().st_size > max_bytes:
             raise UserError(
                 f"The {what} {path} has {path.stat().st_size / 2**20:.0f} MiB; a {what} has at "
-                f"most {_MAX_TEXT_BYTES // 2**20}. Give the right file."
+                f"most {max_bytes // 2**20}. Give the right file."
             )
         content = path.read_bytes()
     except OSError as error:
@@ -74,12 +75,13 @@ def read_text(path: Path, what: str = "file") -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: Path, what: str = "JSON file"):
+def read_json(path: Path, what: str = "JSON file", *, max_bytes: int = _MAX_TEXT_BYTES):
     """Reads a JSON file.
 
     Args:
         path: The file.
         what: What it is, for messages, such as "dataset description".
+        max_bytes: Larger files are refused.
 
     Returns:
         Whatever the JSON holds. The caller checks its fields.
@@ -87,7 +89,7 @@ def read_json(path: Path, what: str = "JSON file"):
     Raises:
         UserError: The file is missing, not a text, or not JSON; the message names the line.
     """
-    text = read_text(path, what)
+    text = read_text(path, what, max_bytes=max_bytes)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

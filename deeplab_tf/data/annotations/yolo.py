@@ -1,0 +1,194 @@
+"""YOLO segmentation: a text file per image, a line per object, `CLASS X1 Y1 X2 Y2 ...`.
+
+Coordinates are shares of the image's size. The class names stand in `data.yaml` (Ultralytics, Roboflow) or in `obj.names` (darknet). An image in
+`images/` has its text in `labels/`, otherwise the two lie side by side.
+"""
+
+import pathlib
+
+from deeplab_tf import files
+from deeplab_tf.data.annotations import shapes
+from deeplab_tf.data.annotations.common import AnnotatedImage
+from deeplab_tf.data.annotations.common import Annotations
+from deeplab_tf.data.annotations.common import Options
+from deeplab_tf.data.annotations.common import collect
+from deeplab_tf.data.annotations.shapes import Shape
+from deeplab_tf.data.annotations.shapes import ShapeError
+from deeplab_tf.data.listing import Listing
+from deeplab_tf.data.naming import split_of
+from deeplab_tf.data.wording import counted
+from deeplab_tf.data.wording import listed
+from deeplab_tf.errors import UserError
+
+_NAME_LISTS = ("obj.names", "classes.txt", "classes.names", "names.txt", "labels.txt")
+_OUTSIDE = 0.5  # how far outside the image a coordinate may lie, in image sizes
+
+
+def evidence(listing: Listing) -> str:
+    """Returns what speaks for this format, in words, or ""."""
+    found = _label_files(listing)
+    numeric = [path for path in list(found.values())[:20] if _looks_like_labels(path)]
+    if not numeric:
+        return ""
+    return f"{counted(len(found), '.txt file')} of YOLO beside {len(listing.images)} images"
+
+
+def read(listing: Listing, options: Options) -> Annotations:
+    """Reads the label file of every image.
+
+    Raises:
+        UserError: A file is damaged, or holds boxes, which are not segmentation.
+    """
+    names, notes = _class_names(listing)
+    found = _label_files(listing)
+    images, missing, splits = [], [], _listed_splits(listing)
+    for image in listing.images:
+        path = found.get(image)
+        drawn = _read_shapes(path, names) if path else []
+        if path is None:
+            missing.append(image.name)
+        split = splits.get(image.stem) or listing.split_of(image)
+        images.append(AnnotatedImage(image.stem, image, path or image.parent, tuple(drawn), split))
+    if missing:
+        notes.append(f"{counted(len(missing), 'image')} without a label file: {listed(missing)}.")
+    labels = names or [f"class_{i}" for i in range(_num_classes(images))]
+    return collect(labels, images, options, notes=notes)
+
+
+def _label_files(listing: Listing) -> dict[pathlib.Path, pathlib.Path]:
+    """The text file of every image that has one."""
+    texts = set(listing.with_ending(".txt"))
+    found = {}
+    for image in listing.images:
+        for path in _places(image):
+            if path in texts:
+                found[image] = path
+                break
+    return found
+
+
+def _places(image: pathlib.Path) -> list[pathlib.Path]:
+    """Where the label file of an image may lie."""
+    beside = image.with_suffix(".txt")
+    parts = list(beside.parts)
+    for index in range(len(parts) - 2, -1, -1):  # Ultralytics' rule: the last `images`
+        if parts[index].lower() == "images":
+            return [pathlib.Path(*parts[:index], "labels", *parts[index + 1 :]), beside]
+    return [beside]
+
+
+def _looks_like_labels(path: pathlib.Path) -> bool:
+    try:
+        lines = path.read_text("utf-8", errors="replace")[:4096].splitlines()
+        words = lines[0].split() if lines else []
+        return len(words) >= 5 and words[0].isdigit() and all(map(_is_number, words))
+    except OSError:
+        return False
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_shapes(path: pathlib.Path, names: list[str]) -> list[Shape]:
+    drawn = []
+    lines = files.read_text(path, "YOLO label file").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        words = line.split()
+        if not all(map(_is_number, words)) or not words[0].isdigit():
+            raise UserError(
+                f"{where}: {line[:40]!r} is not a class id and coordinates. Correct the line."
+            )
+        if len(words) == 5:
+            raise UserError(
+                f"{where}: this is a box (class, centre, width and height), so these are labels "
+                "for detection. Semantic segmentation needs the outline of every object: export "
+                "the data as YOLO segmentation, or as COCO."
+            )
+        class_id = int(words[0])
+        if names and class_id >= len(names):
+            raise UserError(
+                f"{where}: the class id is {class_id}, but there are {len(names)} class names "
+                f"({listed(names)}). Correct the line, or add the name."
+            )
+        try:
+            points = shapes.to_points([float(word) for word in words[1:]], minimum=3)
+            if points.min() < -_OUTSIDE or points.max() > 1 + _OUTSIDE:
+                raise ShapeError(
+                    f"its coordinates lie in {points.min():g}..{points.max():g}; they are shares "
+                    "of the image's size, in 0..1"
+                )
+        except ShapeError as error:
+            raise UserError(f"{where}: {error}. Correct or delete the line.") from error
+        label = names[class_id] if names else f"class_{class_id}"
+        drawn.append(Shape(label, shapes.Scaled(points), where))
+    return drawn
+
+
+def _class_names(listing: Listing) -> tuple[list[str], list[str]]:
+    """The class names by id, and notes."""
+    for path in listing.with_ending(".yaml", ".yml"):
+        names = _names_in_yaml(path)
+        if names:
+            return names, [f"Class names from {path.relative_to(listing.root)}."]
+    for path in listing.files:
+        if path.name.lower() in _NAME_LISTS and not _looks_like_labels(path):
+            lines = [line.strip() for line in files.read_text(path, "class list").split("\n")]
+            names = [line for line in lines if line]
+            return names, [f"Class names from {path.relative_to(listing.root)}."]
+    return [], [
+        "No class names (data.yaml or obj.names) lie here: classes are called by their number."
+    ]
+
+
+def _names_in_yaml(path: pathlib.Path) -> list[str]:
+    import yaml
+
+    text = files.read_text(path, "YOLO data file")
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path} is not YAML ({reason}): correct it.") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise UserError(f"{path}: the ids of `names` are not 0, 1, 2, ... without a gap.")
+        names = [names[class_id] for class_id in range(len(names))]
+    if names is None:
+        return []
+    if not isinstance(names, list) or not all(isinstance(n, str | int | float) for n in names):
+        raise UserError(f"{path}: `names` is not a list of class names: correct it.")
+    names = [str(name).strip() for name in names]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} has the class name {_double(names)!r} twice: rename one.")
+    return names
+
+
+def _double(names: list[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
+
+
+def _num_classes(images: list[AnnotatedImage]) -> int:
+    used = [shape.label for image in images for shape in image.shapes]
+    return 1 + max((int(label.removeprefix("class_")) for label in used), default=-1)
+
+
+def _listed_splits(listing: Listing) -> dict[str, str]:
+    """The split of every image's stem that a list such as `train.txt` names (darknet)."""
+    splits = {}
+    for path in listing.with_ending(".txt"):
+        split = split_of(path.stem)
+        if split and listing.parts(path) == () and not _looks_like_labels(path):
+            for line in files.read_text(path, "split list").split("\n"):
+                if line.strip():
+                    name = line.strip().replace("\\", "/")
+                    splits[pathlib.PurePosixPath(name).stem] = split
+    return splits
