@@ -44,6 +44,10 @@ REQUIRED = [
     "platformdirs",  # the cache of released weights
     "requests",  # their download
     "psutil",  # memory and processes on every platform
+    # Polygons of annotation files, rasterised as COCO's own tools do. datumaro reads these files
+    # whole, but brings pandas and a second OpenCV.
+    "pycocotools",
+    "pyyaml",  # the class names of YOLO's data.yaml
     "pillow",  # palette PNGs: TensorFlow and OpenCV neither read nor write their class ids
 ]
 
@@ -56,6 +60,7 @@ EXTRAS = {
     # Warm-up requests in SavedModels; asking TF Serving over gRPC.
     "serving": ["tensorflow-serving-api", "grpcio"],
     "onnx": ["tf2onnx", "onnx", "onnxruntime"],
+    "heif": ["pillow-heif"],  # HEIC images, as phones take them
     "mat": ["scipy"],  # labels in MATLAB's .mat files
     "jax": ["jax"],  # the network on Keras' other backend
 }

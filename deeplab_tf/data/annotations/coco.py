@@ -179,10 +179,10 @@ class _Reader:
                 raise UserError(f"{path}, {where}: the id is that of {names[category_id]!r} too.")
             names[category_id] = name
             self._names.setdefault(name, category_id)
-            parents.add(category.get("supercategory"))
+            parents.add(str(category.get("supercategory")))
             color = category.get("color")
-            if isinstance(color, list) and len(color) == 3:
-                self.colors.setdefault(name, tuple(int(value) & 255 for value in color))
+            if isinstance(color, list) and len(color) == 3 and set(color) <= set(range(256)):
+                self.colors.setdefault(name, tuple(map(int, color)))
             if category.get("supercategory") == "none":
                 self._unused.add(name)
         self._unused &= parents

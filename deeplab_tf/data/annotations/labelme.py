@@ -147,7 +147,7 @@ def _shape(
     label = field(shape, "label", str, path, where).strip()
     kind = shape.get("shape_type") or "polygon"
     place = f"{path}, {where} ({label})"
-    if kind not in _NUM_POINTS:
+    if not isinstance(kind, str) or kind not in _NUM_POINTS:
         raise UserError(
             f"{place}: its type is {kind!r}; there is {', '.join(_NUM_POINTS)}. Draw it again."
         )

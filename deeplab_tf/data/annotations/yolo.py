@@ -1,7 +1,8 @@
 """YOLO segmentation: a text file per image, a line per object, `CLASS X1 Y1 X2 Y2 ...`.
 
-Coordinates are shares of the image's size. The class names stand in `data.yaml` (Ultralytics, Roboflow) or in `obj.names` (darknet). An image in
-`images/` has its text in `labels/`, otherwise the two lie side by side.
+Coordinates are shares of the image's size. The class names stand in `data.yaml` (Ultralytics,
+Roboflow) or in `obj.names` (darknet). An image in `images/` has its text in `labels/`; otherwise
+the two lie side by side.
 """
 
 import pathlib
