@@ -121,11 +121,7 @@ class Run:
         (prefix, *_) = checkpoint_files.find(str(self.folder / "checkpoints"))
         assert checkpoint_files.step_of(prefix) == NUM_STEPS
         reader = tf.train.load_checkpoint(prefix)
-        return {
-            name: reader.get_tensor(name)
-            for name in reader.get_variable_to_shape_map()
-            if name.endswith("VARIABLE_VALUE")
-        }
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def losses(path) -> dict[int, float]:

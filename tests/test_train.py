@@ -49,11 +49,7 @@ def last_weights(run_dir) -> dict[str, np.ndarray]:
 def last_state(run_dir) -> dict[str, np.ndarray]:
     """All that a run goes on from: weights, optimizer, averages, random numbers."""
     reader = tf.train.load_checkpoint(checkpoints.find(str(run_dir), "last"))
-    return {
-        name: reader.get_tensor(name)
-        for name in reader.get_variable_to_shape_map()
-        if "CHECKPOINTABLE" not in name
-    }
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def assert_equal_states(one, other):

@@ -73,9 +73,9 @@ def set_aside(prefix: str) -> str:
 
 
 @contextlib.contextmanager
-def temporary_folder(folder: str, worker: int) -> Iterator[str]:
-    """An empty folder that a worker writes a checkpoint to, as long as the context lasts."""
-    path = os.path.join(folder, f"saving-{worker}")
+def temporary_folder(folder: str) -> Iterator[str]:
+    """An empty folder to write a checkpoint to, as long as the context lasts."""
+    path = os.path.join(folder, "saving")
     shutil.rmtree(path, ignore_errors=True)
     try:
         os.makedirs(path)
@@ -86,7 +86,7 @@ def temporary_folder(folder: str, worker: int) -> Iterator[str]:
 
 def clean(folder: str) -> None:
     """Deletes what a killed save has left."""
-    for path in glob.glob(os.path.join(glob.escape(folder), "saving-*")):
+    for path in glob.glob(os.path.join(glob.escape(folder), "saving*")):
         shutil.rmtree(path, ignore_errors=True)
     for path in glob.glob(os.path.join(glob.escape(folder), "ckpt-*.data-*")):
         if not os.path.exists(re.sub(r"\.data-\d+-of-\d+$", ".index", path)):

@@ -1,39 +1,43 @@
 """Saving and restoring the state of a training run.
 
-A checkpoint holds all that the next step depends on: weights, optimizer slots and step, the state
-of dropout's random numbers. The input pipeline is a function of the step, so it needs no state.
-A process that is killed at any moment leaves whole checkpoints only (`checkpoint_files`).
+A checkpoint holds all that the next step depends on: weights, what the optimizer keeps, the step,
+the state of dropout's random numbers. The input pipeline is a function of the step, so it needs no
+state. A process that is killed at any moment leaves whole checkpoints only (`checkpoint_files`).
 """
 
 import fcntl
 import os
-import re
 import sys
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import layers
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoint_files
+from deeplab_tf.runs import checkpoint_values
 from deeplab_tf.runs import distribution
+from deeplab_tf.runs.checkpoint_values import CheckpointValues
+from deeplab_tf.runs.checkpoint_values import few
+from deeplab_tf.runs.checkpoint_values import first_line
 
 _KEPT = {"last": 2, "best": 1}
-
-# What TensorFlow raises on files that are cut off, missing, or of another model.
-_UNREADABLE = (AssertionError, LookupError, RuntimeError, ValueError, tf.errors.OpError)
 
 
 class TrainingCheckpoints:
     """The last and the best checkpoints of a run.
 
-    With several workers all have to do the same; only the chief's files stay.
+    With several workers, all of them have to make the same calls; the chief alone writes.
 
     Args:
         run_dir: Folder of the run, which all workers share.
-        model: The model; its weights are both saved and restored.
-        optimizer: Built optimizer; its `iterations` are the training step.
-        others: What else the next step depends on. `average` is an `optimizers.MovingAverage` of
-            `averaged_variables`, which `restore_weights` then prefers.
+        model: The model in training.
+        optimizer: Built optimizer of `deeplab_tf.training.optimizers`; its `iterations` are the
+            training step.
+        average: Moving average of `averaged_variables(model)`, if there is one. `restore_weights`
+            prefers the averages to the weights.
+        loss_scale: The loss scale, if there is one.
 
     Raises:
         UserError: Another process trains in the run dir, or it cannot be written.
@@ -44,19 +48,21 @@ class TrainingCheckpoints:
         run_dir: str,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        **others: tf.Module,
+        average=None,
+        loss_scale=None,
     ):
-        self.best_miou = tf.Variable(-1.0, trainable=False, name="best_miou")
-        state = tf.train.Checkpoint(
-            model=model,
-            optimizer=optimizer,
-            best_miou=self.best_miou,
-            # Keras leaves the state of dropout's random numbers out of tf.train.Checkpoint.
-            seeds=[v.value for v in model.non_trainable_variables if "seed" in v.path],
-            **others,
-        )
+        self.best_miou = tf.Variable(-1.0, trainable=False)
+        weights = _weights(model)
+        state = weights | _optimizer_state(optimizer, model) | _dropout_seeds(model)
+        state[checkpoint_values.BEST_MIOU] = self.best_miou
+        if average:
+            for name, variable in zip(weights, average.averages, strict=True):
+                state[f"{name}/{checkpoint_values.AVERAGE}"] = variable
+        if loss_scale:
+            for name, variable in loss_scale.state.items():
+                state[f"{checkpoint_values.LOSS_SCALE}/{name}"] = variable
         # The best are validated with the averages, if any, in the place of the weights.
-        self._checkpoints = {"last": state, "best": tf.train.Checkpoint(model=model)}
+        self._variables = {"last": state, "best": weights}
         self._step = optimizer.iterations
         self._run_dir = run_dir
         if distribution.is_chief():
@@ -65,11 +71,11 @@ class TrainingCheckpoints:
     def resume(self) -> bool:
         """Restores the last checkpoint that is whole; returns whether there was one.
 
-        Newer ones that are damaged are told of and moved into the folder `damaged` beside it.
+        Newer ones that are damaged are reported, and moved into the folder `damaged` beside it.
 
         Raises:
-            UserError: None is whole, it is of another training, or the workers do not find the
-                same.
+            UserError: None is whole, it belongs to another training, or the workers do not find
+                the same.
         """
         folder = checkpoint_files.folder_of(self._run_dir, "last")
         found = checkpoint_files.find(folder)
@@ -94,7 +100,7 @@ class TrainingCheckpoints:
                 aside = checkpoint_files.set_aside(prefix)
                 print(
                     f"warning: the checkpoint {prefix} is damaged ({problem}); it is kept as "
-                    f"{aside}, and the run goes on from {whole}",
+                    f"{aside}, and the run resumes from {whole}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -103,7 +109,7 @@ class TrainingCheckpoints:
         return bool(whole)
 
     def save(self) -> None:
-        """Saves the state to go on from.
+        """Saves the state to resume from.
 
         Raises:
             UserError: It cannot be written; the checkpoints before it are kept.
@@ -124,17 +130,23 @@ class TrainingCheckpoints:
         return True
 
     def _restore(self, prefix: str) -> None:
-        try:
-            self._checkpoints["last"].read(prefix).assert_consumed()
-        except _UNREADABLE as error:
+        values, variables = CheckpointValues(prefix), self._variables["last"]
+        differences = checkpoint_values.misfits(values.shapes, variables) | {
+            name: "in the checkpoint, not in this training"
+            for name in values.shapes
+            if name not in variables
+        }
+        if differences:
+            named = few(f"{name}: {how}" for name, how in differences.items())
             raise UserError(
-                f"{prefix} is whole, but of another training than the flags describe (model, "
-                f"optimizer, moving average): {_first_line(error)}. Give the flags that the run "
-                "was started with, or another --run_dir."
-            ) from error
+                f"{prefix} is whole, but belongs to another training than the flags describe "
+                f"(model, optimizer, moving average): {named}. Give the flags that the run was "
+                "started with, or another --run_dir."
+            )
+        checkpoint_values.restore(values, variables)
 
     def _check_that_workers_agree(self) -> None:
-        steps = distribution.of_all_workers(self._step.numpy())
+        steps = distribution.of_all_workers(int(self._step.numpy()))
         if len(set(steps)) > 1:
             raise UserError(
                 f"The workers found checkpoints of different steps ({', '.join(map(str, steps))}) "
@@ -142,29 +154,9 @@ class TrainingCheckpoints:
             )
 
     def _save(self, kind: str) -> None:
-        folder = checkpoint_files.folder_of(self._run_dir, kind)
-        prefix = os.path.join(folder, f"ckpt-{int(self._step.numpy())}")
-        try:
-            with checkpoint_files.temporary_folder(folder, distribution.worker_index()) as new:
-                # All workers take part: what each replica has of its own is brought together.
-                written = self._checkpoints[kind].write(os.path.join(new, "ckpt"))
-                if distribution.is_chief():
-                    checkpoint_files.publish(written, prefix)
-                    for old in checkpoint_files.find(folder)[_KEPT[kind] :]:
-                        checkpoint_files.remove(old)
-        except (OSError, tf.errors.OpError) as error:
-            raise self._not_written(prefix, error) from error
-        distribution.of_all_workers(0)  # none goes on, or ends, before the chief has published
-
-    def _not_written(self, prefix: str, error: Exception) -> UserError:
-        folder = os.path.dirname(prefix)
-        kept = [path for path in checkpoint_files.find(folder) if path != prefix]
-        return UserError(
-            f"The checkpoint {prefix} could not be written: {_first_line(error)}. "
-            + (f"The last good one, {kept[0]}, is kept. " if kept else "There is none before it. ")
-            + f"Make room in {self._run_dir}, or make it writable, and start the same command "
-            "again to go on from there."
-        )
+        if distribution.is_chief():
+            _publish(self._variables[kind], self._run_dir, kind, int(self._step.numpy()))
+        distribution.of_all_workers(0)  # none continues, or ends, before the chief has published
 
 
 def averaged_variables(model: keras.Model) -> list[keras.Variable]:
@@ -173,7 +165,7 @@ def averaged_variables(model: keras.Model) -> list[keras.Variable]:
 
 
 def find(run_dir: str, checkpoint: str) -> str:
-    """Returns the path of a run's "best" or "last" checkpoint.
+    """Returns the prefix of a run's "best" or "last" checkpoint.
 
     Raises:
         UserError: There is none, or the name is neither.
@@ -189,40 +181,108 @@ def find(run_dir: str, checkpoint: str) -> str:
     raise UserError(f"{run_dir} has no checkpoint yet: train it first.")
 
 
-def save_weights(model: keras.Model, run_dir: str) -> str:
-    """Saves a model's weights as the best of a run that was not trained here."""
-    folder = checkpoint_files.folder_of(run_dir, "best")
-    return tf.train.Checkpoint(model=model).save(os.path.join(folder, "ckpt"))
-
-
-def restore_weights(model: keras.Model, path: str) -> None:
-    """Restores a model's weights, and nothing else, from a checkpoint: the averaged ones, if any.
+def save_weights(model: keras.Model, run_dir: str) -> None:
+    """Saves a model's weights as the best of a run that was not trained here.
 
     Raises:
-        UserError: The checkpoint is of another model, or damaged.
+        UserError: They cannot be written.
     """
-    variables = [variable.value for variable in averaged_variables(model)]
-    averages = tf.train.Checkpoint(average=tf.train.Checkpoint(averages=variables))
-    try:
-        has_averages = any(name.startswith("average/") for name, _ in tf.train.list_variables(path))
-        for checkpoint in (tf.train.Checkpoint(model=model), averages)[: 1 + has_averages]:
-            status = checkpoint.read(path)
-            status.assert_existing_objects_matched().expect_partial()
-    except _UNREADABLE as error:
+    _publish(_weights(model), run_dir, "best", step=0)
+
+
+def restore_weights(model: keras.Model, prefix: str) -> None:
+    """Restores a model's weights, and nothing else, from a checkpoint: the averaged ones, if any.
+
+    Args:
+        model: The model.
+        prefix: Prefix of a checkpoint of a run.
+
+    Raises:
+        UserError: The checkpoint is damaged, or of another model; or a value is not finite.
+    """
+    values, weights = CheckpointValues(prefix), _weights(model)
+    averages = {f"{name}/{checkpoint_values.AVERAGE}": weights[name] for name in weights}
+    variables = averages if averages.keys() <= values.shapes.keys() else weights
+    differences = checkpoint_values.misfits(values.shapes, variables)
+    if differences:
+        named = few(f"{name}: {how}" for name, how in differences.items())
         raise UserError(
-            f"{path} cannot be restored; it is damaged, or of another model than flags.txt "
-            f"describes: {_first_line(error)}"
+            f"{prefix} is a checkpoint of another model than flags.txt describes: {named}."
+        )
+    checkpoint_values.restore(values, variables)
+    check_finite(model, prefix)
+
+
+def check_finite(model: keras.Model, origin: str) -> None:
+    """Refuses a model whose weights are not all finite: it would give every pixel the class 0.
+
+    Args:
+        model: The model.
+        origin: Where its weights come from, for the message.
+
+    Raises:
+        UserError: A weight is NaN or infinite.
+    """
+    broken = [
+        name
+        for name, variable in _weights(model).items()
+        if not np.isfinite(tf.convert_to_tensor(variable).numpy()).all()
+    ]
+    if broken:
+        raise UserError(
+            f"{origin} has weights that are NaN or infinite: {few(broken)}. The training that "
+            "wrote it diverged: take an earlier checkpoint, or train again with a lower "
+            "--base_learning_rate or with --clip_gradient_norm."
+        )
+
+
+def _weights(model: keras.Model) -> dict[str, keras.Variable]:
+    """Weights and moving statistics by official name, in the order of `averaged_variables`."""
+    return {layers.official_name(variable): variable for variable in averaged_variables(model)}
+
+
+def _optimizer_state(optimizer, model: keras.Model) -> dict[str, keras.Variable]:
+    state = {checkpoint_values.STEP: optimizer.iterations}
+    for slot, variables in optimizer.slots.items():
+        for weight, variable in zip(model.trainable_variables, variables, strict=True):
+            state[f"{layers.official_name(weight)}/{slot}"] = variable
+    return state
+
+
+def _dropout_seeds(model: keras.Model) -> dict[str, keras.Variable]:
+    seeds = [variable for variable in model.non_trainable_variables if "seed" in variable.path]
+    return {f"{checkpoint_values.DROPOUT_SEED}/{index}": seed for index, seed in enumerate(seeds)}
+
+
+def _publish(variables: dict, run_dir: str, kind: str, step: int) -> None:
+    """Writes a checkpoint, and deletes the oldest of its folder."""
+    folder = checkpoint_files.folder_of(run_dir, kind)
+    prefix = os.path.join(folder, f"ckpt-{step}")
+    try:
+        with checkpoint_files.temporary_folder(folder) as new:
+            written = os.path.join(new, "ckpt")
+            checkpoint_values.write(written, variables)
+            checkpoint_files.publish(written, prefix)
+            for old in checkpoint_files.find(folder)[_KEPT[kind] :]:
+                checkpoint_files.remove(old)
+    except (OSError, tf.errors.OpError) as error:
+        kept = [path for path in checkpoint_files.find(folder) if path != prefix]
+        raise UserError(
+            f"The checkpoint {prefix} could not be written: {first_line(error)}. "
+            + (f"The last good one, {kept[0]}, is kept. " if kept else "There is none before it. ")
+            + f"Make room in {run_dir}, or make it writable, and run the same command again to "
+            "resume from there."
         ) from error
 
 
 def _damage(prefix: str) -> str:
     """Reads a checkpoint, whose values carry checksums; returns what is wrong, or nothing."""
     try:
-        reader = tf.train.load_checkpoint(prefix)
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
-    except _UNREADABLE as error:
-        return _first_line(error)
+        values = CheckpointValues(prefix)
+        for name in values.shapes:
+            values.read(name)
+    except UserError as error:
+        return first_line(error)
     return ""
 
 
@@ -242,8 +302,3 @@ def _lock(run_dir: str) -> None:
         ) from error
     except OSError:
         os.close(descriptor)  # a file system without locks
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(r"\{\{.*?\}\} | \[Op:\w+\]", "", line)  # what only TensorFlow understands

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Callable
 
 import keras
@@ -12,14 +11,12 @@ import tensorflow as tf
 
 from deeplab_tf.errors import UserError
 from deeplab_tf.layers import official_name
+from deeplab_tf.runs import checkpoint_values
+from deeplab_tf.runs.checkpoint_values import CheckpointValues
+from deeplab_tf.runs.checkpoint_values import few
 
-# What a checkpoint keeps for the training that wrote it, not for the model.
-_TRAINING_STATE = re.compile(
-    r"(^|/)(global_step|Momentum|Adam(_1)?|RMSProp(_1)?|ExponentialMovingAverage|beta[12]_power)$"
-)
 # Behind every backbone's scope; the logits of a classification network are within it.
 _HEAD = ("logits/", "aspp0/", "decoder/")
-_READ_ERRORS = (tf.errors.OpError, ValueError, IndexError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +44,7 @@ class ImportReport:
         lines += [f"adapted {name}: {how}" for name, how in self.adapted]
         lines += [f"skipped {name}: {why}" for name, why in self.skipped]
         if self.unused:
-            lines.append(f"{len(self.unused)} of the checkpoint not used: {_few(self.unused)}")
+            lines.append(f"{len(self.unused)} of the checkpoint not used: {few(self.unused)}")
         return "\n".join(lines)
 
 
@@ -71,13 +68,8 @@ def load_tf1_checkpoint(
     Raises:
         UserError: If there is no checkpoint, or if it does not fit the model.
     """
-    prefix, reader = _open(path)
-    shapes = reader.get_variable_to_shape_map()
-
-    def read(names: list[str]) -> dict[str, np.ndarray]:
-        return _read(prefix, reader, names)
-
-    return _fill(model, prefix, shapes, read, skip_mismatched)
+    values = _open(path)
+    return _fill(model, values.prefix, values.shapes, values.read, skip_mismatched)
 
 
 def copy_weights(
@@ -100,8 +92,8 @@ def copy_weights(
     weights = {official_name(weight): weight for weight in trained.weights}
     shapes = {name: list(weight.shape) for name, weight in weights.items()}
 
-    def read(names: list[str]) -> dict[str, np.ndarray]:
-        return {name: weights[name].numpy() for name in names}
+    def read(name: str) -> np.ndarray:
+        return weights[name].numpy()
 
     return _fill(model, origin, shapes, read, skip_mismatched)
 
@@ -110,7 +102,7 @@ def _fill(
     model: keras.Model,
     origin: str,
     shapes: dict[str, list[int]],
-    read: Callable[[list[str]], dict[str, np.ndarray]],
+    read: Callable[[str], np.ndarray],
     skip_mismatched: bool,
 ) -> ImportReport:
     """Matches variables by name, then sets those that fit; all is checked before any is set."""
@@ -128,7 +120,7 @@ def _fill(
     loaded = [name for name in variables if name not in skipped]
     if not loaded:
         raise UserError(
-            f"{origin} has no variable of {model.name}: it holds {_few(sorted(shapes))}. Is it of "
+            f"{origin} has no variable of {model.name}: it holds {few(sorted(shapes))}. Is it of "
             "another backbone?"
         )
     if problems and not skip_mismatched:
@@ -138,13 +130,15 @@ def _fill(
             f"{origin} does not fit {model.name}: {listed}{more}. {_remedy(problems, shapes)}"
         )
 
-    values = read(loaded)
+    values = {name: read(name) for name in loaded}
     for name, _ in adapted:
         values[name] = spread_over_channels(values[name], variables[name].shape[2])
     for name, value in values.items():
         variables[name].assign(value)
     unused = sorted(
-        name for name in shapes if name not in variables and not _TRAINING_STATE.search(name)
+        name
+        for name in shapes
+        if name not in variables and not checkpoint_values.is_of_training(name)
     )
     return ImportReport(origin, loaded, adapted, problems, unused)
 
@@ -174,8 +168,7 @@ def is_backbone_checkpoint(path: str | os.PathLike) -> bool:
     Raises:
         UserError: If there is no checkpoint.
     """
-    _, reader = _open(path)
-    return not any(name.startswith(_HEAD) for name in reader.get_variable_to_shape_map())
+    return not any(name.startswith(_HEAD) for name in _open(path).shapes)
 
 
 def _sees_other_channels(ours: list[int], theirs: list[int] | None, in_channels: int) -> bool:
@@ -187,13 +180,8 @@ def _sees_other_channels(ours: list[int], theirs: list[int] | None, in_channels:
     )
 
 
-def _open(path: str | os.PathLike):
-    """The prefix of a checkpoint, and a reader of it."""
-    prefix = _find_prefix(pathlib.Path(path))
-    try:
-        return prefix, tf.train.load_checkpoint(prefix)
-    except _READ_ERRORS as error:
-        raise UserError(f"{prefix} cannot be read as a TensorFlow checkpoint: {error}") from error
+def _open(path: str | os.PathLike) -> CheckpointValues:
+    return CheckpointValues(_find_prefix(pathlib.Path(path)))
 
 
 def _find_prefix(path: pathlib.Path) -> str:
@@ -209,7 +197,7 @@ def _find_prefix(path: pathlib.Path) -> str:
         else:
             raise UserError(
                 f"{path} is a folder without a `checkpoint` file that names the one to load. Give "
-                f"the prefix itself: {_few(found) if found else 'there is none in it'}."
+                f"the prefix itself: {few(found) if found else 'there is none in it'}."
             )
     if not path.with_name(path.name + ".index").exists() and not path.is_file():
         raise UserError(
@@ -217,13 +205,6 @@ def _find_prefix(path: pathlib.Path) -> str:
             "and model.ckpt.data-00000-of-00001 that is model.ckpt."
         )
     return str(path)
-
-
-def _read(prefix: str, reader, names: list[str]) -> dict:
-    try:
-        return {name: reader.get_tensor(name) for name in names}
-    except _READ_ERRORS as error:
-        raise UserError(f"{prefix} is damaged: {error}. Copy or download it again.") from error
 
 
 def _remedy(problems: list[tuple[str, str]], shapes: dict) -> str:
@@ -242,7 +223,3 @@ def _remedy(problems: list[tuple[str, str]], shapes: dict) -> str:
         "Build the model with the arguments of the checkpoint's, or pass skip_mismatched=True to "
         "leave what does not fit as it is."
     )
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -103,16 +103,23 @@ class MomentumSGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        accumulator = self.momentums[index]
         gradient = keras.ops.cast(gradient, variable.dtype)
-        momentum = keras.ops.cast(self.momentum, variable.dtype)
         learning_rate = keras.ops.cast(learning_rate, variable.dtype)
         if self.weight_decays and self.weight_decays[index]:
             gradient += self.weight_decays[index] * variable
         if self.multipliers:
             gradient *= self.multipliers[index]
-        self.assign(accumulator, momentum * accumulator + gradient)
-        self.assign_sub(variable, learning_rate * accumulator)
+        if self.momentum:
+            accumulator = self.momentums[index]
+            momentum = keras.ops.cast(self.momentum, variable.dtype)
+            self.assign(accumulator, momentum * accumulator + gradient)
+            gradient = accumulator
+        self.assign_sub(variable, learning_rate * gradient)
+
+    @property
+    def slots(self) -> dict[str, list[keras.Variable]]:
+        """What it keeps for each variable, under the original's name."""
+        return {"Momentum": self.momentums} if self.momentum else {}
 
     def get_config(self):
         return {
@@ -157,6 +164,11 @@ class AdamW(keras.optimizers.Adam):
         if self.weight_decays and self.weight_decays[index]:
             self.assign_sub(variable, learning_rate * self.weight_decays[index] * variable)
         super().update_step(gradient, variable, learning_rate)
+
+    @property
+    def slots(self) -> dict[str, list[keras.Variable]]:
+        """What it keeps for each variable, under TensorFlow 1's names."""
+        return {"Adam": self._momentums, "Adam_1": self._velocities}
 
     def get_config(self):
         return {
@@ -333,6 +345,11 @@ class LossScale(tf.Module):
     def __init__(self, initial_scale: float = 2.0**15):
         super().__init__()
         self.scale, self.good_steps = (_local(tf.constant(value)) for value in (initial_scale, 0))
+
+    @property
+    def state(self) -> dict[str, tf.Variable]:
+        """What has to be saved, by name."""
+        return {"scale": self.scale, "good_steps": self.good_steps}
 
     def scaled(self, loss: tf.Tensor) -> tf.Tensor:
         """What gradients are to be taken of; to be called in a replica, as all that follows."""

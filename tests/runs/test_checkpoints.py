@@ -1,4 +1,4 @@
-"""Saving at any risk: kills between any two operations, damage, full disks, a second process."""
+"""Saving at any risk: kills, damage, full disks, a second process, layers that nest differently."""
 
 import os
 import resource
@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf import layers
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoint_files
 from deeplab_tf.runs import checkpoints
+from deeplab_tf.training import optimizers
 
 
 class Killed(BaseException):
@@ -21,9 +23,14 @@ class Killed(BaseException):
 
 def tiny_training(run_dir, value: float = 0.0, size: int = 3, **others):
     """A model whose weights are all `value`, its optimizer, and their checkpoints."""
-    layers = [keras.Input((size,)), keras.layers.Dense(size), keras.layers.Dropout(0.5)]
-    model = keras.Sequential(layers)
-    optimizer = keras.optimizers.SGD(momentum=0.9)
+    model = keras.Sequential(
+        [
+            keras.Input((size,)),
+            keras.layers.Dense(size, name="dense"),
+            keras.layers.Dropout(0.5, name="dropout"),
+        ]
+    )
+    optimizer = optimizers.MomentumSGD()
     optimizer.build(model.trainable_variables)
     for variable in model.weights:
         variable.assign(np.full(variable.shape, value))
@@ -99,7 +106,7 @@ def test_a_kill_between_any_two_operations_leaves_a_whole_checkpoint(tmp_path, a
             except Killed:
                 was_killed = True
         outcomes.append(resumed_step(run_dir))
-        assert not os.path.exists(run_dir / "checkpoints/saving-0")
+        assert not os.path.exists(run_dir / "checkpoints/saving")
         indices = {name for name in os.listdir(run_dir / "checkpoints") if name.endswith("index")}
         assert len(os.listdir(run_dir / "checkpoints")) == 2 * len(indices)
         if not was_killed:
@@ -129,7 +136,7 @@ def test_a_damaged_checkpoint_is_told_of_and_kept_and_the_one_before_is_resumed(
     assert resumed_step(tmp_path) == 1
     told = capsys.readouterr().err
     assert "checkpoints/ckpt-2 is damaged" in told
-    assert "checkpoints/damaged/ckpt-2" in told and "goes on from" in told
+    assert "checkpoints/damaged/ckpt-2" in told and "resumes from" in told
     assert (tmp_path / f"checkpoints/damaged/ckpt-2.{kind}").exists()
     assert resumed_step(tmp_path) == 1
 
@@ -146,8 +153,8 @@ def test_a_run_with_damaged_checkpoints_only_does_not_start_anew(tmp_path):
 def test_a_checkpoint_of_another_training_is_refused_and_stays(tmp_path):
     save(tmp_path, 1)
     average = tf.Module()
-    average.averages = [tf.Variable(0.0)]
-    with pytest.raises(UserError, match="ckpt-1 is whole, but of another training"):
+    average.averages = [tf.Variable(tf.zeros([3, 3])), tf.Variable(tf.zeros([3]))]
+    with pytest.raises(UserError, match="ckpt-1 is whole, but belongs to another training"):
         tiny_training(tmp_path, average=average)[2].resume()
     assert resumed_step(tmp_path) == 1
 
@@ -183,6 +190,130 @@ def test_the_best_weights_are_saved_only_when_better(tmp_path):
     assert len(os.listdir(tmp_path / "best")) == 2
 
 
+def flat_model() -> keras.Model:
+    """A model of three layers with weights and two of dropout."""
+    x = inputs = keras.Input((4,))
+    for name in ("first", "head.second", "head.third_depthwise"):
+        x = keras.layers.Dense(4, name=name)(x)
+        x = keras.layers.Dropout(0.5, name=f"{name}.dropout")(x)
+    return keras.Model(inputs, keras.layers.BatchNormalization(name="head.BatchNorm")(x))
+
+
+class Head(keras.layers.Layer):
+    """The last layers of `flat_model`, in one."""
+
+    def __init__(self):
+        super().__init__(name="head")
+        self.batch_norm = keras.layers.BatchNormalization(name="head.BatchNorm")  # comes first
+        names = ("head.second", "head.third_depthwise")
+        self.dense = [keras.layers.Dense(4, name=name) for name in names]
+        self.dropout = [keras.layers.Dropout(0.5, name=f"{name}.dropout") for name in names]
+
+    def build(self, shape):
+        for layer in (*self.dense, self.batch_norm):
+            layer.build(shape)
+
+    def call(self, x):
+        for dense, dropout in zip(self.dense, self.dropout):
+            x = dropout(dense(x))
+        return self.batch_norm(x)
+
+
+def nested_model() -> keras.Model:
+    """`flat_model` with the same names in other layers, and its weights in another order."""
+    inputs = keras.Input((4,))
+    backbone = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(4, name="first"),
+            keras.layers.Dropout(0.5, name="first.dropout"),
+        ]
+    )
+    return keras.Model(inputs, Head()(backbone(inputs)))
+
+
+class Training:
+    """A model with all that a training keeps, every value of it different from the others."""
+
+    def __init__(self, model: keras.Model, optimizer, first_value: int):
+        self.model, self.optimizer = model, optimizer
+        optimizer.build(model.trainable_variables)
+        self.average = optimizers.MovingAverage(checkpoints.averaged_variables(model), 0.9)
+        self.loss_scale = optimizers.LossScale()
+        slots = [variable for slot in optimizer.slots.values() for variable in slot]
+        seeds = [v for v in model.non_trainable_variables if "seed" in v.path]
+        self.seeds = seeds
+        for number, variable in enumerate(
+            [*model.weights, *slots, *self.average.averages, *seeds, optimizer.iterations]
+        ):
+            dtype = keras.backend.standardize_dtype(variable.dtype)
+            variable.assign(np.full(variable.shape, first_value + number, dtype))
+        self.loss_scale.scale.assign(first_value)
+
+    def checkpoints(self, run_dir) -> checkpoints.TrainingCheckpoints:
+        return checkpoints.TrainingCheckpoints(
+            str(run_dir), self.model, self.optimizer, self.average, self.loss_scale
+        )
+
+    @property
+    def values(self) -> dict[str, float]:
+        """A number of every variable, by names of its own."""
+        names = [layers.official_name(weight) for weight in self.model.weights]
+        trained = [layers.official_name(weight) for weight in self.model.trainable_variables]
+        variables = dict(zip(names, self.model.weights))
+        variables |= zip((f"average of {name}" for name in names), self.average.averages)
+        for kind, slot in self.optimizer.slots.items():
+            variables |= zip((f"{kind} of {name}" for name in trained), slot)
+        variables |= {f"seed {index}": seed for index, seed in enumerate(self.seeds)}
+        variables |= self.loss_scale.state | {"step": self.optimizer.iterations}
+        return {name: float(np.max(variable.numpy())) for name, variable in variables.items()}
+
+
+OPTIMIZERS = (optimizers.MomentumSGD, optimizers.AdamW)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_checkpoint_is_restored_into_layers_that_nest_differently(tmp_path, optimizer):
+    written = Training(flat_model(), optimizer(), first_value=1)
+    written.checkpoints(tmp_path).save()
+    read = Training(nested_model(), optimizer(), first_value=500)
+    orders = [[layers.official_name(weight) for weight in t.model.weights] for t in (written, read)]
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+    assert read.checkpoints(tmp_path).resume()
+    assert read.values == written.values
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("model", [flat_model, nested_model])
+def test_a_checkpoint_of_version_0_1_is_restored_by_the_names_in_its_object_graph(
+    tmp_path, optimizer, model
+):
+    written = Training(flat_model(), optimizer(), first_value=1)
+    (tmp_path / "checkpoints").mkdir()
+    tf.train.Checkpoint(  # as version 0.1 did
+        model=written.model,
+        optimizer=written.optimizer,
+        best_miou=tf.Variable(0.5),
+        seeds=[seed.value for seed in written.seeds],
+        average=written.average,
+        loss_scale=written.loss_scale,
+    ).write(str(tmp_path / "checkpoints/ckpt-7"))
+    read = Training(model(), optimizer(), first_value=500)
+    state = read.checkpoints(tmp_path)
+    assert state.resume()
+    assert read.values == written.values
+    assert float(state.best_miou) == 0.5
+
+
+def test_the_checkpoint_of_a_run_has_the_names_of_the_original(tmp_path):
+    Training(flat_model(), optimizers.AdamW(), first_value=1).checkpoints(tmp_path).save()
+    names = tf.train.load_checkpoint(checkpoints.find(str(tmp_path), "last"))
+    weight = "head/third_depthwise/depthwise_weights"
+    expected = {weight, f"{weight}/Adam", f"{weight}/Adam_1", f"{weight}/ExponentialMovingAverage"}
+    expected |= {"head/BatchNorm/moving_mean", "first/biases", "global_step", "dropout_seed/2"}
+    assert expected <= names.get_variable_to_shape_map().keys()
+
+
 def test_averaged_weights_are_preferred_where_a_run_keeps_them(tmp_path):
     average = tf.Module()
     average.averages = [tf.Variable(tf.fill([3, 3], 5.0)), tf.Variable(tf.fill([3], 6.0))]
@@ -194,6 +325,22 @@ def test_averaged_weights_are_preferred_where_a_run_keeps_them(tmp_path):
         assert [set(variable.numpy().ravel()) for variable in model.weights] == [
             {value} for value in expected
         ]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    model, _, state = tiny_training(tmp_path, value=1)
+    model.weights[1].assign([0, value, 0])
+    state.save()
+    with pytest.raises(UserError, match="ckpt-0 has weights that are NaN or inf.* dense/biases.*"):
+        checkpoints.restore_weights(model, checkpoints.find(str(tmp_path), "last"))
+
+
+def test_weights_of_another_model_are_refused_by_name(tmp_path):
+    tiny_training(tmp_path, size=4)[2].save()
+    model, _, _ = tiny_training(tmp_path, size=3)
+    with pytest.raises(UserError, match=r"dense/weights: \[3, 3\] in the model, \[4, 4\] in the"):
+        checkpoints.restore_weights(model, checkpoints.find(str(tmp_path), "last"))
 
 
 def test_a_second_process_in_the_run_dir_is_refused(tmp_path):

@@ -104,6 +104,17 @@ def test_momentum_decays_and_multiplies_by_name():
         np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_momentum_of_0_is_plain_gradient_descent():
+    variables = small_model().trainable_variables
+    optimizer = optimizers.MomentumSGD(0.5, momentum=0.0)
+    optimizer.build(variables)
+    before = [variable.numpy() for variable in variables]
+    optimizer.apply([tf.ones(variable.shape) for variable in variables], variables)
+    for variable, value in zip(variables, before):
+        np.testing.assert_allclose(variable.numpy(), value - 0.5, rtol=1e-6)
+    assert optimizer.slots == {}
+
+
 def test_adamw_decays_beside_the_gradient_and_multiplies_the_rate_by_name():
     variables = small_model().trainable_variables
     optimizer = built("adamw", variables, 0.01)

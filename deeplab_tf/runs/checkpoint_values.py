@@ -1,0 +1,150 @@
+"""The values that a checkpoint holds, by the names that the original gives them.
+
+A checkpoint of a run has the format of a TensorFlow 1 checkpoint of the original, so that what can
+read one can read the other, and so that it does not depend on how layers are nested:
+
+    SCOPE/weights ...                  the model's weights and moving statistics
+    NAME/Momentum, /Adam, /Adam_1      what the optimizer keeps for the weight NAME
+    NAME/ExponentialMovingAverage      the moving average of the weight NAME
+    global_step                        the training step
+    best_miou                          the highest validation mIoU so far
+    loss_scale/scale, /good_steps      the state of float16's loss scale
+    dropout_seed/0 ...                 the state of the dropout layers, in the model's order
+"""
+
+import os
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from deeplab_tf.errors import UserError
+from deeplab_tf.runs import object_graph
+
+AVERAGE = "ExponentialMovingAverage"
+STEP = "global_step"
+BEST_MIOU = "best_miou"
+LOSS_SCALE = "loss_scale"
+DROPOUT_SEED = "dropout_seed"
+
+# What a checkpoint keeps for the training that wrote it, not for the model.
+_TRAINING_STATE = re.compile(
+    rf"(^|.*/)({STEP}|Momentum|Adam(_1)?|RMSProp(_1)?|{AVERAGE}|beta[12]_power)"
+    rf"|{BEST_MIOU}|{LOSS_SCALE}/.*|{DROPOUT_SEED}/.*"
+)
+
+# What TensorFlow raises on files that are cut off, missing, or not checkpoints.
+_UNREADABLE = (tf.errors.OpError, LookupError, RuntimeError, ValueError, DecodeError)
+
+
+class CheckpointValues:
+    """Reads a checkpoint by name.
+
+    Checkpoints of deeplab_tf 0.1, whose names followed the nesting of the layers, are read under
+    the same names as all others.
+
+    Args:
+        prefix: Prefix of the checkpoint's files; or the file of a checkpoint in TensorFlow's first
+            format.
+
+    Attributes:
+        prefix: The same.
+        shapes: Shape of each value, by name.
+
+    Raises:
+        UserError: The files are missing, damaged, or not a checkpoint.
+    """
+
+    def __init__(self, prefix: str | os.PathLike):
+        self.prefix = os.fspath(prefix)
+        try:
+            self._reader = tf.train.load_checkpoint(self.prefix)
+            self._keys = object_graph.keys_by_name(self._reader)
+        except _UNREADABLE as error:
+            raise UserError(
+                f"{self.prefix} cannot be read as a TensorFlow checkpoint: {first_line(error)}"
+            ) from error
+        shapes = self._reader.get_variable_to_shape_map()
+        self.shapes = {name: list(shapes[key]) for name, key in self._keys.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns a value.
+
+        Raises:
+            UserError: The checkpoint is damaged.
+        """
+        try:
+            return self._reader.get_tensor(self._keys[name])
+        except _UNREADABLE as error:
+            raise UserError(
+                f"{self.prefix} is damaged: {first_line(error)}. Copy or download it again."
+            ) from error
+
+
+def write(prefix: str, variables: dict) -> None:
+    """Writes the values of variables as a checkpoint.
+
+    Args:
+        prefix: Prefix of the checkpoint's files.
+        variables: Keras or TensorFlow variables by name. Of a variable that several devices hold,
+            the value of the first is written.
+
+    Raises:
+        tf.errors.OpError: The files cannot be written.
+    """
+    names = sorted(variables)
+    with tf.device("/cpu:0"):
+        values = [tf.identity(tf.convert_to_tensor(variables[name])) for name in names]
+        tf.raw_ops.SaveV2(
+            prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=values
+        )
+
+
+def restore(values: CheckpointValues, variables: dict) -> None:
+    """Gives variables the values of their names, whose shapes have been compared.
+
+    Args:
+        values: The checkpoint.
+        variables: Keras or TensorFlow variables by name.
+
+    Raises:
+        UserError: The checkpoint is damaged.
+    """
+    for name, variable in variables.items():
+        variable.assign(values.read(name))
+
+
+def is_of_training(name: str) -> bool:
+    """Whether a value belongs to the training that wrote it, and not to the model."""
+    return bool(_TRAINING_STATE.fullmatch(name))
+
+
+def misfits(shapes: dict[str, list[int]], variables: dict) -> dict[str, str]:
+    """Returns what variables a checkpoint cannot fill, and why, by name.
+
+    Args:
+        shapes: Shape of each value of the checkpoint, by name.
+        variables: Keras or TensorFlow variables by name.
+    """
+    reasons = {}
+    for name, variable in variables.items():
+        here, there = list(variable.shape), shapes.get(name)
+        if there is None:
+            reasons[name] = f"{here} in the model, missing in the checkpoint"
+        elif there != here:
+            reasons[name] = f"{here} in the model, {there} in the checkpoint"
+    return reasons
+
+
+def few(names: Iterable[str]) -> str:
+    """Lists the first three of some names, and says how many more there are."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error, without what only TensorFlow's developers understand."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"\{\{.*?\}\} | \[Op:\w+\]", "", line)
