@@ -17,6 +17,7 @@ Everything else is refused.
 
 import collections
 import contextlib
+import functools
 import glob
 import io
 import os
@@ -33,12 +34,14 @@ import PIL.ImageOps
 import PIL.TiffImagePlugin
 
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import extra_for
 
 # Pillow's name of every format that is read, and the endings of its files.
 FORMATS = {
     "AVIF": (".avif",),
     "BMP": (".bmp",),
     "GIF": (".gif",),
+    "HEIF": (".heic", ".heif"),  # of phones; the extra `heif` reads it
     "JPEG": (".jpeg", ".jpg"),
     "JPEG2000": (".jp2",),
     "MPO": (".mpo",),  # the JPEG files of many phones and drones, under .jpg: a preview is behind
@@ -55,6 +58,7 @@ MAX_PIXELS_FLAG = "--max_image_pixels"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _LITTER = (".ds_store", "thumbs.db", "desktop.ini")
 _BITS = (8, 10, 12, 14, 16)
 _DARKEST_WHITE = 32  # floats up to less than this, but over 1, are neither 0..1 nor 0..255
@@ -173,6 +177,8 @@ def open_image(
     """
     name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
     with _errors_naming(name):
+        if _is_heif(source):
+            _register_heif()
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         try:
             with _without_pillows_limit():
@@ -257,6 +263,20 @@ def _without_pillows_limit() -> Iterator[None]:
             yield
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
+def _is_heif(source: str | os.PathLike | bytes) -> bool:
+    if not isinstance(source, bytes):
+        with open(source, "rb") as file:
+            source = file.read(12)
+    return source[4:8] == b"ftyp" and source[8:12] in _HEIF_BRANDS
+
+
+@functools.cache
+def _register_heif() -> None:
+    with extra_for("Reading HEIC images", extra="heif"):
+        import pillow_heif
+    pillow_heif.register_heif_opener()
 
 
 def _formats() -> list[str]:

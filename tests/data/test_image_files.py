@@ -41,14 +41,14 @@ def test_no_image_is_an_error_that_names_the_flag(tmp_path, monkeypatch, images)
 
 def test_a_folder_gives_every_format_and_counts_what_it_leaves_out(tmp_path, monkeypatch, capsys):
     taken = ["a.JPG", "b.tif", "c.tiff", "d.gif", "e.png"]
-    for name in [*taken, "._a.JPG", ".DS_Store", "Thumbs.db", "f.heic", "g.heic", "README"]:
+    for name in [*taken, "._a.JPG", ".DS_Store", "Thumbs.db", "f.psd", "g.psd", "README"]:
         (tmp_path / name).touch()
     assert [os.path.basename(path) for path in image_files.find_images(str(tmp_path))] == taken
-    assert "files left out, by ending: 2 .heic, 1 without ending" in capsys.readouterr().out
+    assert "files left out, by ending: 2 .psd, 1 without ending" in capsys.readouterr().out
     monkeypatch.setenv("HOME", str(tmp_path))
     found = image_files.find_images("~/*")
     assert [os.path.basename(path) for path in found] == sorted(
-        [*taken, "f.heic", "g.heic", "README"]
+        [*taken, "f.psd", "g.psd", "README"]
     )
 
 

@@ -1,0 +1,125 @@
+"""Images of any format as records hold them: upright, 8-bit, JPEG or PNG.
+
+The bytes of an upright 8-bit JPEG or PNG stay as they are. Everything else becomes a PNG, which
+loses nothing: other formats, more bits (scaled as `image_files` states), CMYK, and images that
+their EXIF data turn. Label maps are turned with their images.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import PIL.Image
+
+from deeplab_tf.data import image_files
+from deeplab_tf.errors import UserError
+
+_ORIENTATION = 0x0112
+_KEPT_MODES = {
+    "JPEG": ("RGB", "L"),
+    "MPO": ("RGB", "L"),
+    "PNG": ("RGB", "L", "P", "RGBA", "LA", "1"),
+}
+_PNG_DEPTH = 24  # the place of that byte in a PNG
+
+# What brings the stored rows and columns upright, by EXIF orientation.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels.swapaxes(0, 1), 2),
+    8: lambda pixels: np.rot90(pixels, 1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceImage:
+    """An image, ready for a record.
+
+    Args:
+        content: A JPEG or PNG, upright.
+        format: "jpeg" or "png".
+        size: Width and height of the upright image, in pixels.
+        stored_size: Width and height of the file, in pixels.
+        orientation: EXIF orientation of the file; 1 if it is upright.
+    """
+
+    content: bytes
+    format: str
+    size: tuple[int, int]
+    stored_size: tuple[int, int]
+    orientation: int
+
+    def upright(self, label_map: np.ndarray) -> np.ndarray:
+        """Turns a label map, [H, W], like the image, if it has the size of the stored image.
+
+        One that has the size of the upright image only stays as it is.
+        """
+        fits_stored = label_map.shape[:2] == self.stored_size[::-1]
+        if self.orientation == 1 or not fits_stored:
+            return label_map
+        return np.ascontiguousarray(_TURNS[self.orientation](label_map))
+
+
+def read_source_image(
+    content: bytes,
+    name: str,
+    *,
+    max_pixels: int = image_files.MAX_PIXELS,
+    tell: Callable[[str], None] = lambda line: None,
+) -> SourceImage:
+    """Reads an image file to its last pixel and brings it into the form of records.
+
+    Args:
+        content: Of the file.
+        name: For messages.
+        max_pixels: Larger images are refused before they are decoded.
+        tell: Called with a line if the pixels were scaled, or a frame was chosen.
+
+    Raises:
+        UserError: It is damaged, too large, or not an image.
+    """
+    with image_files.open_image(content, name=name, max_pixels=max_pixels) as image:
+        stored_size = image.size
+        orientation = _orientation(image)
+        is_kept = (
+            orientation == 1
+            and image.mode in _KEPT_MODES.get(image.format or "", ())
+            and not (image.format == "PNG" and content[_PNG_DEPTH] > 8)
+        )
+        if is_kept:
+            try:
+                image.load()
+            except Exception as error:  # Pillow raises errors of every kind on damaged files
+                raise UserError(
+                    f"{name} cannot be decoded to its end ({error}): replace it."
+                ) from error
+            image_format = "png" if image.format == "PNG" else "jpeg"
+            return SourceImage(content, image_format, stored_size, stored_size, 1)
+    pixels = image_files.read_image(content, name=name, max_pixels=max_pixels, tell=tell)
+    encoded = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes()
+    return SourceImage(encoded, "png", pixels.shape[1::-1], stored_size, orientation)
+
+
+def upright_size(path: pathlib.Path) -> tuple[int, int]:
+    """Returns width and height of an image file as a viewer shows it, by its header.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    with image_files.open_image(path) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) > 4 else (width, height)
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    """The EXIF orientation; 1 where there is none, or one that says nothing, such as 0."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # of a damaged EXIF block, which hides no pixel
+        return 1
+    return orientation if orientation in _TURNS else 1
