@@ -100,16 +100,17 @@ def measure(way: str, run_dir: str, artefact_path: str, size: tuple[int, int]) -
     import tensorflow as tf
 
     from deeplab_tf.config import EvalConfig
-    from deeplab_tf.evaluation import inference
+    from deeplab_tf.evaluation import artefacts
+    from deeplab_tf.evaluation import prediction
     from deeplab_tf.runs import run_dir as run_dirs
 
     run = run_dirs.read(run_dir)
     settings = (run.model_config, run.data_config)
     if way in MODES:
         model, eval_config = run_dirs.load_model(run), EvalConfig(**MODES[way])
-        label_of = inference.label_function(model, *settings, eval_config=eval_config)
+        label_of = prediction.label_function(model, *settings, eval_config=eval_config)
     else:
-        label_of = inference.load_artefact(artefact_path, *settings)
+        label_of = artefacts.load_artefact(artefact_path, *settings)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for _ in range(2):
         label_of(image)

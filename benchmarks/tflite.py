@@ -39,8 +39,9 @@ from deeplab_tf import import_checkpoint
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.data import image_files
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import fitting
 from deeplab_tf.evaluation import metrics
+from deeplab_tf.evaluation import prediction
 from deeplab_tf.export import examples
 from deeplab_tf.export import litert
 from deeplab_tf.export import tflite
@@ -112,10 +113,10 @@ class Photo:
 def read_images(patterns: str, label_folder: str) -> list[Photo]:
     """Reads images, and the label images of the same names where there are some."""
 
+    fitter = fitting.ImageFitter(backbones.pad_pixel(BACKBONE), size=SIZE)
+
     def fitted(image, label):
-        return examples.fitted(
-            examples.Example("", image, label), SIZE, backbones.pad_pixel(BACKBONE), IGNORE_LABEL
-        )
+        return examples.fitted(examples.Example("", image, label), fitter, IGNORE_LABEL)
 
     images = []
     for path in matching(patterns):
@@ -154,7 +155,9 @@ def export_files(
 def keras_labels(run_dir: str, images: list[Photo]) -> list[np.ndarray]:
     """Class ids of the run's Keras model in float32, [H, W] each."""
     run = run_dirs.read(run_dir)
-    label_of = inference.label_function(run_dirs.load_model(run), run.model_config, run.data_config)
+    label_of = prediction.label_function(
+        run_dirs.load_model(run), run.model_config, run.data_config
+    )
     return [label_of(image.image) for image in images]
 
 

@@ -22,11 +22,12 @@ from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import artefacts
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import report
 from deeplab_tf.evaluation.evaluate import evaluate
 from deeplab_tf.evaluation.evaluate import print_metrics
+from deeplab_tf.evaluation.prediction import label_function
 from deeplab_tf.runs import run_dir as run_dirs
 
 _NUM_WORST, _NUM_BEST = 12, 6  # images on the report
@@ -98,11 +99,13 @@ def evaluate_run(
         report.check_comparable(other[0], info)
     split = split or data.val_split
     crf_parameters = run_dirs.crf_parameters(run_dir, crf_config)
-    settings = (run.model_config, data, crf_parameters, eval_config)
+    settings = (run.model_config, data)
+    inference = {"eval_config": eval_config, "crf_parameters": crf_parameters}
     if artefact:
-        label_of = inference.load_artefact(artefact, *settings)
+        label_of = artefacts.load_artefact(artefact, *settings, **inference)
     else:
-        label_of = inference.label_function(run_dirs.load_model(run, checkpoint), *settings)
+        model = run_dirs.load_model(run, checkpoint)
+        label_of = label_function(model, *settings, **inference)
     trimap = metrics.Trimap(trimap_width, info.num_classes, info.ignore_label)
     boundaries = metrics.BoundaryIou(info.num_classes, info.ignore_label)
     worst, best = metrics.WorstImages(_NUM_WORST), metrics.BestImages(_NUM_BEST)

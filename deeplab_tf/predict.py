@@ -36,7 +36,9 @@ from deeplab_tf.drawing import predictions
 from deeplab_tf.drawing import server_ids
 from deeplab_tf.drawing import video
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import artefacts
+from deeplab_tf.evaluation.prediction import label_function
+from deeplab_tf.evaluation.prediction import probability_function
 from deeplab_tf.runs import run_dir as run_dirs
 
 
@@ -94,7 +96,7 @@ def predict(
         eval_config: Scales, flips, windows and output stride of the network.
         predict_config: What else is written, and how much of a video is labelled.
         artefact: Labels with this SavedModel, `.keras` or `.tflite` file in place of the
-            checkpoint, see `inference.load_artefact`.
+            checkpoint, see `artefacts.load_artefact`.
 
     Returns:
         The label PNGs and videos written, in the order of the sorted images and videos.
@@ -178,7 +180,10 @@ def _prediction_function(
 ) -> Callable[[np.ndarray], predictions.Prediction]:
     """A function of an image, uint8 [H, W, 3]; it computes probabilities only if needed."""
     settings = (run.model_config, run.data_config)
-    crf_parameters = run_dirs.crf_parameters(run.folder, crf_config)
+    inference = {
+        "eval_config": eval_config,
+        "crf_parameters": run_dirs.crf_parameters(run.folder, crf_config),
+    }
     needs_probabilities = predict_config.save_confidence or predict_config.save_probabilities
     if artefact and needs_probabilities:
         raise UserError(
@@ -186,13 +191,13 @@ def _prediction_function(
             "--save_confidence and --save_probabilities, or --model, to have them of the run."
         )
     if artefact:
-        label_of = inference.load_artefact(artefact, *settings, crf_parameters, eval_config)
+        label_of = artefacts.load_artefact(artefact, *settings, **inference)
         return lambda image: predictions.Prediction(_of_run(label_of(image), artefact, run))
     model = run_dirs.load_model(run, checkpoint)
     if not needs_probabilities:
-        label_of = inference.label_function(model, *settings, crf_parameters, eval_config)
+        label_of = label_function(model, *settings, **inference)
         return lambda image: predictions.Prediction(label_of(image))
-    probabilities_of = inference.probability_function(model, *settings, eval_config, crf_parameters)
+    probabilities_of = probability_function(model, *settings, **inference)
 
     def prediction_of(image):
         probabilities = probabilities_of(image)

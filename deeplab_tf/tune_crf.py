@@ -17,8 +17,8 @@ from deeplab_tf import crf
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
 from deeplab_tf.evaluation import metrics
+from deeplab_tf.evaluation import prediction
 from deeplab_tf.runs import run_dir as run_dirs
 
 # The papers' ranges, taken in three steps each, and half of these steps to refine. The Gaussian
@@ -106,7 +106,7 @@ def _predict(run: run_dirs.Run, split: str, num_images: int, checkpoint: str) ->
         run.data_config.ignore_label,
     )
     model = run_dirs.load_model(run, checkpoint)
-    probabilities_of = inference.probability_function(model, run.model_config, run.data_config)
+    probabilities_of = prediction.probability_function(model, run.model_config, run.data_config)
     examples = input_pipeline.evaluation_examples(source, split).take(num_images)
     with input_pipeline.readable_errors():
         return [

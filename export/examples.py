@@ -16,7 +16,7 @@ from deeplab_tf.data import records
 from deeplab_tf.data import transforms
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.runs import run_dir as run_dirs
 
 _DRAWN_SPLIT = "export"  # no split of the dataset: a run has not seen these images
@@ -145,35 +145,22 @@ def balanced(presence: np.ndarray, number: int) -> list[int]:
     return order[chosen].tolist()
 
 
-def fitted(
-    example: Example,
-    size: tuple[int, int],
-    pad_pixel: tuple[float, float, float],
-    ignore_label: int,
-) -> Example:
-    """Fits an example into a fixed size, as `inference.tflite_label_function` fits an image.
-
-    It is shrunk, never enlarged, keeping its shape, and padded at the bottom and right.
+def fitted(example: Example, fitter: ImageFitter, ignore_label: int) -> Example:
+    """Fits an example to a network, as it fits the images that it labels.
 
     Args:
         example: The example.
-        size: Height and width in pixels.
-        pad_pixel: Colour of the padding, rounded here: the backbone's mean pixel.
+        fitter: Fits the image; its pixels are rounded.
         ignore_label: Label of the padding.
 
     Returns:
-        The example at that size.
+        The example as the network sees it.
     """
-    own_size = example.image.shape[:2]
-    inner = inference.fitted_size(own_size, size)
-    label = np.zeros(own_size, np.int32) if example.label is None else example.label
-    resized = transforms.resize({"image": example.image, "label": label}, inner)
-    padded = transforms.rounded(transforms.pad_to(resized, *size, ignore_label, pad_pixel))
-    return Example(
-        example.name,
-        padded["image"].numpy(),
-        None if example.label is None else padded["label"].numpy(),
-    )
+    images, _ = fitter.fit(example.image[np.newaxis])
+    label = example.label
+    if label is not None:
+        label = fitter.fit_labels(label[np.newaxis], ignore_label)[0].numpy()
+    return Example(example.name, tf.cast(images[0] + 0.5, tf.uint8).numpy(), label)
 
 
 def warn_if_shrunk(

@@ -1,7 +1,7 @@
 """The one seam to the packages that make `.tflite` files and look into them.
 
 Graphs are converted, and quantised where that is asked for, by TensorFlow's own converter; files
-are read by the tools of ai-edge-litert. (`inference.TFLiteModel` runs them, as `eval` needs it
+are read by the tools of ai-edge-litert. (`artefacts.TFLiteModel` runs them, as `eval` needs it
 too.) ai-edge-quantizer, which is to take over quantisation, kept as many labels in a trial on VOC
 and CamVid images, but leaves inputs and outputs signed; a change to it stays within this file.
 """

@@ -23,7 +23,8 @@ from deeplab_tf import backbones
 from deeplab_tf import command_line
 from deeplab_tf.config import setting
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation.fitting import ImageFitter
+from deeplab_tf.evaluation.prediction import predict_logits
 from deeplab_tf.export import drafts
 from deeplab_tf.export import examples
 from deeplab_tf.export import parity
@@ -98,9 +99,8 @@ def export_onnx(
     source, proof = examples.proof_examples(run, data_dir, num_proof_images)
     size = onnx_config.input_size
     if size:
-        pad_pixel = backbones.pad_pixel(run.model_config.backbone)
-        ignore_label = run.dataset.ignore_label
-        proof = [examples.fitted(one, size, pad_pixel, ignore_label) for one in proof]
+        fitter = ImageFitter(backbones.pad_pixel(run.model_config.backbone), size=size)
+        proof = [examples.fitted(one, fitter, run.dataset.ignore_label) for one in proof]
     model = run_dirs.load_model(run, checkpoint)
     content, operators = convert(model, run, onnx_config)
     about = {
@@ -155,7 +155,7 @@ def convert(
 
     @tf.function(input_signature=[images], autograph=False)
     def segment(images):
-        scores = inference.predict_logits(model, images, run.model_config, run.data_config)
+        scores = predict_logits(model, images, run.model_config, run.data_config)
         labels = tf.argmax(scores, axis=-1, output_type=tf.int32)
         return {"labels": tf.cast(labels, label_dtype), "scores": scores}
 

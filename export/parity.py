@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
 from deeplab_tf.evaluation import metrics
+from deeplab_tf.evaluation.prediction import predict_logits
 from deeplab_tf.export import examples as proof
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -112,7 +112,7 @@ def keras_scores(model: keras.Model, run: run_dirs.Run) -> Callable[[np.ndarray]
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
     def scores(images):
-        return inference.predict_logits(model, images, run.model_config, run.data_config)
+        return predict_logits(model, images, run.model_config, run.data_config)
 
     return lambda image: scores(image[np.newaxis])[0].numpy()
 

@@ -12,7 +12,9 @@ from deeplab_tf.config import setting
 from deeplab_tf.crf.graph import dense_crf_graph
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation.fitting import ImageFitter
+from deeplab_tf.evaluation.fitting import Placement
+from deeplab_tf.evaluation.prediction import predict_logits
 from deeplab_tf.runs import run_dir as run_dirs
 
 IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
@@ -105,14 +107,17 @@ class ServingModule(tf.Module):
         """
         super().__init__(name="deeplab")
         # The model hides in a function, so that only its variables are saved and not its layers.
-        self._predict_logits = lambda images: inference.predict_logits(
+        self._predict_logits = lambda images: predict_logits(
             model, images, run.model_config, run.data_config
         )
         self._crf_parameters = crf_parameters
         self._config = config
-        self._serving_size = serving_size(run, config)
         pad_pixel = backbones.pad_pixel(run.model_config.backbone)
-        self._pad_color = tuple(int(value + 0.5) for value in pad_pixel)
+        self._fitter = ImageFitter(
+            pad_pixel=tuple(int(value + 0.5) for value in pad_pixel),
+            size=serving_size(run, config),
+            antialias=True,
+        )
         self.model_variables = [variable.value for variable in model.variables]
         dataset = run.dataset
         self._label_dtype = tf.uint8 if dataset.num_classes <= 256 else tf.uint16
@@ -167,21 +172,19 @@ class ServingModule(tf.Module):
             `probabilities`, float32 [N, h, w, num_classes], and `confidence`, float32 [N, h, w],
             with `fitted_height` and `fitted_width`, int32 [N], how much of h and w is image.
         """
-        images, own_sizes, fitted_sizes = self._fit_all(image_bytes)
+        images, placements = self._fit_all(image_bytes)
         labels, extra = self._segment(images)
         masks = tf.map_fn(
-            lambda of_one: _mask_png(*of_one),
-            (labels, own_sizes, fitted_sizes),
+            lambda of_one: self._mask_png(*of_one),
+            (labels, placements),
             fn_output_signature=tf.string,
             parallel_iterations=_IMAGES_AT_A_TIME,
         )
         if extra:
-            extra |= {"fitted_height": fitted_sizes[:, 0], "fitted_width": fitted_sizes[:, 1]}
-        return {
-            "mask_png_bytes": masks,
-            "height": own_sizes[:, 0],
-            "width": own_sizes[:, 1],
-        } | extra
+            fitted_height, fitted_width = tf.unstack(placements.seen_size, axis=1)
+            extra |= {"fitted_height": fitted_height, "fitted_width": fitted_width}
+        height, width = tf.unstack(placements.own_size, axis=1)
+        return {"mask_png_bytes": masks, "height": height, "width": width} | extra
 
     @tf.function(input_signature=[EXAMPLES], autograph=False)
     def tf_example(self, examples):
@@ -205,15 +208,14 @@ class ServingModule(tf.Module):
                 extra["confidence"] = tf.reduce_max(probabilities, axis=-1)
         return tf.cast(labels, self._label_dtype), extra
 
-    def _fit_all(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Decodes and fits images; an error names the position of one that cannot be.
+    def _fit_all(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, Placement]:
+        """Decodes and fits images; the error for a broken one names its position.
 
         Returns:
-            Images, uint8 [N, h, w, 3]; their own and their fitted heights and widths, int32
-            [N, 2] each.
+            Images, uint8 [N, h, w, 3]; and their placements, int32 [N, 2] each.
         """
         # A graph cannot catch the errors of a decoder, which do not tell whose bytes are broken.
-        # A dataset leaves out what fails, and what is missing is seen by the gap in the numbers.
+        # A dataset leaves out what fails; the gap in the positions shows what is missing.
         count = tf.size(image_bytes)
         fitted = (
             tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
@@ -223,8 +225,9 @@ class ServingModule(tf.Module):
             )
             .ignore_errors(log_warning=True)
         )
-        # A single element is wanted even where all fail or there are none.
-        nothing = (count, tf.zeros([*self._serving_size, 3], tf.uint8), [0, 0], [0, 0])
+        # `get_single_element` needs an element even where all fail or there are none.
+        no_size = tf.zeros([2], tf.int32)
+        nothing = (count, tf.zeros([*self._fitter.size, 3], tf.uint8), Placement(no_size, no_size))
         fitted = fitted.concatenate(tf.data.Dataset.from_tensors(nothing))
         positions, *results = fitted.batch(tf.cast(count, tf.int64) + 1).get_single_element()
         is_next = tf.cast(positions == tf.range(tf.size(positions)), tf.int32)
@@ -234,26 +237,14 @@ class ServingModule(tf.Module):
             tf.reduce_sum(is_next),
         )
         with tf.control_dependencies([tf.debugging.Assert(tf.size(positions) > count, [message])]):
-            return tuple(result[:count] for result in results)
+            return tf.nest.map_structure(lambda result: result[:count], tuple(results))
 
-    def _fit(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """A decoded image in the serving size, its own and its fitted size."""
-        image = transforms.decode(image_bytes)
-        own_size = tf.shape(image)[:2]
-        sides = tf.cast(own_size, tf.float64)
-        scale = tf.reduce_min(tf.cast(self._serving_size, tf.float64) / sides)
-        fitted_size = tf.cast(tf.round(sides * tf.minimum(scale, 1)), tf.int32)
-        fitted_size = tf.clip_by_value(fitted_size, 1, self._serving_size)
-        # A photo is many times as large: without anti-aliasing most of its pixels would count for
-        # nothing. At its own size it stays as it is.
-        fitted = tf.image.resize(image, fitted_size, antialias=True)
-        padding = tf.concat([self._serving_size - fitted_size, [0]], axis=0)
-        padded = tf.pad(fitted - self._pad_color, [[0, side] for side in tf.unstack(padding)])
-        padded = tf.cast(padded + self._pad_color + 0.5, tf.uint8)
-        return tf.ensure_shape(padded, [*self._serving_size, 3]), own_size, fitted_size
+    def _fit(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, Placement]:
+        """A decoded image in the serving size, uint8 [h, w, 3], and its placement."""
+        images, placement = self._fitter.fit(transforms.decode(image_bytes)[tf.newaxis])
+        return tf.cast(images[0] + 0.5, tf.uint8), placement
 
-
-def _mask_png(labels: tf.Tensor, own_size: tf.Tensor, fitted_size: tf.Tensor) -> tf.Tensor:
-    """Labels [h, w] of a fitted image as a PNG of its own size."""
-    labels = labels[: fitted_size[0], : fitted_size[1], tf.newaxis]
-    return tf.io.encode_png(tf.image.resize(labels, own_size, method="nearest"))
+    def _mask_png(self, labels: tf.Tensor, placement: Placement) -> tf.Tensor:
+        """The labels of a fitted image, [h, w], as a PNG of the image's own size."""
+        (mask,) = tf.unstack(self._fitter.undo(labels[tf.newaxis], placement), num=1)
+        return tf.io.encode_png(mask[..., tf.newaxis])

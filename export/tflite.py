@@ -19,14 +19,15 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from deeplab_tf import backbones
 from deeplab_tf import command_line
 from deeplab_tf import crf
 from deeplab_tf import layers
 from deeplab_tf.config import setting
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation.artefacts import TFLiteModel
+from deeplab_tf.evaluation.fitting import image_fitter
+from deeplab_tf.evaluation.views import without_last_resize
 from deeplab_tf.export import drafts
 from deeplab_tf.export import examples
 from deeplab_tf.export import gates
@@ -126,17 +127,23 @@ def export_tflite(
     drafts.check(output, ".tflite")
     run = run_dirs.read(run_dir)
     size = fixed_input_size(run, tflite_config)
+    fitter, ignore_label = (
+        image_fitter(run.model_config, run.data_config, size),
+        run.dataset.ignore_label,
+    )
     calibration = []
     if tflite_config.quantize == "int8":
         images = examples.calibration_images(
             run, data_dir, calibration_images, num_calibration_images
         )
         calibration = [
-            _as_seen(examples.Example("", image, None), run, size).image for image in images
+            examples.fitted(examples.Example("", image, None), fitter, ignore_label).image
+            for image in images
         ]
     source, proof = examples.proof_examples(run, data_dir, num_proof_images)
     if run.data_config.min_resize_value is None:
         examples.warn_if_shrunk(proof, size, run.model_config.output_stride, "input_size")
+    proof = [examples.fitted(one, fitter, ignore_label) for one in proof]
     model = run_dirs.load_model(run, checkpoint)
     content = convert(model, tflite_config, size, calibration)
     operators = litert.operators(content)
@@ -159,9 +166,9 @@ def export_tflite(
     content = metadata.add(content, run.dataset, tflite_config.result)
     with drafts.draft(output, content) as draft:
         figures = parity.measure(
-            (_as_seen(example, run, size) for example in proof),
+            proof,
             _keras_scores(model, tflite_config, size),
-            _answers(draft, size),
+            _answers(draft),
             run.dataset,
             draft,
             dict(collections.Counter(operator.name for operator in operators)),
@@ -235,7 +242,7 @@ def convert(
         UserError: The model cannot be converted.
     """
     # Each result lies on a pixel: whether logits are resized once or twice is all the same to it.
-    network = model if config.result_stride == 1 else inference.without_last_resize(model)[0]
+    network = model if config.result_stride == 1 else without_last_resize(model)[0]
 
     @tf.function(
         input_signature=[tf.TensorSpec([1, *size, 3], tf.float32, name="image")], autograph=False
@@ -270,31 +277,6 @@ def left_out(run: run_dirs.Run) -> list[str]:
             "the scores of a file with --result=scores by --crf=tuned."
         )
     return notes
-
-
-def _as_seen(
-    example: examples.Example, run: run_dirs.Run, size: tuple[int, int]
-) -> examples.Example:
-    """An example as the network gets it: resized to the run's range, fitted into the size."""
-    config = run.data_config
-    if config.min_resize_value is not None:
-        label = np.zeros(example.image.shape[:2], np.int32)
-        resized = transforms.resize(
-            {"image": example.image, "label": label if example.label is None else example.label},
-            transforms.resize_to_range_size(
-                *example.image.shape[:2],
-                config.min_resize_value,
-                config.max_resize_value,
-                config.resize_factor,
-            ),
-        )
-        example = dataclasses.replace(
-            example,
-            image=transforms.rounded(resized)["image"].numpy(),
-            label=None if example.label is None else resized["label"].numpy(),
-        )
-    pad_pixel = backbones.pad_pixel(run.model_config.backbone)
-    return examples.fitted(example, size, pad_pixel, run.dataset.ignore_label)
 
 
 def _keras_scores(
@@ -337,9 +319,9 @@ def _cost_of_coarse_labels(
         UserError: They cost more mIoU than is allowed.
     """
     figures = parity.measure(
-        (_as_seen(example, run, size) for example in proof),
+        proof,
         _keras_scores(model, LABELS_IN_FLOAT32, size),
-        _answers(draft, size),
+        _answers(draft),
         run.dataset,
         draft,
     )
@@ -348,16 +330,15 @@ def _cost_of_coarse_labels(
     return {name: getattr(figures, name) for name in names}
 
 
-def _answers(path: str, size: tuple[int, int]) -> Callable[[np.ndarray], parity.Answer]:
+def _answers(path: str) -> Callable[[np.ndarray], parity.Answer]:
     """A `.tflite` file as a function of an image to what it says, at the image's size."""
-    model = inference.TFLiteModel(path)
+    model = TFLiteModel(path)
 
     def answer(image):
-        result = model(image)[np.newaxis]
+        result = model(image).numpy()
         if not model.has_scores:
-            return parity.Answer(transforms.resize_nearest(result, size)[0].numpy())
-        scores = transforms.resize_bilinear(result, size)[0].numpy()
-        return parity.Answer(scores.argmax(axis=-1).astype(np.int32), scores)
+            return parity.Answer(result)
+        return parity.Answer(result.argmax(axis=-1).astype(np.int32), result)
 
     return answer
 

@@ -18,8 +18,8 @@ from deeplab_tf import eval as evaluation
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
 from deeplab_tf.evaluation import metrics
+from deeplab_tf.evaluation.prediction import label_function
 from deeplab_tf.runs import run_dir as run_dirs
 
 pytestmark = pytest.mark.usefixtures("short_network")
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("short_network")
 def predictions(tiny_run_dir, tiny_records) -> list[tuple[dict, np.ndarray]]:
     """Every example, with the labels that the run predicts for it."""
     run = run_dirs.read(tiny_run_dir)
-    label_of = inference.label_function(run_dirs.load_model(run), run.model_config, run.data_config)
+    label_of = label_function(run_dirs.load_model(run), run.model_config, run.data_config)
     examples = input_pipeline.evaluation_examples(tiny_records, "val").as_numpy_iterator()
     return [(example, label_of(example["image"])) for example in examples]
 
@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tiny_run_dir, tmp_path, 
 
     monkeypatch.setattr(run_dirs, "load_model", lambda *_: None)
     monkeypatch.setattr(
-        inference, "label_function", lambda *_: lambda image: np.zeros(shape, np.int32)
+        evaluation, "label_function", lambda *_, **__: lambda image: np.zeros(shape, np.int32)
     )
     for name in ("_NUM_WORST", "_NUM_BEST"):
         monkeypatch.setattr(evaluation, name, 1)

@@ -17,7 +17,8 @@ from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import artefacts
+from deeplab_tf.evaluation import prediction
 from deeplab_tf.runs import run_dir
 
 pytestmark = pytest.mark.usefixtures("short_network")
@@ -56,7 +57,7 @@ def test_labels_have_the_size_of_the_image_and_overlays_show_them(tiny_run_dir, 
             colors = list(np.ravel(run.dataset.colors))
             assert image.getpalette()[: len(colors)] == colors
             label = np.asarray(image)
-        logits = inference.predict_logits(
+        logits = prediction.predict_logits(
             model, drawn_image(*size)[np.newaxis], run.model_config, run.data_config
         )
         agreement = np.mean(label == np.argmax(logits, axis=-1)[0])
@@ -88,7 +89,7 @@ def test_a_label_never_overwrites_an_image(tiny_run_dir, tmp_path):
 
 def test_the_model_is_traced_once_for_all_sizes():
     calls = []
-    label_of = inference.label_function(bright_pixel_model(calls), STRIDE_16, DataConfig())
+    label_of = prediction.label_function(bright_pixel_model(calls), STRIDE_16, DataConfig())
     for size in ((8, 9), (30, 20), (5, 40)):
         image = drawn_image(*size)
         label = label_of(image)
@@ -116,7 +117,7 @@ def test_the_network_sees_mean_pixels_up_to_a_multiple_of_the_output_stride_plus
         return images
 
     image = drawn_image(*size)
-    logits = inference.predict_logits(model, image[np.newaxis], model_config, DataConfig())
+    logits = prediction.predict_logits(model, image[np.newaxis], model_config, DataConfig())
     np.testing.assert_allclose(logits[0], image, atol=1e-4)
     assert seen[0].shape[:2] == padded
     np.testing.assert_allclose(seen[0][: size[0], : size[1]], image, atol=1e-4)
@@ -130,10 +131,10 @@ def test_images_resized_to_a_range_get_labels_at_their_own_size():
     image = np.zeros((310, 200, 3), np.uint8)
     image[:, 120:] = 255
     data_config = DataConfig(min_resize_value=33, max_resize_value=65, resize_factor=8)
-    logits = inference.predict_logits(model, image[np.newaxis], STRIDE_16, data_config)
+    logits = prediction.predict_logits(model, image[np.newaxis], STRIDE_16, data_config)
     assert sizes == [(1, 65, 33, 3)]  # 51 x 33, to multiples of 8 plus 1, then of 16 plus 1
     assert logits.shape == (1, 310, 200, 2)
-    label = inference.label_function(model, STRIDE_16, data_config)(image)
+    label = prediction.label_function(model, STRIDE_16, data_config)(image)
     assert label[:, :115].max() == 0 and label[:, 125:].min() == 1
 
 
@@ -160,7 +161,7 @@ def everything(tiny_run_dir, tmp_path_factory) -> pathlib.Path:
 def test_confidence_and_probabilities_are_those_of_the_labels(tiny_run_dir, everything):
     image = drawn_image(40, 50)
     run = run_dir.read(tiny_run_dir)
-    logits = inference.predict_logits(
+    logits = prediction.predict_logits(
         run_dir.load_model(run), image[np.newaxis], run.model_config, run.data_config
     )
     probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))[0]
@@ -190,11 +191,11 @@ def test_how_the_network_looks_at_images_is_passed_on(tiny_run_dir, tmp_path, mo
     eval_config = EvalConfig(eval_scales=(0.5, 1.0), add_flipped_images=True)
     seen = []
 
-    def label_function(model, model_config, data_config, crf_parameters, eval_config):
+    def label_function(model, model_config, data_config, *, eval_config, crf_parameters):
         seen.append(eval_config)
         return lambda image: np.zeros(image.shape[:2], np.int32)
 
-    monkeypatch.setattr(inference, "label_function", label_function)
+    monkeypatch.setattr(predict, "label_function", label_function)
     Image.fromarray(drawn_image(9, 11)).save(tmp_path / "a.png")
     predict.predict(
         tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"), eval_config=eval_config
@@ -205,11 +206,11 @@ def test_how_the_network_looks_at_images_is_passed_on(tiny_run_dir, tmp_path, mo
 def test_an_artefact_takes_the_place_of_the_checkpoint(tiny_run_dir, tmp_path, monkeypatch):
     image, class_id = drawn_image(9, 11), 3
 
-    def load_artefact(path, model_config, data_config, crf_parameters, eval_config):
+    def load_artefact(path, model_config, data_config, *, eval_config, crf_parameters):
         assert (path, model_config.num_classes) == ("model.tflite", 7)
         return lambda image: np.full(image.shape[:2], class_id, np.int32)
 
-    monkeypatch.setattr(inference, "load_artefact", load_artefact)
+    monkeypatch.setattr(artefacts, "load_artefact", load_artefact)
     monkeypatch.setattr(run_dir, "load_model", None)
     Image.fromarray(image).save(tmp_path / "a.png")
     arguments = (tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"))

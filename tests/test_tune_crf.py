@@ -14,7 +14,7 @@ from deeplab_tf import tune_crf
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import prediction
 from deeplab_tf.runs import run_dir as run_dirs
 
 pytestmark = pytest.mark.usefixtures("short_network")
@@ -60,7 +60,7 @@ def test_predict_writes_what_the_crf_makes_of_the_probabilities(tuned_run_dir, t
     )
     run = run_dirs.read(tuned_run_dir)
     model = run_dirs.load_model(run)
-    probabilities_of = inference.probability_function(model, run.model_config, run.data_config)
+    probabilities_of = prediction.probability_function(model, run.model_config, run.data_config)
     parameters = crf.PRESETS["v1"] | {"bilateral_weight": 2.0, "iterations": 3}
     refined = crf.dense_crf(image, probabilities_of(image), **parameters)
     with Image.open(path) as label:

@@ -10,8 +10,8 @@ import tensorflow as tf
 from deeplab_tf import models
 from deeplab_tf.data import records
 from deeplab_tf.drawing import panels
-from deeplab_tf.evaluation import inference
 from deeplab_tf.evaluation import metrics
+from deeplab_tf.evaluation import prediction
 from deeplab_tf.evaluation.evaluate import evaluate
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
@@ -48,7 +48,7 @@ def build(
     if not split:
         return None
     evaluated = models.build_model(**dataclasses.asdict(run.model_config))
-    label_of = inference.label_function(evaluated, run.model_config, run.data_config)
+    label_of = prediction.label_function(evaluated, run.model_config, run.data_config)
     averaged = checkpoints.averaged_variables(model)
 
     def validate(log: training_log.TrainingLog, step: int) -> dict:

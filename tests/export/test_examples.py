@@ -13,7 +13,7 @@ from deeplab_tf.data import records
 from deeplab_tf.data import transforms
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.export import examples
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -138,8 +138,9 @@ def test_calibration_without_images_says_what_to_give(tmp_path):
 def test_a_large_image_is_shrunk_and_padded_into_a_fixed_size():
     image, label = drawing.draw("test", 0)
     example = examples.Example("it", image, label.astype(np.int32))
-    fitted = examples.fitted(example, (65, 97), (127.5, 100.0, 90.2), ignore_label=255)
-    height, width = inference.fitted_size(label.shape, np.array([65, 97]))
+    fitter = ImageFitter((127.5, 100.0, 90.2), size=(65, 97))
+    fitted = examples.fitted(example, fitter, ignore_label=255)
+    height, width = fitter.fit(image[np.newaxis])[1].seen_size
     assert height == 65 and 1 < width < 97
     assert fitted.image.shape == (65, 97, 3) and fitted.image.dtype == np.uint8
     assert fitted.label.shape == (65, 97) and fitted.label.dtype == np.int32
@@ -152,7 +153,8 @@ def test_a_large_image_is_shrunk_and_padded_into_a_fixed_size():
 
 def test_a_small_image_is_padded_and_never_enlarged():
     image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-    fitted = examples.fitted(examples.Example("it", image, None), (6, 6), (127.5,) * 3, 255)
+    fitter = ImageFitter((127.5,) * 3, size=(6, 6))
+    fitted = examples.fitted(examples.Example("it", image, None), fitter, 255)
     np.testing.assert_array_equal(fitted.image[:4, :5], image)
     assert (fitted.image[4:] == 128).all() and fitted.label is None
 

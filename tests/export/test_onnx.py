@@ -15,7 +15,7 @@ from deeplab_tf.config import DataConfig
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.data.records import default_colors
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import prediction
 from deeplab_tf.export import onnx as onnx_export
 from deeplab_tf.export import parity
 from deeplab_tf.runs import run_dir as run_dirs
@@ -63,7 +63,7 @@ def test_it_takes_images_of_any_number_and_size(run_dir, exported):
     for shape in ((2, 70, 101, 3), (1, 65, 33, 3)):
         images = parity.draw_images(shape, seed=7)
         labels, scores = session.run(["labels", "scores"], {"images": images})
-        expected = inference.predict_logits(model, images, run.model_config, run.data_config)
+        expected = prediction.predict_logits(model, images, run.model_config, run.data_config)
         np.testing.assert_allclose(scores, expected, atol=1e-4)
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels, scores.argmax(axis=-1))

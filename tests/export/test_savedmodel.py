@@ -34,7 +34,8 @@ from deeplab_tf.config import TrainConfig
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.data.records import default_colors
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import artefacts
+from deeplab_tf.evaluation import prediction
 from deeplab_tf.export import parity
 from deeplab_tf.export import savedmodel
 from deeplab_tf.export import serving
@@ -131,7 +132,7 @@ def test_plain_tensorflow_loads_it_without_keras_and_this_package(run_dir, expor
     subprocess.run([sys.executable, "-c", STRANGER, *map(str, arguments)], check=True)
     results = np.load(tmp_path / "results.npz")
     run = run_dirs.read(run_dir)
-    expected = inference.predict_logits(
+    expected = prediction.predict_logits(
         run_dirs.load_model(run), images, run.model_config, run.data_config
     )
     np.testing.assert_allclose(results["logits"], expected, atol=1e-4)
@@ -311,11 +312,11 @@ def test_what_is_there_is_never_replaced(run_dir, exported, tmp_path):
 def test_eval_reads_it_as_a_function_from_image_to_labels(run_dir, base, exported):
     run = run_dirs.read(run_dir)
     model = run_dirs.load_model(run)
-    label_of = inference.label_function(model, run.model_config, run.data_config)
+    label_of = prediction.label_function(model, run.model_config, run.data_config)
     image = parity.draw_images((1, 80, 61, 3), seed=3)[0]
     expected = label_of(image)
     for path in (base, exported):  # the highest version, and that version
-        label = inference.saved_model_label_function(str(path))(image)
+        label = artefacts.saved_model_label_function(str(path))(image)
         assert label.dtype == np.int32 and label.shape == (80, 61)
         assert np.mean(label == expected) > 0.999
 
@@ -326,15 +327,15 @@ def test_a_folder_that_is_no_export_is_no_model_to_evaluate(tmp_path, content):
     if content:
         (tmp_path / "7/saved_model.pb").write_bytes(content)
     with pytest.raises(UserError, match=str(tmp_path)):
-        inference.saved_model_label_function(str(tmp_path))
+        artefacts.saved_model_label_function(str(tmp_path))
 
 
 def test_a_saved_model_of_something_else_is_no_model_to_evaluate(tmp_path):
     module = tf.Module()
     module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([], tf.float32)])
     tf.saved_model.save(module, str(tmp_path))
-    with pytest.raises(UserError, match="no export of deeplab_tf"):
-        inference.saved_model_label_function(str(tmp_path))
+    with pytest.raises(UserError, match="not an export of deeplab_tf"):
+        artefacts.saved_model_label_function(str(tmp_path))
 
 
 def test_an_export_that_disagrees_fails_and_is_not_left(run_dir, tmp_path, monkeypatch):
@@ -363,8 +364,8 @@ def test_an_export_that_is_killed_leaves_nothing_that_a_server_takes(run_dir, tm
     assert export.wait() == -signal.SIGKILL
     (left,) = entries(base)  # half an export, under a name that is no number
     assert left.startswith(".new_export_")
-    with pytest.raises(UserError, match="is no SavedModel"):
-        inference.saved_model_label_function(str(base))
+    with pytest.raises(UserError, match="is not a SavedModel"):
+        artefacts.saved_model_label_function(str(base))
 
 
 def pixel_classifier(num_classes: int, **settings) -> keras.Model:
@@ -402,8 +403,8 @@ def test_masks_lie_where_the_image_is(colour_module):
 
 def test_image_files_that_get_other_labels_fail_the_export(colour_module, monkeypatch):
     def mirrored(self, image_bytes):
-        image, *sizes = fit(self, image_bytes)
-        return image[:, ::-1], *sizes
+        image, placement = fit(self, image_bytes)
+        return image[:, ::-1], placement
 
     fit = serving.ServingModule._fit
     monkeypatch.setattr(serving.ServingModule, "_fit", mirrored)
@@ -437,7 +438,7 @@ def test_an_export_of_resized_images_answers_at_their_own_size(tmp_path):
     module = serving.ServingModule(model, run, assets_folder=str(tmp_path))
     for shape in ((1, 41, 41, 3), (2, 41, 74, 3), (1, 91, 41, 3)):
         images = parity.draw_images(shape, seed=0)
-        expected = inference.predict_logits(model, images, run.model_config, data_config)
+        expected = prediction.predict_logits(model, images, run.model_config, data_config)
         labels = module.serving_default(images)["labels"].numpy()
         assert labels.shape == shape[:3]
         assert np.mean(labels == expected.numpy().argmax(axis=-1)) > 0.999

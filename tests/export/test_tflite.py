@@ -14,7 +14,8 @@ from conftest import write_run_as_if_trained
 from deeplab_tf import eval
 from deeplab_tf.config import DataConfig
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import inference
+from deeplab_tf.evaluation import artefacts
+from deeplab_tf.evaluation import prediction
 from deeplab_tf.export import gates
 from deeplab_tf.export import litert
 from deeplab_tf.export import parity
@@ -45,7 +46,7 @@ def run_dir(tiny_records, tmp_path_factory) -> str:
 def keras_labels(run_dir: str, image: np.ndarray) -> np.ndarray:
     run = run_dirs.read(run_dir)
     model = run_dirs.load_model(run)
-    return inference.label_function(model, run.model_config, run.data_config)(image)
+    return prediction.label_function(model, run.model_config, run.data_config)(image)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_a_file_in_float32_labels_as_the_keras_model(run_dir, float_labels):
     ]
     image = parity.draw_images((1, *SIZE, 3), seed=3)[0]
     run = run_dirs.read(run_dir)
-    label_of = inference.load_artefact(str(float_labels), run.model_config, run.data_config)
+    label_of = artefacts.load_artefact(str(float_labels), run.model_config, run.data_config)
     expected = keras_labels(run_dir, image)
     assert len(np.unique(expected)) > 1
     np.testing.assert_array_equal(label_of(image), expected)

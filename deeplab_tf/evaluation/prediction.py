@@ -1,0 +1,159 @@
+"""From an image of any size to logits, probabilities or class ids of the same size."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import crf
+from deeplab_tf.config import WHOLE_IMAGES
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config import EvalConfig
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.evaluation import views
+from deeplab_tf.evaluation.fitting import image_fitter
+
+
+def predict_logits(
+    model: keras.Model, images: tf.Tensor, model_config: ModelConfig, data_config: DataConfig
+) -> tf.Tensor:
+    """Returns the logits of images at the images' own size.
+
+    The network sees the images at their own size, unless the run was trained on images resized to a
+    range: then they are resized in the same way, and the logits (never labels) are resized back.
+    The images are padded with the mean pixel, as in the original's evaluation; see
+    `fitting.ImageFitter`.
+
+    Args:
+        model: A model of `deeplab_tf.build_model`.
+        images: RGB pixels 0..255, uint8 or float, [N, H, W, 3].
+        model_config: The model's; its `backbone` and `output_stride` count.
+        data_config: Its `min_resize_value`, `max_resize_value` and `resize_factor` count.
+
+    Returns:
+        float32 [N, H, W, num_classes].
+    """
+    fitter = image_fitter(model_config, data_config)
+    padded, placement = fitter.fit(images)
+    return fitter.undo(model(padded, training=False), placement)
+
+
+def label_function(
+    model: keras.Model,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    *,
+    eval_config: EvalConfig = WHOLE_IMAGES,
+    crf_parameters: dict | None = None,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Compiles a model into a function from one image to its class ids.
+
+    It is traced once for all sizes. With a single view of the whole image and no CRF, the graph
+    includes the argmax, so that the large logits never leave it.
+
+    Args:
+        model: A model of `deeplab_tf.build_model`.
+        model_config: See `predict_logits`; another output stride needs all of it.
+        data_config: See `predict_logits`.
+        eval_config: Scales, mirror images, windows and output stride, see `probability_function`.
+        crf_parameters: Arguments of `dense_crf`; None for no CRF.
+
+    Returns:
+        A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+
+    Raises:
+        UserError: The model cannot have this output stride; or, when the function is called, the
+            CRF cannot have these parameters.
+    """
+    if crf_parameters is not None or not views.is_one_whole_view(eval_config):
+        probabilities_of = probability_function(
+            model,
+            model_config,
+            data_config,
+            eval_config=eval_config,
+            crf_parameters=crf_parameters,
+        )
+        return lambda image: np.argmax(probabilities_of(image), axis=-1).astype(np.int32)
+    model, model_config = _at_eval_output_stride(model, model_config, eval_config)
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
+    def predict_labels(images):
+        logits = predict_logits(model, images, model_config, data_config)
+        return tf.argmax(logits, axis=-1, output_type=tf.int32)
+
+    return lambda image: predict_labels(image[np.newaxis])[0].numpy()
+
+
+def probability_function(
+    model: keras.Model,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    *,
+    eval_config: EvalConfig = WHOLE_IMAGES,
+    crf_parameters: dict | None = None,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Compiles a model into a function from one image to the probabilities of its classes.
+
+    With several scales or mirror images, the probabilities are the mean of the softmaxes, as in the
+    original (without its second softmax over that mean). MobileNetV3 keeps its pooling windows at
+    all scales; the original scales them. With windows, each pixel gets the mean over the windows
+    that it lies in. The network holds one window at a time; the result takes 4 bytes for every
+    pixel and class.
+
+    Args:
+        model: A model of `deeplab_tf.build_model`.
+        model_config: See `predict_logits`; another output stride needs all of it.
+        data_config: See `predict_logits`.
+        eval_config: Scales, mirror images, windows and output stride; by default the network sees
+            the whole image once.
+        crf_parameters: Arguments of `dense_crf`, which refines the probabilities; None for no CRF.
+
+    Returns:
+        A function of an image, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
+
+    Raises:
+        UserError: The model cannot have this output stride; or, when the function is called, the
+            CRF cannot have these parameters.
+
+    Reference: `predict_labels_multi_scale` of the original's `model.py`; DeepLab v3,
+    arXiv:1706.05587, section 4.1.
+    """
+    model, model_config = _at_eval_output_stride(model, model_config, eval_config)
+    if eval_config.window_size:
+        probabilities_of = _over_windows(model, model_config, data_config, eval_config)
+    else:
+        fitter = image_fitter(model_config, data_config)
+        mean_of = views.mean_over_scales(model, fitter, eval_config)
+        probabilities_of = lambda image: mean_of(tf.cast(image, tf.float32)).numpy()
+    if crf_parameters is None:
+        return probabilities_of
+    return lambda image: crf.dense_crf(image, probabilities_of(image), **crf_parameters)
+
+
+def _over_windows(
+    model: keras.Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
+) -> Callable[[np.ndarray], np.ndarray]:
+    """`probability_function` with windows, which slide over the image as the network sees it."""
+    fitter = image_fitter(model_config, data_config)
+    of_image = dataclasses.replace(fitter, output_stride=None)
+    of_window = dataclasses.replace(fitter, resize_range=None)
+    mean_of = views.mean_over_scales(model, of_window, eval_config)
+
+    def probabilities_of(image):
+        resized, placement = of_image.fit(image[np.newaxis])
+        mean = views.mean_over_windows(mean_of, resized[0].numpy(), eval_config)
+        if of_image.resize_range is None:
+            return mean  # not copied: of a large image it takes gigabytes
+        return of_image.undo(mean[np.newaxis], placement)[0].numpy()
+
+    return probabilities_of
+
+
+def _at_eval_output_stride(
+    model: keras.Model, model_config: ModelConfig, eval_config: EvalConfig
+) -> tuple[keras.Model, ModelConfig]:
+    if eval_config.eval_output_stride in (None, model_config.output_stride):
+        return model, model_config
+    return views.at_output_stride(model, model_config, eval_config.eval_output_stride)

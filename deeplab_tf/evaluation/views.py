@@ -1,0 +1,203 @@
+"""Views of an image: scales, mirror images, windows, and the network at another output stride."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf import layers
+from deeplab_tf import models
+from deeplab_tf.config import EvalConfig
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.data import transforms
+from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation.fitting import ImageFitter
+
+
+def at_output_stride(
+    model: keras.Model, model_config: ModelConfig, output_stride: int
+) -> tuple[keras.Model, ModelConfig]:
+    """Rebuilds a model at another output stride, with the same weights.
+
+    Atrous rates that were given, rather than left to the papers' default, change with the output
+    stride: they double from 16 to 8.
+
+    Args:
+        model: A model of `deeplab_tf.build_model`.
+        model_config: The model's.
+        output_stride: Ratio of input size to feature size, such as 8 for a model of 16.
+
+    Returns:
+        The other model, and its config.
+
+    Raises:
+        UserError: There is no such model.
+    """
+    rates = model_config.atrous_rates
+    if rates:
+        scaled = [rate * model_config.output_stride / output_stride for rate in rates]
+        rates = tuple(map(int, scaled))
+        if min(rates) < 1 or list(rates) != scaled:
+            raise UserError(
+                f"--eval_output_stride={output_stride} would change the atrous rates "
+                f"{','.join(map(str, model_config.atrous_rates))} of the output stride "
+                f"{model_config.output_stride} to {','.join(f'{rate:g}' for rate in scaled)}, "
+                "which are not whole numbers: give a smaller output stride."
+            )
+    config = dataclasses.replace(model_config, output_stride=output_stride, atrous_rates=rates)
+    rebuilt = models.build_model(**dataclasses.asdict(config))
+    rebuilt.set_weights(model.get_weights())
+    return rebuilt, config
+
+
+def without_last_resize(model: keras.Model) -> tuple[keras.Model, float]:
+    """Returns the network up to the logits before the last resize, and the stride of these."""
+    last = model.layers[-1]
+    if isinstance(last, layers.ResizeLike):
+        model = keras.Model(model.input, last.input[0])
+    side = 16 * 32  # a multiple of every stride
+    return model, side / (model.compute_output_shape((1, side + 1, side + 1, 3))[1] - 1)
+
+
+def is_one_whole_view(config: EvalConfig) -> bool:
+    """Whether the network sees each image once, as a whole."""
+    return _is_one_view(config) and not config.window_size
+
+
+def mean_over_scales(
+    model: keras.Model, fitter: ImageFitter, eval_config: EvalConfig
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from an image to its mean probabilities over scales and mirror images.
+
+    The padded image is scaled and mirrored, and is not padded again, as in the original.
+
+    Args:
+        model: A model of `deeplab_tf.build_model`.
+        fitter: Fits images to it.
+        eval_config: Its `eval_scales` and `add_flipped_images` count.
+
+    Returns:
+        A function of pixels 0..255, float32 [H, W, 3], that returns float32 [H, W, num_classes].
+        The network is traced once for all scales and sizes.
+    """
+    if _is_one_view(eval_config):
+        whole_view = _whole_view(model, fitter)
+        return lambda image: whole_view(image[tf.newaxis])[0]
+    scaled_view = _scaled_view(model, fitter)
+    views = [
+        (scale, is_flipped)
+        for scale in eval_config.eval_scales
+        for is_flipped in ((False, True) if eval_config.add_flipped_images else (False,))
+    ]
+
+    def mean_of(image):
+        total = 0.0
+        for scale, is_flipped in views:
+            total += scaled_view(image[tf.newaxis], tf.constant(scale, tf.float64), is_flipped)
+        return total[0] / len(views)
+
+    return mean_of
+
+
+def mean_over_windows(
+    probabilities_of: Callable[[tf.Tensor], tf.Tensor], image: np.ndarray, config: EvalConfig
+) -> np.ndarray:
+    """Averages the probabilities of an image over the windows that each pixel lies in.
+
+    Args:
+        probabilities_of: Function of a window, float32 [h, w, 3], that returns float32 [h, w, C].
+        image: Pixels 0..255, float32 [H, W, 3].
+        config: Its `window_size` and `window_overlap` count.
+
+    Returns:
+        float32 [H, W, C].
+    """
+    size = [min(pair) for pair in zip(image.shape[:2], config.window_size)]
+    rows, columns = (
+        window_starts(side, window, config.window_overlap)
+        for side, window in zip(image.shape[:2], size)
+    )
+    total, count = None, np.zeros((*image.shape[:2], 1), np.float32)
+    for top in rows:
+        for left in columns:
+            window = (slice(top, top + size[0]), slice(left, left + size[1]))
+            probabilities = probabilities_of(tf.constant(image[window])).numpy()
+            if total is None:
+                total = np.zeros((*image.shape[:2], probabilities.shape[-1]), np.float32)
+            total[window] += probabilities
+            count[window] += 1
+    total /= count
+    return total
+
+
+def window_starts(size: int, window: int, overlap: float) -> list[int]:
+    """Returns where windows begin along one side of an image.
+
+    They are spread evenly: the first begins at 0, the last ends with the image.
+
+    Args:
+        size: Side of the image in pixels.
+        window: Side of a window in pixels. One window is enough if it is as large as the image.
+        overlap: Smallest share of a window that the next one covers too.
+    """
+    if window >= size:
+        return [0]
+    step = max(1, int(window * (1 - overlap)))
+    count = math.ceil((size - window) / step) + 1
+    return [round(index * (size - window) / (count - 1)) for index in range(count)]
+
+
+def _is_one_view(config: EvalConfig) -> bool:
+    return tuple(config.eval_scales) == (1,) and not config.add_flipped_images
+
+
+def _whole_view(model: keras.Model, fitter: ImageFitter) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function of images, float32 [1, H, W, 3], that returns probabilities [1, H, W, C]."""
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.float32)], autograph=False)
+    def probabilities_of(images):
+        padded, placement = fitter.fit(images)
+        return tf.nn.softmax(fitter.undo(model(padded, training=False), placement))
+
+    return probabilities_of
+
+
+def _scaled_view(model: keras.Model, fitter: ImageFitter) -> Callable[..., tf.Tensor]:
+    """A function of images, float32 [1, H, W, 3], a scale, and whether they are mirrored.
+
+    It returns probabilities, [1, H, W, C].
+    """
+    head, head_stride = without_last_resize(model)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([1, None, None, 3], tf.float32),
+            tf.TensorSpec([], tf.float64),  # sizes are products of Python's floats in the original
+            tf.TensorSpec([], tf.bool),
+        ],
+        autograph=False,
+    )
+    def probabilities_of(images, scale, is_flipped):
+        padded, placement = fitter.fit(images)
+        padded_size = tf.shape(padded)[1:3]
+        scaled = transforms.resize_bilinear(padded, _scaled_size(padded_size, scale))
+        logits = head(_flipped_if(is_flipped, scaled), training=False)
+        # As in the original, the logits of a small scale first grow to the features of scale 1.
+        grid = _scaled_size(padded_size, tf.maximum(scale, 1) / head_stride)
+        logits = _flipped_if(is_flipped, transforms.resize_bilinear(logits, grid))
+        logits = transforms.resize_bilinear(logits, padded_size)
+        return tf.nn.softmax(fitter.undo(logits, placement))
+
+    return probabilities_of
+
+
+def _scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """The original's `scale_dimension`, which keeps the first and the last pixels aligned."""
+    return tf.cast(tf.cast(size - 1, tf.float64) * scale + 1, tf.int32)
+
+
+def _flipped_if(is_flipped: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    return tf.cond(is_flipped, lambda: tf.reverse(images, [2]), lambda: images)
