@@ -9,7 +9,10 @@ from absl import flags
 
 from deeplab_tf import command_line
 from deeplab_tf.data import label_files
+from deeplab_tf.data import own_data
 from deeplab_tf.data import records
+from deeplab_tf.data.annotations import formats
+from deeplab_tf.data.annotations.common import Options
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.datasets import shards
 from deeplab_tf.errors import UserError
@@ -33,10 +36,10 @@ def build(
     data_dir: str | os.PathLike,
     manual_dir: str | os.PathLike | None = None,
     num_shards: int = 4,
-    label_encoding: str | None = None,
     class_map: str | None = None,
     num_workers: int | None = None,
     splits: Sequence[str] = (),
+    own: own_data.OwnDataOptions | None = None,
 ) -> records.Records:
     """Builds the records of a dataset, unless they are there already.
 
@@ -48,10 +51,10 @@ def build(
         data_dir: The records go to `<dataset>/<version>/` in it; nothing is there before all is.
         manual_dir: The raw images, for a dataset that does not draw its own.
         num_shards: Files per split; fewer where a split has fewer images.
-        label_encoding: One of `label_files.ENCODINGS`, for `folder`; by default it is detected.
         class_map: Merges or drops classes, see `label_files.parse_class_map`.
         num_workers: Threads; by default as many as there are CPU cores.
         splits: Which to build; by default all that are there.
+        own: What is known about the images and labels, for `folder`.
 
     Returns:
         The records.
@@ -69,12 +72,14 @@ def build(
         _check_manual_dir(builder, manual_dir)
     elif manual_dir:
         raise UserError(f"{dataset} draws its own images: leave out --manual_dir={manual_dir}")
-    if label_encoding and dataset != "folder":
-        raise UserError(
-            f"how the labels of {dataset} are encoded is known: leave out "
-            f"--label_encoding={label_encoding}"
-        )
-    builder.label_encoding = label_encoding
+    if own and own != own_data.OwnDataOptions():
+        if dataset != "folder":
+            raise UserError(
+                f"How {dataset} looks is known: leave out the flags that are for the dataset "
+                "`folder` (--format, --label_encoding, --label_suffix, --classes, --val_share, "
+                "--unlabeled, --crowd, --line_width)."
+            )
+        builder.options = own
     pairs = builder.find_pairs(manual_dir, class_map)
     if missing := [split for split in splits if split not in pairs]:
         raise UserError(
@@ -114,9 +119,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Records go below it (required).", required=True)
     flags.DEFINE_string("manual_dir", None, "Raw images; without it, the error shows their tree.")
     flags.DEFINE_integer("num_shards", 4, "Files per split.", lower_bound=1)
-    flags.DEFINE_enum(
-        "label_encoding", None, label_files.ENCODINGS, "For folder; by default it is detected."
-    )
+    define_own_data_flags()
     flags.DEFINE_string(
         "class_map",
         None,
@@ -128,6 +131,43 @@ def define_flags() -> None:
     flags.DEFINE_list("splits", [], "Which to build, e.g. train_fine,val_fine; by default all.")
 
 
+def define_own_data_flags() -> None:
+    """Defines what can be said about a folder of images and labels."""
+    flags.DEFINE_enum(
+        "format", formats.AUTO, (formats.AUTO, *formats.FORMATS), "What labels are; for folder."
+    )
+    flags.DEFINE_enum(
+        "label_encoding", "auto", ("auto", *label_files.ENCODINGS), "How label images hold classes."
+    )
+    flags.DEFINE_string("label_suffix", "", "What the names of label images end in, e.g. _mask.")
+    flags.DEFINE_string("classes", "", "File of class names, in place of the one in the folder.")
+    flags.DEFINE_float(
+        "val_share",
+        0.2,
+        "Share of the images for validation, where there is no such split.",
+        lower_bound=0,
+        upper_bound=0.9,
+    )
+    flags.DEFINE_enum(
+        "unlabeled", None, ("background", "ignore"), "What pixels are that no annotation covers."
+    )
+    flags.DEFINE_enum("crowd", "ignore", ("ignore", "class"), "What COCO's crowd regions are.")
+    flags.DEFINE_integer("line_width", 10, "Width of annotated lines, in pixels.", lower_bound=1)
+
+
+def own_data_options() -> own_data.OwnDataOptions:
+    """Returns what the flags say about a folder of images and labels."""
+    values = flags.FLAGS
+    return own_data.OwnDataOptions(
+        format=values.format,
+        label_encoding=None if values.label_encoding == "auto" else values.label_encoding,
+        label_suffix=values.label_suffix,
+        classes=values.classes,
+        val_share=values.val_share,
+        drawing=Options(values.unlabeled, values.crowd, values.line_width),
+    )
+
+
 def main(_) -> None:
     dataset, data_dir = flags.FLAGS.dataset, flags.FLAGS.data_dir
     built = build(
@@ -135,10 +175,10 @@ def main(_) -> None:
         data_dir,
         flags.FLAGS.manual_dir,
         flags.FLAGS.num_shards,
-        flags.FLAGS.label_encoding,
         flags.FLAGS.class_map,
         flags.FLAGS.num_workers,
         flags.FLAGS.splits,
+        own_data_options(),
     )
     counts = ", ".join(f"{count} {split}" for split, count in built.num_examples.items())
     print(

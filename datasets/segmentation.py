@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab_tf.data import label_files
+from deeplab_tf.data import source_images
 from deeplab_tf.errors import UserError
 
 
@@ -40,9 +41,6 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     are no plain id PNGs.
     """
 
-    label_encoding: str | None = (
-        None  # one of `label_files.ENCODINGS`, where a dataset leaves it open
-    )
     _class_map: label_files.ClassMap | None = None
 
     @abc.abstractmethod
@@ -59,6 +57,12 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
         """Returns the class ids of a label file, int32 `[H, W]`."""
         return label_files.read_label(path)
+
+    def _read(self, pair: Pair) -> tuple[source_images.SourceImage, np.ndarray]:
+        """Returns an image and its class ids, int [H, W], both upright."""
+        content = label_files.read_bytes(pair.image, "image")
+        image = source_images.read_source_image(content, str(pair.image))
+        return image, image.upright(self._read_label(pair.label))
 
     def find_pairs(
         self, root: str | pathlib.Path | None, class_map: str | None = None
@@ -93,8 +97,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         return pairs
 
     def fingerprint(self) -> str:
-        """Tells what records are made of besides the files: version, classes, encoding."""
-        return repr((self.info.full_name, self._raw_classes, self._class_map, self.label_encoding))
+        """Tells what records are made of besides the files: version, classes."""
+        return repr((self.info.full_name, self._raw_classes, self._class_map))
 
     def read_example(self, pair: Pair) -> dict[str, dict]:
         """Reads an image and its label, checks them, and returns one example for TFDS to write.
@@ -102,8 +106,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         Raises:
             UserError: One of the files is missing or damaged, or does not fit the other.
         """
-        image_bytes, image_format, image_size = label_files.read_image(pair.image)
-        label = self._read_label(pair.label)
+        image, label = self._read(pair)
         label_files.check_ids(
             label,
             pair.label,
@@ -111,16 +114,16 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             self._raw_classes["ignore_label"],
         )
         label_size = (label.shape[1], label.shape[0])
-        if label_size != image_size:
+        if label_size != image.size:
             raise UserError(
                 "image and label differ in size (width x height): {}x{} in {}, {}x{} in {}; a "
                 "label has one pixel per pixel of its image".format(
-                    *image_size, pair.image, *label_size, pair.label
+                    *image.size, pair.image, *label_size, pair.label
                 )
             )
         if self._class_map:
             label = self._class_map.apply(label)
-        return encode_example(pair.name, image_bytes, image_format, label.astype(np.uint8))
+        return encode_example(pair.name, image.content, image.format, label.astype(np.uint8))
 
     def _get_filename_template(self, split_name: str):
         # `<split>-00000-of-00004.tfrecord`: what DeepLab readers find by `<split>-*`. TFDS keeps

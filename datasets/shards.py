@@ -168,7 +168,8 @@ def _fingerprint(common: str, pairs: list[segmentation.Pair]) -> str:
 def _code(builder: segmentation.SegmentationBuilder) -> str:
     """Returns the source of the modules that make records."""
     own = pathlib.Path(inspect.getfile(type(builder))).parent.glob("*.py")
-    modules = [*sorted(own), segmentation.__file__, label_files.__file__]
+    readers = pathlib.Path(label_files.__file__).parent.rglob("*.py")
+    modules = [*sorted(own), segmentation.__file__, *sorted(readers)]
     return "".join(pathlib.Path(path).read_text(encoding="utf-8") for path in modules)
 
 

@@ -30,6 +30,21 @@ _COLOR_MODES = ("RGB", "RGBA", "LA")
 _NUM_PROBED = 32  # label files that are looked at to tell the encoding
 
 
+def read_bytes(path: str | os.PathLike, kind: str) -> bytes:
+    """Returns a file's bytes; `kind` is "image" or "label", for messages.
+
+    Raises:
+        UserError: It is missing, or cannot be read.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no {kind} {path}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{kind} {path} cannot be read: {error.strerror}") from error
+
+
 def open_image(path: str | os.PathLike, kind: str) -> tuple[bytes, PIL.Image.Image]:
     """Returns a file's bytes and the image, decoded to its last row.
 
@@ -40,13 +55,7 @@ def open_image(path: str | os.PathLike, kind: str) -> tuple[bytes, PIL.Image.Ima
     Raises:
         UserError: It is missing or damaged.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no {kind} {path}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{kind} {path} cannot be read: {error.strerror}") from error
+    content = read_bytes(path, kind)
     try:
         image = PIL.Image.open(io.BytesIO(content))
         image.load()
@@ -57,30 +66,6 @@ def open_image(path: str | os.PathLike, kind: str) -> tuple[bytes, PIL.Image.Ima
             f"{kind} {path} cannot be decoded to its end ({error}): replace it"
         ) from error
     return content, image
-
-
-def read_image(path: str | os.PathLike) -> tuple[bytes, str, tuple[int, int]]:
-    """Returns an image file's bytes, its format ("jpeg" or "png") and (width, height) in pixels.
-
-    Raises:
-        UserError: It is missing, damaged, or would not be read the same by everyone.
-    """
-    image_bytes, image = open_image(path, "image")
-    if image.format not in ("JPEG", "PNG"):
-        raise UserError(f"{path} is a {image.format} file; images are JPEG or PNG: convert it")
-    if image.mode not in IMAGE_MODES:
-        raise UserError(
-            f"{path} has pixels of mode {image.mode}; images are 8-bit RGB or greyscale: convert it"
-        )
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    if orientation != 1:
-        # TensorFlow shows the stored pixels, most viewers and label tools the turned ones.
-        raise UserError(
-            f"{path} is to be turned when shown (EXIF orientation {orientation}), so that it is "
-            "not clear which way its label lies: turn the pixels themselves, for instance by "
-            "`mogrify -auto-orient`"
-        )
-    return image_bytes, image.format.lower(), image.size
 
 
 def detect_encoding(paths: Sequence[str | os.PathLike], colors: Sequence[RGB] = ()) -> str:

@@ -80,9 +80,15 @@ def pair_files(listing: Listing, label_suffix: str = "") -> Layout:
         for image, found in partners.items()
         if found
     ]
+    _check_twins(pairs)
     if not pairs:
         raise UserError(_no_pairs(listing, images, labels))
     return _split_by_lists(listing, pairs, notes, images, labels)
+
+
+def has_labels(listing: Listing) -> bool:
+    """Whether names tell that some files are label images or arrays."""
+    return bool(_roles(listing, "")[1])
 
 
 def masks_per_class(listing: Listing) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
@@ -140,6 +146,17 @@ def lists_of(listing: Listing) -> dict[str, pathlib.Path]:
     }
 
 
+def _check_twins(pairs: list[FilePair]) -> None:
+    by_label: dict[pathlib.Path, FilePair] = {}
+    for pair in pairs:
+        twin = by_label.setdefault(pair.label, pair)
+        if twin is not pair:
+            raise UserError(
+                f"{twin.image} and {pair.image} belong to one label file, {pair.label}: rename "
+                "one of the two, and give it a label of its own."
+            )
+
+
 def _split_by_lists(
     listing: Listing,
     pairs: list[FilePair],
@@ -154,21 +171,14 @@ def _split_by_lists(
         split = naming.split_of(stem)
         if not split:
             continue
-        lines = [line.strip() for line in files.read_text(path, "split list").split("\n")]
-        found = [(line, index.find(line)) for line in lines if line]
-        if not any(pair for _, pair in found):
-            continue  # another kind of text
-        missing = [line for line, pair in found if pair is None]
-        if missing:
-            raise UserError(
-                f"{path} lists {missing[0]!r}, but there is no image with a label of that name "
-                f"({counted(len(missing), 'line')} of {len(found)}): add it, or take it off the "
-                "list."
+        listed_pairs = _read_list(path, index, is_certain=stem.lower() in naming.SPLITS)
+        if listed_pairs:
+            by_split.setdefault(split, []).extend(
+                dataclasses.replace(pair, split=split) for pair in listed_pairs
             )
-        by_split.setdefault(split, []).extend(
-            dataclasses.replace(pair, split=split) for _, pair in found if pair
-        )
-        notes.append(f"{path.relative_to(listing.root)} lists {counted(len(found), 'image')}.")
+            notes.append(
+                f"{path.relative_to(listing.root)} lists {counted(len(listed_pairs), 'image')}."
+            )
     if by_split:
         taken = {pair.image for split_pairs in by_split.values() for pair in split_pairs}
         unlisted = [pair.image for pair in pairs if pair.image not in taken]
@@ -184,6 +194,28 @@ def _split_by_lists(
                     f"{_examples(alone, listing.root)}."
                 )
     return Layout(tuple(pairs), tuple(notes))
+
+
+def _read_list(path: pathlib.Path, index: "_PairIndex", is_certain: bool) -> list[FilePair]:
+    """The pairs that a list names; none if it is another kind of text, unless it is certain."""
+    lines = [line.strip() for line in files.read_text(path, "split list").split("\n")]
+    lines = [line for line in lines if line]
+    if is_certain and not lines:
+        raise UserError(f"{path} is empty: list the images of the split, or delete it.")
+    found = [index.find(line) for line in lines]
+    if not is_certain and not any(found):
+        return []
+    missing = [line for line, pair in zip(lines, found) if pair is None]
+    if missing:
+        raise UserError(
+            f"{path} lists {missing[0]!r}, but there is no image with a label of that name "
+            f"({counted(len(missing), 'line')} of {len(lines)}): add it, or take it off the list."
+        )
+    pairs = [pair for pair in found if pair is not None]
+    image, count = collections.Counter(pair.image for pair in pairs).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{path} lists {image} twice: take it off once.")
+    return pairs
 
 
 class _PairIndex:

@@ -58,8 +58,8 @@ def divide(
     num_val = min(max(num_val, 1), len(names) - 1)
     chosen = _choose(groups, names, classes, num_val)
     notes.append(
-        f"No split is given: {len(chosen)} of {len(names)} images, chosen by their names, are for "
-        "validation (--val_share)."
+        f"There is no split for validation: {len(chosen)} of {len(names)} images, chosen by their "
+        "names, become val (--val_share)."
     )
     return Division(tuple(index in chosen for index in range(len(names))), tuple(notes))
 

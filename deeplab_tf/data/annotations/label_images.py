@@ -11,7 +11,6 @@ from deeplab_tf.data import layouts
 from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.wording import counted
-from deeplab_tf.errors import UserError
 
 LABEL_MAP = "labelmap.txt"
 # In the order in which they are looked for; the file may lie in any folder.
@@ -43,13 +42,14 @@ def evidence_voc(listing: Listing) -> str:
 
 
 def evidence_masks(listing: Listing) -> str:
-    """Returns what speaks for images and label images in other folders, in words, or ""."""
-    if _has_voc_folder(listing):
+    """Returns what speaks for images and label images in other folders, in words, or "".
+
+    Raises:
+        UserError: There are label images, but it is not clear to which images they belong.
+    """
+    if _has_voc_folder(listing) or not layouts.has_labels(listing):
         return ""
-    try:
-        layout = layouts.pair_files(listing)
-    except UserError:
-        return ""
+    layout = layouts.pair_files(listing)
     return f"{counted(len(layout.pairs), 'image')} with a label image or array each"
 
 

@@ -1,0 +1,378 @@
+"""Images and labels as people have them, whatever tool they used: found, divided, read.
+
+    data = find_own_data("my_data", OwnDataOptions())
+    image, label_map = data.read(data.splits["train"][0])
+
+`datasets.build` and `check_data` both read through this module, so that they agree about what is
+fit.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from deeplab_tf.data import image_files
+from deeplab_tf.data import label_files
+from deeplab_tf.data import near_duplicates
+from deeplab_tf.data import records
+from deeplab_tf.data import source_images
+from deeplab_tf.data import validation_split
+from deeplab_tf.data.annotations import formats
+from deeplab_tf.data.annotations import label_images
+from deeplab_tf.data.annotations import shapes
+from deeplab_tf.data.annotations.common import AnnotatedImage
+from deeplab_tf.data.annotations.common import Options
+from deeplab_tf.data.listing import Listing
+from deeplab_tf.data.listing import list_folder
+from deeplab_tf.data.naming import SPLITS
+from deeplab_tf.data.records import read_class_list
+from deeplab_tf.data.wording import counted
+from deeplab_tf.data.wording import listed
+from deeplab_tf.errors import UserError
+
+_DRAWING = Options()
+_LARGE = 512  # pixels of the shorter side
+MASK_CLASSES = ("background", "foreground")  # of masks that come without a class list
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnDataOptions:
+    """What a person says about a folder of images and labels.
+
+    Args:
+        format: One of `formats.FORMATS`, or "auto".
+        label_encoding: One of `label_files.ENCODINGS`, or None: told from the files.
+        label_suffix: What the names of label images end in; by default told from the names.
+        classes: A class list; by default the one in the folder.
+        val_share: Share of the images that become `val` where the data has no such split.
+        drawing: How annotations become label maps.
+        max_pixels: Larger images and labels are refused before they are decoded.
+    """
+
+    format: str = formats.AUTO
+    label_encoding: str | None = None
+    label_suffix: str = ""
+    classes: str = ""
+    val_share: float = 0.2
+    drawing: Options = _DRAWING
+    max_pixels: int = image_files.MAX_PIXELS
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnData:
+    """A folder of images and labels that was understood.
+
+    Args:
+        root: The folder.
+        format: One of `formats.FORMATS`.
+        info: Class names, colours and ignore label.
+        splits: The images by split.
+        notes: What was found, decided and left out, in sentences.
+        background: The class of pixels that no shape covers; None where these do not count.
+        label_encoding: Of label images, one of `label_files.ENCODINGS`; None for annotations.
+        max_pixels: See `OwnDataOptions`.
+    """
+
+    root: pathlib.Path
+    format: str
+    info: records.DatasetInfo
+    splits: dict[str, tuple[AnnotatedImage, ...]]
+    notes: tuple[str, ...]
+    background: str | None = None
+    label_encoding: str | None = None
+    max_pixels: int = image_files.MAX_PIXELS
+
+    def read(
+        self, image: AnnotatedImage, tell=lambda line: None
+    ) -> tuple[source_images.SourceImage, np.ndarray]:
+        """Reads an image and its label map, both upright.
+
+        Args:
+            image: One of `splits`.
+            tell: Called with a line if pixels had to be scaled.
+
+        Returns:
+            The image, and class ids [H, W], which are not checked.
+
+        Raises:
+            UserError: A file is damaged, or the two do not fit each other.
+        """
+        source = source_images.read_source_image(
+            image.image.read_bytes(), str(image.image), max_pixels=self.max_pixels, tell=tell
+        )
+        if image.label is not None:
+            return source, source.upright(self.read_label(image.label))
+        # A tool shows images upright, and its shapes lie so, unless the size that it states says
+        # otherwise.
+        size = source.size
+        if image.size not in (None, source.size):
+            size = source.stored_size
+        if image.size not in (None, size):
+            raise UserError(
+                f"{image.source} says that {image.image} has {image.size[0]}x{image.size[1]} "
+                f"pixels (width x height), but it has {source.size[0]}x{source.size[1]}: the image "
+                "was resized after it was annotated. Give the original one."
+            )
+        return source, source.upright(self._draw(image, size))
+
+    def read_label(self, path: pathlib.Path) -> np.ndarray:
+        """Returns the class ids of a label file, as it is stored, int [H, W]."""
+        ids_by_color = {color: class_id for class_id, color in enumerate(self.info.colors)}
+        return label_files.read_label(path, self.label_encoding, ids_by_color)
+
+    def _draw(self, image: AnnotatedImage, size: tuple[int, int]) -> np.ndarray:
+        ids = {name: class_id for class_id, name in enumerate(self.info.class_names)}
+        ignore_label = self.info.ignore_label
+        return shapes.draw_label_map(
+            image.shapes,
+            height=size[1],
+            width=size[0],
+            ids=ids,
+            unlabeled=ignore_label if self.background is None else ids[self.background],
+            ignore_label=ignore_label,
+        )
+
+
+def find_own_data(root: str | os.PathLike, options: OwnDataOptions) -> OwnData:
+    """Finds out what a folder holds: its format, its classes, its splits.
+
+    Args:
+        root: The folder.
+        options: What is known already.
+
+    Raises:
+        UserError: It is not clear what belongs together, or something is missing.
+    """
+    listing = list_folder(root)
+    format_, evidence = options.format, "--format"
+    if format_ == formats.AUTO:
+        if options.label_suffix:
+            format_, evidence = "masks", "--label_suffix"
+        else:
+            format_, evidence = formats.detect_format(listing)
+    if format_ not in formats.FORMATS:
+        raise UserError(
+            f"--format={format_}: there is {', '.join((formats.AUTO, *formats.FORMATS))}."
+        )
+    found = f"Format {format_}: {evidence}."
+    if format_ in formats.LABEL_IMAGES:
+        data = _label_images(listing, format_, options)
+    else:
+        data = _annotations(listing, format_, options)
+    data = _divide(data, options)
+    return dataclasses.replace(data, notes=(found, *data.notes))
+
+
+def _annotations(listing: Listing, format_: str, options: OwnDataOptions) -> OwnData:
+    for flag, value in (
+        ("--label_encoding", options.label_encoding),
+        ("--label_suffix", options.label_suffix),
+        ("--classes", options.classes),
+    ):
+        if value:
+            raise UserError(
+                f"{flag}={value} is for label images, but {listing.root} is read as {format_}: "
+                "leave it out, or give --format=masks."
+            )
+    annotations = formats.READERS[format_](listing, options.drawing)
+    names = annotations.class_names
+    if len(names) > records.IGNORE_LABEL:
+        raise UserError(
+            f"There are {len(names)} classes in {listing.root}; at most {records.IGNORE_LABEL} "
+            "are possible."
+        )
+    default = records.default_colors(len(names))
+    colors = [annotations.colors.get(name, color) for name, color in zip(names, default)]
+    return OwnData(
+        root=listing.root,
+        format=format_,
+        info=records.DatasetInfo(listing.root.name, names, tuple(colors), records.IGNORE_LABEL),
+        splits=_by_split(annotations.images),
+        notes=annotations.notes,
+        background=annotations.background,
+        max_pixels=options.max_pixels,
+    )
+
+
+def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> OwnData:
+    images, notes = label_images.read_images(listing, options.label_suffix)
+    class_list = options.classes or label_images.find_class_list(listing)
+    encoding = options.label_encoding
+    names: Sequence[str] = ()
+    colors: Sequence[label_files.RGB] = ()
+    if class_list:
+        names, colors = read_class_list(class_list)
+    if format_ == "cvat_masks":
+        encoding = encoding or "color_map"  # palette files have the colours of the label map, too
+    paths = [image.label for image in images if image.label]
+    encoding = encoding or label_files.detect_encoding(paths, colors)
+    if encoding == "color_map" and len(set(colors)) < len(colors):
+        twice = next(color for color in colors if colors.count(color) > 1)
+        raise UserError(
+            f"{class_list} gives the colour {twice} to two classes, so labels in colours cannot "
+            "tell them apart. A class without a colour gets that of its id in Pascal VOC."
+        )
+    if not names:
+        names, more = _numbered_names(paths, encoding)
+        notes = (*notes, *more)
+        colors = records.default_colors(len(names))
+    return OwnData(
+        root=listing.root,
+        format=format_,
+        info=records.DatasetInfo(
+            listing.root.name, tuple(names), tuple(colors), records.IGNORE_LABEL
+        ),
+        splits=_by_split(images),
+        notes=notes,
+        label_encoding=encoding,
+        max_pixels=options.max_pixels,
+    )
+
+
+def _numbered_names(
+    paths: Sequence[pathlib.Path], encoding: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names for classes of which there is no list, and notes."""
+    if encoding == "mask":
+        return MASK_CLASSES, (
+            f"No class list: the classes are called {' and '.join(MASK_CLASSES)}.",
+        )
+    found: set[int] = set()
+    for ids in _map_in_threads(lambda path: _ids(label_files.read_label(path, encoding)), paths):
+        found |= ids
+    found.discard(records.IGNORE_LABEL)
+    if not found or min(found) < 0 or max(found) >= records.IGNORE_LABEL:
+        raise UserError(
+            f"There is no class list, and the labels hold the values {listed(sorted(found))}, "
+            "which are not a numbering of classes. Write the class names into classes.txt beside "
+            f"the images, one a line, the first with id 0."
+        )
+    number = max(found) + 1
+    return tuple(f"class_{class_id}" for class_id in range(number)), (
+        f"No class list: {counted(number, 'class')} called by their ids. To name them, write "
+        "classes.txt beside the images, a name a line.",
+    )
+
+
+def _by_split(images: Iterable[AnnotatedImage]) -> dict[str, tuple[AnnotatedImage, ...]]:
+    """The images by split, those of none under "", with names that are unique."""
+    by_split: dict[str, dict[str, AnnotatedImage]] = {}
+    for image in images:
+        own = by_split.setdefault(image.split, {})
+        name = image.name
+        if name in own:  # of another folder
+            parent = image.source.parent.name or "other"
+            name = f"{parent}/{name}"
+            while name in own:
+                name += "_"
+        own[name] = dataclasses.replace(image, name=name)
+    order = [split for split in (*SPLITS, "") if split in by_split]
+    return {split: tuple(by_split[split].values()) for split in order}
+
+
+def _divide(data: OwnData, options: OwnDataOptions) -> OwnData:
+    """Settles which images are for validation, and refuses those that are in two splits."""
+    splits = dict(data.splits)
+    notes = list(data.notes)
+    undivided = splits.pop("", ())
+    if undivided and splits:
+        notes.append(f"{counted(len(undivided), 'image')} of no split are taken for train.")
+    train = (*splits.get("train", ()), *undivided)
+    splits = {"train": train} | {name: images for name, images in splits.items() if name != "train"}
+    if not train:
+        splits.pop("train")
+    looks = {
+        name: list(_map_in_threads(lambda image: _look(image, data.max_pixels), images))
+        for name, images in splits.items()
+    }
+    if train and "val" not in splits and options.val_share > 0:
+        classes = _classes(data, train)
+        division = validation_split.divide(
+            [image.name for image in train], looks["train"], classes, options.val_share
+        )
+        for name, part in (("train", False), ("val", True)):
+            is_own = [is_val == part for is_val in division.is_val]
+            splits[name] = tuple(image for image, own in zip(train, is_own) if own)
+        notes += division.notes
+    else:
+        notes += _leaks(splits, looks)
+    order = [name for name in SPLITS if name in splits]
+    return dataclasses.replace(
+        data, splits={name: splits[name] for name in order}, notes=tuple(notes)
+    )
+
+
+def _leaks(
+    splits: dict[str, tuple[AnnotatedImage, ...]], looks: dict[str, list[near_duplicates.Look]]
+) -> list[str]:
+    """Says which images of one split are like one of another."""
+    images = [(name, image) for name, own in splits.items() for image in own]
+    pairs = near_duplicates.find_alike([look for name in splits for look in looks[name]])
+    across = [
+        (images[first], images[second], how)
+        for first, second, how in pairs
+        if images[first][0] != images[second][0]
+    ]
+    equal = [pair for pair in across if pair[2] == "equal"]
+    if equal:
+        (split, image), (other_split, other), _ = equal[0]
+        raise UserError(
+            f"{counted(len(equal), 'image')} are in two splits, which spoils validation: "
+            f"{image.image} ({split}) equals {other.image} ({other_split}). Remove one of each."
+        )
+    if not across:
+        return []
+    (split, image), (other_split, other), how = across[0]
+    return [
+        f"{counted(len(across), 'pair')} of images in different splits show nearly the same, such "
+        f"as {image.name} ({split}) and {other.name} ({other_split}, {how}): validation may look "
+        "better than it is."
+    ]
+
+
+def _look(image: AnnotatedImage, max_pixels: int) -> near_duplicates.Look:
+    """What an image looks like; what cannot be read is like no other, and told when it is read."""
+    name = str(image.image)
+    try:
+        content = image.image.read_bytes()
+        with image_files.open_image(content, name=name, max_pixels=max_pixels) as file:
+            is_large_jpeg = file.format in ("JPEG", "MPO") and min(file.size) >= _LARGE
+        if is_large_jpeg:  # decoded at an eighth of its size, which saves most of the time
+            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_COLOR_8)
+            if pixels is not None:
+                return near_duplicates.Look.of(pixels)
+        return near_duplicates.Look.of(
+            image_files.read_image(
+                content, name=name, max_pixels=max_pixels, tell=lambda line: None
+            )
+        )
+    except (OSError, UserError):
+        return near_duplicates.Look(name.encode(), None)
+
+
+def _classes(data: OwnData, images: Sequence[AnnotatedImage]) -> list[set[int]]:
+    """The ids that occur in each image."""
+    ids = {name: class_id for class_id, name in enumerate(data.info.class_names)}
+
+    def of(image: AnnotatedImage) -> set[int]:
+        if image.label is None:
+            return {ids[shape.label] for shape in image.shapes if shape.label is not None}
+        return _ids(data.read_label(image.label)) - {data.info.ignore_label}
+
+    return list(_map_in_threads(of, images))
+
+
+def _ids(label_map: np.ndarray) -> set[int]:
+    return set(np.unique(label_map).tolist())
+
+
+def _map_in_threads(function, items):
+    """Yields the results in order; decoders leave Python's lock."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        yield from pool.map(function, items)
