@@ -1,15 +1,19 @@
 """The fully-connected CRF, against recordings of the reference, the exact sum, and itself."""
 
+import functools
 import importlib.util
 import json
 
+import numba
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import original
 from deeplab_tf import crf
+from deeplab_tf import fast
 from deeplab_tf.crf import graph
+from deeplab_tf.crf import kernels
 from deeplab_tf.crf import vectors
 from deeplab_tf.errors import UserError
 from original import rule
@@ -160,10 +164,25 @@ def test_without_numba_tensorflow_takes_over(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "numba" else find_spec(name)
     )
-    monkeypatch.setattr(crf, "_infer_in_numba", None)
     plain, plain_energies = crf.dense_crf(image, probabilities, **options)
     np.testing.assert_allclose(plain, ours, atol=1e-4)
     np.testing.assert_allclose(plain_energies, energies, rtol=1e-5)
+
+
+def test_where_numba_cannot_compile_tensorflow_takes_over_and_says_so(monkeypatch, caplog):
+    def fail(*_):
+        raise numba.TypingError("Unknown attribute 'alloca_once'\nDuring: typing of intrinsic")
+
+    image, probabilities = noisy_image(20, 27, 3)
+    ours = crf.dense_crf(image, probabilities, **SMALL_KERNELS)
+    monkeypatch.setattr(kernels, "update", fail)
+    untried = functools.cache(fast.load_and_try.__wrapped__)
+    monkeypatch.setattr(fast, "load_and_try", untried)
+    for _ in range(2):
+        plain = crf.dense_crf(image, probabilities, **SMALL_KERNELS)
+        np.testing.assert_allclose(plain, ours, atol=1e-4)
+    (warning,) = [one for one in caplog.messages if "numba" in one]
+    assert "deeplab_tf[fast]" in warning and "(TypingError: Unknown attribute" in warning
 
 
 def test_the_graph_works_on_any_size_after_saving_and_loading(tmp_path):

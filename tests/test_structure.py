@@ -15,6 +15,7 @@ ROOMS = (
     "errors",
     "config",
     "files",
+    "fast",
     "command_line",
     "zoo",
     "layers",

@@ -5,11 +5,11 @@ v2, arXiv:1606.00915, section 3.3.
 """
 
 import concurrent.futures
-import importlib.util
 import os
 
 import numpy as np
 
+from deeplab_tf import fast
 from deeplab_tf.errors import UserError
 
 # Arguments of `dense_crf` that the released models of a paper were used with.
@@ -57,12 +57,13 @@ def dense_crf(
     nearby whatever their colour (Gaussian kernel). The defaults are those of DeepLab v1. Nothing is
     approximated beyond the permutohedral lattice of the paper, unless asked for.
 
-    Runs in numba where it is installed (`pip install numba`), and as the TensorFlow graph of
-    `deeplab_tf.crf.graph` where not, which takes several times as long. The first call on a
-    machine compiles for about 10 seconds; numba keeps the machine code. The arrays of an image
-    take about 250 + 16 C bytes per pixel and 60 + 8 C bytes per lattice point, where C counts as 8
-    at least; there are 0.3 to 2 lattice points per pixel in photographs, and never more than 9. The
-    lattice of positions, less than 100 bytes per pixel, is kept for the next image of the size.
+    Runs in numba where it is installed (`pip install 'deeplab_tf[fast]'`), and otherwise as the
+    TensorFlow graph of `deeplab_tf.crf.graph`, which takes several times as long. The first call
+    on a machine compiles for 10 to 20 seconds; numba keeps the machine code.
+
+    An image takes about 250 + 16 C bytes per pixel and 60 + 8 C bytes per lattice point, where C
+    counts as at least 8. Photographs have 0.3 to 2 lattice points per pixel; the limit is 9. The
+    lattice of positions, less than 100 bytes per pixel, is kept for the next image of that size.
 
     Args:
         image: uint8 [H, W, 3], RGB; or a batch [B, H, W, 3].
@@ -120,7 +121,8 @@ def dense_crf(
     if num_threads < 1:
         raise UserError(f"num_threads is {num_threads}; give at least 1, or None for all cores")
 
-    infer = _infer_in_numba if importlib.util.find_spec("numba") else _infer_in_tensorflow
+    in_numba = fast.load("deeplab_tf.crf.mean_field")
+    infer = in_numba.infer if in_numba else _infer_in_tensorflow
     options = (parameters, compatibility, screen_classes, return_energy)
     if image.ndim == 3:
         beliefs, energies = infer(image, probabilities, *options, num_threads)
@@ -171,7 +173,7 @@ def unary_from_labels(
         )
     probabilities = np.full((*labels.shape, num_classes), 1 / num_classes, np.float32)
     probabilities[is_known] = (1 - certainty) / (num_classes - 1)
-    probabilities[(*np.nonzero(is_known), known)] = certainty
+    probabilities[is_known, known] = certainty
     return probabilities
 
 
@@ -271,12 +273,6 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _infer_in_numba(*arguments):
-    from deeplab_tf.crf import mean_field
-
-    return mean_field.infer(*arguments)
 
 
 def _infer_in_tensorflow(

@@ -76,6 +76,29 @@ def infer(
     return beliefs, np.array(energies) if return_energy else None
 
 
+def try_out() -> None:
+    """Calls every kernel once, on four pixels: numba compiles them, or raises an error."""
+    image = np.zeros((2, 2, 3), np.uint8)
+    probabilities = np.full((2, 2, 2), 0.5, np.float32)
+    kernels_of_one = {
+        "iterations": 1,
+        "bilateral_weight": 1.0,
+        "bilateral_sigma_xy": 1.0,
+        "bilateral_sigma_rgb": 1.0,
+        "gaussian_weight": 1.0,
+        "gaussian_sigma_xy": 1.0,
+    }
+    infer(
+        image,
+        probabilities,
+        kernels_of_one,
+        compatibility=None,
+        screen_classes=True,
+        return_energy=True,
+        num_threads=1,
+    )
+
+
 def _classes_that_may_win(
     probabilities: np.ndarray, lattices: list[tuple[Lattice, float]]
 ) -> np.ndarray:

@@ -19,24 +19,15 @@ from numba.extending import models
 from numba.extending import overload
 from numba.extending import register_model
 
+from deeplab_tf import fast
+
 LANES = 8
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTEGERS = ir.VectorType(ir.IntType(32), LANES)
 
 
-def compiled(function):
-    """Compiles a function without Python's lock, and keeps the machine code where it can.
-
-    Numba keeps it beside the source or in the user's cache folder; where neither can be written
-    to, every process compiles anew.
-    """
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        return numba.njit(nogil=True)(function)
-
-
+compiled = fast.compiled()
 # For functions that are called per pixel: handing arrays over would take as long as the work.
 inlined = numba.njit(inline="always")
 

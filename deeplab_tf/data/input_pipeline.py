@@ -7,7 +7,6 @@ keeps its place in this order.
 """
 
 import contextlib
-import importlib.util
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import fast
 from deeplab_tf.data import records
 from deeplab_tf.data import remote_data
 from deeplab_tf.data import transforms
@@ -76,8 +76,11 @@ def training_batches(
     if len(streams) > 1:
         dataset = tf.data.Dataset.choose_from_datasets(streams, choices)
 
-    in_graph = bool(data_service) or not importlib.util.find_spec("numba")
-    cut = (_in_graph if in_graph else _in_numba)(crop, sources[0].info)
+    in_numba = None if data_service else fast.load("deeplab_tf.data.fast_crop")
+    if in_numba:
+        cut = _in_numba(in_numba.decode_and_crop, crop, sources[0].info)
+    else:
+        cut = _in_graph(crop, sources[0].info)
 
     def augment(number, example):
         draws = tf.random.stateless_uniform(
@@ -90,10 +93,10 @@ def training_batches(
         return example
 
     dataset = dataset.enumerate(start=first)
-    if in_graph:
-        dataset = _map_or_pad(dataset, augment, crop)
-    else:
+    if in_numba:
         dataset = dataset.map(augment, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    else:
+        dataset = _map_or_pad(dataset, augment, crop)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if data_service:
         dataset = remote_data.through_service(dataset, data_service)
@@ -313,12 +316,13 @@ def _name(example: dict[str, tf.Tensor], name: tf.Tensor) -> tf.Tensor:
     return tf.where(name == "", place, name)
 
 
-def _in_numba(crop: transforms.TrainingCrop, info: records.DatasetInfo):
-    """Returns (example, draws) -> cut example, computed by `fast_crop`."""
-    from deeplab_tf.data import fast_crop  # imports numba, which need not be there
+def _in_numba(
+    decode_and_crop_for: Callable, crop: transforms.TrainingCrop, info: records.DatasetInfo
+):
+    """Returns (example, draws) -> cut example, computed by `fast_crop.decode_and_crop`."""
 
     def decode_and_crop(image_bytes, label_bytes, draws):
-        return fast_crop.decode_and_crop(image_bytes, label_bytes, draws, crop, info.num_classes)
+        return decode_and_crop_for(image_bytes, label_bytes, draws, crop, info.num_classes)
 
     def cut(example, draws):
         record = records.parse_example(example["serialized"])

@@ -1,11 +1,14 @@
 """Records to batches."""
 
 import collections
+import functools
+import importlib.util
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf import fast
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
 from deeplab_tf.data import transforms
@@ -18,7 +21,7 @@ def form(request, monkeypatch):
     if request.param == "numba":
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(input_pipeline.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
 def training_batches(source, count, seed=0, start_step=0, batch_size=3, **settings):
@@ -125,7 +128,7 @@ def test_a_truncated_shard_is_a_readable_error(tiny_records, tmp_path):
 def test_the_graph_makes_the_batches_that_numba_makes(tiny_records, monkeypatch):
     pytest.importorskip("numba")
     fast = training_batches(tiny_records, 4)
-    monkeypatch.setattr(input_pipeline.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for batch, other in zip(fast, training_batches(tiny_records, 4), strict=True):
         assert list(batch["name"]) == list(other["name"])
         np.testing.assert_array_equal(batch["label"], other["label"])
@@ -243,3 +246,20 @@ def test_images_of_oversampled_classes_come_more_often(tiny_records):
 def test_a_class_that_is_not_there_cannot_be_oversampled(tiny_records):
     with pytest.raises(UserError, match="no class 'unicorn' to oversample .* there is"):
         input_pipeline.oversampling(tiny_records, "train", ["unicorn"], 2)
+
+
+def test_where_numba_cannot_compile_the_graph_makes_the_batches(tiny_records, monkeypatch, caplog):
+    pytest.importorskip("numba")
+    from deeplab_tf.data import fast_crop
+
+    expected = training_batches(tiny_records, 1)
+
+    def fail(*_):
+        raise RuntimeError("LLVM: no such instruction")
+
+    monkeypatch.setattr(fast_crop, "_sample", fail)
+    untried = functools.cache(fast.load_and_try.__wrapped__)
+    monkeypatch.setattr(fast, "load_and_try", untried)
+    (batch,) = training_batches(tiny_records, 1)
+    np.testing.assert_array_equal(batch["label"], expected[0]["label"])
+    assert any("TensorFlow takes over" in message for message in caplog.messages)

@@ -1,0 +1,59 @@
+"""Code that numba compiles, where numba is installed and works."""
+
+import functools
+import importlib
+import importlib.util
+import types
+from collections.abc import Callable
+
+from absl import logging
+
+
+def load(name: str) -> types.ModuleType | None:
+    """Returns a module of compiled functions, or None where a TensorFlow form has to take over.
+
+    That is where numba is not installed, or where the installed version cannot compile the module:
+    the module uses interfaces of numba that change between versions. Then a warning says so, once.
+
+    Args:
+        name: A module with a function `try_out`, which calls every compiled function once.
+    """
+    return load_and_try(name) if importlib.util.find_spec("numba") else None
+
+
+@functools.cache
+def load_and_try(name: str) -> types.ModuleType | None:
+    """As `load`, where numba is installed."""
+    try:
+        module = importlib.import_module(name)
+        module.try_out()
+    except Exception as error:  # numba and LLVM fail in many ways
+        logging.warning(
+            "The installed numba cannot compile %s, so TensorFlow takes over, which takes several "
+            "times as long. Install a version that fits: pip install 'deeplab_tf[fast]' (%s: %s)",
+            name,
+            type(error).__name__,
+            str(error).strip().partition("\n")[0],
+        )
+        return None
+    return module
+
+
+def compiled(**options) -> Callable[[Callable], Callable]:
+    """Decorates a function that numba compiles without Python's lock.
+
+    The machine code is kept beside the source or in the user's cache folder. Where neither is
+    writable, every process compiles anew.
+
+    Args:
+        **options: Of `numba.njit`.
+    """
+    import numba
+
+    def decorate(function):
+        try:
+            return numba.njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:
+            return numba.njit(nogil=True, **options)(function)
+
+    return decorate
