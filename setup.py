@@ -40,6 +40,7 @@ REQUIRED = [
     "numpy",
     "opencv-python",
     "absl-py",
+    "jinja2>=3.1",  # the page of an evaluation
     "tensorboard",  # TensorFlow 2.21 no longer installs it
     "platformdirs",  # the cache of released weights
     "requests",  # their download
@@ -101,7 +102,7 @@ setuptools.setup(
     package_data={
         "": ["README.md", "CITATIONS.bib"],
         "deeplab_tf": ["py.typed"],
-        "deeplab_tf.evaluation.report": ["*.css", "*.js"],
+        "deeplab_tf.evaluation.report": ["templates/*"],
         "deeplab_tf.export": ["tf_serving/*.txt"],
     },
     install_requires=REQUIRED,

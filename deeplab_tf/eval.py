@@ -1,158 +1,137 @@
 """Evaluates a run, or what was exported from it: python -m deeplab_tf.eval --run_dir=DIR
 
-Prints mIoU, its companions and the IoU of every class, and writes them to metrics.json, and those
-of every image to images.jsonl. --report=FILE.html makes a page of them.
+Prints the IoU of every class, mIoU and further figures, and writes them to metrics.json in the run
+dir, with a line for every image in images.jsonl. --report=FILE.html writes a page of them.
 """
 
 import dataclasses
-import json
 import os
-import resource
 import shlex
 import sys
 
 import numpy as np
+import psutil
 import tensorflow as tf
 from absl import flags
 
 from deeplab_tf import command_line
-from deeplab_tf.config import NO_CRF
-from deeplab_tf.config import WHOLE_IMAGES
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import artefacts
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import report
+from deeplab_tf.evaluation import results
 from deeplab_tf.evaluation.evaluate import evaluate
 from deeplab_tf.evaluation.evaluate import print_metrics
-from deeplab_tf.evaluation.prediction import label_function
+from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
+from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
 
 _NUM_WORST, _NUM_BEST = 12, 6  # images on the report
 
 
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The records to evaluate on; by default those that the run validated on.
+
+    Attributes:
+        data_dir: Folder of the records; empty for those of the run.
+        dataset: Name of the dataset, if data_dir holds several.
+        split: Split to evaluate on; empty for the run's validation split.
+    """
+
+    data_dir: str = ""
+    dataset: str = ""
+    split: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """What is measured besides the figures of whole images.
+
+    Attributes:
+        border_width: Evaluates only pixels less than this far from a border between classes; 0 for
+            all.
+        trimap_width: Measures all trimaps up to this width in pixels too; 0 for none.
+        boundary_iou: Whether the Boundary IoU is measured too.
+    """
+
+    border_width: int = 0
+    trimap_width: int = 0
+    boundary_iou: bool = False
+
+
+VALIDATION_DATA, PLAIN_FIGURES = Data(), Measures()
+
+
 def evaluate_run(
     run_dir: str,
-    split: str = "",
-    checkpoint: str = "best",
-    artefact: str = "",
-    data_dir: str = "",
-    dataset: str = "",
-    crf_config: CrfConfig = NO_CRF,
-    border_width: int = 0,
-    eval_config: EvalConfig = WHOLE_IMAGES,
-    trimap_width: int = 0,
-    boundary_iou: bool = False,
+    *,
+    data: Data = VALIDATION_DATA,
+    inference: Inference = BEST_CHECKPOINT,
+    measures: Measures = PLAIN_FIGURES,
     report_path: str = "",
     compare: str = "",
 ) -> dict:
-    """Evaluates a run on a split of its records, every pixel once, at the image's own size.
+    """Evaluates a run on a split of records, every pixel once, at the size of the images.
 
-    Memory does not grow with the images: of each there is a line in `images.jsonl`.
+    Memory does not grow with the number of images: each leaves a line in `images.jsonl`.
 
     Args:
         run_dir: Folder of the run.
-        split: Split to evaluate on; empty for the one that the run validated on.
-        checkpoint: "best" or "last".
-        artefact: Evaluates this SavedModel, `.keras` or `.tflite` file in place of the checkpoint.
-        data_dir: Records; empty for those of the run.
-        dataset: Name of the dataset, where data_dir holds several.
-        crf_config: The fully-connected CRF behind the network; by default none.
-        border_width: Evaluates pixels less than this far from a border between classes; 0 for all.
-        eval_config: How the network looks at images; by default once, as a whole.
-        trimap_width: Measures in all trimaps up to this width, in pixels; 0 for none.
-        boundary_iou: Whether the Boundary IoU is measured.
-        report_path: HTML file to write for the eye; empty for none.
-        compare: Run dir of an evaluation that the report compares with; empty for none.
+        data: The records; by default the validation split of the run.
+        inference: Weights, views and CRF; by default the best checkpoint on whole images.
+        measures: What is measured besides.
+        report_path: HTML file to write; empty for none.
+        compare: Run dir of an evaluation to compare with in the report; empty for none.
 
     Returns:
-        The metrics of `segmentation_metrics`, for JSON, with `confusion_matrix` (rows are labels),
-        `trimap` (of `metrics.Trimap`) and `boundary_iou` (of `metrics.BoundaryIou`) where they are
-        asked for, speed, memory, and what was evaluated. They are also in `metrics.json` of the
-        run dir, and those of single images in its `images.jsonl`.
+        The figures of `segmentation_metrics`, for JSON, with `confusion_matrix` (rows are labels),
+        `trimap` (see `metrics.Trimap`) and `boundary_iou` (see `metrics.BoundaryIou`) on demand,
+        speed, memory, and the settings. They are also in `metrics.json` of the run dir, and those
+        of single images in `images.jsonl`.
 
     Raises:
-        UserError: No such run, records, split or artefact; records of other classes; or a file
-            that cannot be read or written.
+        UserError: There is no such run, split or artefact, or there are no such records; the
+            records have other classes; or a file cannot be read or written.
     """
     if compare and not report_path:
-        raise UserError("--compare goes with --report: give the HTML file that is to compare.")
+        raise UserError("--compare needs --report: give the HTML file to write.")
+    other = results.read(compare) if compare else None
     run = run_dirs.read(run_dir)
-    other = _read_evaluation(compare) if compare else None
-    data = run.data_config
-    source = records.find_records(
-        data_dir or data.data_dir,
-        dataset or ("" if data_dir else data.dataset),
-        run.model_config.num_classes,
-        data.ignore_label,
-    )
+    source, split = _find_records(run, data)
     info = source.info
-    if info.num_classes != run.model_config.num_classes:
-        raise UserError(
-            f"The run in {run_dir} has {run.model_config.num_classes} classes, the records in "
-            f"{source.folder} have {info.num_classes}. Give records of the same classes "
-            "with --data_dir."
-        )
     if other:
-        report.check_comparable(other[0], info)
-    split = split or data.val_split
-    crf_parameters = run_dirs.crf_parameters(run_dir, crf_config)
-    settings = (run.model_config, data)
-    inference = {"eval_config": eval_config, "crf_parameters": crf_parameters}
-    if artefact:
-        label_of = artefacts.load_artefact(artefact, *settings, **inference)
-    else:
-        model = run_dirs.load_model(run, checkpoint)
-        label_of = label_function(model, *settings, **inference)
-    trimap = metrics.Trimap(trimap_width, info.num_classes, info.ignore_label)
-    boundaries = metrics.BoundaryIou(info.num_classes, info.ignore_label)
-    worst, best = metrics.WorstImages(_NUM_WORST), metrics.BestImages(_NUM_BEST)
-    lines_path = os.path.join(run_dir, "images.jsonl")
-    try:
-        with open(lines_path + ".new", "w", encoding="utf-8") as lines:
-
-            def see(example, prediction, counts):
-                line = _image_line(example, counts, info.class_names)
-                if trimap_width:
-                    trimap.add(example["label"], prediction)
-                if boundary_iou:
-                    line["boundary_iou"] = boundaries.add(example["label"], prediction)
-                if report_path:
-                    for images in (worst, best):
-                        images.add(counts, (example, prediction))
-                lines.write(json.dumps(line) + "\n")
-
-            result = {
-                "run_dir": run_dir,
-                "model": artefact or checkpoint,
-                "crf": crf_parameters,
-                "border_width": border_width,
-                **dataclasses.asdict(eval_config),
-                "records": source.folder,
-                "split": split,
-                "command": shlex.join(["python", *sys.orig_argv[1:]]),
-            } | evaluate(label_of, source, split, print_progress, border_width, see)
-        result["confusion_matrix"] = result["confusion_matrix"].tolist()
-        result["peak_memory_mib"] = _peak_memory_mib()
-        if trimap_width:
-            result["trimap"] = trimap.result()
-        if boundary_iou:
-            result |= boundaries.result(info.class_names)
-        metrics_path = os.path.join(run_dir, "metrics.json")
-        with open(metrics_path + ".new", "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=2)
-            file.write("\n")
-        os.replace(lines_path + ".new", lines_path)
-        os.replace(metrics_path + ".new", metrics_path)
-        if report_path:
-            os.makedirs(os.path.dirname(os.path.abspath(report_path)), exist_ok=True)
-            _, images = _read_evaluation(run_dir)
-            report.write(report_path, result, images, *_shown(worst, best), info, other)
-    except OSError as error:
-        raise UserError(f"The evaluation of {run_dir} cannot be written: {error}.") from error
-    return result
+        report.check_comparable(other, info.class_names)
+    label_of = inference.label_function(run)
+    observer = _Observer(measures, info, shows_images=bool(report_path))
+    with results.writing(run_dir) as writer:
+        figures = evaluate(
+            label_of,
+            source,
+            split,
+            border_width=measures.border_width,
+            on_image=lambda *seen: writer.add_image(observer.see(*seen)),
+            progress=print_progress,
+        )
+        writer.figures = {
+            "run_dir": run_dir,
+            "border_width": measures.border_width,
+            **inference.describe(run),
+            "records": source.folder,
+            "split": split,
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            **figures,
+            "confusion_matrix": figures["confusion_matrix"].tolist(),
+            "peak_memory_mib": _peak_memory_mib(),
+            **observer.figures(),
+        }
+    if report_path:
+        worst, best = observer.shown()
+        evaluation = results.read(run_dir)
+        _write_report(report_path, evaluation, info=info, worst=worst, best=best, other=other)
+    return writer.figures
 
 
 def print_progress(done: int, total: int, seconds: float) -> None:
@@ -161,8 +140,75 @@ def print_progress(done: int, total: int, seconds: float) -> None:
         print(f"  {done}/{total} images  {done / seconds:.1f} images/s", flush=True)
 
 
+class _Observer:
+    """Measures every image, and keeps the best and the worst for the report."""
+
+    def __init__(self, measures: Measures, info: records.DatasetInfo, shows_images: bool):
+        self._measures, self._info = measures, info
+        self._trimap = metrics.Trimap(measures.trimap_width, info.num_classes, info.ignore_label)
+        self._boundaries = metrics.BoundaryIou(info.num_classes, info.ignore_label)
+        self._worst = metrics.WorstImages(_NUM_WORST if shows_images else 0)
+        self._best = metrics.BestImages(_NUM_BEST if shows_images else 0)
+
+    def see(self, example: dict, prediction: np.ndarray, counts: np.ndarray) -> dict:
+        """Measures an image; returns its line of `images.jsonl`."""
+        label = example["label"]
+        line = _image_line(example, counts, self._info.class_names)
+        if self._measures.trimap_width:
+            self._trimap.add(label, prediction)
+        if self._measures.boundary_iou:
+            line["boundary_iou"] = self._boundaries.add(label, prediction)
+        image = (example, prediction)
+        for images in (self._worst, self._best):
+            images.add(counts, image)
+        return line
+
+    def figures(self) -> dict:
+        """Returns what was measured on demand, for JSON."""
+        figures = {}
+        if self._measures.trimap_width:
+            figures["trimap"] = self._trimap.result()
+        if self._measures.boundary_iou:
+            figures |= self._boundaries.result(self._info.class_names)
+        return figures
+
+    def shown(self) -> list[list[report.Shown]]:
+        """Returns the images for the report: the worst, the worst first, and the best."""
+        return [
+            [
+                report.Shown(
+                    example["name"].decode(), miou, example["image"], example["label"], prediction
+                )
+                for miou, (example, prediction) in group
+            ]
+            for group in metrics.divided(self._worst, self._best)
+        ]
+
+
+def _find_records(run: run_dirs.Run, data: Data) -> tuple[records.Records, str]:
+    """Finds the records to evaluate on, and the split.
+
+    Raises:
+        UserError: There are none, or they have other classes than the run.
+    """
+    own = run.data_config
+    num_classes = run.model_config.num_classes
+    source = records.find_records(
+        data.data_dir or own.data_dir,
+        data.dataset or ("" if data.data_dir else own.dataset),
+        num_classes,
+        own.ignore_label,
+    )
+    if source.info.num_classes != num_classes:
+        raise UserError(
+            f"The run in {run.folder} has {num_classes} classes, the records in {source.folder} "
+            f"have {source.info.num_classes}. Give records with the same classes by --data_dir."
+        )
+    return source, data.split or own.val_split
+
+
 def _image_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...]) -> dict:
-    """The figures of one image, for JSON; of the classes that are in its label or prediction."""
+    """The figures of one image, for JSON, with the IoU of the classes that are present."""
     figures = metrics.segmentation_metrics(counts, class_names)
     ious = figures["iou_per_class"].items()
     return {
@@ -174,68 +220,42 @@ def _image_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...])
     }
 
 
-def _shown(
-    worst: metrics.WorstImages, best: metrics.BestImages
-) -> tuple[list[report.Shown], list[report.Shown]]:
-    """The images for the report: the worst, the worst first, and the best, the best first.
-
-    None is among both: where there are too few for two full lists, half of them are the best.
-    """
-    among_worst = {id(image[0]) for _, image in worst.worst}
-    others = [pair for pair in reversed(best.best) if id(pair[1][0]) not in among_worst]
-    shown = [
-        report.Shown(example["name"].decode(), miou, example["image"], example["label"], prediction)
-        for miou, (example, prediction) in worst.worst + others
-    ]
-    num_worst = len(shown) - min(len(best.best), len(shown) // 2)
-    return shown[:num_worst], shown[num_worst:][::-1]
-
-
-def _read_evaluation(run_dir: str) -> tuple[dict, list[dict]]:
-    """Reads the figures that an evaluation left in a run dir, and those of its images.
-
-    Raises:
-        UserError: There are none.
-    """
+def _write_report(path: str, evaluation: results.Evaluation, **details) -> None:
     try:
-        with open(os.path.join(run_dir, "metrics.json"), encoding="utf-8") as file:
-            result = json.load(file)
-        with open(os.path.join(run_dir, "images.jsonl"), encoding="utf-8") as file:
-            return result, [json.loads(line) for line in file]
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{run_dir} cannot be compared with: it has no evaluation ({error}). Run "
-            f"python -m deeplab_tf.eval --run_dir={run_dir} first."
-        ) from error
+        report.write(path, evaluation, **details)
+    except OSError as error:
+        raise UserError(f"--report={path} cannot be written: {error}.") from error
 
 
 def _peak_memory_mib() -> int:
-    """Most memory that this process has held, MiB: of the GPU where there is one, else of it."""
+    """Most memory held so far, in MiB: of the GPU if there is one, else of this process."""
     if tf.config.list_physical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] // 2**20
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset // 2**20
+    import resource  # POSIX only
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
 def main(_) -> None:
     given = flags.FLAGS
-    result = evaluate_run(
+    figures = evaluate_run(
         given.run_dir,
-        given.split,
-        given.checkpoint,
-        given.model,
-        given.data_dir,
-        given.dataset,
-        command_line.read_flags(CrfConfig),
-        given.border_width,
-        command_line.read_flags(EvalConfig),
-        given.trimap_width,
-        given.boundary_iou,
-        given.report,
-        given.compare,
+        data=Data(given.data_dir, given.dataset, given.split),
+        inference=Inference(
+            given.checkpoint,
+            given.model,
+            command_line.read_flags(EvalConfig),
+            command_line.read_flags(CrfConfig),
+        ),
+        measures=Measures(given.border_width, given.trimap_width, given.boundary_iou),
+        report_path=given.report,
+        compare=given.compare,
     )
-    print_metrics(result)
-    print(f"written to {os.path.join(given.run_dir, 'metrics.json')} and images.jsonl beside it")
+    print_metrics(figures)
+    print(f"written to {os.path.join(given.run_dir, results.METRICS)} and {results.IMAGES} there")
     if given.report:
         print(f"report     {given.report}")
 

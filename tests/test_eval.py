@@ -19,6 +19,7 @@ from deeplab_tf.config import EvalConfig
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
+from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.evaluation.prediction import label_function
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -88,7 +89,9 @@ def evaluated(tiny_run_dir, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "orig_argv", ["python", "-m", "deeplab_tf.eval", "--run_dir=a run"])
         result = evaluation.evaluate_run(
-            str(folder), trimap_width=40, boundary_iou=True, report_path=str(report)
+            str(folder),
+            measures=evaluation.Measures(trimap_width=40, boundary_iou=True),
+            report_path=str(report),
         )
     return folder, result, report
 
@@ -138,9 +141,9 @@ def test_a_report_shows_the_images_and_compares_with_another_run(evaluated, tmp_
         assert name in page
     # Half of the four are the worst.
     assert page.split("<h3>The best</h3>")[0].count("<article") == page.count("<article") / 2 == 2
-    with pytest.raises(UserError, match="compared with.*deeplab_tf.eval"):
+    with pytest.raises(UserError, match="has no evaluation.*deeplab_tf.eval"):
         evaluation.evaluate_run(str(folder), report_path=str(tmp_path / "a"), compare=str(tmp_path))
-    with pytest.raises(UserError, match="--compare goes with --report"):
+    with pytest.raises(UserError, match="--compare needs --report"):
         evaluation.evaluate_run(str(folder), compare=str(folder))
     changed = json.loads((folder / "metrics.json").read_text()) | {"iou_per_class": {"cat": 1.0}}
     shutil.copytree(folder, tmp_path / "cats")
@@ -155,7 +158,7 @@ def test_a_report_shows_the_images_and_compares_with_another_run(evaluated, tmp_
     shutil.copytree(folder, other)
     mirrored = evaluation.evaluate_run(
         str(other),
-        eval_config=EvalConfig(add_flipped_images=True),
+        inference=Inference(eval_config=EvalConfig(add_flipped_images=True)),
         report_path=str(compared),
         compare=str(folder),
     )
@@ -188,18 +191,15 @@ def test_memory_does_not_grow_with_the_number_of_images(tiny_run_dir, tmp_path, 
         tracemalloc.start()
         evaluation.evaluate_run(
             str(tmp_path / "run"),
-            trimap_width=2,
-            boundary_iou=True,
+            measures=evaluation.Measures(trimap_width=2, boundary_iou=True),
             report_path=str(tmp_path / "report.html"),
         )
         _, result = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return result
 
-    monkeypatch.setattr(run_dirs, "load_model", lambda *_: None)
-    monkeypatch.setattr(
-        evaluation, "label_function", lambda *_, **__: lambda image: np.zeros(shape, np.int32)
-    )
+    label_of = lambda image: np.zeros(shape, np.int32)
+    monkeypatch.setattr(Inference, "label_function", lambda *_: label_of)
     for name in ("_NUM_WORST", "_NUM_BEST"):
         monkeypatch.setattr(evaluation, name, 1)
     few, many = peak(3), peak(13)
@@ -214,11 +214,10 @@ def test_memory_does_not_grow_with_the_number_of_images(tiny_run_dir, tmp_path, 
 def test_no_image_is_among_the_worst_and_the_best(num_images, expected_worst, expected_best):
     worst, best = metrics.WorstImages(3), metrics.BestImages(2)
     for right in range(num_images):
-        example = {"name": b"%d" % right, "image": None, "label": None}
         for images in (worst, best):
-            images.add(np.array([[right, 10 - right], [0, 0]]), (example, None))
-    for shown, expected in zip(evaluation._shown(worst, best), (expected_worst, expected_best)):
-        assert [int(image.name) for image in shown] == expected
+            images.add(np.array([[right, 10 - right], [0, 0]]), right)
+    shown = metrics.divided(worst, best)
+    assert [[image for _, image in group] for group in shown] == [expected_worst, expected_best]
 
 
 class Brightness(tf.Module):
@@ -236,7 +235,7 @@ def test_an_artefact_is_measured_in_place_of_the_checkpoint(tiny_run_dir, tiny_r
     expected = evaluation.evaluate(
         lambda image: np.where(image.mean(axis=-1) > 127.5, 3, 0), tiny_records, "val"
     )
-    result = evaluation.evaluate_run(tiny_run_dir, artefact=path)
+    result = evaluation.evaluate_run(tiny_run_dir, inference=Inference(artefact=path))
     assert result["model"] == path
     assert result["confusion_matrix"] == expected["confusion_matrix"].tolist()
 
@@ -268,10 +267,10 @@ def test_the_command_prints_the_metrics_and_writes_them(tiny_run_dir, tmp_path):
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        ({"split": "test"}, "no split 'test'.*train, val"),
-        ({"checkpoint": "newest"}, "newest.*last, best"),
-        ({"artefact": "/no/such/export"}, "/no/such/export"),
-        ({"data_dir": "/no/such/records"}, "/no/such/records"),
+        ({"data": evaluation.Data(split="test")}, "no split 'test'.*train, val"),
+        ({"inference": Inference(checkpoint="newest")}, "newest.*last, best"),
+        ({"inference": Inference(artefact="/no/such/export")}, "/no/such/export"),
+        ({"data": evaluation.Data(data_dir="/no/such/records")}, "/no/such/records"),
     ],
 )
 def test_a_wrong_argument_is_one_message(tiny_run_dir, arguments, complaint):
@@ -289,5 +288,5 @@ def test_a_damaged_checkpoint_is_named(tiny_run_dir, tmp_path):
     shutil.copytree(tiny_run_dir, copy)
     (data,) = (copy / "best").glob("*.data-*")
     data.write_bytes(data.read_bytes()[:1000])
-    with pytest.raises(UserError, match="best/ckpt-2 cannot be restored"):
+    with pytest.raises(UserError, match="best/ckpt-2 is damaged"):
         evaluation.evaluate_run(str(copy))

@@ -15,6 +15,7 @@ from deeplab_tf.config import CrfConfig
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import prediction
+from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
 
 pytestmark = pytest.mark.usefixtures("short_network")
@@ -41,11 +42,13 @@ def test_tuning_finds_parameters_that_are_no_worse_than_those_it_begins_with(tun
 
 
 def test_eval_measures_with_the_crf_that_is_asked_for(tuned_run_dir):
-    result = evaluation.evaluate_run(tuned_run_dir, crf_config=CrfConfig(crf="v2"))
+    result = evaluation.evaluate_run(
+        tuned_run_dir, inference=Inference(crf_config=CrfConfig(crf="v2"))
+    )
     assert result["crf"] == crf.PRESETS["v2"]
     changed = CrfConfig(crf="tuned", crf_iterations=0)
     without = evaluation.evaluate_run(tuned_run_dir)
-    unchanged = evaluation.evaluate_run(tuned_run_dir, crf_config=changed)
+    unchanged = evaluation.evaluate_run(tuned_run_dir, inference=Inference(crf_config=changed))
     assert without["crf"] is None and unchanged["crf"]["iterations"] == 0
     # No update leaves the network's own probabilities.
     assert unchanged["miou"] == pytest.approx(without["miou"], abs=1e-6)

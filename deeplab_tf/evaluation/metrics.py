@@ -1,4 +1,4 @@
-"""Evaluation figures; all of them follow from counts that are summed first and divided last."""
+"""The figures of an evaluation, from counts that are summed first and divided last."""
 
 import math
 
@@ -7,14 +7,16 @@ import numpy as np
 
 
 def near_borders(label: np.ndarray, width: int, ignore_label: int) -> np.ndarray:
-    """Leaves of a label image what lies along the borders between its classes (its trimap).
+    """Returns a label map with only the pixels along the borders of its classes (its trimap).
 
-    A pixel with a direct neighbour of another label, the ignore label included, is on a border.
+    A pixel is on a border if one of its four neighbours has another label, which may be the ignore
+    label.
 
     Args:
         label: int32 [H, W], class ids or the ignore label.
-        width: Pixels less than this far from a pixel on a border are kept; 1 keeps those alone.
-        ignore_label: What all others become.
+        width: Pixels less than this far from a pixel on a border are kept; 1 keeps only those on a
+            border.
+        ignore_label: The label that all other pixels get.
 
     Returns:
         int32 [H, W].
@@ -26,27 +28,27 @@ def near_borders(label: np.ndarray, width: int, ignore_label: int) -> np.ndarray
 
 
 class Trimap:
-    """Sums up how well the pixels along borders are labelled, in bands of every width at once.
+    """Measures how well the pixels along borders are labelled, in bands of every width at once.
 
-    The band of width w is what `near_borders` leaves. One distance transform an image serves all
-    widths: 10 ms for 500x375, 0.15 s for 1024x2048 on one core. The counts take 8 bytes for every
-    width and pair of classes, however many images there are.
+    The band of width w holds the pixels that `near_borders` keeps. One distance transform per image
+    serves all widths: it takes 10 ms for 500x375 and 0.15 s for 1024x2048 on one core. The counts
+    take 8 bytes for every width and pair of classes, for any number of images.
 
     Args:
-        max_width: Of the bands, pixels; there is one for 1, 2, ... up to this.
+        max_width: Largest width in pixels; there is a band for every width from 1.
         num_classes: Number of classes.
-        ignore_label: Pixels of this label are left out.
+        ignore_label: Pixels with this label are left out.
 
-    Reference: as of `near_borders`.
+    Reference: see `near_borders`.
     """
 
     def __init__(self, max_width: int, num_classes: int, ignore_label: int):
         self._ignore_label = ignore_label
-        # Of the pixels that a band has and the next smaller one has not.
+        # Counts of the pixels that a band has and the next smaller one does not.
         self._added = np.zeros((max_width, num_classes, num_classes), np.int64)
 
     def add(self, label: np.ndarray, prediction: np.ndarray) -> None:
-        """Adds an image: its label and the class ids found for it, integers [H, W]."""
+        """Adds an image: its label and the class ids found in it, integers [H, W]."""
         max_width, num_classes, _ = self._added.shape
         distance = _border_distance(label)
         counts = (distance < max_width) & (label != self._ignore_label)
@@ -55,7 +57,7 @@ class Trimap:
         self._added += np.bincount(cells, minlength=self._added.size).reshape(self._added.shape)
 
     def result(self) -> dict:
-        """Returns `widths`, and for each of them `miou` and `pixel_accuracy`: three lists."""
+        """Returns three lists: `widths`, and `miou` and `pixel_accuracy` for each of them."""
         max_width, num_classes, _ = self._added.shape
         names = tuple(map(str, range(num_classes)))
         bands = [segmentation_metrics(matrix, names) for matrix in self._added.cumsum(axis=0)]
@@ -67,19 +69,18 @@ class Trimap:
 
 
 class BoundaryIou:
-    """Sums up the Boundary IoU: the IoU of what lies along the inner side of contours.
+    """Measures the Boundary IoU: the IoU of the pixels along the inner side of contours.
 
-    Of the mask of a class, and of the mask predicted for it, the pixels count that have a pixel
-    outside of the mask, or the edge of the image, at most `ratio` of the image's diagonal away
-    (down, across or diagonally), as in the authors' code. The pixels are summed over all images
-    before they are divided, as for the IoU. Where the label is the ignore label, nothing counts as
-    predicted. The price is four filters an image, however many classes there are: 9 ms for
-    500x375, 0.1 s for 1024x2048 on one core.
+    A pixel of the mask of a class, labelled or predicted, counts if the mask or the image ends
+    within `ratio` of the image's diagonal (down, across or diagonally), as in the authors' code.
+    Pixels are summed over all images before they are divided, as for the IoU. Pixels with the
+    ignore label are not predicted as any class. An image takes four filters for any number of
+    classes: 9 ms for 500x375 and 0.1 s for 1024x2048 on one core.
 
     Args:
         num_classes: Number of classes.
-        ignore_label: Pixels of this label are left out.
-        ratio: Of the boundary's width to the image's diagonal.
+        ignore_label: Pixels with this label are left out.
+        ratio: Width of the boundary as a share of the image's diagonal.
 
     Reference: Cheng, Girshick, Dollár, Berg, Kirillov, Boundary IoU, arXiv:2103.16562, section 4;
     the ratio of 2 % is that of section 5.
@@ -98,7 +99,7 @@ class BoundaryIou:
             prediction: Integers [H, W], class ids.
 
         Returns:
-            The Boundary IoU of this image alone, the mean over its classes; None without any.
+            The Boundary IoU of this image alone, the mean over its classes; None if there is none.
         """
         num_classes = len(self._union)
         width = max(1, round(self._ratio * math.hypot(*label.shape)))
@@ -118,7 +119,7 @@ class BoundaryIou:
         return _mean(_divide(intersection, union))
 
     def result(self, class_names: tuple[str, ...]) -> dict:
-        """Returns `boundary_iou`, the mean, and `boundary_iou_per_class`, by name; for JSON."""
+        """Returns `boundary_iou` (the mean) and `boundary_iou_per_class` (by name), for JSON."""
         iou = _divide(self._intersection, self._union)
         return {
             "boundary_iou": _mean(iou) or 0.0,
@@ -135,7 +136,7 @@ def confusion_matrix(
         label: Integers of any shape, class ids or the ignore label.
         prediction: Integers of the same shape, class ids.
         num_classes: Number of classes.
-        ignore_label: Pixels of this label are left out.
+        ignore_label: Pixels with this label are left out.
 
     Returns:
         int64 [num_classes, num_classes], rows are labels, columns predictions.
@@ -146,10 +147,10 @@ def confusion_matrix(
 
 
 def segmentation_metrics(matrix: np.ndarray, class_names: tuple[str, ...]) -> dict:
-    """Computes mean IoU and its companions from a confusion matrix.
+    """Computes the mean IoU and further figures from a confusion matrix.
 
     A class that occurs neither in labels nor in predictions has no IoU and is left out of the
-    mean; one that is predicted but never labelled counts as 0. Without any pixel, mIoU is 0.
+    mean; one that is predicted but never labelled has the IoU 0. Without any pixel, the mIoU is 0.
 
     Args:
         matrix: [num_classes, num_classes], rows are labels, columns predictions.
@@ -157,9 +158,14 @@ def segmentation_metrics(matrix: np.ndarray, class_names: tuple[str, ...]) -> di
 
     Returns:
         A dict for JSON: `miou`, `pixel_accuracy`, `mean_accuracy` (over the labelled classes),
-        `frequency_weighted_iou` (the IoUs weighted by the labelled pixels) and `dice` (the mean),
+        `frequency_weighted_iou` (the mean IoU weighted by labelled pixels) and `dice` (the mean),
         all 0..1; `iou_per_class`, `accuracy_per_class` and `dice_per_class` (by class name; None
-        where there is none); `num_pixels`.
+        for absent classes); `num_pixels`; and `note`, which says why the mIoU means nothing, or is
+        None.
+
+    >>> figures = segmentation_metrics(np.array([[8, 2], [0, 0]]), ("sky", "road"))
+    >>> figures["miou"], figures["pixel_accuracy"]
+    (0.4, 0.8)
     """
     correct = np.diag(matrix).astype(np.float64)
     labelled, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
@@ -178,16 +184,17 @@ def segmentation_metrics(matrix: np.ndarray, class_names: tuple[str, ...]) -> di
         "accuracy_per_class": _by_name(class_names, accuracy),
         "dice_per_class": _by_name(class_names, dice),
         "num_pixels": int(matrix.sum()),
+        "note": _note(class_names, iou),
     }
 
 
 class WorstImages:
-    """Keeps the images with the lowest mIoU of those that it is shown.
+    """Keeps the images with the lowest mIoU of those that are added.
 
-    An image's mIoU is the mean over the classes that its label or prediction holds.
+    The mIoU of an image is the mean over the classes in its label or prediction.
 
     Args:
-        number: How many to keep.
+        number: How many images to keep.
     """
 
     _sign = 1
@@ -198,7 +205,7 @@ class WorstImages:
         self._seen = 0
 
     def add(self, matrix: np.ndarray, image) -> None:
-        """Shows it an image: its confusion matrix, and anything to be kept of it."""
+        """Adds an image: its confusion matrix, and what is to be kept of it."""
         self._seen += 1
         if not matrix.any():  # every pixel is ignored: neither good nor bad
             return
@@ -210,7 +217,7 @@ class WorstImages:
 
     @property
     def worst(self) -> list[tuple[float, object]]:
-        """mIoU and image of those kept, the worst first."""
+        """The mIoU and the image of those kept, the worst first."""
         return self._images()
 
     def _images(self) -> list[tuple[float, object]]:
@@ -218,18 +225,38 @@ class WorstImages:
 
 
 class BestImages(WorstImages):
-    """Keeps those with the highest mIoU."""
+    """Keeps the images with the highest mIoU."""
 
     _sign = -1
 
     @property
     def best(self) -> list[tuple[float, object]]:
-        """mIoU and image of those kept, the best first."""
+        """The mIoU and the image of those kept, the best first."""
         return self._images()
 
 
+def divided(
+    worst: WorstImages, best: BestImages
+) -> tuple[list[tuple[float, object]], list[tuple[float, object]]]:
+    """Returns the worst images and the best ones, without an image that is among both.
+
+    If there are too few images for two full lists, half of them are the best.
+
+    Args:
+        worst: Has seen all images.
+        best: Has seen the same images.
+
+    Returns:
+        mIoU and image of the worst, the worst first, and of the best, the best first.
+    """
+    among_worst = {id(image) for _, image in worst.worst}
+    images = worst.worst + [pair for pair in reversed(best.best) if id(pair[1]) not in among_worst]
+    num_worst = len(images) - min(len(best.best), len(images) // 2)
+    return images[:num_worst], images[num_worst:][::-1]
+
+
 def _border_distance(label: np.ndarray) -> np.ndarray:
-    """Distances in pixels to the nearest pixel on a border, float32 [H, W]; infinite without."""
+    """Distances in pixels to the nearest border pixel, float32 [H, W]; infinite without one."""
     is_border = np.zeros(label.shape, bool)
     down, across = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
     is_border[1:] |= down
@@ -242,17 +269,27 @@ def _border_distance(label: np.ndarray) -> np.ndarray:
 
 
 def _is_boundary(label: np.ndarray, width: int) -> np.ndarray:
-    """Whether another label, or the image's edge, is at most `width` pixels away; bool [H, W]."""
+    """Whether another label or the image's edge is at most `width` pixels away, bool [H, W]."""
     window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    labels = (label + 1).astype(np.uint16)  # 0 is what lies outside of the image
+    labels = (label + 1).astype(np.uint16)  # 0 stands for what lies outside of the image
     outside = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
     # In the window around it, the lowest and the highest label differ.
     return cv2.erode(labels, window, **outside) != cv2.dilate(labels, window, **outside)
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """The mean of those that are numbers; None without any."""
+    """The mean of the values that are not NaN; None if there are none."""
     return None if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def _note(class_names: tuple[str, ...], iou: np.ndarray) -> str | None:
+    """Says why an mIoU means nothing: no pixel is counted, or only one class occurs."""
+    present = [name for name, value in zip(class_names, iou) if not np.isnan(value)]
+    if not present:
+        return "no pixel is counted: all have the ignore label"
+    if len(present) == 1 and len(class_names) > 1:
+        return f"of one class only: labels and predictions hold nothing but {present[0]}"
+    return None
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

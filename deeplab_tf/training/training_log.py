@@ -190,9 +190,10 @@ class TrainingLog:
             panels: The worst images, uint8 [H, W, 3] each; the worst first.
             is_best: Whether no validation of the run had a higher mIoU.
         """
+        remark = result.get("note") or ("best so far" if is_best else "")
         self._progress.print(
             f"validation at step {step}: miou {result['miou']:.4f}  pixel_accuracy "
-            f"{result['pixel_accuracy']:.4f}{'  (best so far)' if is_best else ''}"
+            f"{result['pixel_accuracy']:.4f}" + (f"  ({remark})" if remark else "")
         )
         scalars = {
             f"validation/{name}": value

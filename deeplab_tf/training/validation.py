@@ -60,7 +60,7 @@ def build(
         with average.swapped(averaged) if average else contextlib.nullcontext():
             for target, variable in zip(evaluated.weights, model.weights, strict=True):
                 target.assign(tf.convert_to_tensor(variable))
-            result = evaluate(label_of, source, split, log.validating, on_image=see)
+            result = evaluate(label_of, source, split, on_image=see, progress=log.validating)
             is_best = state.save_if_best(result["miou"])
         worst_panels = [
             panels.error_panel(

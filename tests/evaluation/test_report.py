@@ -20,6 +20,7 @@ from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import report
+from deeplab_tf.evaluation.results import Evaluation
 
 # Names that would break a page which does not escape them, or the script of one.
 EVIL = "</script><b title='\"'>&amp;"
@@ -102,7 +103,9 @@ def page_path(tmp_path_factory) -> pathlib.Path:
     """A page of 6 images that are compared with a worse run."""
     path = tmp_path_factory.mktemp("report") / "report.html"
     result, lines, shown = evaluation(6, shift=1)
-    report.write(path, result, lines, shown[:4], shown[4:], INFO, evaluation(6, shift=4)[:2])
+    other = Evaluation(*evaluation(6, shift=4)[:2])
+    this = Evaluation(result, lines)
+    report.write(path, this, info=INFO, worst=shown[:4], best=shown[4:], other=other)
     return path
 
 
@@ -139,12 +142,12 @@ def test_settings_are_told_in_words_and_only_where_they_are_on(tmp_path):
         "border_width": 0,
     }
     path = tmp_path / "report.html"
-    report.write(path, result | settings, lines, [], [], INFO)
+    report.write(path, Evaluation(result | settings, lines), info=INFO)
     texts = Page(path).texts
     for text in ("gaussian weight 3, iterations 10", "0.5; 1", "yes", "513; 1,025", "0.3333"):
         assert text in texts
     assert "border width" not in texts
-    report.write(path, result | settings | {"window_size": []}, lines, [], [], INFO)
+    report.write(path, Evaluation(result | settings | {"window_size": []}, lines), info=INFO)
     assert "window overlap" not in Page(path).texts
 
 
@@ -176,29 +179,31 @@ def test_every_panel_has_a_text_and_photos_are_jpegs_and_labels_pngs(page):
 
 def test_what_got_better_and_what_got_worse_is_told_by_class_and_by_image(page_path, tmp_path):
     assert "Of 6 images, " in page_path.read_text()
-    better, worse = evaluation(6, shift=1), evaluation(6, shift=4)
-    report.write(tmp_path / "worse.html", *worse[:2], [], [], INFO, better[:2])
+    better, worse = (Evaluation(*evaluation(6, shift=shift)[:2]) for shift in (1, 4))
+    report.write(tmp_path / "worse.html", worse, info=INFO, other=better)
     text = (tmp_path / "worse.html").read_text()
     assert '<span class="better">0 got better</span>' in text
     assert '<span class="worse">6 got worse</span>' in text
-    change = worse[1][0]["miou"] - better[1][0]["miou"]
+    change = worse.images[0]["miou"] - better.images[0]["miou"]
     assert f"\N{MINUS SIGN}{abs(100 * change):.1f}" in Page(tmp_path / "worse.html").texts
 
 
 def test_a_run_on_other_classes_cannot_be_compared_with():
-    report.check_comparable(evaluation(1, shift=1)[0], INFO)
+    report.check_comparable(Evaluation(*evaluation(1, shift=1)[:2]), INFO.class_names)
+    other = Evaluation({"run_dir": "runs/b", "iou_per_class": {"cat": 0.5}}, [])
     with pytest.raises(UserError, match="runs/b cannot be compared.*cat"):
-        report.check_comparable({"run_dir": "runs/b", "iou_per_class": {"cat": 0.5}}, INFO)
+        report.check_comparable(other, INFO.class_names)
 
 
 def test_a_result_with_little_in_it_makes_a_page(tmp_path):
     matrix = np.array([[5, 0], [0, 0]])
     info = numbered_classes("two", 2)
     result = metrics.segmentation_metrics(matrix, info.class_names)
-    report.write(
-        tmp_path / "report.html", result | {"confusion_matrix": matrix.tolist()}, [], [], [], info
-    )
-    assert [a["href"] for a in Page(tmp_path / "report.html").all("a")] == [
+    figures = result | {"confusion_matrix": matrix.tolist()}
+    report.write(tmp_path / "report.html", Evaluation(figures, []), info=info)
+    page = Page(tmp_path / "report.html")
+    assert any("of one class only" in text and "class_0" in text for text in page.texts)
+    assert [a["href"] for a in page.all("a")] == [
         "#summary", "#classes", "#confusion", "#images"
     ]  # fmt: skip
 
@@ -323,7 +328,7 @@ def test_the_page_fits_its_window_and_the_console_stays_silent(browser, page_pat
 def test_a_page_of_150_classes_fits_too(browser, tmp_path, width):
     info = numbered_classes("many", 150)
     result, lines, shown = evaluation(1, shift=1, info=info)
-    report.write(tmp_path / "report.html", result, lines, shown, [], info)
+    report.write(tmp_path / "report.html", Evaluation(result, lines), info=info, worst=shown)
     browser.open(tmp_path / "report.html", width)
     assert browser.value("document.documentElement.scrollWidth <= innerWidth")
     browser.value("pointAt(149, 149)")

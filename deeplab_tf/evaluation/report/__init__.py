@@ -1,8 +1,9 @@
-"""The evaluation as one HTML page that needs nothing beside itself.
+"""The evaluation as one HTML page that needs no other file.
 
-    page (summary, classes, confusion, borders, images) -> charts, images, comparison -> markup
+    page -> comparison, images, charts -> formats
 
-`page.css` and `page.js` are written into the page.
+The HTML lies in `templates/`, one file per section; `page.css` and `page.js` there become part of
+the page.
 """
 
 from deeplab_tf.evaluation.report.comparison import check_comparable

@@ -1,0 +1,92 @@
+"""How a run labels images: with which weights, in which views, with or without a CRF."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from deeplab_tf.config import NO_CRF
+from deeplab_tf.config import WHOLE_IMAGES
+from deeplab_tf.config import CrfConfig
+from deeplab_tf.config import EvalConfig
+from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import artefacts
+from deeplab_tf.evaluation import prediction
+from deeplab_tf.runs import run_dir as run_dirs
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """How a run labels images.
+
+    Attributes:
+        checkpoint: "best" or "last".
+        artefact: SavedModel, `.keras` or `.tflite` file in place of the checkpoint, see
+            `artefacts.load_artefact`; empty for the checkpoint.
+        eval_config: Scales, mirror images, windows and output stride.
+        crf_config: The fully-connected CRF after the network.
+    """
+
+    checkpoint: str = "best"
+    artefact: str = ""
+    eval_config: EvalConfig = WHOLE_IMAGES
+    crf_config: CrfConfig = NO_CRF
+
+    def describe(self, run: run_dirs.Run) -> dict:
+        """Returns the settings as they stand in `metrics.json`."""
+        return {
+            "model": self.artefact or self.checkpoint,
+            "crf": run_dirs.crf_parameters(run.folder, self.crf_config),
+            **dataclasses.asdict(self.eval_config),
+        }
+
+    def label_function(self, run: run_dirs.Run) -> Callable[[np.ndarray], np.ndarray]:
+        """Loads the network of a run as a function from one image to its class ids.
+
+        Args:
+            run: The run.
+
+        Returns:
+            A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+
+        Raises:
+            UserError: There is no such checkpoint or artefact, or it cannot do what is asked for.
+        """
+        settings = (run.model_config, run.data_config)
+        details = self._details(run)
+        if self.artefact:
+            return artefacts.load_artefact(self.artefact, *settings, **details)
+        model = run_dirs.load_model(run, self.checkpoint)
+        return prediction.label_function(model, *settings, **details)
+
+    def probability_function(self, run: run_dirs.Run) -> Callable[[np.ndarray], np.ndarray]:
+        """Loads the network of a run as a function from one image to its probabilities.
+
+        Args:
+            run: The run.
+
+        Returns:
+            A function of an image, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
+
+        Raises:
+            UserError: As `label_function`; or there is an artefact, which gives labels only.
+        """
+        if self.artefact:
+            raise UserError(
+                f"--model={self.artefact} gives labels without probabilities: leave out "
+                "--save_confidence and --save_probabilities, or leave out --model to have them of "
+                "the run's checkpoint."
+            )
+        model = run_dirs.load_model(run, self.checkpoint)
+        return prediction.probability_function(
+            model, run.model_config, run.data_config, **self._details(run)
+        )
+
+    def _details(self, run: run_dirs.Run) -> dict:
+        return {
+            "eval_config": self.eval_config,
+            "crf_parameters": run_dirs.crf_parameters(run.folder, self.crf_config),
+        }
+
+
+BEST_CHECKPOINT = Inference()
