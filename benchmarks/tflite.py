@@ -42,8 +42,8 @@ from deeplab_tf.data import image_files
 from deeplab_tf.evaluation import fitting
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import prediction
-from deeplab_tf.export import examples
 from deeplab_tf.export import litert
+from deeplab_tf.export import proof_images
 from deeplab_tf.export import tflite
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -116,7 +116,7 @@ def read_images(patterns: str, label_folder: str) -> list[Photo]:
     fitter = fitting.ImageFitter(backbones.pad_pixel(BACKBONE), size=SIZE)
 
     def fitted(image, label):
-        return examples.fitted(examples.Example("", image, label), fitter, IGNORE_LABEL)
+        return proof_images.fitted(proof_images.ProofImage("", image, label), fitter, IGNORE_LABEL)
 
     images = []
     for path in matching(patterns):

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import tempfile
@@ -23,6 +24,8 @@ from deeplab_tf.errors import UserError
 Path = str | os.PathLike
 
 _DRAFT = ".new_"
+# Host and process, then what `tempfile` adds; or the name that earlier exports used.
+_DRAFT_NAME = re.compile(r"\.new_((?P<host>[^\W_]+)_(?P<process>\d+)|export)_\w+")
 _SECONDS_OF_A_DEAD_DRAFT = 24 * 3600  # of another machine, whose processes cannot be looked up
 _MAX_TEXT_BYTES = 64 * 2**20
 _BYTE_ORDER_MARKS = {
@@ -165,10 +168,12 @@ def remove_folder(path: Path) -> None:
 
 
 def _is_left_over(path: pathlib.Path) -> bool:
-    # The rest of the name is random, and may hold further underscores.
-    host, process, *_ = (*path.name.removeprefix(_DRAFT).split("_"), "")
-    if host == _host() and process.isdecimal():
-        return not psutil.pid_exists(int(process)) or int(process) == os.getpid()
+    match = _DRAFT_NAME.fullmatch(path.name)
+    if not match:
+        return False  # somebody else's
+    if match["host"] == _host() and match["process"]:
+        process = int(match["process"])
+        return not psutil.pid_exists(process) or process == os.getpid()
     try:
         return time.time() - path.stat().st_mtime > _SECONDS_OF_A_DEAD_DRAFT
     except OSError:

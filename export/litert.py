@@ -1,9 +1,9 @@
-"""The one seam to the packages that make `.tflite` files and look into them.
+"""The packages that make `.tflite` files and look into them are used here only.
 
-Graphs are converted, and quantised where that is asked for, by TensorFlow's own converter; files
-are read by the tools of ai-edge-litert. (`artefacts.TFLiteModel` runs them, as `eval` needs it
-too.) ai-edge-quantizer, which is to take over quantisation, kept as many labels in a trial on VOC
-and CamVid images, but leaves inputs and outputs signed; a change to it stays within this file.
+TensorFlow's own converter converts graphs, and quantises them on request. The tools of
+ai-edge-litert read files; `evaluation.artefacts.TFLiteModel` runs them. In a trial on VOC and
+CamVid images, ai-edge-quantizer kept as many labels as the converter, but its inputs and outputs
+are signed.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ class Operator:
     """One step of a `.tflite` file.
 
     Attributes:
-        name: Such as CONV_2D; of a custom operator, its own.
-        layer: Name of the tensor that it puts out, which begins with that of the Keras layer.
-        is_custom: Whether it is none of the interpreter's own, such as a Flex operator, which needs
-            TensorFlow beside it.
-        has_floats: Whether a tensor that it takes or puts out is of floating point numbers.
-        unpacks_weights: Whether it only brings constants into another type.
+        name: Name such as CONV_2D; custom operators have names of their own.
+        layer: Name of its output tensor, which begins with the name of the Keras layer.
+        is_custom: Whether the interpreter does not have it, such as a Flex operator, which needs
+            TensorFlow too.
+        has_floats: Whether one of its inputs or outputs holds floating point numbers.
+        unpacks_weights: Whether it only converts constants to another type.
     """
 
     name: str
@@ -49,17 +49,16 @@ def convert(
 ) -> bytes:
     """Converts a function from one image of a fixed size to one tensor.
 
-    Operators that the interpreter does not have, or not in 8 bits, are let through: `gates` names
-    them, and their layers.
+    Operators that the interpreter does not have, or not in 8 bits, are not an error here:
+    `mobile_operators` names them and their layers.
 
     Args:
-        function: Of pixels 0..255, float32 [1, H, W, 3].
+        function: Takes pixels 0..255, float32 [1, H, W, 3].
         module: Holds the function's variables.
-        quantize: "none" for float32; "float16" and "dynamic" (8 bits) for the weights; "int8" for
-            weights, by channel, and all between them: then the file takes uint8 pixels, and scores
-            are uint8 too.
-        calibration_images: For "int8", uint8 [H, W, 3] each: the ranges of all values are taken
-            from them.
+        quantize: "none" keeps float32; "float16" and "dynamic" (8 bits) quantise the weights;
+            "int8" quantises everything, weights by channel: the file then takes uint8 pixels, and
+            scores are uint8 too.
+        calibration_images: uint8 [H, W, 3] each; "int8" takes the ranges of all values from them.
 
     Returns:
         The content of a `.tflite` file.
@@ -87,7 +86,7 @@ def convert(
             converter.inference_output_type = tf.uint8
     try:
         return converter.convert()
-    except Exception as error:  # The converter has no class of errors for all that it may meet.
+    except Exception as error:  # the converter raises errors of many kinds
         reason = str(error).strip() or type(error).__name__
         raise UserError(
             f"The model cannot be converted to TensorFlow Lite: {reason.splitlines()[0]}"
@@ -95,21 +94,21 @@ def convert(
 
 
 def operators(tflite: bytes) -> list[Operator]:
-    """Lists the steps of a `.tflite` file, in their order."""
+    """Lists the operators of a `.tflite` file in the order of execution."""
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
     found = []
     for graph in model.subgraphs:
         for operator in graph.operators:
             custom_name = model.operatorCodes[operator.opcodeIndex].customCode
             name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
-            takes = [index for index in operator.inputs if index >= 0]  # -1: left out
+            takes = [index for index in operator.inputs if index >= 0]  # -1: not given
             types = {graph.tensors[index].type for index in [*takes, *operator.outputs]}
             contents = [model.buffers[graph.tensors[index].buffer].data for index in takes]
             layer = graph.tensors[operator.outputs[0]].name.decode()
             found.append(
                 Operator(
                     name=custom_name.decode() if custom_name else name,
-                    layer=layer.split(";")[0],  # those of the layers fused into it follow
+                    layer=layer.split(";")[0],  # the names of layers fused into it follow
                     is_custom=bool(custom_name),
                     has_floats=not types.isdisjoint(_FLOATS),
                     unpacks_weights=all(content is not None for content in contents),
@@ -119,7 +118,7 @@ def operators(tflite: bytes) -> list[Operator]:
 
 
 def _with_darkest_and_brightest(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Lets two pixels span 0..255, so that uint8 inputs are pixels whatever these show."""
+    """Makes two pixels span 0..255, so that uint8 inputs are pixels whatever the images show."""
     for index, image in enumerate(images):
         if index == 0:
             image = image.copy()
@@ -128,7 +127,7 @@ def _with_darkest_and_brightest(images: Iterable[np.ndarray]) -> Iterator[np.nda
 
 
 def _with_progress(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Tells how far the calibration is, which takes a second for an image of 513x513."""
+    """Prints the progress of the calibration, which takes about a second per 513x513 image."""
     for number, image in enumerate(images, start=1):
         yield image
         if number % 10 == 0 or number == len(images):

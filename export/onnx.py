@@ -2,9 +2,8 @@
 
     python -m deeplab_tf.export.onnx --run_dir=DIR --output=FILE.onnx
 
-The file appears under its name only when it is proved: it is run by ONNX Runtime, and its labels
-and scores are those of the Keras model (FILE.parity.json tells the figures). Needs the packages of
-the extra `onnx`.
+The file appears only when it is proved: ONNX Runtime runs it, and its labels and scores are those
+of the Keras model. FILE.parity.json holds the figures. Needs the packages of the extra `onnx`.
 """
 
 import collections
@@ -12,6 +11,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import pathlib
 from collections.abc import Callable
 
 import keras
@@ -25,14 +25,16 @@ from deeplab_tf.config import setting
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.prediction import predict_logits
-from deeplab_tf.export import drafts
-from deeplab_tf.export import examples
 from deeplab_tf.export import parity
+from deeplab_tf.export import proof_images
+from deeplab_tf.export import proving
+from deeplab_tf.export import publishing
+from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
 
 OPSET = 17  # the version of ONNX's operators: runtimes of 2022 and later know it
 
-# Nothing is quantised: what is right differs by rounding alone, as in a SavedModel.
+# Nothing is quantised: a right export differs by rounding alone, as a SavedModel does.
 MIN_LABEL_AGREEMENT = 0.999
 MAX_RELATIVE_DIFFERENCE = 0.01
 MAX_MIOU_DROP = 0.01
@@ -64,27 +66,27 @@ ANY_SIZE = OnnxConfig()
 def export_onnx(
     run_dir: str,
     output: str,
+    *,
     checkpoint: str = "best",
     onnx_config: OnnxConfig = ANY_SIZE,
-    *,
     data_dir: str | None = None,
     num_proof_images: int = 8,
     max_miou_drop: float = MAX_MIOU_DROP,
 ) -> parity.Parity:
-    """Writes a run's model as an ONNX file, and beside it how close it is to the Keras model.
+    """Writes a run's model as an ONNX file, with its parity figures beside it.
 
-    It takes `images`, uint8 [N, H, W, 3], RGB, and returns `labels`, uint8 (uint16 above 256
+    The file takes `images`, uint8 [N, H, W, 3], RGB. It returns `labels`, uint8 (uint16 above 256
     classes) [N, H, W], and `scores`, float32 logits [N, H, W, num_classes], at the images' own
     size. Its metadata are `class_names`, `colors` and `ignore_label`, as JSON.
 
     Args:
         run_dir: Folder of a trained or imported run.
-        output: The file; one that is there already is replaced once the new one is proved.
+        output: The file; one that is there already is replaced when the new one is proved.
         checkpoint: "best" or "last".
         onnx_config: What the file takes; by default any number of images of any size.
-        data_dir: Records that it is proved with, as in `examples.proof_examples`.
-        num_proof_images: How many images the file is compared with the Keras model on.
-        max_miou_drop: What the mIoU on these may fall by.
+        data_dir: Records to prove the export with, see `proof_images.from_records_or_drawn`.
+        num_proof_images: How many images of them, at most.
+        max_miou_drop: Largest drop of the mIoU on these.
 
     Returns:
         How close the file is to the Keras model.
@@ -93,40 +95,55 @@ def export_onnx(
         UserError: Packages are missing, the run or the file cannot be used, or the export does not
             compute what the Keras model does.
     """
-    _check_packages()
-    drafts.check(output, ".onnx")
-    run = run_dirs.read(run_dir)
-    source, proof = examples.proof_examples(run, data_dir, num_proof_images)
-    size = onnx_config.input_size
-    if size:
-        fitter = ImageFitter(backbones.pad_pixel(run.model_config.backbone), size=size)
-        proof = [examples.fitted(one, fitter, run.dataset.ignore_label) for one in proof]
-    model = run_dirs.load_model(run, checkpoint)
-    content, operators = convert(model, run, onnx_config)
-    about = {
-        "images": source,
-        "reference": "the run's Keras model, compiled, with training=False",
-        "checkpoint": checkpoint,
-        "input_size": size or "any",
-        "opset": OPSET,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        "device": "CPU",
-    }
-    with drafts.draft(output, content) as draft:
-        figures = parity.measure(
-            proof,
-            parity.keras_scores(model, run),
-            _answers(draft),
-            run.dataset,
-            draft,
-            operators,
-        )
-        limits = parity.Limits(MIN_LABEL_AGREEMENT, MAX_RELATIVE_DIFFERENCE, max_miou_drop)
-        parity.check(figures, limits, output)
-        parity.write(drafts.report_path(draft), figures, about)
+    _require_packages()
+    place = publishing.File(output, ".onnx")
+    exporter = _OnnxExporter(run_dirs.read(run_dir), onnx_config, max_miou_drop)
+    _, figures = proving.prove_and_publish(
+        exporter, place, checkpoint=checkpoint, data_dir=data_dir, num_images=num_proof_images
+    )
     return figures
+
+
+class _OnnxExporter(proving.Exporter):
+    def __init__(self, run: run_dirs.Run, config: OnnxConfig, max_miou_drop: float):
+        self.run = run
+        self.limits = parity.Limits(MIN_LABEL_AGREEMENT, MAX_RELATIVE_DIFFERENCE, max_miou_drop)
+        self._config = config
+        self._operators: dict[str, int] = {}
+
+    def fit(self, image: ProofImage) -> ProofImage:
+        size = self._config.input_size
+        if not size:
+            return image
+        fitter = ImageFitter(backbones.pad_pixel(self.run.model_config.backbone), size=size)
+        return proof_images.fitted(image, fitter, self.run.dataset.ignore_label)
+
+    def write(self, model: keras.Model, draft: str) -> None:
+        content, self._operators = convert(model, self.run, self._config)
+        pathlib.Path(draft).write_bytes(content)
+
+    def load(self, draft: str) -> Callable[[np.ndarray], parity.Answer]:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(draft, providers=["CPUExecutionProvider"])
+
+        def answer(image):
+            labels, scores = session.run(["labels", "scores"], {"images": image[np.newaxis]})
+            return parity.Answer(labels[0].astype(np.int32), scores[0])
+
+        return answer
+
+    def operators(self, draft: str) -> dict[str, int]:
+        return self._operators
+
+    def about(self) -> dict:
+        return {
+            "reference": "the run's Keras model, compiled, with training=False",
+            "input_size": self._config.input_size or "any",
+            "opset": OPSET,
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            "device": "CPU",
+        }
 
 
 def convert(
@@ -136,11 +153,11 @@ def convert(
 
     Args:
         model: The run's model.
-        run: Tells how images reach the network, and the classes' names and colours.
+        run: The run, for how images are fitted to the network, and its class names and colors.
         onnx_config: What the file takes.
 
     Returns:
-        The content of the ONNX file, and how many operators of each kind it has.
+        The content of the ONNX file, and its number of operators of each kind.
 
     Raises:
         UserError: The model cannot be converted.
@@ -159,11 +176,11 @@ def convert(
         labels = tf.argmax(scores, axis=-1, output_type=tf.int32)
         return {"labels": tf.cast(labels, label_dtype), "scores": scores}
 
-    # tf2onnx takes the remainder of a negative number to be negative, which spoils the padding of
-    # images of any size. ONNX's own Mod is what TensorFlow computes.
+    # tf2onnx makes the remainder of a negative number negative, which spoils the padding of images
+    # of any size. ONNX's own Mod is what TensorFlow computes.
     remainder = {"FloorMod": (lambda context, node, name, arguments: node, ["Mod"])}
     # Not within `layers.portable_graphs`: the dilated kernel, where this machine has it, becomes
-    # one convolution that all runtimes have, and its portable form a chain of reshapes and pads.
+    # one convolution that all runtimes have; its portable form becomes a chain of reshapes.
     try:
         converted, _ = tf2onnx.convert.from_function(
             segment,
@@ -174,7 +191,7 @@ def convert(
         )
         _make_padding_explicit(converted.graph)
         onnx.checker.check_model(converted)  # what tf2onnx cannot convert, it copies
-    except Exception as error:  # They have no class of errors for all that they may meet.
+    except Exception as error:  # the converter raises errors of many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"The model cannot be converted to ONNX: {reason}") from error
     dataset = run.dataset
@@ -191,10 +208,10 @@ def convert(
 
 
 def _scalars_as_vectors(graph, nodes: list) -> list:
-    """Gives the numbers that are added to maps an axis of length 1.
+    """Turns scalars that are added to feature maps into vectors of length 1.
 
-    At a scalar behind a convolution, as in hard swish, tf2onnx's optimizer stops with an error in
-    its log, and leaves a transpose on each side of every convolution.
+    A scalar behind a convolution, as in hard swish, stops tf2onnx's optimizer with an error in its
+    log, and a transpose stays on each side of every convolution.
     """
     for node in nodes:
         if node.type in ("Add", "AddV2") and len(graph.get_shape(node.output[0]) or ()) == 4:
@@ -205,10 +222,10 @@ def _scalars_as_vectors(graph, nodes: list) -> list:
 
 
 def _make_padding_explicit(graph) -> None:
-    """Gives convolutions that keep a map's size their padding in numbers.
+    """Replaces `SAME_UPPER` padding of convolutions at stride 1 by numbers.
 
-    With sizes unknown, tf2onnx leaves it to the runtime (`SAME_UPPER`), and ONNX Runtime refuses
-    that of a dilated convolution. At stride 1 it is the same for every size.
+    tf2onnx leaves the padding to the runtime where sizes are unknown, but ONNX Runtime refuses that
+    for dilated convolutions. At stride 1 the padding is the same for every size.
     """
     import onnx
 
@@ -225,23 +242,11 @@ def _make_padding_explicit(graph) -> None:
         node.attribute.extend(onnx.helper.make_attribute(*one) for one in settings.items())
 
 
-def _answers(path: str) -> Callable[[np.ndarray], parity.Answer]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def answer(image):
-        labels, scores = session.run(["labels", "scores"], {"images": image[np.newaxis]})
-        return parity.Answer(labels[0].astype(np.int32), scores[0])
-
-    return answer
-
-
-def _check_packages() -> None:
+def _require_packages() -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"An ONNX export needs {', '.join(missing)}, not installed here: "
+            f"An ONNX export needs packages that are not installed ({', '.join(missing)}): "
             "pip install 'deeplab_tf[onnx]'"
         )
 
@@ -251,13 +256,13 @@ def main(_):
     figures = export_onnx(
         flags.FLAGS.run_dir,
         output,
-        flags.FLAGS.checkpoint,
-        command_line.read_flags(OnnxConfig),
+        checkpoint=flags.FLAGS.checkpoint,
+        onnx_config=command_line.read_flags(OnnxConfig),
         data_dir=flags.FLAGS.data_dir,
         num_proof_images=flags.FLAGS.num_proof_images,
         max_miou_drop=flags.FLAGS.max_miou_drop,
     )
-    print(f"{output}: {figures.summary} ({drafts.report_path(output)})")
+    print(f"{output}: {figures.summary} ({publishing.parity_path(output)})")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""Proof that an exported model computes what the Keras model does."""
+"""How closely an exported model computes what the Keras model does."""
 
 import collections
 import dataclasses
-import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -20,19 +18,18 @@ from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation.prediction import predict_logits
-from deeplab_tf.export import examples as proof
+from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
-
-_ONE_CLASS = "only one class was predicted in all images, and labels of one class prove little."
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What an artefact says of an image.
+    """What an artefact returns for an image.
 
     Attributes:
         labels: int32 [h, w], class ids.
-        scores: float32 [h, w, C], as the logits of the Keras model; None where it returns none.
+        scores: float32 [h, w, C], comparable with the logits of the Keras model; None where the
+            artefact returns none.
     """
 
     labels: np.ndarray
@@ -41,12 +38,13 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What an artefact may differ by.
+    """How much an artefact may differ from its Keras model.
 
     Attributes:
-        min_label_agreement: Share of the pixels with equal labels.
-        max_relative_difference: Largest difference of scores over the largest logit; None for any.
-        max_miou_drop: Of the mIoU, where there are labels.
+        min_label_agreement: Smallest share of pixels with equal labels.
+        max_relative_difference: Largest difference of scores over the largest logit; None for no
+            limit.
+        max_miou_drop: Largest drop of the mIoU, where there are labels.
     """
 
     min_label_agreement: float
@@ -59,18 +57,18 @@ class Parity:
     """How close an artefact is to its Keras model.
 
     Attributes:
-        num_images: How many were compared.
+        num_images: Number of images compared.
         shapes: Their different heights and widths.
-        label_agreement: Share of the pixels with equal labels.
-        num_classes_predicted: Different labels among them; labels of one class prove little.
+        label_agreement: Share of pixels with equal labels.
+        num_classes_predicted: Number of different labels among them.
         largest_logit: Largest absolute logit of the Keras model.
         largest_logit_difference: Largest absolute difference from it; None without scores.
-        miou_keras: mIoU of the Keras model, over the images with labels; None without any.
-        miou_artefact: That of the artefact.
-        milliseconds_keras: For one image, median of warm calls.
-        milliseconds_artefact: That of the artefact.
-        size_bytes: Of the file, or of all files in the folder.
-        ops: How many operators of each kind it has; None where this is not known.
+        miou_keras: mIoU of the Keras model on the images with labels; None without any.
+        miou_artefact: mIoU of the artefact on the same images.
+        milliseconds_keras: Median time of the Keras model per image, after warm-up.
+        milliseconds_artefact: Median time of the artefact per image, after warm-up.
+        size_bytes: Size of the file, or of all files in the folder.
+        ops: Number of operators of each kind.
     """
 
     num_images: int
@@ -84,7 +82,14 @@ class Parity:
     milliseconds_keras: float
     milliseconds_artefact: float
     size_bytes: int
-    ops: dict[str, int] | None
+    ops: dict[str, int]
+
+    @property
+    def warning(self) -> str:
+        """What makes the figures less reliable; empty for nothing."""
+        if self.num_classes_predicted > 1:
+            return ""
+        return "only one class was predicted in all images, which proves little about the labels"
 
     @property
     def summary(self) -> str:
@@ -94,17 +99,17 @@ class Parity:
             miou = f"mIoU {self.miou_artefact:.4f} (Keras {self.miou_keras:.4f}), "
         return (
             f"{self.label_agreement:.2%} of the labels agree on {self.num_images} images, "
-            f"{miou}{self.milliseconds_artefact:.0f} ms an image (Keras "
-            f"{self.milliseconds_keras:.0f}), {self.size_bytes / 2**20:.1f} MiB"
+            f"{miou}{self.milliseconds_artefact:.0f} ms per image (Keras "
+            f"{self.milliseconds_keras:.0f} ms), {self.size_bytes / 2**20:.1f} MiB"
         )
 
 
 def keras_scores(model: keras.Model, run: run_dirs.Run) -> Callable[[np.ndarray], np.ndarray]:
-    """Compiles a run's model into a function from an image to its logits, as `measure` wants it.
+    """Compiles a run's model into a function from an image to its logits, as `measure` takes it.
 
     Args:
         model: The run's model.
-        run: Tells how images reach the network.
+        run: The run, for how images are fitted to the network.
 
     Returns:
         A function of an image, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
@@ -118,66 +123,47 @@ def keras_scores(model: keras.Model, run: run_dirs.Run) -> Callable[[np.ndarray]
 
 
 def measure(
-    examples: Iterable[proof.Example],
+    images: Iterable[ProofImage],
     keras_scores: Callable[[np.ndarray], np.ndarray],
     artefact: Callable[[np.ndarray], Answer],
     dataset: records.DatasetInfo,
     path: str,
-    ops: dict[str, int] | None = None,
+    ops: dict[str, int],
 ) -> Parity:
     """Compares an artefact with its Keras model, image by image.
 
     Args:
-        examples: The images, at least one; only one at a time is held here.
-        keras_scores: Function of an image, uint8 [H, W, 3], that returns the Keras model's logits
-            (or what else its labels are the argmax of), float32 [h, w, C].
+        images: The images, at least one.
+        keras_scores: Function of an image, uint8 [H, W, 3], that returns the Keras model's logits,
+            or other scores whose argmax its labels are, float32 [h, w, C].
         artefact: Function of the same image that returns the artefact's answer, of the same size.
         dataset: The run's classes and ignore label.
         path: The artefact's file or folder.
-        ops: As in `Parity`.
+        ops: Number of operators of each kind in the artefact.
 
     Returns:
-        The figures. Not a number where scores are none: `check` refuses that.
+        The figures. NaN where scores are NaN: `enforce` refuses that.
     """
-    matrices = {name: np.zeros((dataset.num_classes,) * 2, np.int64) for name in ("keras", "it")}
-    shapes, has_scores = collections.Counter(), False
-    num_equal, num_pixels, num_labelled, predicted = 0, 0, 0, set()
-    largest_logit = largest_difference = 0.0
     keras_scores, artefact = _Timed(keras_scores), _Timed(artefact)
-    for example in examples:
-        shapes[example.image.shape[:2]] += 1
-        scores, answer = keras_scores(example.image), artefact(example.image)
-        labels = scores.argmax(axis=-1)
-        num_equal += int((labels == answer.labels).sum())
-        num_pixels += labels.size
-        predicted.update(np.unique(labels).tolist())
-        # np.maximum, unlike max, keeps what is not a number.
-        largest_logit = np.maximum(largest_logit, np.abs(scores).max())
-        if answer.scores is not None:
-            has_scores = True
-            difference = np.abs(answer.scores - scores).max()
-            largest_difference = np.maximum(largest_difference, difference)
-        if example.label is not None:
-            num_labelled += 1
-            for name, prediction in (("keras", labels), ("it", answer.labels)):
-                matrices[name] += metrics.confusion_matrix(
-                    example.label, prediction, dataset.num_classes, dataset.ignore_label
-                )
-    miou_keras, miou_artefact = (
-        metrics.segmentation_metrics(matrices[name], dataset.class_names)["miou"]
-        if num_labelled
-        else None
-        for name in ("keras", "it")
-    )
+    labels, scores, mious = _LabelCounts(), _ScoreDifferences(), _Mious(dataset)
+    shapes = collections.Counter()
+    for image in images:
+        expected, answer = keras_scores(image.image), artefact(image.image)
+        expected_labels = expected.argmax(axis=-1)
+        shapes[image.image.shape[:2]] += 1
+        labels.add(expected_labels, answer.labels)
+        scores.add(expected, answer.scores)
+        if image.label is not None:
+            mious.add(image.label, expected_labels, answer.labels)
     return Parity(
         num_images=shapes.total(),
         shapes=tuple(shapes),
-        label_agreement=num_equal / num_pixels,
-        num_classes_predicted=len(predicted),
-        largest_logit=float(largest_logit),
-        largest_logit_difference=float(largest_difference) if has_scores else None,
-        miou_keras=miou_keras,
-        miou_artefact=miou_artefact,
+        label_agreement=labels.agreement,
+        num_classes_predicted=len(labels.classes),
+        largest_logit=float(scores.largest),
+        largest_logit_difference=scores.largest_difference,
+        miou_keras=mious.of_keras,
+        miou_artefact=mious.of_artefact,
         milliseconds_keras=keras_scores.milliseconds,
         milliseconds_artefact=artefact.milliseconds,
         size_bytes=_size(path),
@@ -185,82 +171,54 @@ def measure(
     )
 
 
-def check(parity: Parity, limits: Limits, path: str) -> None:
-    """Lets an artefact through that is as close to its Keras model as it must be.
+def enforce(parity: Parity, limits: Limits, name: str) -> None:
+    """Refuses an artefact that is too far from its Keras model.
 
     Args:
         parity: The figures.
-        limits: What they may be.
-        path: Where the artefact was to be written, for the message.
+        limits: Their limits.
+        name: What messages call the artefact, such as the flag that says where it is written.
 
     Raises:
-        UserError: A figure is past its limit.
+        UserError: A figure is beyond its limit.
     """
-    refused = f"{path} is not written, for it does not compute what the Keras model does: "
     if not np.isfinite(parity.largest_logit):
         raise UserError(
-            f"{path} is not written: logits of the Keras model itself are not numbers. The "
-            "training has diverged; take an earlier checkpoint, or train with a lower "
+            f"{name} is not written: logits of the Keras model itself are not finite. The "
+            "training has diverged: take an earlier checkpoint, or train with a lower "
             "--base_learning_rate."
         )
-    difference = parity.largest_logit_difference
-    if difference is not None and limits.max_relative_difference is not None:
-        allowed = limits.max_relative_difference * parity.largest_logit
-        if not difference <= allowed:  # nor is what is not a number
-            raise UserError(
-                f"{refused}its scores differ by up to {difference:.3g}, and {allowed:.3g} is "
-                f"allowed ({limits.max_relative_difference:.1%} of the largest logit). Check that "
-                "the model's layers pass `training=False` on."
-            )
-    if parity.miou_keras is not None:
-        drop = parity.miou_keras - parity.miou_artefact
-        if drop > limits.max_miou_drop:
-            raise UserError(
-                f"{refused}mIoU falls by {drop:.4f}, from {parity.miou_keras:.4f} to "
-                f"{parity.miou_artefact:.4f}, and --max_miou_drop={limits.max_miou_drop:g} is "
-                "allowed. If it is quantised, calibrate with images more like these "
-                "(--data_dir, --calibration_images, --num_calibration_images), or give "
-                "--quantize=float16. A --result_stride above 1 makes borders coarser. Or give "
-                "a larger --max_miou_drop."
-            )
-    if parity.label_agreement < limits.min_label_agreement:
+    problem = (
+        _difference_problem(parity, limits)
+        or _miou_problem(parity, limits)
+        or _agreement_problem(parity, limits)
+    )
+    if problem:
         raise UserError(
-            f"{refused}{parity.label_agreement:.3%} of the labels agree, and "
-            f"{limits.min_label_agreement:.3%} must. If it is quantised, calibrate with images "
-            "more like those of --data_dir (--calibration_images, --num_calibration_images), or "
-            "give --quantize=float16."
+            f"{name} is not written, since it does not compute what the Keras model does: {problem}"
         )
-    if parity.num_classes_predicted == 1:
-        print(f"warning: {_ONE_CLASS}", file=sys.stderr, flush=True)
 
 
-def write(path: str, parity: Parity, about: dict) -> None:
-    """Writes the figures as JSON.
+def to_json(parity: Parity, about: dict) -> dict:
+    """Returns the figures for JSON.
 
     Args:
-        path: The file.
         parity: The figures.
         about: What they were measured with (images, versions, devices, ...), for JSON.
-
-    Raises:
-        UserError: The file cannot be written.
     """
-    report = about | dataclasses.asdict(parity)
-    if parity.num_classes_predicted == 1:
-        report["warning"] = _ONE_CLASS
-    try:
-        with open(path + ".new", "w", encoding="utf-8") as file:
-            file.write(json.dumps(report, indent=2) + "\n")
-        os.replace(path + ".new", path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}.") from error
+    warning = {"warning": parity.warning} if parity.warning else {}
+    return about | dataclasses.asdict(parity) | warning
 
 
 def draw_images(shape: Sequence[int], seed: int) -> np.ndarray:
-    """Draws discs and boxes over noise, so that flat, sharp and busy parts occur.
+    """Draws discs and boxes over noise, so that there are flat, sharp and busy parts.
+
+    Args:
+        shape: [N, H, W, 3].
+        seed: The same seed gives the same images.
 
     Returns:
-        uint8 of the given shape [N, H, W, 3]; the same for the same seed.
+        uint8 of the given shape.
     """
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, shape, dtype=np.uint8)
@@ -275,6 +233,113 @@ def draw_images(shape: Sequence[int], seed: int) -> np.ndarray:
             else:
                 cv2.rectangle(image, (x, y), (x + size, y + 2 * size), color, thickness=-1)
     return images
+
+
+def _difference_problem(parity: Parity, limits: Limits) -> str:
+    difference = parity.largest_logit_difference
+    if difference is None:
+        return ""
+    if not np.isfinite(difference):
+        return "some of its scores are not finite."
+    if limits.max_relative_difference is None:
+        return ""
+    allowed = limits.max_relative_difference * parity.largest_logit
+    if difference <= allowed:
+        return ""
+    return (
+        f"its scores differ by up to {difference:.3g}; the limit is {allowed:.3g} "
+        f"({limits.max_relative_difference:.1%} of the largest logit). Check that the model's "
+        "layers pass `training=False` on."
+    )
+
+
+def _miou_problem(parity: Parity, limits: Limits) -> str:
+    if parity.miou_keras is None:
+        return ""
+    drop = parity.miou_keras - parity.miou_artefact
+    if drop <= limits.max_miou_drop:
+        return ""
+    return (
+        f"the mIoU drops by {drop:.4f}, from {parity.miou_keras:.4f} to "
+        f"{parity.miou_artefact:.4f}; the limit is "
+        f"--max_miou_drop={limits.max_miou_drop:g}. If the file is quantised, calibrate with "
+        "images more like these (--data_dir, --calibration_images, --num_calibration_images), or "
+        "give --quantize=float16. A --result_stride above 1 makes borders coarser. Or raise "
+        "--max_miou_drop."
+    )
+
+
+def _agreement_problem(parity: Parity, limits: Limits) -> str:
+    if parity.label_agreement >= limits.min_label_agreement:
+        return ""
+    return (
+        f"{parity.label_agreement:.3%} of the labels agree; at least "
+        f"{limits.min_label_agreement:.3%} must. If the file is quantised, calibrate with images "
+        "more like those of --data_dir (--calibration_images, --num_calibration_images), or give "
+        "--quantize=float16."
+    )
+
+
+class _LabelCounts:
+    """Counts equal labels, and the classes among them."""
+
+    def __init__(self):
+        self._num_equal = self._num_pixels = 0
+        self.classes: set[int] = set()
+
+    def add(self, expected: np.ndarray, labels: np.ndarray) -> None:
+        self._num_equal += int((expected == labels).sum())
+        self._num_pixels += expected.size
+        self.classes.update(np.unique(expected).tolist())
+
+    @property
+    def agreement(self) -> float:
+        return self._num_equal / self._num_pixels
+
+
+class _ScoreDifferences:
+    """Keeps the largest score, and the largest difference from it."""
+
+    def __init__(self):
+        self.largest = 0.0
+        self.largest_difference: float | None = None
+
+    def add(self, expected: np.ndarray, scores: np.ndarray | None) -> None:
+        # np.maximum, unlike max, keeps NaN.
+        self.largest = np.maximum(self.largest, np.abs(expected).max())
+        if scores is not None:
+            difference = np.abs(scores - expected).max()
+            self.largest_difference = float(np.maximum(self.largest_difference or 0, difference))
+
+
+class _Mious:
+    """Sums up the confusion matrices of the Keras model and of the artefact."""
+
+    def __init__(self, dataset: records.DatasetInfo):
+        self._dataset = dataset
+        self._matrices = np.zeros((2, dataset.num_classes, dataset.num_classes), np.int64)
+        self._num_images = 0
+
+    def add(self, label: np.ndarray, *predictions: np.ndarray) -> None:
+        self._num_images += 1
+        for matrix, prediction in zip(self._matrices, predictions, strict=True):
+            matrix += metrics.confusion_matrix(
+                label, prediction, self._dataset.num_classes, self._dataset.ignore_label
+            )
+
+    @property
+    def of_keras(self) -> float | None:
+        return self._miou(0)
+
+    @property
+    def of_artefact(self) -> float | None:
+        return self._miou(1)
+
+    def _miou(self, index: int) -> float | None:
+        if not self._num_images:
+            return None
+        matrix, names = self._matrices[index], self._dataset.class_names
+        return metrics.segmentation_metrics(matrix, names)["miou"]
 
 
 class _Timed:

@@ -2,8 +2,8 @@
 
     python -m deeplab_tf.export.tflite --run_dir=DIR --output=FILE.tflite --quantize=int8
 
-The file appears under its name only when it is proved: it has no operator that is slow or missing
-on a phone, and its labels are those of the Keras model (FILE.parity.json tells the figures).
+The file appears only when it is proved: it has no operator that is slow or missing on a phone, and
+its labels are those of the Keras model. FILE.parity.json holds the figures.
 """
 
 import collections
@@ -11,6 +11,7 @@ import dataclasses
 import importlib.metadata
 import math
 import os
+import pathlib
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -28,20 +29,22 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.artefacts import TFLiteModel
 from deeplab_tf.evaluation.fitting import image_fitter
 from deeplab_tf.evaluation.views import without_last_resize
-from deeplab_tf.export import drafts
-from deeplab_tf.export import examples
-from deeplab_tf.export import gates
 from deeplab_tf.export import litert
 from deeplab_tf.export import metadata
+from deeplab_tf.export import mobile_operators
 from deeplab_tf.export import parity
+from deeplab_tf.export import proof_images
+from deeplab_tf.export import proving
+from deeplab_tf.export import publishing
+from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
 
-# How `quantize` may move what the Keras model says: the smallest share of equal labels, and the
-# largest difference of scores over the largest logit (None: labels alone count). Rounding floats
-# moves labels only where two classes tie; 8 bits move borders too.
+# By `quantize`: the smallest share of labels that equal the Keras model's, and the largest
+# difference of scores over the largest logit (None: labels alone count). Rounding floats moves
+# labels only where two classes tie; 8 bits move borders too.
 _LIMITS = {
     "none": (0.999, 0.01),
-    "float16": (0.99, 0.1),  # machines that can compute in float16 between the layers too
+    "float16": (0.99, 0.1),  # some machines compute in float16 between the layers too
     "dynamic": (0.95, None),
     "int8": (0.95, None),
 }
@@ -94,93 +97,123 @@ LABELS_IN_FLOAT32 = TFLiteConfig()
 def export_tflite(
     run_dir: str,
     output: str,
+    *,
     checkpoint: str = "best",
     tflite_config: TFLiteConfig = LABELS_IN_FLOAT32,
-    *,
     data_dir: str | None = None,
     calibration_images: str | None = None,
     num_calibration_images: int = 128,
     num_proof_images: int = 32,
     max_miou_drop: float = MAX_MIOU_DROP,
 ) -> tuple[parity.Parity, list[str]]:
-    """Writes a run's model as a `.tflite` file, and beside it how close it is to the Keras model.
+    """Writes a run's model as a `.tflite` file, with its parity figures beside it.
 
     Args:
         run_dir: Folder of a trained or imported run.
-        output: The file; one that is there already is replaced once the new one is proved.
+        output: The file; one that is there already is replaced when the new one is proved.
         checkpoint: "best" or "last".
         tflite_config: What the file takes, computes in, and returns.
-        data_dir: Records that it is calibrated and proved with, as in `examples.proof_examples`.
-        calibration_images: Glob of images to calibrate with in place of records.
-        num_calibration_images: How many, at most; for "int8" only.
-        num_proof_images: How many images the file is compared with the Keras model on.
-        max_miou_drop: What the mIoU on these may fall by.
+        data_dir: Records to calibrate and prove the export with, see
+            `proof_images.from_records_or_drawn`.
+        calibration_images: Images to calibrate with in place of records, as a glob.
+        num_calibration_images: How many images to calibrate with, at most; for "int8" only.
+        num_proof_images: How many images to prove with, at most.
+        max_miou_drop: Largest drop of the mIoU on these.
 
     Returns:
-        How close the file is to the Keras model; and, in sentences, what of the run it does not do,
-        and which of its operators a phone's GPU may not take.
+        How close the file is to the Keras model; and sentences on what the run does but the file
+        does not, and on operators that a phone's GPU may not have.
 
     Raises:
         UserError: The run, the files or the size cannot be used, the model cannot be exported, or
-            the export is not close enough.
+            the export is not close enough to the Keras model.
     """
-    drafts.check(output, ".tflite")
+    place = publishing.File(output, ".tflite")
     run = run_dirs.read(run_dir)
-    size = fixed_input_size(run, tflite_config)
-    fitter, ignore_label = (
-        image_fitter(run.model_config, run.data_config, size),
-        run.dataset.ignore_label,
-    )
-    calibration = []
+    exporter = _TFLiteExporter(run, tflite_config, max_miou_drop)
     if tflite_config.quantize == "int8":
-        images = examples.calibration_images(
-            run, data_dir, calibration_images, num_calibration_images
+        exporter.calibration_images = proof_images.calibration_images(
+            run,
+            data_dir,
+            calibration_images,
+            number=num_calibration_images,
+            fit=lambda image: exporter.fit(ProofImage("", image, None)).image,
         )
-        calibration = [
-            examples.fitted(examples.Example("", image, None), fitter, ignore_label).image
-            for image in images
-        ]
-    source, proof = examples.proof_examples(run, data_dir, num_proof_images)
-    if run.data_config.min_resize_value is None:
-        examples.warn_if_shrunk(proof, size, run.model_config.output_stride, "input_size")
-    proof = [examples.fitted(one, fitter, ignore_label) for one in proof]
-    model = run_dirs.load_model(run, checkpoint)
-    content = convert(model, tflite_config, size, calibration)
-    operators = litert.operators(content)
-    gates.check(operators, tflite_config.quantize)
-    outside_gpu_delegate = gates.outside_gpu_delegate(operators)
-    notes = [*left_out(run), gates.gpu_sentence(outside_gpu_delegate)]
-    about = {
-        "images": source,
-        "reference": "the run's Keras model in float32, at the same size and with the same result",
-        "num_calibration_images": len(calibration),
-        "outside_gpu_delegate": outside_gpu_delegate,
-        "notes": notes,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "ai_edge_litert": importlib.metadata.version("ai-edge-litert"),
-        "device": "CPU",
-        "threads": crf.num_cores(),
-    }
-    about |= dataclasses.asdict(tflite_config) | {"input_size": size}
-    content = metadata.add(content, run.dataset, tflite_config.result)
-    with drafts.draft(output, content) as draft:
-        figures = parity.measure(
-            proof,
-            _keras_scores(model, tflite_config, size),
-            _answers(draft),
-            run.dataset,
-            draft,
-            dict(collections.Counter(operator.name for operator in operators)),
-        )
-        limits = parity.Limits(*_LIMITS[tflite_config.quantize], max_miou_drop)
-        parity.check(figures, limits, output)
-        if _is_coarse(tflite_config):
-            about["against_labels_of_all_pixels"] = _cost_of_coarse_labels(
-                model, size, run, proof, draft, max_miou_drop, output
-            )
-        parity.write(drafts.report_path(draft), figures, about)
-    return figures, notes
+    _, figures = proving.prove_and_publish(
+        exporter, place, checkpoint=checkpoint, data_dir=data_dir, num_images=num_proof_images
+    )
+    return figures, exporter.notes
+
+
+class _TFLiteExporter(proving.Exporter):
+    def __init__(self, run: run_dirs.Run, config: TFLiteConfig, max_miou_drop: float):
+        self.run = run
+        self.limits = parity.Limits(*_LIMITS[config.quantize], max_miou_drop)
+        self.calibration_images: list[np.ndarray] = []
+        self.notes = left_out(run)
+        self._config = config
+        self._size = fixed_input_size(run, config)
+        self._fitter = image_fitter(run.model_config, run.data_config, self._size)
+        self._outside_gpu_delegate: dict[str, list[str]] = {}
+
+    def check_images(self, images: list[ProofImage]) -> None:
+        if self.run.data_config.min_resize_value is None:
+            output_stride = self.run.model_config.output_stride
+            proof_images.warn_if_shrunk(images, self._size, output_stride, "input_size")
+
+    def fit(self, image: ProofImage) -> ProofImage:
+        return proof_images.fitted(image, self._fitter, self.run.dataset.ignore_label)
+
+    def write(self, model: keras.Model, draft: str) -> None:
+        content = convert(model, self._config, self._size, self.calibration_images)
+        operators = litert.operators(content)
+        mobile_operators.refuse_slow_or_missing(operators, self._config.quantize)
+        self._outside_gpu_delegate = mobile_operators.outside_gpu_delegate(operators)
+        self.notes.append(mobile_operators.gpu_sentence(self._outside_gpu_delegate))
+        content = metadata.add(content, self.run.dataset, self._config.result)
+        pathlib.Path(draft).write_bytes(content)
+
+    def reference(self, model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+        return _keras_scores(model, self._config, self._size)
+
+    def load(self, draft: str) -> Callable[[np.ndarray], parity.Answer]:
+        model = TFLiteModel(draft)
+
+        def answer(image):
+            result = model(image).numpy()
+            if not model.has_scores:
+                return parity.Answer(result)
+            return parity.Answer(result.argmax(axis=-1).astype(np.int32), result)
+
+        return answer
+
+    def operators(self, draft: str) -> dict[str, int]:
+        found = litert.operators(pathlib.Path(draft).read_bytes())
+        return dict(collections.Counter(operator.name for operator in found))
+
+    def prove_further(self, model: keras.Model, draft: str, images: list[ProofImage]) -> dict:
+        """Compares coarse labels with what the Keras model says of every pixel."""
+        if not _is_coarse(self._config):
+            return {}
+        reference = _keras_scores(model, LABELS_IN_FLOAT32, self._size)
+        figures = parity.measure(images, reference, self.load(draft), self.run.dataset, draft, {})
+        limits = parity.Limits(0, None, self.limits.max_miou_drop)
+        parity.enforce(figures, limits, "The file")
+        names = ("label_agreement", "miou_keras", "miou_artefact")
+        return {"against_labels_of_all_pixels": {name: getattr(figures, name) for name in names}}
+
+    def about(self) -> dict:
+        return {
+            "reference": "the run's Keras model in float32, of the same size and result",
+            "num_calibration_images": len(self.calibration_images),
+            "outside_gpu_delegate": self._outside_gpu_delegate,
+            "notes": self.notes,
+            "ai_edge_litert": importlib.metadata.version("ai-edge-litert"),
+            "device": "CPU",
+            "threads": crf.num_cores(),
+            **dataclasses.asdict(self._config),
+            "input_size": self._size,
+        }
 
 
 def fixed_input_size(
@@ -188,16 +221,16 @@ def fixed_input_size(
 ) -> tuple[int, int]:
     """Returns the height and width of the images that a file takes.
 
-    Only at multiples of the output stride plus 1 do the first and the last features lie on the
-    first and the last pixels.
+    They are multiples of the output stride plus 1, see `fitting.ImageFitter`.
 
     Args:
         run: The run.
-        config: Its `input_size` counts; by default it is the training crop, rounded up to such.
+        config: Its `input_size` counts, by default the training crop, rounded up; and its
+            `result_stride`.
 
     Raises:
-        UserError: `input_size` is no such size; the message names the nearest two that are. Or
-            results at `result_stride` would not lie on pixels of all such sizes.
+        UserError: `input_size` is not such a size; the message names the nearest two that are. Or
+            `result_stride` does not divide the output stride.
     """
     stride, given = run.model_config.output_stride, tuple(config.input_size)
     if config.result_stride < 1 or stride % config.result_stride:
@@ -214,9 +247,9 @@ def fixed_input_size(
     if given and given != above:
         raise UserError(
             f"--input_size={given[0]},{given[1]} does not fit: both must be a multiple of the "
-            f"output stride {stride} plus 1, else labels shift against the image. The nearest "
-            f"that do are {below[0]},{below[1]} and {above[0]},{above[1]}; images are shrunk or "
-            "padded to that before they reach the file."
+            f"output stride {stride} plus 1, else labels shift against the image. The nearest that "
+            f"fit are {below[0]},{below[1]} and {above[0]},{above[1]}; images are shrunk or padded "
+            "to that size before they reach the file."
         )
     return above
 
@@ -227,13 +260,13 @@ def convert(
     size: tuple[int, int],
     calibration_images: Sequence[np.ndarray] = (),
 ) -> bytes:
-    """Converts a model as it is, without gates, metadata and proof.
+    """Converts a model, without checks, metadata and proof.
 
     Args:
         model: A model of `deeplab_tf.build_model` in float32.
-        config: Of the file; `input_size` does not count.
-        size: Height and width of the image that it takes.
-        calibration_images: For "int8", uint8 [H, W, 3] each, of that size.
+        config: What the file computes in and returns; `input_size` does not count.
+        size: Height and width of the images that it takes.
+        calibration_images: For "int8": uint8 [H, W, 3] each, of that size.
 
     Returns:
         The content of a `.tflite` file.
@@ -241,7 +274,7 @@ def convert(
     Raises:
         UserError: The model cannot be converted.
     """
-    # Each result lies on a pixel: whether logits are resized once or twice is all the same to it.
+    # Each result lies on a pixel, where it is the same whether logits are resized once or twice.
     network = model if config.result_stride == 1 else without_last_resize(model)[0]
 
     @tf.function(
@@ -264,17 +297,17 @@ def convert(
 
 
 def left_out(run: run_dirs.Run) -> list[str]:
-    """What of a run no `.tflite` file does, in sentences."""
+    """Returns sentences on what a run does but its `.tflite` file does not."""
     notes, config = [], run.data_config
     if config.min_resize_value is not None:
         notes.append(
-            "The file does not resize images as those that the run was trained on "
-            f"(--min_resize_value={config.min_resize_value}): that is left to whoever calls it."
+            "The file does not resize images as in training (--min_resize_value="
+            f"{config.min_resize_value}): resize them before you give them to it."
         )
     if os.path.exists(os.path.join(run.folder, "crf.json")):
         notes.append(
-            "The CRF that was tuned for the run is not in the file; eval and predict can refine "
-            "the scores of a file with --result=scores by --crf=tuned."
+            "The CRF that was tuned for the run is not in the file. With --result=scores, eval and "
+            "predict can refine the file's scores by --crf=tuned."
         )
     return notes
 
@@ -282,10 +315,9 @@ def left_out(run: run_dirs.Run) -> list[str]:
 def _keras_scores(
     model: keras.Model, config: TFLiteConfig, size: tuple[int, int]
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The Keras model as a function of an image to its logits at the image's size.
+    """Compiles the Keras model into a function from an image to its logits at the image's size.
 
-    Where the file's labels are to be repeated up to that size, so are the logits that they are
-    decided by.
+    If the file's labels are repeated up to that size, so are the logits.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([1, *size, 3], tf.uint8)], autograph=False)
@@ -300,47 +332,8 @@ def _keras_scores(
 
 
 def _is_coarse(config: TFLiteConfig) -> bool:
-    """Whether there are fewer labels than pixels."""
+    """Whether the file returns fewer labels than pixels."""
     return config.result == "labels" and config.result_stride > 1
-
-
-def _cost_of_coarse_labels(
-    model: keras.Model,
-    size: tuple[int, int],
-    run: run_dirs.Run,
-    proof: Sequence[examples.Example],
-    draft: str,
-    max_miou_drop: float,
-    output: str,
-) -> dict:
-    """Compares coarse labels with what the Keras model says of every pixel.
-
-    Raises:
-        UserError: They cost more mIoU than is allowed.
-    """
-    figures = parity.measure(
-        proof,
-        _keras_scores(model, LABELS_IN_FLOAT32, size),
-        _answers(draft),
-        run.dataset,
-        draft,
-    )
-    parity.check(figures, parity.Limits(0, None, max_miou_drop), output)
-    names = ("label_agreement", "miou_keras", "miou_artefact")
-    return {name: getattr(figures, name) for name in names}
-
-
-def _answers(path: str) -> Callable[[np.ndarray], parity.Answer]:
-    """A `.tflite` file as a function of an image to what it says, at the image's size."""
-    model = TFLiteModel(path)
-
-    def answer(image):
-        result = model(image).numpy()
-        if not model.has_scores:
-            return parity.Answer(result)
-        return parity.Answer(result.argmax(axis=-1).astype(np.int32), result)
-
-    return answer
 
 
 def main(_):
@@ -348,8 +341,8 @@ def main(_):
     figures, notes = export_tflite(
         flags.FLAGS.run_dir,
         output,
-        flags.FLAGS.checkpoint,
-        command_line.read_flags(TFLiteConfig),
+        checkpoint=flags.FLAGS.checkpoint,
+        tflite_config=command_line.read_flags(TFLiteConfig),
         data_dir=flags.FLAGS.data_dir,
         calibration_images=flags.FLAGS.calibration_images,
         num_calibration_images=flags.FLAGS.num_calibration_images,
@@ -358,7 +351,7 @@ def main(_):
     )
     for note in notes:
         print(note)
-    print(f"{output}: {figures.summary} ({drafts.report_path(output)})")
+    print(f"{output}: {figures.summary} ({publishing.parity_path(output)})")
 
 
 if __name__ == "__main__":

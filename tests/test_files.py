@@ -56,7 +56,15 @@ def test_only_drafts_of_processes_that_are_gone_are_deleted(tmp_path):
         (tmp_path / name).mkdir()
     os.utime(tmp_path / ".new_elsewhere_1_c", (0, 0))
     (tmp_path / ".new_elsewhere_2_d").mkdir()
-    (tmp_path / "kept").mkdir()
+    for name in ("kept", ".new_plans", ".new_export_plans"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / ".new_plans", (0, 0))  # not a draft: its name says nothing of a process
     files.remove_drafts(tmp_path)
-    left = {f".new_{host}_{running}_a", ".new_elsewhere_2_d", "kept"}
+    left = {
+        f".new_{host}_{running}_a",
+        ".new_elsewhere_2_d",
+        "kept",
+        ".new_plans",
+        ".new_export_plans",
+    }
     assert set(os.listdir(tmp_path)) == left

@@ -65,6 +65,16 @@ def test_a_module_imports_only_from_its_own_room_and_those_before_it(path):
     assert names <= allowed, f"{path} imports {sorted(names - allowed)}"
 
 
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(REPOSITORY / "datasets").rglob("*.py"), *(REPOSITORY / "export").rglob("*.py")]),
+    ids=lambda path: str(path.relative_to(REPOSITORY)),
+)
+def test_datasets_and_exports_import_no_command(path):
+    names = imported_names(path) - {"datasets", "export"}
+    assert names <= set(ROOMS), f"{path} imports {sorted(names - set(ROOMS))}"
+
+
 def test_every_room_and_every_command_is_on_the_map():
     workspace = (REPOSITORY / "WORKSPACE.md").read_text(encoding="utf-8")
     missing = {room_of(path) for path in MODULES} - {ENTRANCE}

@@ -37,6 +37,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import artefacts
 from deeplab_tf.evaluation import prediction
 from deeplab_tf.export import parity
+from deeplab_tf.export import proof_images
 from deeplab_tf.export import savedmodel
 from deeplab_tf.export import serving
 from deeplab_tf.export import warmup
@@ -300,8 +301,8 @@ def test_what_is_there_is_never_replaced(run_dir, exported, tmp_path):
     (tmp_path / "file").write_text("mine")
     for folder, version, message in (
         (exported.parent, 3, "has a version 3"),
-        (exported.parent, 0, "from 1 to"),
-        (exported, None, "is a SavedModel itself"),
+        (exported.parent, 0, "between 1 and"),
+        (exported, None, "is a SavedModel, not a folder"),
         (tmp_path / "file", None, "is a file"),
     ):
         with pytest.raises(UserError, match=message):
@@ -350,7 +351,9 @@ def test_an_export_that_disagrees_fails_and_is_not_left(run_dir, tmp_path, monke
     assert entries(tmp_path) == set()
 
 
-def test_an_export_that_is_killed_leaves_nothing_that_a_server_takes(run_dir, tmp_path):
+def test_an_export_that_is_killed_leaves_nothing_that_a_server_takes(
+    run_dir, tmp_path, monkeypatch
+):
     base = tmp_path / "model"
     path = os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY)])
     export = subprocess.Popen(
@@ -363,9 +366,17 @@ def test_an_export_that_is_killed_leaves_nothing_that_a_server_takes(run_dir, tm
     export.kill()
     assert export.wait() == -signal.SIGKILL
     (left,) = entries(base)  # half an export, under a name that is no number
-    assert left.startswith(".new_export_")
+    assert left.startswith(".new_")
     with pytest.raises(UserError, match="is not a SavedModel"):
         artefacts.saved_model_label_function(str(base))
+
+    def stop(*_):
+        raise UserError("has begun")
+
+    monkeypatch.setattr(proof_images, "from_records_or_drawn", stop)
+    with pytest.raises(UserError, match="has begun"):
+        savedmodel.export_savedmodel(run_dir, str(base))
+    assert entries(base) == set()
 
 
 def pixel_classifier(num_classes: int, **settings) -> keras.Model:
@@ -408,8 +419,8 @@ def test_image_files_that_get_other_labels_fail_the_export(colour_module, monkey
 
     fit = serving.ServingModule._fit
     monkeypatch.setattr(serving.ServingModule, "_fit", mirrored)
-    with pytest.raises(UserError, match="serving_bytes are those of serving_default"):
-        savedmodel._check_image_files(colour_module, (65, 97), "EXPORT")
+    with pytest.raises(UserError, match="serving_bytes equal those of serving_default"):
+        savedmodel.prove_image_files(colour_module, (65, 97))
 
 
 def test_more_than_256_classes_are_served_in_16_bits(tmp_path):

@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+from conftest import REPOSITORY
 from conftest import TINY_MODEL
 from conftest import short_mobilenet_v2
 from conftest import write_run_as_if_trained
@@ -17,13 +22,29 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import artefacts
 from deeplab_tf.evaluation import prediction
 from deeplab_tf.evaluation.inference import Inference
-from deeplab_tf.export import gates
 from deeplab_tf.export import litert
+from deeplab_tf.export import mobile_operators
 from deeplab_tf.export import parity
+from deeplab_tf.export import proof_images
 from deeplab_tf.export import tflite
 from deeplab_tf.runs import run_dir as run_dirs
 
 SIZE = (49, 65)  # multiples of the output stride 16 plus 1
+
+# An export as the command makes it, up to its proof.
+BLOCKED_EXPORT = """
+import sys, time
+from conftest import short_mobilenet_v2
+from deeplab_tf.export import parity, tflite
+
+def wait(*_):
+    print("proving", flush=True)
+    time.sleep(600)
+
+parity.measure = wait
+with short_mobilenet_v2():
+    tflite.export_tflite(*sys.argv[1:], num_proof_images=1)
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,9 +114,9 @@ def test_scores_in_float16_are_wholly_for_the_gpu_delegate(run_dir, tmp_path):
     config = tflite.TFLiteConfig(quantize="float16", result="scores")
     figures, (gpu_note,) = tflite.export_tflite(run_dir, str(output), tflite_config=config)
     assert figures.largest_logit_difference < 0.1 * figures.largest_logit
-    assert "documented list has all" in gpu_note
+    assert "All operators are on" in gpu_note
     assert "AVERAGE_POOL_2D" in figures.ops and "MEAN" not in figures.ops
-    assert gates.outside_gpu_delegate(litert.operators(output.read_bytes())) == {}
+    assert mobile_operators.outside_gpu_delegate(litert.operators(output.read_bytes())) == {}
 
 
 def test_coarse_labels_in_8_bits_agree(run_dir, tmp_path):
@@ -154,27 +175,29 @@ def dilated(images):
     [
         (dilated, [None, 9, 9, 3], "none", "SPACE_TO_BATCH_ND in the layer .*wide"),
         (lambda x: tf.image.adjust_hue(x, 0.1), [1, 9, 9, 3], "none", "FlexAdjustHue in the layer"),
-        (lambda x: tf.math.digamma(x), [1, 9, 9, 3], "none", "Digamma in .* none of TensorFlow"),
-        (lambda x: tf.sin(x + 1), [1, 9, 9, 3], "int8", "in floating point amid 8 bits"),
+        (lambda x: tf.math.digamma(x), [1, 9, 9, 3], "none", "Digamma in .* not one of TensorFlow"),
+        (lambda x: tf.sin(x + 1), [1, 9, 9, 3], "int8", "in floating point in an 8-bit"),
     ],
     ids=["taken_apart", "flex", "custom", "float_island"],
 )
 def test_what_is_slow_or_missing_on_a_phone_is_refused(function, shape, quantize, complaint):
     with pytest.raises(UserError, match=complaint):
-        gates.check(litert.operators(converted(function, shape, quantize)), quantize)
+        mobile_operators.refuse_slow_or_missing(
+            litert.operators(converted(function, shape, quantize)), quantize
+        )
 
 
 def test_the_same_convolution_passes_at_a_fixed_size():
     operators = litert.operators(converted(dilated))
     assert [operator.name for operator in operators] == ["DEPTHWISE_CONV_2D"]
-    gates.check(operators, "none")
+    mobile_operators.refuse_slow_or_missing(operators, "none")
 
 
 def test_the_gpu_sentence_names_operators_and_layers():
     content = converted(lambda images: tf.argmax(images, -1, tf.int32))
-    outside = gates.outside_gpu_delegate(litert.operators(content))
+    outside = mobile_operators.outside_gpu_delegate(litert.operators(content))
     assert list(outside) == ["ARG_MAX"]
-    assert "ARG_MAX in " in gates.gpu_sentence(outside)
+    assert "ARG_MAX in " in mobile_operators.gpu_sentence(outside)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +233,38 @@ def test_a_file_that_says_something_else_is_not_left_behind(run_dir, tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
 
 
+def test_an_export_that_is_killed_leaves_nothing_after_the_next_start(
+    run_dir, tmp_path, monkeypatch
+):
+    output = tmp_path / "model.tflite"
+    path = os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY)])
+    export = subprocess.Popen(
+        [sys.executable, "-c", BLOCKED_EXPORT, run_dir, str(output)],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert "proving\n" in iter(export.stdout.readline, "")
+    export.kill()
+    assert export.wait() == -signal.SIGKILL
+    export.stdout.close()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".new_") and (left / "model.tflite").stat().st_size > 1000
+
+    def stop(*_):
+        raise UserError("has begun")
+
+    monkeypatch.setattr(proof_images, "from_records_or_drawn", stop)
+    with pytest.raises(UserError, match="has begun"):
+        tflite.export_tflite(run_dir, str(output))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "output, settings, complaint",
     [
         ("model.onnx", {}, "ends in .tflite"),
-        ("a_file/model.tflite", {}, "cannot be written: .*a_file is no folder"),
+        ("a_file/model.tflite", {}, "cannot be written: .*a_file is not a folder"),
         ("model.tflite", {"calibration_images": "none/*.jpg"}, "none/.*no file matches"),
         ("model.tflite", {"data_dir": "none"}, "none"),
     ],

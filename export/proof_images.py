@@ -4,6 +4,8 @@ import dataclasses
 import glob
 import os
 import sys
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 import cv2
@@ -19,15 +21,15 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.runs import run_dir as run_dirs
 
-_DRAWN_SPLIT = "export"  # no split of the dataset: a run has not seen these images
+_DRAWN_SPLIT = "export"  # not a split of the dataset: no run has seen these images
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
-    """An image with or without its label.
+class ProofImage:
+    """An image with or without its label map.
 
     Attributes:
-        name: Of the record, or of the drawing.
+        name: Name of the record or the drawing.
         image: uint8 [H, W, 3], RGB.
         label: int32 [H, W], class ids or the ignore label; None where there is none.
     """
@@ -37,21 +39,21 @@ class Example:
     label: np.ndarray | None
 
 
-def proof_examples(
+def from_records_or_drawn(
     run: run_dirs.Run, data_dir: str | None, number: int
-) -> tuple[str, list[Example]]:
-    """Returns images that a run has not been trained on, at their own size.
+) -> tuple[str, list[ProofImage]]:
+    """Returns images that a run was not trained on, at their own size.
 
     Args:
         run: The run.
-        data_dir: Records, of whose validation split the images are taken, evenly spread over it.
-            By default those of the run where they still exist; else images are drawn as those of
-            `shapes`, with labels only for a run of these classes. For any other run they are made
-            as large as its training crops.
+        data_dir: Records; the images are spread evenly over their validation split. By default the
+            records of the run where they still exist; else images are drawn as those of `shapes`,
+            with labels only for a run of these classes. For other runs they are as large as the
+            training crops.
         number: How many, at most.
 
     Returns:
-        Where they come from, in words; and the examples.
+        Where the images come from, in words; and the images.
 
     Raises:
         UserError: There are no such records, or they are damaged or of other classes.
@@ -61,7 +63,7 @@ def proof_examples(
         drawn = [_draw(run, index) for index in range(number)]
         return f"{number} images drawn as those of shapes: no records were given", drawn
     split = run.data_config.val_split or run.data_config.train_split
-    source.shards(split)  # tells what there is, if there is no such split
+    source.shards(split)  # the error names the splits that there are
     numbers = _spread(source.num_examples[split], number)
     examples = input_pipeline.evaluation_examples(source, split, numbers)
     found = []
@@ -69,62 +71,78 @@ def proof_examples(
         for example in examples.as_numpy_iterator():
             ignored = example["label"] == source.info.ignore_label
             label = np.where(ignored, run.dataset.ignore_label, example["label"])
-            found.append(Example(example["name"].decode(), example["image"], label))
+            found.append(ProofImage(example["name"].decode(), example["image"], label))
     return f"{len(found)} images of the split {split!r} of {source.folder}", found
 
 
 def calibration_images(
-    run: run_dirs.Run, data_dir: str | None, image_pattern: str | None, number: int
+    run: run_dirs.Run,
+    data_dir: str | None,
+    image_pattern: str | None,
+    *,
+    number: int,
+    fit: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> list[np.ndarray]:
     """Returns images that show the ranges of values that a network meets.
 
-    Those of the training split are chosen so that all classes come up about equally often: each
-    next image has the class that came up least, and of these it is the one whose classes came up
-    least. The labels are read once; only the images that were chosen are kept.
+    Images of the training split are chosen so that all classes come up about equally often, see
+    `balanced_choice`. All labels are read, but only the chosen images.
 
     Args:
         run: The run.
         data_dir: Records; by default those of the run where they still exist.
         image_pattern: Image files to take in place of records, as a glob.
         number: How many, at most.
+        fit: Called with each image, so that only one is held at its own size.
 
     Returns:
-        uint8 [H, W, 3] each, RGB, un-augmented, at their own size.
+        uint8 [H, W, 3] each, RGB, without augmentation, as `fit` returns them.
 
     Raises:
         UserError: There are neither records nor files, or they cannot be used.
     """
     if image_pattern:
-        return _read_files(image_pattern, number)
+        return [fit(image) for image in _read_files(image_pattern, number)]
     source = _find_records(run, data_dir)
     if source is None:
         raise UserError(
             "There are no images to calibrate with: the run's records "
-            f"({run.data_config.data_dir or 'none'}) are not there. Give records with --data_dir, "
+            f"({run.data_config.data_dir or 'none'}) are missing. Give records with --data_dir, "
             "or about a hundred typical images with --calibration_images='PHOTOS/*.jpg'."
         )
     split = run.data_config.train_split
-    numbers = balanced(_class_presence(source, split), number)
-    images = _read_images(source, split, numbers)
+    numbers = balanced_choice(_class_presence(source, split), number)
+    images = [fit(image) for image in _read_images(source, split, numbers)]
     if not images:
         raise UserError(
             f"None of the records of the split {split!r} of {source.folder} can be read: see "
             f"python -m deeplab_tf.check_data --data_dir={source.folder}, and build them again."
         )
+    if len(images) < len(numbers):
+        print(
+            f"warning: {len(numbers) - len(images)} of {len(numbers)} images to calibrate with are "
+            f"damaged and left out; python -m deeplab_tf.check_data --data_dir={source.folder} "
+            "names them.",
+            file=sys.stderr,
+            flush=True,
+        )
     return images
 
 
-def balanced(presence: np.ndarray, number: int) -> list[int]:
-    """Chooses records by the classes that they show, so that all come up about equally often.
+def balanced_choice(presence: np.ndarray, number: int) -> list[int]:
+    """Chooses images by the classes that they show, so that all come up about equally often.
+
+    Each next image shows the class that came up least; of these images, the one whose other classes
+    came up least.
 
     Args:
-        presence: bool [N, C].
-        number: How many, at most.
+        presence: bool [N, C], which classes each image shows.
+        number: How many to choose, at most.
 
     Returns:
-        Different numbers of records, as chosen.
+        Different indices of images, in the order of the choice.
     """
-    # In a fixed random order, as records that follow each other may be frames of one video.
+    # In a fixed random order, since records that follow each other may be frames of one video.
     order = np.random.default_rng(0).permutation(len(presence))
     presence = presence[order]
     total, seen = presence.sum(axis=0), np.zeros(presence.shape[1])
@@ -145,36 +163,36 @@ def balanced(presence: np.ndarray, number: int) -> list[int]:
     return order[chosen].tolist()
 
 
-def fitted(example: Example, fitter: ImageFitter, ignore_label: int) -> Example:
-    """Fits an example to a network, as it fits the images that it labels.
+def fitted(image: ProofImage, fitter: ImageFitter, ignore_label: int) -> ProofImage:
+    """Fits an image and its label map to a network.
 
     Args:
-        example: The example.
-        fitter: Fits the image; its pixels are rounded.
+        image: The image.
+        fitter: How it is fitted; its pixels are then rounded.
         ignore_label: Label of the padding.
 
     Returns:
-        The example as the network sees it.
+        The image as the network sees it.
     """
-    images, _ = fitter.fit(example.image[np.newaxis])
-    label = example.label
+    images, _ = fitter.fit(image.image[np.newaxis])
+    label = image.label
     if label is not None:
         label = fitter.fit_labels(label[np.newaxis], ignore_label)[0].numpy()
-    return Example(example.name, tf.cast(images[0] + 0.5, tf.uint8).numpy(), label)
+    return ProofImage(image.name, tf.cast(images[0] + 0.5, tf.uint8).numpy(), label)
 
 
 def warn_if_shrunk(
-    images: Sequence[Example], size: tuple[int, int], output_stride: int, flag: str
+    images: Sequence[ProofImage], size: tuple[int, int], output_stride: int, flag: str
 ) -> None:
-    """Warns of a size that is smaller than images, for a network sees small things less well.
+    """Warns if a size is smaller than the images, since a network sees small things less well.
 
     Args:
-        images: What the export is proved with.
-        size: Height and width in pixels that the export shrinks them to.
+        images: The images that an export is proved with.
+        size: Height and width in pixels that the export shrinks images to.
         output_stride: The model's.
-        flag: The flag that sets the size.
+        flag: Name of the flag that sets the size.
     """
-    largest = np.max([example.image.shape[:2] for example in images], axis=0)
+    largest = np.max([image.image.shape[:2] for image in images], axis=0)
     if (largest <= size).all():
         return
     whole = [side + (1 - side) % output_stride for side in np.maximum(largest, size).tolist()]
@@ -187,7 +205,7 @@ def warn_if_shrunk(
 
 
 def _find_records(run: run_dirs.Run, data_dir: str | None) -> records.Records | None:
-    """The records given, or those of the run; None where the run's are not there (any more).
+    """The records given, or those of the run; None where the run's do not exist any more.
 
     Raises:
         UserError: They cannot be used for this run.
@@ -195,7 +213,7 @@ def _find_records(run: run_dirs.Run, data_dir: str | None) -> records.Records | 
     folder, dataset = data_dir or run.data_config.data_dir, run.data_config.dataset
     if not data_dir and not (folder and os.path.isdir(folder)):
         return None
-    if not os.path.isdir(os.path.join(folder, dataset)):  # e.g. the dataset's own folder is given
+    if not os.path.isdir(os.path.join(folder, dataset)):  # the dataset's own folder is given
         dataset = ""
     num_classes = run.model_config.num_classes
     source = records.find_records(folder, dataset, num_classes, run.data_config.ignore_label)
@@ -212,36 +230,31 @@ def _spread(total: int, number: int) -> list[int]:
     return np.linspace(0, total - 1, min(total, number)).round().astype(int).tolist()
 
 
-def _draw(run: run_dirs.Run, index: int) -> Example:
+def _draw(run: run_dirs.Run, index: int) -> ProofImage:
     image, label = drawing.draw(_DRAWN_SPLIT, index)
     if run.dataset.class_names == drawing.CLASS_NAMES:
         ignored = label == drawing.IGNORE_LABEL
         label = np.where(ignored, run.dataset.ignore_label, label.astype(np.int32))
-        return Example(f"drawing {index}", image, label)
+        return ProofImage(f"drawing {index}", image, label)
     height, width = image.shape[:2]
     scale = min(side / own for side, own in zip(run.data_config.train_crop_size, (height, width)))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return Example(f"drawing {index}", cv2.resize(image, size), label=None)
+    return ProofImage(f"drawing {index}", cv2.resize(image, size), label=None)
 
 
-def _read_files(pattern: str, number: int) -> list[np.ndarray]:
+def _read_files(pattern: str, number: int) -> Iterator[np.ndarray]:
     paths = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
     if not paths:
         raise UserError(
             f"--calibration_images={pattern}: no file matches; give a quoted glob such as "
             "'photos/*.jpg'."
         )
-    images = []
     for index in _spread(len(paths), number):
-        images.append(image_files.read_image(paths[index]))
-    return images
+        yield image_files.read_image(paths[index])
 
 
 def _class_presence(source: records.Records, split: str) -> np.ndarray:
-    """Which classes each record of a split shows; bool [N, C].
-
-    A damaged label shows none.
-    """
+    """Tells which classes each record of a split shows, bool [N, C]; none if it is damaged."""
 
     def present(label_bytes: bytes) -> np.ndarray:
         label = cv2.imdecode(np.frombuffer(label_bytes, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -258,12 +271,12 @@ def _class_presence(source: records.Records, split: str) -> np.ndarray:
         return np.array(list(dataset.as_numpy_iterator()))
 
 
-def _read_images(source: records.Records, split: str, numbers: list[int]) -> list[np.ndarray]:
-    """Reads single images of a split; leaves out what is damaged, as training does."""
+def _read_images(source: records.Records, split: str, numbers: list[int]) -> Iterator[np.ndarray]:
+    """Reads some images of a split; leaves out damaged ones, as training does."""
     dataset = tf.data.TFRecordDataset(source.shards(split)).enumerate()
     dataset = dataset.filter(lambda index, _: tf.reduce_any(index == numbers))
     dataset = dataset.map(
         lambda _, serialized: transforms.decode(records.parse_example(serialized)["image_bytes"]),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    return list(dataset.ignore_errors(log_warning=False).as_numpy_iterator())
+    yield from dataset.ignore_errors(log_warning=False).as_numpy_iterator()

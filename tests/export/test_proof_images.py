@@ -14,7 +14,7 @@ from deeplab_tf.data import transforms
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.fitting import ImageFitter
-from deeplab_tf.export import examples
+from deeplab_tf.export import proof_images
 from deeplab_tf.runs import run_dir as run_dirs
 
 OTHER_CLASSES = records.numbered_classes("others", 3)
@@ -53,26 +53,28 @@ def write_shard(path, serialized: list[bytes]) -> None:
 
 def test_proof_is_on_labelled_images_from_all_over_the_validation_split(tiny_records):
     run = run_on(tiny_records.info, tiny_records.folder)
-    source, every = examples.proof_examples(run, None, number=100)
+    source, every = proof_images.from_records_or_drawn(run, None, number=100)
     assert "4 images" in source and "'val'" in source and tiny_records.folder in source
     assert sorted(example.name for example in every) == [f"val_{index}" for index in range(4)]
     for example in every:
         _, label = drawing.draw("val", int(example.name.removeprefix("val_")))
         np.testing.assert_array_equal(example.label, label)
         assert example.image.shape == (*label.shape, 3) and example.image.dtype == np.uint8
-    _, ends = examples.proof_examples(run, None, number=2)
+    _, ends = proof_images.from_records_or_drawn(run, None, number=2)
     assert [example.name for example in ends] == [every[0].name, every[-1].name]
 
 
 def test_without_records_images_are_drawn_and_labelled_for_a_run_on_shapes(tiny_records):
-    source, drawn = examples.proof_examples(run_on(tiny_records.info, "lost"), None, number=3)
+    source, drawn = proof_images.from_records_or_drawn(
+        run_on(tiny_records.info, "lost"), None, number=3
+    )
     assert "drawn" in source and len(drawn) == 3
     assert all(example.label.shape == example.image.shape[:2] for example in drawn)
     assert all(set(np.unique(example.label)) <= {*range(7), 255} for example in drawn)
 
 
 def test_without_records_any_other_run_sees_drawings_as_large_as_its_crops_without_labels():
-    _, drawn = examples.proof_examples(run_on(OTHER_CLASSES, ""), None, number=3)
+    _, drawn = proof_images.from_records_or_drawn(run_on(OTHER_CLASSES, ""), None, number=3)
     assert all(example.label is None for example in drawn)
     assert all(max(example.image.shape) == 321 for example in drawn)
 
@@ -80,10 +82,10 @@ def test_without_records_any_other_run_sees_drawings_as_large_as_its_crops_witho
 def test_records_of_other_classes_are_refused(tiny_records):
     run = run_on(OTHER_CLASSES, "")
     with pytest.raises(UserError, match="3 classes.* have 7.*--data_dir"):
-        examples.proof_examples(run, tiny_records.folder, number=3)
+        proof_images.from_records_or_drawn(run, tiny_records.folder, number=3)
 
 
-def test_calibration_shows_rare_classes_and_leaves_out_damaged_images(tmp_path):
+def test_calibration_shows_rare_classes_and_leaves_out_damaged_images(tmp_path, capsys):
     rare = {70: 1, 140: 2}  # by the grey of their images
     serialized = [
         record(
@@ -95,13 +97,14 @@ def test_calibration_shows_rare_classes_and_leaves_out_damaged_images(tmp_path):
     write_shard(tmp_path / "train-00000-of-00002.tfrecord", serialized[:100])
     write_shard(tmp_path / "train-00001-of-00002.tfrecord", serialized[100:])
     run = run_on(OTHER_CLASSES, tmp_path)
-    images = examples.calibration_images(run, None, None, number=6)
+    images = proof_images.calibration_images(run, None, None, number=6)
     assert len(images) == 6 and {image.shape for image in images} == {(8, 9, 3)}
     assert set(rare) <= {image[0, 0, 0] for image in images}
 
     damaged = record(b"no image", np.zeros((8, 9), np.uint8))
     write_shard(tmp_path / "train-00001-of-00002.tfrecord", [damaged])
-    assert len(examples.calibration_images(run, None, None, number=101)) == 100
+    assert len(proof_images.calibration_images(run, None, None, number=101)) == 100
+    assert "1 of 101 images to calibrate with are damaged" in capsys.readouterr().err
 
 
 def test_the_choice_is_balanced_over_classes_and_always_the_same():
@@ -109,37 +112,37 @@ def test_the_choice_is_balanced_over_classes_and_always_the_same():
     presence[:, 0] = True
     presence[np.arange(0, 1000, 10), 1] = True  # 100 images
     presence[[5, 500, 900], 2] = True
-    chosen = examples.balanced(presence, 40)
-    assert len(set(chosen)) == 40 and chosen == examples.balanced(presence, 40)
+    chosen = proof_images.balanced_choice(presence, 40)
+    assert len(set(chosen)) == 40 and chosen == proof_images.balanced_choice(presence, 40)
     assert presence[chosen].sum(axis=0).tolist() == [40, 39, 3, 0]
-    assert sorted(examples.balanced(presence[:8], 40)) == list(range(8))
-    assert len(examples.balanced(np.zeros((5, 4), bool), 3)) == 3
+    assert sorted(proof_images.balanced_choice(presence[:8], 40)) == list(range(8))
+    assert len(proof_images.balanced_choice(np.zeros((5, 4), bool), 3)) == 3
 
 
 def test_calibration_takes_files_from_all_over_a_glob(tmp_path):
     for index in range(9):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((4, 5, 3), index, np.uint8))
     run = run_on(OTHER_CLASSES, "")
-    images = examples.calibration_images(run, None, str(tmp_path / "*.png"), number=3)
+    images = proof_images.calibration_images(run, None, str(tmp_path / "*.png"), number=3)
     assert [int(image.mean()) for image in images] == [0, 4, 8]
     (tmp_path / "9.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="9.png is damaged"):
-        examples.calibration_images(run, None, str(tmp_path / "*.png"), number=10)
+        proof_images.calibration_images(run, None, str(tmp_path / "*.png"), number=10)
 
 
 def test_calibration_without_images_says_what_to_give(tmp_path):
     run = run_on(OTHER_CLASSES, tmp_path / "lost")
     with pytest.raises(UserError, match="--data_dir.*--calibration_images"):
-        examples.calibration_images(run, None, None, number=3)
+        proof_images.calibration_images(run, None, None, number=3)
     with pytest.raises(UserError, match="no file matches"):
-        examples.calibration_images(run, None, str(tmp_path / "*.jpg"), number=3)
+        proof_images.calibration_images(run, None, str(tmp_path / "*.jpg"), number=3)
 
 
 def test_a_large_image_is_shrunk_and_padded_into_a_fixed_size():
     image, label = drawing.draw("test", 0)
-    example = examples.Example("it", image, label.astype(np.int32))
+    example = proof_images.ProofImage("it", image, label.astype(np.int32))
     fitter = ImageFitter((127.5, 100.0, 90.2), size=(65, 97))
-    fitted = examples.fitted(example, fitter, ignore_label=255)
+    fitted = proof_images.fitted(example, fitter, ignore_label=255)
     height, width = fitter.fit(image[np.newaxis])[1].seen_size
     assert height == 65 and 1 < width < 97
     assert fitted.image.shape == (65, 97, 3) and fitted.image.dtype == np.uint8
@@ -154,17 +157,18 @@ def test_a_large_image_is_shrunk_and_padded_into_a_fixed_size():
 def test_a_small_image_is_padded_and_never_enlarged():
     image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     fitter = ImageFitter((127.5,) * 3, size=(6, 6))
-    fitted = examples.fitted(examples.Example("it", image, None), fitter, 255)
+    fitted = proof_images.fitted(proof_images.ProofImage("it", image, None), fitter, 255)
     np.testing.assert_array_equal(fitted.image[:4, :5], image)
     assert (fitted.image[4:] == 128).all() and fitted.label is None
 
 
-def test_a_size_that_images_are_shrunk_to_is_told(capsys):
+def test_a_size_that_shrinks_images_is_warned_of(capsys):
     images = [
-        examples.Example("", np.zeros((*size, 3), np.uint8), None) for size in ((60, 90), (50, 97))
+        proof_images.ProofImage("", np.zeros((*size, 3), np.uint8), None)
+        for size in ((60, 90), (50, 97))
     ]
-    examples.warn_if_shrunk(images, (65, 97), 16, "input_size")
+    proof_images.warn_if_shrunk(images, (65, 97), 16, "input_size")
     assert capsys.readouterr().err == ""
-    examples.warn_if_shrunk(images, (65, 81), 16, "input_size")
+    proof_images.warn_if_shrunk(images, (65, 81), 16, "input_size")
     warning = capsys.readouterr().err
     assert "60x97 (height, width) are shrunk to 65x81; --input_size=65,97" in warning

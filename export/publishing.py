@@ -1,0 +1,173 @@
+"""Where an export appears, under its final name and only when it is complete.
+
+An export is written to a draft folder beside its place (`files.draft_folder`) and renamed. A killed
+export leaves nothing under a final name; the next export to the same place deletes its draft.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from deeplab_tf import files
+from deeplab_tf.errors import UserError
+
+_LARGEST_VERSION = 2**63 - 1  # TF Serving keeps versions in 64 bits
+
+
+def parity_path(output: str) -> str:
+    """Returns the path of an exported file's parity figures: FILE.parity.json."""
+    return os.path.splitext(output)[0] + ".parity.json"
+
+
+class File:
+    """The place of an export that is one file, with its parity figures beside it.
+
+    Attributes:
+        flag: What messages call the place.
+    """
+
+    def __init__(self, output: str, suffix: str):
+        """Checks the place, so that nobody waits for an export that cannot be written.
+
+        Args:
+            output: The file; one that is there already is replaced.
+            suffix: What its name must end in, such as ".tflite".
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        self.flag = f"--output={output}"
+        if not output.endswith(suffix) or os.path.isdir(output):
+            raise UserError(f"{self.flag} must be the name of a file that ends in {suffix}.")
+        self._output = os.path.realpath(os.path.expanduser(output))
+        _check_writable(self._output, self.flag)
+
+    def remove_drafts(self) -> None:
+        """Deletes what killed exports have left."""
+        files.remove_drafts(os.path.dirname(self._output))
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[str]:
+        """Makes a draft folder; yields the path of the draft in it."""
+        with _errors_naming(self.flag), _workspace(os.path.dirname(self._output)) as folder:
+            yield os.path.join(folder, os.path.basename(self._output))
+
+    def parity_path(self, draft: str) -> str:
+        """Returns where the parity figures of the draft belong."""
+        return parity_path(draft)
+
+    def publish(self, draft: str) -> str:
+        """Gives the draft and its parity figures their final names; returns the file."""
+        os.replace(parity_path(draft), parity_path(self._output))
+        os.replace(draft, self._output)
+        return self._output
+
+
+class VersionFolder:
+    """The place of an export that becomes the next version in a folder that TF Serving watches.
+
+    TF Serving takes every folder whose name is a number. The name of a draft folder is not one, not
+    even after this process was killed.
+
+    Attributes:
+        flag: What messages call the place.
+    """
+
+    def __init__(self, output_dir: str, version: int | None = None):
+        """Checks the place, so that nobody waits for an export that cannot be written.
+
+        Args:
+            output_dir: The folder of all versions; made if missing.
+            version: Number of the new version; None for one more than the highest.
+
+        Raises:
+            UserError: The folder cannot have that version.
+        """
+        self.flag = f"--output_dir={output_dir}"
+        self._output_dir = os.path.realpath(os.path.expanduser(output_dir))
+        self._version = version
+        if os.path.exists(self._output_dir) and not os.path.isdir(self._output_dir):
+            raise UserError(f"{self.flag} is a file: give a folder.")
+        if tf.saved_model.contains_saved_model(self._output_dir):
+            raise UserError(
+                f"{self.flag} is a SavedModel, not a folder of versions: give another folder, or "
+                "the one that it lies in."
+            )
+        if version is not None and not 1 <= version <= _LARGEST_VERSION:
+            raise UserError(f"--version={version} must be between 1 and {_LARGEST_VERSION}.")
+        if version in self._versions():
+            raise UserError(
+                f"{self.flag} has a version {version}, which a server may be reading: give "
+                "another --version, or none for the next one."
+            )
+        _check_writable(self._output_dir, self.flag)
+
+    def remove_drafts(self) -> None:
+        """Deletes what killed exports have left."""
+        files.remove_drafts(self._output_dir)
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[str]:
+        """Makes a draft folder; yields the path of the draft in it.
+
+        If the export fails, a folder of versions that was made for it is deleted.
+        """
+        is_new = not os.path.exists(self._output_dir)
+        with _errors_naming(self.flag):
+            try:
+                with _workspace(self._output_dir) as folder:
+                    yield os.path.join(folder, "export")
+            finally:
+                if is_new and os.path.isdir(self._output_dir) and not os.listdir(self._output_dir):
+                    os.rmdir(self._output_dir)
+
+    def parity_path(self, draft: str) -> str:
+        """Returns where the parity figures of the draft belong: among its assets."""
+        return os.path.join(draft, "assets", "parity.json")
+
+    def publish(self, draft: str) -> str:
+        """Gives the draft its number; returns its folder."""
+        version = self._version or max(self._versions(), default=0) + 1
+        folder = os.path.join(self._output_dir, str(version))
+        try:
+            os.rename(draft, folder)
+        except OSError as error:
+            raise UserError(
+                f"The export cannot become {folder}: {error}. If another export has taken the "
+                "number meanwhile, start again."
+            ) from error
+        return folder
+
+    def _versions(self) -> list[int]:
+        if not os.path.isdir(self._output_dir):
+            return []
+        return [int(name) for name in os.listdir(self._output_dir) if re.fullmatch("[0-9]+", name)]
+
+
+def _check_writable(path: str, flag: str) -> None:
+    """Refuses a path whose nearest existing folder cannot be written to."""
+    folder = os.path.dirname(path)
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
+        raise UserError(f"{flag} cannot be written: {folder} is not a folder to write to.")
+
+
+@contextlib.contextmanager
+def _workspace(parent: str) -> Iterator[pathlib.Path]:
+    """Makes a draft folder in a folder, which is made if it is missing."""
+    os.makedirs(parent, exist_ok=True)
+    with files.draft_folder(parent) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _errors_naming(flag: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # such as a full disk
+        raise UserError(f"{flag} cannot be written: {error}.") from error
