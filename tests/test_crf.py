@@ -330,8 +330,8 @@ def with_nan():
     [
         (bad(probabilities=np.ones([4, 5, 3])), r"20 pixel.*\(0, 0\): 3.0; apply softmax"),
         (bad(probabilities=with_nan()), r"1 pixel.*\(1, 2\): nan.*look for NaN"),
-        (bad(probabilities=np.full([4, 5, 3], [2.0, 1.0, -2.0])), "down to -2.0; apply softmax"),
-        (bad(probabilities=np.ones([4, 5, 3], int)), "int64; give floats.*unary_from_labels"),
+        (bad(probabilities=np.full([4, 5, 3], [2.0, 1.0, -2.0])), "is -2.0; apply softmax"),
+        (bad(probabilities=np.ones([4, 5, 3], int)), "int64; pass floats.*unary_from_labels"),
         (bad(probabilities=np.full([5, 4, 3], 1 / 3)), r"\[5, 4, 3\] do not fit.*\[4, 5, 3\]"),
         (bad(probabilities=np.full([1, 4, 5, 3], 1 / 3)), r"\[1, 4, 5, 3\] do not fit"),
         (bad(probabilities=np.ones([4, 5, 1])), r"1 class\(es\).*\[1 - p, p\]"),
@@ -339,16 +339,16 @@ def with_nan():
         (bad(image=np.zeros([4, 5, 4], np.uint8)), "must be RGB"),
         (bad(image=np.zeros([4, 5, 3])), "float64.*cast levels 0..255 to uint8"),
         (bad(image=np.zeros([0, 5, 3], np.uint8), probabilities=np.ones([0, 5, 3])), "empty"),
-        (bad(bilateral_sigma_xy=0), "bilateral_sigma_xy is 0; give a positive"),
-        (bad(bilateral_sigma_rgb=-1), "bilateral_sigma_rgb is -1; give a positive"),
-        (bad(gaussian_sigma_xy=np.nan), "gaussian_sigma_xy is nan; give a positive"),
+        (bad(bilateral_sigma_xy=0), "bilateral_sigma_xy is 0; it must be positive"),
+        (bad(bilateral_sigma_rgb=-1), "bilateral_sigma_rgb is -1; it must be positive"),
+        (bad(gaussian_sigma_xy=np.nan), "gaussian_sigma_xy is nan; it must be positive"),
         (bad(bilateral_sigma_rgb=1e-9), "too small for an image of this size"),
-        (bad(gaussian_weight=-1), "gaussian_weight is -1; give a positive weight, or 0"),
+        (bad(gaussian_weight=-1), "gaussian_weight is -1; it must be positive, or 0"),
         (bad(iterations=-1), "iterations is -1"),
-        (bad(num_threads=0), "num_threads is 0; give at least 1"),
-        (bad(compatibility=np.ones([2, 2])), r"\[2, 2\], but.*3 classes; give \[3, 3\]"),
+        (bad(num_threads=0), "num_threads is 0; pass at least 1"),
+        (bad(compatibility=np.ones([2, 2])), r"\[2, 2\], but.*3 classes; pass \[3, 3\]"),
         (bad(compatibility=np.tri(3)), "symmetric.*matrix.T"),
-        (bad(compatibility=np.ones([3, 3]), screen_classes=True), "give either"),
+        (bad(compatibility=np.ones([3, 3]), screen_classes=True), "pass either"),
     ],
 )
 def test_bad_input_is_refused_with_a_remedy(call, message):
@@ -359,7 +359,7 @@ def test_bad_input_is_refused_with_a_remedy(call, message):
 
 def test_the_graph_refuses_a_single_image():
     image, probabilities = noisy_image(4, 5, 3)
-    with pytest.raises(UserError, match=r"\[4, 5, 3\]; give a batch"):
+    with pytest.raises(UserError, match=r"\[4, 5, 3\]; pass a batch"):
         graph.dense_crf_graph(image, probabilities)
 
 

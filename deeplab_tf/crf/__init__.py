@@ -5,7 +5,9 @@ v2, arXiv:1606.00915, section 3.3.
 """
 
 import concurrent.futures
+import functools
 import os
+import typing
 
 import numpy as np
 
@@ -53,9 +55,10 @@ def dense_crf(
 ):
     """Refines a segmentation by mean-field inference in a fully-connected CRF.
 
-    Every pixel is linked to every other: those of like colour nearby (bilateral kernel), and those
-    nearby whatever their colour (Gaussian kernel). The defaults are those of DeepLab v1. Nothing is
-    approximated beyond the permutohedral lattice of the paper, unless asked for.
+    Every pixel is connected to every other. The bilateral kernel connects nearby pixels of similar
+    colour; the Gaussian kernel connects nearby pixels of any colour. The defaults are those of
+    DeepLab v1. The only approximation is the permutohedral lattice of the paper, unless
+    `screen_classes` adds another.
 
     Runs in numba where it is installed (`pip install 'deeplab_tf[fast]'`), and otherwise as the
     TensorFlow graph of `deeplab_tf.crf.graph`, which takes several times as long. The first call
@@ -70,37 +73,37 @@ def dense_crf(
         probabilities: float [H, W, C] or [B, H, W, C] that sums to one over the classes: softmax
             of logits at the size of the image, or `unary_from_labels`.
         iterations: Mean-field updates.
-        bilateral_weight: Of the appearance kernel, not negative.
-        bilateral_sigma_xy: Its deviation in pixels.
-        bilateral_sigma_rgb: Its deviation in levels 0..255.
-        gaussian_weight: Of the smoothness kernel, not negative.
-        gaussian_sigma_xy: Its deviation in pixels.
-        compatibility: float [C, C], symmetric: what a pair of labels costs, times the kernels.
-            None is Potts' model: 1 for unlike labels, 0 for like ones.
-        screen_classes: Leave out the classes that are so improbable everywhere that they cannot
-            win a pixel; their probabilities are returned as zero. This is an approximation: the
-            probabilities of the others change by about 0.001, seldom by 0.03, and about one label
-            in 100 000. It saves time where few classes are present. For Potts' model only; the
-            TensorFlow graph leaves none out.
-        return_energy: Also return the energies, which takes about as long again.
-        num_threads: Threads to use; None for one per core. The images of a batch are shared
-            out among them. The results do not depend on it.
+        bilateral_weight: Weight of the appearance kernel, at least 0.
+        bilateral_sigma_xy: Standard deviation of the appearance kernel in pixels.
+        bilateral_sigma_rgb: Standard deviation of the appearance kernel in levels 0..255.
+        gaussian_weight: Weight of the smoothness kernel, at least 0.
+        gaussian_sigma_xy: Standard deviation of the smoothness kernel in pixels.
+        compatibility: float [C, C], symmetric: the cost of a pair of labels, times the kernels.
+            None is the Potts model: 1 for different labels, 0 for equal ones.
+        screen_classes: Leave out classes that are too improbable everywhere to win a pixel; their
+            probabilities are returned as zero. This saves time where few classes are present. It
+            is an approximation: the other probabilities change by about 0.001, rarely by 0.03, and
+            about one label in 100,000 changes. For the Potts model only. The TensorFlow graph
+            leaves no class out.
+        return_energy: Also return the energies. Doubles the time.
+        num_threads: Number of threads; None for one per core. They share the images of a batch.
+            The results do not depend on it.
 
     Returns:
-        Probabilities, float32 [H, W, C] or [B, H, W, C]. With `return_energy` a pair of them and of
-        the mean-field free energies before the first and after every update, float64
-        [iterations + 1] or [B, iterations + 1]: expected costs of the labels and of their pairs,
-        less the entropy.
+        Probabilities, float32 [H, W, C] or [B, H, W, C]. With `return_energy`, a pair of the
+        probabilities and the mean-field free energies before the first and after every update,
+        float64 [iterations + 1] or [B, iterations + 1]: the expected cost of the labels and of
+        their pairs, minus the entropy.
 
     Raises:
-        UserError: For an image or probabilities of another form, and for weights or deviations
-            that cannot be.
+        UserError: The image or the probabilities have another shape or type, or a weight or
+            deviation is out of range.
 
     Reference: arXiv:1210.5644, sections 2 and 3.
     """
     image, probabilities = np.asarray(image), np.asarray(probabilities)
     check_sizes(image, probabilities.shape)
-    parameters = {
+    parameters: dict[str, typing.Any] = {
         "iterations": iterations,
         "bilateral_weight": bilateral_weight,
         "bilateral_sigma_xy": bilateral_sigma_xy,
@@ -113,24 +116,29 @@ def dense_crf(
     compatibility = check_compatibility(compatibility, num_classes)
     if screen_classes and compatibility is not None:
         raise UserError(
-            "screen_classes=True rests on Potts' model; give either it or a compatibility matrix"
+            "screen_classes=True requires the Potts model: pass either it or a compatibility matrix"
         )
     probabilities = _check_probabilities(probabilities)
     if num_threads is None:
         num_threads = num_cores()
     if num_threads < 1:
-        raise UserError(f"num_threads is {num_threads}; give at least 1, or None for all cores")
+        raise UserError(f"num_threads is {num_threads}; pass at least 1, or None for one per core")
 
     in_numba = fast.load("deeplab_tf.crf.mean_field")
-    infer = in_numba.infer if in_numba else _infer_in_tensorflow
-    options = (parameters, compatibility, screen_classes, return_energy)
+    infer = functools.partial(
+        in_numba.infer if in_numba else _infer_in_tensorflow,
+        parameters=parameters,
+        compatibility=compatibility,
+        screen_classes=screen_classes,
+        return_energy=return_energy,
+    )
     if image.ndim == 3:
-        beliefs, energies = infer(image, probabilities, *options, num_threads)
+        beliefs, energies = infer(image, probabilities, num_threads=num_threads)
     else:
         at_once = min(num_threads, len(image))
         with concurrent.futures.ThreadPoolExecutor(at_once) as executor:
             each = [
-                executor.submit(infer, *pair, *options, num_threads // at_once)
+                executor.submit(infer, *pair, num_threads=num_threads // at_once)
                 for pair in zip(image, probabilities, strict=True)
             ]
             beliefs, energies = map(np.array, zip(*(one.result() for one in each), strict=True))
@@ -140,27 +148,27 @@ def dense_crf(
 def unary_from_labels(
     labels: np.ndarray, num_classes: int, certainty: float, ignore_label: int = 255
 ) -> np.ndarray:
-    """Makes the probabilities that `dense_crf` asks for out of a label image.
+    """Makes probabilities for `dense_crf` out of a label map.
 
     Args:
         labels: Integers [H, W] or [B, H, W], class ids or the ignore label.
         num_classes: C, at least 2.
         certainty: Probability that a label is right, above 1 / C and below 1. The other classes
             share the rest.
-        ignore_label: Pixels with it are undecided: all classes have the same probability.
+        ignore_label: Pixels with this label get the same probability for every class.
 
     Returns:
         float32 [H, W, C] or [B, H, W, C].
 
     Raises:
-        UserError: For a certainty or labels that cannot be.
+        UserError: The certainty or a label is out of range.
     """
     labels = np.asarray(labels)
     if num_classes < 2:
-        raise UserError(f"num_classes is {num_classes}; with fewer than 2 there is no choice")
+        raise UserError(f"num_classes is {num_classes}; it must be at least 2")
     if not 1 / num_classes < certainty < 1:
         raise UserError(
-            f"certainty is {certainty}; give a probability above 1 / num_classes = "
+            f"certainty is {certainty}; it must be above 1 / num_classes = "
             f"{1 / num_classes:.3g} and below 1"
         )
     is_known = labels != ignore_label
@@ -178,23 +186,23 @@ def unary_from_labels(
 
 
 def check_batch(images, probabilities) -> None:
-    """Refuses tensors that are no batch of images and their probabilities."""
+    """Raises a UserError unless these are a batch of images and their probabilities."""
     check_sizes(images, probabilities.shape)
     if len(images.shape) != 4:
         raise UserError(
-            f"the images are {list(images.shape)}; give a batch [B, H, W, 3], e.g. image[None]"
+            f"the images are {list(images.shape)}; pass a batch [B, H, W, 3], such as image[None]"
         )
 
 
 def check_sizes(image, probabilities_shape) -> None:
-    """Refuses images and probabilities of another form; unknown sizes of a graph pass."""
+    """Raises a UserError unless the shapes match; sizes that a graph does not know pass."""
     image_shape = tuple(image.shape)
     dtype = getattr(image.dtype, "as_numpy_dtype", image.dtype)
     probabilities_shape = tuple(probabilities_shape)
     if len(image_shape) not in (3, 4) or image_shape[-1] != 3 or np.dtype(dtype) != np.uint8:
         raise UserError(
             f"the image must be RGB, uint8 [H, W, 3] or [B, H, W, 3]; got "
-            f"{np.dtype(dtype).name} {list(image_shape)}: convert it, e.g. by "
+            f"{np.dtype(dtype).name} {list(image_shape)}: convert it, for example with "
             'PIL.Image.convert("RGB"), and cast levels 0..255 to uint8'
         )
     known = [
@@ -205,52 +213,52 @@ def check_sizes(image, probabilities_shape) -> None:
     if len(probabilities_shape) != len(image_shape) or any(a != b for a, b in known):
         raise UserError(
             f"the probabilities {list(probabilities_shape)} do not fit the image "
-            f"{list(image_shape)}: give one distribution per pixel, and resize to the image first"
+            f"{list(image_shape)}: resize them to the image first, one distribution per pixel"
         )
     if 0 in image_shape:
-        raise UserError(f"the image {list(image_shape)} is empty; give at least one pixel")
+        raise UserError(f"the image {list(image_shape)} is empty")
     if probabilities_shape[-1] is None or probabilities_shape[-1] < 2:
         raise UserError(
-            f"the probabilities have {probabilities_shape[-1]} class(es); a CRF needs at least 2 "
-            "to choose from: for a foreground probability p give [1 - p, p]"
+            f"the probabilities have {probabilities_shape[-1]} class(es); a CRF needs at least 2: "
+            "for a foreground probability p pass [1 - p, p]"
         )
 
 
 def check_parameters(iterations: int, **kernels: float) -> None:
-    """Refuses weights, deviations and numbers of iterations that cannot be."""
+    """Raises a UserError for weights, deviations or iterations that are out of range."""
     if int(iterations) != iterations or iterations < 0:
-        raise UserError(f"iterations is {iterations}; give a whole number, not negative")
+        raise UserError(f"iterations is {iterations}; it must be an integer of at least 0")
     for name, value in kernels.items():
         if "sigma" in name and not 0 < value < np.inf:
-            raise UserError(f"{name} is {value}; give a positive deviation")
+            raise UserError(f"{name} is {value}; it must be positive")
         if "weight" in name and not 0 <= value < np.inf:
-            raise UserError(f"{name} is {value}; give a positive weight, or 0 for no such kernel")
+            raise UserError(f"{name} is {value}; it must be positive, or 0 to leave the kernel out")
 
 
 def check_compatibility(compatibility, num_classes: int) -> np.ndarray | None:
-    """The compatibility matrix as float32 [C, C], or None."""
+    """Returns the compatibility matrix as float32 [C, C], or None."""
     if compatibility is None:
         return None
     compatibility = np.asarray(compatibility, np.float32)
     if compatibility.shape != (num_classes, num_classes):
         raise UserError(
             f"the compatibility matrix is {list(compatibility.shape)}, but the probabilities have "
-            f"{num_classes} classes; give [{num_classes}, {num_classes}]"
+            f"{num_classes} classes; pass [{num_classes}, {num_classes}]"
         )
     if not np.isfinite(compatibility).all() or not np.allclose(compatibility, compatibility.T):
         raise UserError(
-            "the compatibility matrix must be finite and symmetric, as a pair of pixels has no "
-            "order; give (matrix + matrix.T) / 2"
+            "the compatibility matrix must be finite and symmetric, because a pair of pixels has "
+            "no order; pass (matrix + matrix.T) / 2"
         )
     return compatibility
 
 
 def _check_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities as positive float32, refused where they are none."""
+    """Returns the probabilities as positive float32; raises a UserError if they are not any."""
     if not np.issubdtype(probabilities.dtype, np.floating):
         raise UserError(
-            f"the probabilities are {probabilities.dtype}; give floats that sum to one, and for a "
-            "label image unary_from_labels(labels, num_classes, certainty)"
+            f"the probabilities are {probabilities.dtype}; pass floats that sum to one. For a "
+            "label map call unary_from_labels(labels, num_classes, certainty)"
         )
     probabilities = np.ascontiguousarray(probabilities, np.float32)
     sums = probabilities @ np.ones(probabilities.shape[-1], np.float32)
@@ -263,13 +271,13 @@ def _check_probabilities(probabilities: np.ndarray) -> np.ndarray:
         )
     if probabilities.min() < 0:
         raise UserError(
-            f"the probabilities go down to {probabilities.min()}; apply softmax to logits"
+            f"the smallest probability is {probabilities.min()}; apply softmax to logits"
         )
     return np.maximum(probabilities, _SMALLEST_PROBABILITY)
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -278,7 +286,7 @@ def num_cores() -> int:
 def _infer_in_tensorflow(
     image, probabilities, parameters, compatibility, screen_classes, return_energy, num_threads
 ):
-    # Threads and screening are left to numba: neither changes the result for the worse.
+    # Threads and screening only save time, so this form does without them.
     from deeplab_tf.crf import graph
 
     del screen_classes, num_threads

@@ -1,8 +1,10 @@
-"""The fully-connected CRF in TensorFlow's own operations, for exported models.
+"""The fully-connected CRF as a TensorFlow graph, for exported models.
 
-It computes what `deeplab_tf.dense_crf` does, without numba: plainly, for any height and width, in
+It computes what `deeplab_tf.dense_crf` does for any height and width, without numba, and takes
 several times the time and memory.
 """
+
+import typing
 
 import numpy as np
 import tensorflow as tf
@@ -25,29 +27,30 @@ def dense_crf_graph(
 ) -> tf.Tensor:
     """Refines segmentations as `deeplab_tf.dense_crf` does, within a TensorFlow graph.
 
-    Can be traced with unknown batch size, height and width, and saved. Whether the probabilities
-    sum to one is not looked at.
+    It can be saved, and traced with unknown batch size, height and width. It does not check that
+    the probabilities sum to one.
 
     Args:
         images: uint8 [B, H, W, 3], RGB.
         probabilities: float [B, H, W, C]; C is static.
         iterations: Mean-field updates.
-        bilateral_weight: Of the appearance kernel, not negative.
-        bilateral_sigma_xy: Its deviation in pixels.
-        bilateral_sigma_rgb: Its deviation in levels 0..255.
-        gaussian_weight: Of the smoothness kernel, not negative.
-        gaussian_sigma_xy: Its deviation in pixels.
-        compatibility: float [C, C], symmetric: what a pair of labels costs; None is Potts' model.
+        bilateral_weight: Weight of the appearance kernel, at least 0.
+        bilateral_sigma_xy: Standard deviation of the appearance kernel in pixels.
+        bilateral_sigma_rgb: Standard deviation of the appearance kernel in levels 0..255.
+        gaussian_weight: Weight of the smoothness kernel, at least 0.
+        gaussian_sigma_xy: Standard deviation of the smoothness kernel in pixels.
+        compatibility: float [C, C], symmetric: the cost of a pair of labels; None is the Potts
+            model.
 
     Returns:
         Probabilities, float32 [B, H, W, C].
 
     Raises:
-        UserError: For sizes, weights or deviations that cannot be.
+        UserError: Shapes do not match, or a weight or deviation is out of range.
     """
     images = tf.convert_to_tensor(images)
     probabilities = tf.cast(probabilities, tf.float32)
-    parameters = {
+    parameters: dict[str, typing.Any] = {
         "iterations": iterations,
         "bilateral_weight": bilateral_weight,
         "bilateral_sigma_xy": bilateral_sigma_xy,
@@ -60,7 +63,8 @@ def dense_crf_graph(
     compatibility = crf.check_compatibility(compatibility, probabilities.shape[-1])
 
     def refine(pair):
-        return infer(*pair, parameters, compatibility, return_energy=False)[0]
+        image, own = pair
+        return infer(image, own, parameters, compatibility, return_energy=False)[0]
 
     return tf.map_fn(refine, (images, probabilities), fn_output_signature=tf.float32)
 
@@ -101,8 +105,9 @@ def infer(
             _normalized_filter(positions / parameters["gaussian_sigma_xy"]),
         ),
     ]
-    # Potts' 1 for unlike labels and -1 for like ones differ by a constant of every pixel: the
-    # first is for the energies, the second saves adding up what no softmax sees.
+    # The Potts model costs 1 for different labels, or equivalently -1 for equal ones: the two
+    # differ by a constant per pixel, which softmax ignores. Energies need the first; the second
+    # saves a sum.
     costs = 1 - np.eye(num_classes) if compatibility is None else compatibility
     smallest = np.finfo(np.float32).tiny
     log_probabilities = tf.reshape(

@@ -32,7 +32,7 @@ class Workers:
 
     def __init__(self, num_threads: int):
         self.num_threads = num_threads
-        self._executor = None
+        self._executor: concurrent.futures.ThreadPoolExecutor | None = None
 
     def __enter__(self):
         if self.num_threads > 1:
@@ -122,7 +122,7 @@ def build(features: np.ndarray, workers: Workers) -> Lattice:
         workers: The threads to use.
 
     Raises:
-        UserError: Where a deviation is so small that the lattice points cannot be told apart.
+        UserError: A deviation is so small that the lattice points cannot be distinguished.
     """
     dimensions, num_pixels = features.shape
     lows, strides, num_keys = _key_layout(features)
@@ -168,6 +168,6 @@ def _key_layout(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     if num_keys > _LARGEST_KEY:
         raise UserError(
             "the deviations (sigmas) of the CRF are too small for an image of this size; "
-            "give larger ones, in pixels and in levels 0..255"
+            "pass larger ones, in pixels and in levels 0..255"
         )
     return lows.astype(np.float32), np.array([*strides, 0], np.int64), num_keys
