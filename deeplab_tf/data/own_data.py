@@ -119,7 +119,8 @@ class OwnData:
                 f"pixels (width x height), but it has {source.size[0]}x{source.size[1]}: the image "
                 "was resized after it was annotated. Give the original one."
             )
-        return source, source.upright(self._draw(image, size))
+        label_map = self._draw(image, size)
+        return source, label_map if size == source.size else source.upright(label_map)
 
     def read_label(self, path: pathlib.Path) -> np.ndarray:
         """Returns the class ids of a label file, as it is stored, int [H, W]."""
@@ -287,10 +288,18 @@ def _divide(data: OwnData, options: OwnDataOptions) -> OwnData:
     splits = {"train": train} | {name: images for name, images in splits.items() if name != "train"}
     if not train:
         splits.pop("train")
-    looks = {
-        name: list(_map_in_threads(lambda image: _look(image, data.max_pixels), images))
+    seen = {
+        name: list(_map_in_threads(lambda image: _see(image, data.max_pixels), images))
         for name, images in splits.items()
     }
+    looks = {name: [look for look, _ in own] for name, own in seen.items()}
+    unclear = [name for own in seen.values() for _, name in own if name]
+    if unclear and data.format in formats.LABEL_IMAGES:
+        notes.append(
+            f"{counted(len(unclear), 'image')} turned by EXIF data, with label images whose size "
+            f"fits either way, are turned together with these: {listed(unclear)}. If the labels "
+            "were drawn on upright images, remove the tag first: exiftool -Orientation= FILE."
+        )
     if train and "val" not in splits and options.val_share > 0:
         classes = _classes(data, train)
         division = validation_split.divide(
@@ -336,24 +345,27 @@ def _leaks(
     ]
 
 
-def _look(image: AnnotatedImage, max_pixels: int) -> near_duplicates.Look:
-    """What an image looks like; what cannot be read is like no other, and told when it is read."""
+def _see(image: AnnotatedImage, max_pixels: int) -> tuple[near_duplicates.Look, str]:
+    """What an image looks like, and its name if its size does not tell which way it is up.
+
+    What cannot be read is like no other image, and is told when it is read for a record.
+    """
     name = str(image.image)
     try:
         content = image.image.read_bytes()
         with image_files.open_image(content, name=name, max_pixels=max_pixels) as file:
             is_large_jpeg = file.format in ("JPEG", "MPO") and min(file.size) >= _LARGE
+            is_unclear = source_images.is_turned_within_its_size(file)
+        pixels = None
         if is_large_jpeg:  # decoded at an eighth of its size, which saves most of the time
             pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_COLOR_8)
-            if pixels is not None:
-                return near_duplicates.Look.of(pixels)
-        return near_duplicates.Look.of(
-            image_files.read_image(
+        if pixels is None:
+            pixels = image_files.read_image(
                 content, name=name, max_pixels=max_pixels, tell=lambda line: None
             )
-        )
     except (OSError, UserError):
-        return near_duplicates.Look(name.encode(), None)
+        return near_duplicates.Look(name.encode(), None), ""
+    return near_duplicates.Look.of(pixels), image.name * is_unclear
 
 
 def _classes(data: OwnData, images: Sequence[AnnotatedImage]) -> list[set[int]]:

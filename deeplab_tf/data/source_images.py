@@ -6,7 +6,6 @@ their EXIF data turn. Label maps are turned with their images.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 
 import cv2
@@ -105,15 +104,10 @@ def read_source_image(
     return SourceImage(encoded, "png", pixels.shape[1::-1], stored_size, orientation)
 
 
-def upright_size(path: pathlib.Path) -> tuple[int, int]:
-    """Returns width and height of an image file as a viewer shows it, by its header.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    with image_files.open_image(path) as image:
-        width, height = image.size
-        return (height, width) if _orientation(image) > 4 else (width, height)
+def is_turned_within_its_size(image: PIL.Image.Image) -> bool:
+    """Whether EXIF data turn an image to one of the same width and height."""
+    orientation = _orientation(image)
+    return orientation != 1 and (orientation < 5 or image.width == image.height)
 
 
 def _orientation(image: PIL.Image.Image) -> int:

@@ -1,0 +1,182 @@
+"""From a folder as people have it to images and label maps, by split."""
+
+import json
+import pathlib
+import sys
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+
+from deeplab_tf.data import own_data
+from deeplab_tf.data.annotations.common import Options
+from deeplab_tf.errors import UserError
+
+sys.path.append(str(pathlib.Path(__file__).parent / "annotations"))
+import samples
+
+
+def find(root, **options) -> own_data.OwnData:
+    return own_data.find_own_data(root, own_data.OwnDataOptions(**options))
+
+
+def label_maps(data: own_data.OwnData) -> dict[str, np.ndarray]:
+    return {image.name: data.read(image)[1] for images in data.splits.values() for image in images}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [samples.write_coco, samples.write_labelme, samples.write_labelme_embedded, samples.write_cvat,
+     samples.write_yolo, samples.write_label_studio, samples.write_masks_per_class],
+)  # fmt: skip
+def test_annotations_become_label_maps_and_two_splits(write, tmp_path):
+    write(tmp_path)
+    data = find(tmp_path, val_share=0.5)
+    assert data.info.class_names == ("background", "cat", "dog")
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 1, "val": 1}
+    labels = label_maps(data)
+    np.testing.assert_array_equal(labels["a"], samples.expected())
+    np.testing.assert_array_equal(labels["b"], 0)
+
+
+def test_without_a_share_for_validation_all_images_are_trained_on(tmp_path):
+    samples.write_coco(tmp_path)
+    assert list(find(tmp_path, val_share=0).splits) == ["train"]
+
+
+def test_files_of_several_splits_are_read_together(tmp_path):
+    content = samples.coco_content()
+    for number, split in enumerate(("train2017", "val2017")):
+        part = content | {"images": content["images"][number : number + 1]}
+        part["annotations"] = content["annotations"] if number == 0 else []
+        samples.write_json(tmp_path / "annotations" / f"instances_{split}.json", part)
+        samples.write_image(tmp_path / split / f"{'ab'[number]}.jpg", number)
+    samples.write_json(tmp_path / "annotations" / "captions_val2017.json", content)
+    data = find(tmp_path)
+    names = {split: [image.name for image in images] for split, images in data.splits.items()}
+    assert names == {"train": ["a"], "val": ["b"]}
+
+
+def write_label_images(root: pathlib.Path, values: list[np.ndarray]) -> None:
+    for index, value in enumerate(values):
+        samples.write_image(root / "images" / f"{index}.png", index)
+        (root / "labels").mkdir(exist_ok=True)
+        assert cv2.imwrite(str(root / "labels" / f"{index}.png"), value)
+
+
+def test_classes_without_a_list_are_called_by_their_ids(tmp_path):
+    values = [np.full((12, 20), value, np.uint8) for value in (0, 1, 3, 255)]
+    write_label_images(tmp_path, values)
+    data = find(tmp_path)
+    assert data.info.class_names == ("class_0", "class_1", "class_2", "class_3")
+    assert any("No class list: 4 classes" in note for note in data.notes)
+
+
+def test_a_class_list_in_the_folder_names_the_classes(tmp_path):
+    write_label_images(tmp_path, [np.eye(12, 20, dtype=np.uint8)] * 2)
+    (tmp_path / "classes.txt").write_text("ground\nroad 1 2 3\n")
+    data = find(tmp_path)
+    assert data.info.class_names == ("ground", "road")
+    assert data.info.colors[1] == (1, 2, 3)
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_annotations_that_were_drawn_upright_lie_upright(orientation, tmp_path):
+    samples.write_labelme(tmp_path)
+    upright = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
+    stored = {
+        3: np.rot90(upright, 2), 6: np.rot90(upright, 1), 8: np.rot90(upright, -1),
+        2: upright[:, ::-1], 4: upright[::-1], 5: upright.swapaxes(0, 1),
+        7: np.rot90(upright.swapaxes(0, 1), 2),
+    }.get(orientation, upright)  # fmt: skip
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "a.jpg").unlink()
+    PIL.Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    data = find(tmp_path, val_share=0)
+    image = next(image for image in data.splits["train"] if image.name == "a")
+    source, label = data.read(image)
+    assert source.size == (20, 12)
+    np.testing.assert_array_equal(label, samples.expected())
+    pixels = cv2.imdecode(np.frombuffer(source.content, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(pixels[..., ::-1], upright)
+
+
+def test_shapes_that_were_drawn_on_the_stored_pixels_are_turned(tmp_path):
+    """An annotation file that states the stored size, 20x12, of an image that is shown as 12x20."""
+    samples.write_coco(tmp_path)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "images" / "a.jpg"
+    PIL.Image.open(path).save(path, exif=exif)
+    data = find(tmp_path, val_share=0)
+    image = next(image for image in data.splits["train"] if image.name == "a")
+    source, label = data.read(image)
+    assert source.size == (12, 20)
+    np.testing.assert_array_equal(label, np.rot90(samples.expected(), -1))
+
+
+def test_an_image_that_was_resized_after_annotation_is_refused(tmp_path):
+    samples.write_coco(tmp_path)
+    path = tmp_path / "images" / "a.jpg"
+    PIL.Image.open(path).resize((10, 6)).save(path)
+    data = find(tmp_path, val_share=0)
+    with pytest.raises(UserError, match="20x12 pixels .* it has 10x6"):
+        label_maps(data)
+
+
+def test_one_image_in_two_splits_is_refused_and_a_mirrored_one_is_told(tmp_path):
+    image = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), (80, 60))
+    for split, pixels in (("train", image), ("val", image)):
+        for kind, content in (("images", pixels), ("masks", np.zeros((60, 80), np.uint8))):
+            (tmp_path / split / kind).mkdir(parents=True)
+            assert cv2.imwrite(str(tmp_path / split / kind / f"{split}.png"), content)
+    with pytest.raises(UserError, match=r"in two splits.*train\.png \(train\) equals .*val\.png"):
+        find(tmp_path)
+    assert cv2.imwrite(str(tmp_path / "val" / "images" / "val.png"), image[:, ::-1])
+    assert any("mirrored" in note for note in find(tmp_path).notes)
+
+
+def test_a_damaged_image_is_told_when_it_is_read(tmp_path):
+    samples.write_coco(tmp_path)
+    path = tmp_path / "images" / "a.jpg"
+    path.write_bytes(path.read_bytes()[:-80])
+    data = find(tmp_path)
+    with pytest.raises(UserError, match=r"images/a\.jpg cannot be decoded to its end"):
+        label_maps(data)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"format": "tiff"}, "--format=tiff: there is auto, coco"),
+        ({"format": "yolo"}, "no shape|No image"),
+        ({"label_encoding": "grey"}, "--label_encoding=grey is for label images"),
+        ({"classes": "a.txt"}, "--classes=a.txt is for label images"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message, tmp_path):
+    samples.write_coco(tmp_path)
+    with pytest.raises(UserError, match=message):
+        find(tmp_path, **options)
+
+
+def test_unlabelled_pixels_can_be_ignored(tmp_path):
+    samples.write_coco(tmp_path)
+    data = find(tmp_path, val_share=0, drawing=Options(unlabeled="ignore"))
+    labels = label_maps(data)
+    assert data.info.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(labels["a"], samples.expected().astype(int) - 1 & 255)
+    np.testing.assert_array_equal(labels["b"], 255)
+
+
+def test_images_of_one_name_in_several_folders_are_kept_apart(tmp_path):
+    for seed, folder in enumerate(("monday", "tuesday")):
+        samples.write_image(tmp_path / folder / "a.jpg", seed)
+        shapes = [samples.labelme_shape("cat", samples.corners(samples.CAT, inside=1))]
+        content = samples.labelme_content("a", shapes)
+        samples.write_json(tmp_path / folder / "a.json", content)
+    names = [image.name for image in find(tmp_path, val_share=0).splits["train"]]
+    assert sorted(names) == ["monday/a", "tuesday/a"]
+    assert json.loads((tmp_path / "monday" / "a.json").read_text())["imagePath"] == "a.jpg"
