@@ -262,11 +262,11 @@ def test_labels_in_colours_and_palettes_are_read_as_their_ids(folder):
 
 
 def test_labels_of_numbers_below_zero_and_without_pixels_stop_nothing(folder):
-    for name, array in (("image_00", np.full(SIZE, -1)), ("image_01", np.zeros((0, 32), int))):
+    for name, array in (("image_00", np.full(SIZE, -2)), ("image_01", np.zeros((0, 32), int))):
         (folder / "labels" / f"{name}.png").unlink()
         np.save(folder / "labels" / f"{name}.npy", array)
     report = check(folder)
-    assert "id -1 (768 px)" in the_finding(report, "ids_out_of_range").where[0]
+    assert "id -2 (768 px)" in the_finding(report, "ids_out_of_range").where[0]
     assert "image_01.npy: holds no pixel" in the_finding(report, "label_damaged").where[0]
 
 

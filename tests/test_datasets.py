@@ -113,9 +113,9 @@ BAD_IMAGES = {
         "is damaged, or not one of",
     ),
     "label in colours": (
-        lambda raw: save(np.zeros((20, 30, 3), np.uint8), raw / "labels/c.png"),
+        lambda raw: save(np.full((20, 30, 3), (1, 2, 3), np.uint8), raw / "labels/c.png"),
         "labels/c.png",
-        "different ways: grey in .*, color_map in",
+        "different ways: color_map in .*, grey in",
     ),
     "label as JPEG": (
         lambda raw: PIL.Image.new("L", (30, 20)).save(raw / "labels/c.png", format="JPEG"),
@@ -205,7 +205,7 @@ def test_labels_in_colours_are_looked_up_and_classes_mapped(raw, tmp_path):
         np.testing.assert_array_equal(
             tf.io.decode_png(example["label_bytes"])[..., 0], np.where(ids[name] == 1, 0, 255)
         )
-    with pytest.raises(UserError, match=r"labels/.*\.png is no array"):
+    with pytest.raises(UserError, match=r"labels/.*\.png is not an array"):
         array = own_data.OwnDataOptions(label_encoding="array")
         build.build("folder", tmp_path / "told", raw, own=array)
     (raw / "classes.txt").write_text("ground 0 0 0\nroad 0 0 0\nvoid 9 9 9\n")

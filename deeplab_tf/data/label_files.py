@@ -1,33 +1,77 @@
-"""Raw images and labels as files: how labels are encoded, and what is wrong with them."""
+"""Label files: how they hold class ids, and what is wrong with them.
+
+Label images are lossless: PNG, BMP, TIFF or GIF. A JPEG is read only when a person says so, since
+its compression changes values.
+"""
 
 import dataclasses
 import difflib
-import io
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
 
+from deeplab_tf.data import image_files
+from deeplab_tf.data import label_arrays
+from deeplab_tf.data import label_colors
+from deeplab_tf.data.label_arrays import load_mat as load_mat
+from deeplab_tf.data.label_colors import RGB
 from deeplab_tf.errors import UserError
 
-RGB = tuple[int, int, int]
-
-# palette: the indices of a palette PNG; grey: the values of a greyscale PNG (both are ids, and may
-# be mixed); color_map: RGB, looked up in the colours of the classes; array: of numpy or MATLAB.
-ENCODINGS = ("palette", "grey", "color_map", "array")
-ARRAY_EXTENSIONS = (".npy", ".npz", ".mat")
+# How label files hold class ids.
+ENCODINGS = (
+    "palette",  # the indices of a palette; may be mixed with grey
+    "grey",  # the values of one channel, or of three equal ones
+    "color_map",  # colours, looked up in those of the classes
+    "nearest_color",  # the same, but the nearest one; never detected
+    "mask",  # two values or colours, of which the darker one is class 0; JPEGs are taken
+    "array",  # the numbers of an array of numpy or MATLAB
+)
+ARRAY_EXTENSIONS = label_arrays.ENDINGS
 EXIF_ORIENTATION = 0x0112
 # Decoded to three channels all the same: grey is repeated, palettes looked up, alpha dropped.
 IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA")
 IGNORE = "ignore"  # in a class map, in place of a class name
 
-_GREY_MODES = ("1", "L", "I;16", "I")
-_COLOR_MODES = ("RGB", "RGBA", "LA")
+_UNLABELLED, _IGNORE_LABEL = -1, 255  # the first is read as the second
+_LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")
 _NUM_PROBED = 32  # label files that are looked at to tell the encoding
+_MAX_SHARE_BETWEEN = 0.05  # of the pixels of a mask that is a JPEG: edges
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelPixels:
+    """What a label file stores.
+
+    Args:
+        values: int32 [H, W], of palettes, grey images and arrays.
+        rgb: uint8 [H, W, 3], of colour images and palettes.
+        kind: "palette", "grey", "color" or "array".
+        is_lossy: Whether it was compressed with loss.
+    """
+
+    values: np.ndarray | None
+    rgb: np.ndarray | None
+    kind: str
+    is_lossy: bool = False
+
+    def encodings(self, colors: Mapping[RGB, int] | Sequence[RGB]) -> tuple[str, ...]:
+        """Returns the encodings that the file may have, the likeliest first."""
+        if self.kind == "array":
+            return ("array",)
+        if self.kind == "palette":
+            return ("palette",)
+        if self.kind == "grey":
+            return ("grey", "palette")
+        is_grey = self.values is not None  # three equal channels
+        known = set(label_colors.encode(np.array(list(colors) or [(-1, 0, 0)])).tolist())
+        found = set(np.unique(label_colors.encode(self.rgb)).tolist())
+        if not is_grey:
+            return ("color_map",)
+        return ("color_map", "grey", "palette") if found <= known else ("grey", "palette")
 
 
 def read_bytes(path: str | os.PathLike, kind: str) -> bytes:
@@ -45,27 +89,24 @@ def read_bytes(path: str | os.PathLike, kind: str) -> bytes:
         raise UserError(f"{kind} {path} cannot be read: {error.strerror}") from error
 
 
-def open_image(path: str | os.PathLike, kind: str) -> tuple[bytes, PIL.Image.Image]:
-    """Returns a file's bytes and the image, decoded to its last row.
-
-    Args:
-        path: The file.
-        kind: "image" or "label", for messages.
+def load_label(path: str | os.PathLike) -> LabelPixels:
+    """Reads what a label file stores, to its last pixel.
 
     Raises:
-        UserError: It is missing or damaged.
+        UserError: It is missing, damaged, too large, or holds numbers that are not ids.
     """
-    content = read_bytes(path, kind)
-    try:
-        image = PIL.Image.open(io.BytesIO(content))
-        image.load()
-    except PIL.UnidentifiedImageError as error:
-        raise UserError(f"{kind} {path} is no image, or a damaged one: replace it") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        raise UserError(
-            f"{kind} {path} cannot be decoded to its end ({error}): replace it"
-        ) from error
-    return content, image
+    path = pathlib.Path(path)
+    if path.suffix.lower() in ARRAY_EXTENSIONS:
+        return LabelPixels(_integers(label_arrays.read_array(path), path), None, "array")
+    content = read_bytes(path, "label")
+    with image_files.open_image(content, name=f"label {path}") as image:
+        try:
+            image.load()
+        except Exception as error:  # Pillow raises errors of every kind on damaged files
+            raise UserError(
+                f"label {path} cannot be decoded to its end ({error}): replace it"
+            ) from error
+        return _pixels(image, content, path)
 
 
 def detect_encoding(paths: Sequence[str | os.PathLike], colors: Sequence[RGB] = ()) -> str:
@@ -76,29 +117,31 @@ def detect_encoding(paths: Sequence[str | os.PathLike], colors: Sequence[RGB] = 
         colors: Of the classes, for labels in colours.
 
     Returns:
-        One of `ENCODINGS`.
+        One of `ENCODINGS`, but for those that a person has to say.
 
     Raises:
         UserError: They are encoded in different ways, in colours of which none is known, or in a
           way that does not keep ids.
     """
     step = max(len(paths) // _NUM_PROBED, 1)
-    found = {}  # the first file of every encoding
+    possible: dict[pathlib.Path, tuple[str, ...]] = {}
     for path in map(pathlib.Path, paths[::step]):
-        if path.suffix.lower() in ARRAY_EXTENSIONS:
-            found.setdefault("array", path)
-        else:
-            _, label = open_image(path, "label")
-            found.setdefault(_image_encoding(path, label, bool(colors)), path)
-    if set(found) == {"palette", "grey"}:
-        return "palette"  # the one is read like the other
-    if len(found) > 1:
-        listed = ", ".join(f"{encoding} in {path}" for encoding, path in found.items())
-        raise UserError(
-            f"labels are encoded in different ways: {listed}; bring them into one, or say by "
-            "--label_encoding which it is"
-        )
-    return next(iter(found))
+        pixels = load_label(path)
+        if pixels.is_lossy:
+            raise _lossy(pixels, path)
+        possible[path] = pixels.encodings(colors)
+        if possible[path] == ("color_map",) and not colors:
+            raise _colors_unknown(pixels, path)
+    common = set.intersection(*map(set, possible.values()))
+    for encoding in ("color_map", "grey", "palette", "array"):
+        if encoding in common:
+            return encoding
+    first_of = {encodings[0]: path for path, encodings in reversed(possible.items())}
+    listed = ", ".join(f"{encoding} in {path}" for encoding, path in sorted(first_of.items()))
+    raise UserError(
+        f"labels are encoded in different ways: {listed}; bring them into one, or say by "
+        "--label_encoding which it is"
+    )
 
 
 def read_label(
@@ -109,26 +152,37 @@ def read_label(
     """Returns the class ids of a label file, int32 `[H, W]`, whatever ids these are.
 
     Args:
-        path: A PNG, or an array: `.npy`, `.npz`, `.mat`.
+        path: An image, or an array: `.npy`, `.npz`, `.mat`.
         encoding: One of `ENCODINGS`; by default what the file looks like.
-        colors: The id of every colour, for labels in colours.
+        colors: The id of every colour, for labels in colours, and for masks.
 
     Raises:
         UserError: It is missing, damaged, encoded in another way, or has unknown colours.
     """
     path = pathlib.Path(path)
-    if encoding == "array" or (encoding is None and path.suffix.lower() in ARRAY_EXTENSIONS):
-        return _read_array(path)
-    content, label = open_image(path, "label")
-    found = _image_encoding(path, label, bool(colors))
-    if encoding == "color_map" or (encoding is None and found == "color_map"):
-        return _look_up_colors(path, np.array(label.convert("RGB")), colors or {})
-    if found == "color_map":
+    if encoding == "array" and path.suffix.lower() not in ARRAY_EXTENSIONS:
+        label_arrays.read_array(path)  # says that it is none
+    pixels = load_label(path)
+    if encoding == "mask":
+        return _mask(pixels, path)
+    if encoding == "nearest_color":
+        if not colors:
+            raise UserError(f"label {path} is read by its colours, but none is known")
+        return label_colors.look_up_nearest(_rgb(pixels, path), colors)
+    if pixels.is_lossy:
+        raise _lossy(pixels, path)
+    if encoding == "color_map":
+        return label_colors.look_up(_rgb(pixels, path), colors or {}, path)
+    if encoding is None and pixels.encodings(colors or {})[0] == "color_map":
+        if not colors:
+            raise _colors_unknown(pixels, path)
+        return label_colors.look_up(_rgb(pixels, path), colors, path)
+    if pixels.values is None:
         raise UserError(
             f"label {path} is a colour image, though labels are said to be {encoding}, or look "
             "like that: bring all into one encoding, or say by --label_encoding which it is"
         )
-    return np.array(label).astype(np.int32) // _grey_step(content)
+    return np.where(pixels.values == _UNLABELLED, _IGNORE_LABEL, pixels.values)
 
 
 def wrong_ids(label: np.ndarray, num_classes: int, ignore_label: int) -> dict[int, int]:
@@ -161,27 +215,6 @@ def check_ids(
         f"id{'s' * (len(wrong) > 1)} {listed} in label {path}, but there are {num_classes} "
         f"classes (0..{num_classes - 1}) and ignore_label {ignore_label}: {remedy}"
     )
-
-
-def load_mat(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Returns the variables of a MATLAB file; structs are indexed as `variables[name].field`.
-
-    Raises:
-        UserError: It is missing or damaged, or scipy is not installed.
-    """
-    try:
-        import scipy.io
-    except ImportError as error:
-        raise UserError(f"reading {path} takes scipy: pip install scipy") from error
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"there is no label {path}")
-    try:
-        variables = scipy.io.loadmat(path, squeeze_me=False, struct_as_record=False)
-    except NotImplementedError as error:  # MATLAB 7.3 files are HDF5
-        raise UserError(f"{path}: {error}; save it in MATLAB by `save(..., '-v7')`") from error
-    except Exception as error:  # scipy's readers raise errors of every kind on damaged files
-        raise UserError(f"label {path} cannot be read ({error}): replace it") from error
-    return {name: value for name, value in variables.items() if not name.startswith("__")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,76 +294,91 @@ def parse_class_map(
     )
 
 
-def _image_encoding(path: pathlib.Path, label: PIL.Image.Image, has_colors: bool) -> str:
-    if label.format != "PNG":
-        raise UserError(
-            f"{path} is a {label.format} file; labels are PNGs, whose compression keeps every id"
-        )
-    if label.mode == "P":
-        return "palette"
-    if label.mode in _GREY_MODES:
-        return "grey"
-    if label.mode not in _COLOR_MODES or not has_colors:
-        raise UserError(
-            f"{path} is a colour image (mode {label.mode}); labels are one-channel PNGs whose "
-            "pixel values are class ids: replace every colour by its id first, or build the "
-            "dataset `folder` with the colours in classes.txt"
-        )
-    return "color_map"
+def _pixels(image: PIL.Image.Image, content: bytes, path: pathlib.Path) -> LabelPixels:
+    """What a decoded label image stores."""
+    is_lossy = image.format not in _LOSSLESS
+    if image.mode == "P":
+        indices = np.asarray(image).astype(np.int32)
+        return LabelPixels(indices, np.asarray(image.convert("RGB")), "palette", is_lossy)
+    if "A" in image.mode or image.mode in ("RGB", "CMYK", "YCbCr"):
+        rgb = np.asarray(image.convert("RGB"))
+        if "A" in image.mode and (rgb == rgb[0, 0]).all():
+            # One colour of changing opacity: the mask is the alpha channel.
+            rgb = np.repeat(np.asarray(image.getchannel("A"))[..., np.newaxis], 3, axis=-1)
+        is_grey = (rgb == rgb[..., :1]).all()
+        values = rgb[..., 0].astype(np.int32) if is_grey else None
+        return LabelPixels(values, rgb, "color", is_lossy)
+    return LabelPixels(
+        _integers(np.asarray(image), path) // _grey_step(content), None, "grey", is_lossy
+    )
 
 
-def _grey_step(png: bytes) -> int:
+def _grey_step(content: bytes) -> int:
     """Returns the pixel value that stands for id 1: Pillow spreads 2 and 4 bits over 0..255."""
-    bit_depth, color_type = png[24], png[25]  # of the header that opens every PNG
+    if not content.startswith(b"\x89PNG"):
+        return 1
+    bit_depth, color_type = content[24], content[25]  # of the header that opens every PNG
     return 255 // (2**bit_depth - 1) if color_type == 0 and bit_depth in (2, 4) else 1
 
 
-def _look_up_colors(path: pathlib.Path, rgb: np.ndarray, colors: Mapping[RGB, int]) -> np.ndarray:
-    """Returns the ids of colours, int32 `[H, W]`, of uint8 `[H, W, 3]`."""
-    if not colors:
-        raise UserError(f"label {path} is read by its colours, but none is known")
-    place_values = np.array([1 << 16, 1 << 8, 1], np.int32)
-    codes = np.array(list(colors), np.int32) @ place_values
-    order = np.argsort(codes)
-    pixels = rgb.astype(np.int32) @ place_values
-    nearest = np.minimum(np.searchsorted(codes[order], pixels), len(codes) - 1)
-    unknown = codes[order][nearest] != pixels
-    if unknown.any():
-        row, column = np.argwhere(unknown)[0]
-        red, green, blue = rgb[row, column].tolist()
-        raise UserError(
-            f"label {path} has the colour {red} {green} {blue}, which is no class's, in "
-            f"{int(unknown.sum())} pixels, the first in row {row}, column {column}: correct it, "
-            f"or list the colour as a class (`void {red} {green} {blue}`), which "
-            "--class_map=void:ignore drops"
-        )
-    return np.array(list(colors.values()), np.int32)[order][nearest]
-
-
-def _read_array(path: pathlib.Path) -> np.ndarray:
-    suffix = path.suffix.lower()
-    if suffix not in ARRAY_EXTENSIONS:
-        raise UserError(f"label {path} is no array: these are {', '.join(ARRAY_EXTENSIONS)}")
-    if suffix == ".mat":
-        arrays = load_mat(path)
-    elif not path.is_file():
-        raise UserError(f"there is no label {path}")
-    else:
-        try:
-            loaded = np.load(path, allow_pickle=False)
-            arrays = dict(loaded) if suffix == ".npz" else {path.name: loaded}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"label {path} cannot be read ({error}): replace it") from error
-    candidates = [
-        array for array in arrays.values() if array.ndim == 2 and array.dtype.kind in "biuf"
-    ]
-    if len(candidates) != 1:
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        raise UserError(
-            f"label {path} has to hold one array of ids [height, width]; it holds {shapes}"
-        )
-    label = candidates[0]
-    ids = np.nan_to_num(label).astype(np.int32)
-    if not np.array_equal(ids, label):
-        raise UserError(f"label {path} holds numbers that are no class ids, such as fractions")
+def _integers(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    """Numbers as int32, if they are integers; NaN is unlabelled."""
+    ids = np.nan_to_num(array, nan=_UNLABELLED).astype(np.int32)
+    is_nan = np.isnan(array) if array.dtype.kind == "f" else False
+    if not np.where(is_nan, True, ids == array).all():
+        raise UserError(f"label {path} holds numbers that are not class ids, such as fractions")
     return ids
+
+
+def _rgb(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
+    if pixels.rgb is not None:
+        return pixels.rgb
+    if pixels.values is None or pixels.values.max() > 255 or pixels.values.min() < 0:
+        raise UserError(f"label {path} has no colours: say by --label_encoding how it holds ids")
+    return np.repeat(pixels.values.astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+
+
+def _mask(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
+    """Two classes: what is dark is 0, and what is bright is 1."""
+    if pixels.is_lossy:
+        rgb = _rgb(pixels, path).max(axis=-1).astype(np.int32)
+        between = np.count_nonzero((rgb > 64) & (rgb < 192)) / rgb.size
+        if between > _MAX_SHARE_BETWEEN:
+            raise UserError(
+                f"label {path} is a JPEG that is not black and white: {between:.0%} of its pixels "
+                "are between. Export it as PNG."
+            )
+        return (rgb > 127).astype(np.int32)
+    is_color = pixels.values is None
+    values = label_colors.encode(_rgb(pixels, path)) if is_color else pixels.values
+    found = np.unique(values).tolist()
+    if len(found) > 2:
+        shown = [label_colors.decode(value) if is_color else value for value in found[:5]]
+        raise UserError(
+            f"label {path} is not a mask of two values: it has {len(found)}, such as "
+            f"{', '.join(map(str, shown))}. Export it without smooth edges, or leave out "
+            "--label_encoding=mask."
+        )
+    # Of two colours, the darker one is background; a single one is told from black.
+    if is_color:
+        found.sort(key=lambda value: (sum(label_colors.decode(value)), value))
+    background = found[0] if len(found) == 2 else 0
+    return (values != background).astype(np.int32)
+
+
+def _lossy(pixels: LabelPixels, path: pathlib.Path) -> UserError:
+    return UserError(
+        f"{path} is a JPEG, whose compression changes values; labels are PNGs or other files that "
+        f"keep them. Its main colours are about {label_colors.main_colors(_rgb(pixels, path))}. "
+        "Export the labels as PNG. If there are only JPEGs: --label_encoding=mask takes black and "
+        "white ones as two classes, --label_encoding=nearest_color the class of the nearest colour."
+    )
+
+
+def _colors_unknown(pixels: LabelPixels, path: pathlib.Path) -> UserError:
+    lines = label_colors.proposed_class_list(_rgb(pixels, path))
+    written = f" For this one, with names of yours:\n{lines}" if lines else ""
+    return UserError(
+        f"{path} is a colour image, and the colours of the classes are not known. Write them into "
+        f"classes.txt beside the images, NAME RED GREEN BLUE, one class a line.{written}"
+    )

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from deeplab_tf.data import image_files
+from deeplab_tf.data import label_colors
 from deeplab_tf.data import label_files
 from deeplab_tf.data import near_duplicates
 from deeplab_tf.data import records
@@ -37,6 +38,12 @@ from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
 
 _DRAWING = Options()
+_TOLD_MASKS = (
+    "All labels hold 0 and 255 only, so they are read as masks of two classes, of which 255 is the "
+    "second (--label_encoding=mask). If 255 means pixels that do not count, give "
+    "--label_encoding=grey."
+)
+_AT_ONCE = 32  # labels that are read before the next decision
 _LARGE = 512  # pixels of the shorter side
 MASK_CLASSES = ("background", "foreground")  # of masks that come without a class list
 
@@ -212,7 +219,19 @@ def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> Ow
     if format_ == "cvat_masks":
         encoding = encoding or "color_map"  # palette files have the colours of the label map, too
     paths = [image.label for image in images if image.label]
-    encoding = encoding or label_files.detect_encoding(paths, colors)
+    if not encoding:
+        encoding = label_files.detect_encoding(paths, colors)
+        if encoding == "grey" and _are_black_and_white(paths):
+            if len(names) not in (0, 2):
+                raise UserError(
+                    f"{class_list} lists {counted(len(names), 'class')}, but all labels hold 0 and "
+                    "255 only. If they are masks of two classes, list two names; if 255 means "
+                    "pixels that do not count, give --label_encoding=grey."
+                )
+            encoding = "mask"
+            notes = (*notes, _TOLD_MASKS)
+    if encoding == "mask":
+        _check_masks(paths)
     if encoding == "color_map" and len(set(colors)) < len(colors):
         twice = next(color for color in colors if colors.count(color) > 1)
         raise UserError(
@@ -234,6 +253,41 @@ def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> Ow
         label_encoding=encoding,
         max_pixels=options.max_pixels,
     )
+
+
+def _are_black_and_white(paths: Sequence[pathlib.Path]) -> bool:
+    """Whether labels hold 0 and 255 only, and 255 at all."""
+    found: set[int] = set()
+    for start in range(0, len(paths), _AT_ONCE):
+        for ids in _map_in_threads(
+            lambda path: _ids(label_files.read_label(path, "grey")), paths[start : start + _AT_ONCE]
+        ):
+            found |= ids
+        if not found <= {0, 255}:
+            return False
+    return 255 in found
+
+
+def _check_masks(paths: Sequence[pathlib.Path]) -> None:
+    """Refuses masks that do not tell which of their values is background."""
+    values: dict[int, pathlib.Path] = {}
+    for path, found in zip(paths, _map_in_threads(_mask_values, paths)):
+        for value in found:
+            values.setdefault(value, path)
+    if 0 not in values and len(values) > 1:
+        listed_values = ", ".join(f"{value} in {path}" for value, path in list(values.items())[:3])
+        raise UserError(
+            "Masks have 0 or black for the background, and these have not, so a mask of a single "
+            f"value is not clear: {listed_values}. Write the class names into classes.txt, and "
+            "read values as ids (--label_encoding=grey) or as colours (--label_encoding=color_map)."
+        )
+
+
+def _mask_values(path: pathlib.Path) -> set[int]:
+    pixels = label_files.load_label(path)
+    if pixels.is_lossy:
+        return {0}
+    return _ids(label_colors.encode(pixels.rgb) if pixels.values is None else pixels.values)
 
 
 def _numbered_names(

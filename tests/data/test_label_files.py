@@ -89,16 +89,17 @@ def test_an_unknown_colour_is_named_with_file_and_pixel(tmp_path):
 
 
 def test_labels_that_cannot_be_read_are_named(tmp_path, monkeypatch):
-    PIL.Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "rgb.png")
+    PIL.Image.fromarray(np.array(COLORS, np.uint8)[IDS]).save(tmp_path / "rgb.png")
     PIL.Image.fromarray(IDS).save(tmp_path / "grey.png")
     np.save(tmp_path / "float.npy", IDS + 0.5)
+    np.save(tmp_path / "ids.npy", IDS)
     np.save(tmp_path / "stack.npy", IDS[None])
     (tmp_path / "damaged.npz").write_bytes(b"PK hello")
     (tmp_path / "label.mat").write_bytes(b"hello")
     for name, encoding, message in (
         ("rgb.png", None, "rgb.png is a colour image"),
         ("rgb.png", "grey", "rgb.png is a colour image"),
-        ("grey.png", "array", "grey.png is no array"),
+        ("grey.png", "array", "grey.png is not an array file"),
         ("float.npy", None, "fractions"),
         ("stack.npy", None, r"stack.npy has to hold one array.*\(1, 3, 4\)"),
         ("damaged.npz", None, "damaged.npz cannot be read"),
@@ -106,11 +107,106 @@ def test_labels_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=message):
             label_files.read_label(tmp_path / name, encoding)
-    with pytest.raises(UserError, match="different ways: grey in .*, array in"):
-        label_files.detect_encoding([tmp_path / "grey.png", tmp_path / "float.npy"])
+    with pytest.raises(UserError, match="different ways: array in .*, grey in"):
+        label_files.detect_encoding([tmp_path / "grey.png", tmp_path / "ids.npy"])
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(UserError, match="pip install scipy"):
+    with pytest.raises(UserError, match=r"pip install 'deeplab_tf\[mat\]'"):
         label_files.read_label(tmp_path / "label.mat")
+
+
+MASK = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [1, 0, 0, 0]], np.uint8)
+BLACK_AND_WHITE = np.repeat(MASK[..., np.newaxis] * 255, 3, axis=-1)
+OPAQUE = np.full((3, 4, 1), 255, np.uint8)
+
+
+def save(path, array, **options):
+    PIL.Image.fromarray(array).save(path, **options)
+
+
+def save_mat_struct(path):
+    scipy_io = pytest.importorskip("scipy.io")
+    truth = {"Segmentation": IDS, "Categories": np.arange(12.0).reshape(-1, 1)}
+    scipy_io.savemat(path, {"GTcls": truth})
+
+
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("a.bmp", lambda path: save(path, IDS)),
+        ("a.tif", lambda path: save(path, IDS.astype(np.int32))),
+        ("a.tif", lambda path: save(path, IDS.astype(np.float32))),
+        ("a.png", lambda path: save(path, np.repeat(IDS[..., np.newaxis], 3, axis=-1))),
+        ("a.png", lambda path: save(path, np.dstack([IDS, IDS, IDS, OPAQUE]))),
+        ("a.mat", save_mat_struct),
+    ],
+)
+def test_more_files_hold_ids(name, write, tmp_path):
+    write(tmp_path / name)
+    assert label_files.detect_encoding([tmp_path / name]) in ("grey", "array")
+    np.testing.assert_array_equal(label_files.read_label(tmp_path / name), IDS)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.tif"])
+def test_minus_one_does_not_count(name, tmp_path):
+    ids = IDS.astype(np.int32) - 1
+    np.save(tmp_path / name, ids) if name == "a.npy" else save(tmp_path / name, ids)
+    wanted = np.where(ids == -1, 255, ids)
+    np.testing.assert_array_equal(label_files.read_label(tmp_path / name), wanted)
+
+
+@pytest.mark.parametrize(
+    "name, array",
+    [
+        ("a.png", MASK * 255),
+        ("a.png", MASK * 7 + 3),
+        ("a.png", MASK > 0),
+        ("a.png", BLACK_AND_WHITE),
+        ("a.png", np.dstack([BLACK_AND_WHITE, OPAQUE])),
+        ("a.png", np.dstack([BLACK_AND_WHITE * 0, MASK * 255])),
+        ("a.png", np.array([(0, 0, 0), (200, 0, 0)], np.uint8)[MASK]),
+        ("a.png", np.array([(0, 0, 90), (0, 255, 0)], np.uint8)[MASK]),
+        ("a.gif", MASK * 255),
+    ],
+)
+def test_two_values_are_two_classes(name, array, tmp_path):
+    save(tmp_path / name, array)
+    np.testing.assert_array_equal(label_files.read_label(tmp_path / name, "mask"), MASK)
+
+
+def test_masks_of_one_value_are_background_where_it_is_0(tmp_path):
+    for value, class_id in ((0, 0), (255, 1), (1, 1)):
+        save(tmp_path / "a.png", np.full((3, 4), value, np.uint8))
+        assert (label_files.read_label(tmp_path / "a.png", "mask") == class_id).all()
+
+
+def test_jpegs_are_refused_with_their_colours_and_read_when_told_so(tmp_path):
+    path = tmp_path / "a.jpg"
+    large = np.kron(MASK, np.ones((16, 16), np.uint8))
+    save(path, large * 255, quality=60)
+    with pytest.raises(UserError, match=r"JPEG.*0 0 0 \(5\d\.\d%\), 255 255 255.*encoding=mask"):
+        label_files.detect_encoding([path])
+    np.testing.assert_array_equal(label_files.read_label(path, "mask"), large)
+    colors = {(0, 0, 90): 0, (0, 255, 0): 1}
+    save(path, np.array(list(colors), np.uint8)[large], quality=95, subsampling=0)
+    label = label_files.read_label(path, "nearest_color", colors)
+    assert (label != large).mean() < 0.01
+    save(path, np.kron(IDS * 20, np.ones((16, 16), np.uint8)))
+    with pytest.raises(UserError, match="not black and white"):
+        label_files.read_label(path, "mask")
+
+
+def test_colours_that_compression_has_moved_are_told(tmp_path):
+    rgb = np.array(COLORS, np.uint8)[IDS].astype(int)
+    rgb[0] += 5
+    save(tmp_path / "a.png", rgb.clip(0, 255).astype(np.uint8))
+    with pytest.raises(UserError, match="lie near those of classes.*nearest_color"):
+        label_files.read_label(tmp_path / "a.png", "color_map", ID_BY_COLOR)
+
+
+def test_unknown_colours_are_answered_with_a_class_list(tmp_path):
+    save(tmp_path / "a.png", np.array([(0, 0, 90), (0, 255, 0)], np.uint8)[MASK])
+    with pytest.raises(UserError, match="(?s)name_0 0 0 90\n  name_1 0 255 0"):
+        label_files.detect_encoding([tmp_path / "a.png"])
 
 
 def test_ids_out_of_range_are_counted_and_common_reasons_guessed():

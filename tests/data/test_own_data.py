@@ -73,6 +73,25 @@ def test_classes_without_a_list_are_called_by_their_ids(tmp_path):
     assert any("No class list: 4 classes" in note for note in data.notes)
 
 
+def test_black_and_white_labels_are_masks_of_two_classes(tmp_path):
+    masks = [samples.mask_of(samples.CAT) * 255, samples.mask_of(samples.DOG) * 255]
+    write_label_images(tmp_path, masks)
+    data = find(tmp_path)
+    assert data.info.class_names == ("background", "foreground")
+    assert any("--label_encoding=mask" in note for note in data.notes)
+    np.testing.assert_array_equal(label_maps(data)["0"], masks[0] // 255)
+    (tmp_path / "classes.txt").write_text("ground\nroad\nhouse\n")
+    with pytest.raises(UserError, match="lists 3 classes, but all labels hold 0 and 255 only"):
+        find(tmp_path)
+    assert find(tmp_path, label_encoding="grey").label_encoding == "grey"
+
+
+def test_masks_that_do_not_tell_their_background_are_refused(tmp_path):
+    write_label_images(tmp_path, [np.full((12, 20), value, np.uint8) for value in (1, 2)])
+    with pytest.raises(UserError, match="is not clear: 1 in .*0.png, 2 in .*1.png"):
+        find(tmp_path, label_encoding="mask")
+
+
 def test_a_class_list_in_the_folder_names_the_classes(tmp_path):
     write_label_images(tmp_path, [np.eye(12, 20, dtype=np.uint8)] * 2)
     (tmp_path / "classes.txt").write_text("ground\nroad 1 2 3\n")
