@@ -51,7 +51,8 @@ def label_function(
     """Compiles a model into a function from one image to its class ids.
 
     It is traced once for all sizes. With a single view of the whole image and no CRF, the graph
-    includes the argmax, so that the large logits never leave it.
+    includes the argmax, so that the large logits never leave it. With windows and no CRF, the
+    probabilities of a band of the image are held at once, not those of all of it.
 
     Args:
         model: A model of `deeplab_tf.build_model`.
@@ -67,6 +68,9 @@ def label_function(
         UserError: The model cannot have this output stride; or, when the function is called, the
             CRF cannot have these parameters.
     """
+    if crf_parameters is None and eval_config.window_size:
+        model, model_config = _at_eval_output_stride(model, model_config, eval_config)
+        return _labels_over_windows(model, model_config, data_config, eval_config)
     if crf_parameters is not None or not views.is_one_whole_view(eval_config):
         probabilities_of = probability_function(
             model,
@@ -142,13 +146,39 @@ def _over_windows(
     mean_of = views.mean_over_scales(model, of_window, eval_config)
 
     def probabilities_of(image):
-        resized, placement = of_image.fit(image[np.newaxis])
-        mean = views.mean_over_windows(mean_of, resized[0].numpy(), eval_config)
-        if of_image.resize_range is None:
-            return mean  # not copied: of a large image it takes gigabytes
+        placement = None
+        if of_image.resize_range is not None:
+            resized, placement = of_image.fit(image[np.newaxis])
+            image = resized[0].numpy()
+        mean = None
+        for rows, band in views.mean_over_windows(mean_of, image, eval_config):
+            if mean is None:
+                mean = np.empty((*image.shape[:2], band.shape[-1]), np.float32)
+            mean[rows] = band
+        if placement is None:
+            return mean  # not copied: that of a large image takes gigabytes
         return of_image.undo(mean[np.newaxis], placement)[0].numpy()
 
     return probabilities_of
+
+
+def _labels_over_windows(
+    model: keras.Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
+) -> Callable[[np.ndarray], np.ndarray]:
+    """`label_function` with windows and no CRF."""
+    fitter = image_fitter(model_config, data_config)
+    if fitter.resize_range is not None:  # probabilities, never labels, are resized back
+        probabilities_of = _over_windows(model, model_config, data_config, eval_config)
+        return lambda image: np.argmax(probabilities_of(image), axis=-1).astype(np.int32)
+    mean_of = views.mean_over_scales(model, fitter, eval_config)
+
+    def label_of(image):
+        label = np.empty(image.shape[:2], np.int32)
+        for rows, band in views.mean_over_windows(mean_of, image, eval_config):
+            label[rows] = np.argmax(band, axis=-1)
+        return label
+
+    return label_of
 
 
 def _at_eval_output_stride(

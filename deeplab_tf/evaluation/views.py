@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -104,33 +105,41 @@ def mean_over_scales(
 
 def mean_over_windows(
     probabilities_of: Callable[[tf.Tensor], tf.Tensor], image: np.ndarray, config: EvalConfig
-) -> np.ndarray:
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Averages the probabilities of an image over the windows that each pixel lies in.
+
+    They come in bands of rows, so that those of a whole image need not fit into memory: the rows of
+    one window are held at once.
 
     Args:
         probabilities_of: Function of a window, float32 [h, w, 3], that returns float32 [h, w, C].
-        image: Pixels 0..255, float32 [H, W, 3].
+        image: Pixels 0..255, uint8 or float, [H, W, 3].
         config: Its `window_size` and `window_overlap` count.
 
-    Returns:
-        float32 [H, W, C].
+    Yields:
+        Rows of the image, from top to bottom, and their probabilities, float32 [rows, W, C].
     """
-    size = [min(pair) for pair in zip(image.shape[:2], config.window_size)]
-    rows, columns = (
+    height, width = image.shape[:2]
+    size = [min(pair) for pair in zip((height, width), config.window_size)]
+    tops, lefts = (
         window_starts(side, window, config.window_overlap)
-        for side, window in zip(image.shape[:2], size)
+        for side, window in zip((height, width), size)
     )
-    total, count = None, np.zeros((*image.shape[:2], 1), np.float32)
-    for top in rows:
-        for left in columns:
-            window = (slice(top, top + size[0]), slice(left, left + size[1]))
-            probabilities = probabilities_of(tf.constant(image[window])).numpy()
+    total, count = None, np.zeros((size[0], width, 1), np.float32)
+    for top, next_top in zip(tops, [*tops[1:], height]):
+        for left in lefts:
+            columns = slice(left, left + size[1])
+            window = tf.cast(image[top : top + size[0], columns], tf.float32)
+            probabilities = probabilities_of(window).numpy()
             if total is None:
-                total = np.zeros((*image.shape[:2], probabilities.shape[-1]), np.float32)
-            total[window] += probabilities
-            count[window] += 1
-    total /= count
-    return total
+                total = np.zeros((size[0], width, probabilities.shape[-1]), np.float32)
+            total[:, columns] += probabilities
+            count[:, columns] += 1
+        num_done = next_top - top  # rows that no further window covers
+        yield slice(top, next_top), total[:num_done] / count[:num_done]
+        for sums in (total, count):
+            sums[: size[0] - num_done] = sums[num_done:]
+            sums[size[0] - num_done :] = 0
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
