@@ -1,4 +1,4 @@
-"""The numbers of the permutohedral lattice that numba's and TensorFlow's form share."""
+"""Numbers of the permutohedral lattice, for both numba and TensorFlow."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def scales(dimensions: int) -> np.ndarray:
-    """float32 [d], the factors of the features on their way onto the lattice's hyperplane.
+    """Returns the factors that bring features onto the hyperplane of the lattice, float32 [d].
 
     Reference: Adams, Baek, Davis, Eurographics 2010, section 3: the diagonal of the matrix E, and
     the deviation of the filter.
@@ -17,5 +17,5 @@ def scales(dimensions: int) -> np.ndarray:
 
 
 def gain(dimensions: int) -> np.float32:
-    """What makes up for the sum of the blur's weights (`alpha` in the authors' code)."""
+    """Returns the factor that normalizes the weights of the blur (`alpha` in the authors' code)."""
     return np.float32(1 / (1 + 2.0**-dimensions))

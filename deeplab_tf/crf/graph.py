@@ -25,13 +25,13 @@ def dense_crf_graph(
     *,
     compatibility: np.ndarray | None = None,
 ) -> tf.Tensor:
-    """Refines segmentations as `deeplab_tf.dense_crf` does, within a TensorFlow graph.
+    """Refines segmentations as `deeplab_tf.dense_crf` does, in a TensorFlow graph.
 
     It can be saved, and traced with unknown batch size, height and width. It does not check that
     the probabilities sum to one.
 
     Args:
-        images: uint8 [B, H, W, 3], RGB.
+        images: RGB, uint8 [B, H, W, 3].
         probabilities: float [B, H, W, C]; C is static.
         iterations: Mean-field updates.
         bilateral_weight: Weight of the appearance kernel, at least 0.
@@ -76,35 +76,20 @@ def infer(
     compatibility: np.ndarray | None,
     return_energy: bool,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Infers one image.
+    """Refines the segmentation of one image.
 
     Args:
         image: uint8 [H, W, 3].
         probabilities: float32 [H, W, C].
-        parameters: `iterations`, the weights and the sigmas, by their names.
+        parameters: Arguments of `dense_crf_graph` by name: `iterations`, weights and sigmas.
         compatibility: float32 [C, C] or None.
         return_energy: Whether to compute energies.
 
     Returns:
-        Probabilities, float32 [H, W, C]; energies, float64 [iterations + 1], or [0] without.
+        Probabilities, float32 [H, W, C]; energies, float64 [iterations + 1], or [0] without them.
     """
     num_classes = probabilities.shape[-1]
-    positions = _positions(tf.shape(image))
-    colors = tf.cast(tf.reshape(image, [-1, 3]), tf.float32)
-    bilateral = tf.concat(
-        [
-            positions / parameters["bilateral_sigma_xy"],
-            colors / parameters["bilateral_sigma_rgb"],
-        ],
-        axis=1,
-    )
-    filters = [
-        (parameters["bilateral_weight"], _normalized_filter(bilateral)),
-        (
-            parameters["gaussian_weight"],
-            _normalized_filter(positions / parameters["gaussian_sigma_xy"]),
-        ),
-    ]
+    filters = _weighted_filters(image, parameters)
     # The Potts model costs 1 for different labels, or equivalently -1 for equal ones: the two
     # differ by a constant per pixel, which softmax ignores. Energies need the first; the second
     # saves a sum.
@@ -140,6 +125,24 @@ def infer(
     return tf.reshape(beliefs, tf.shape(probabilities)), energies
 
 
+def _weighted_filters(image: tf.Tensor, parameters: dict) -> list[tuple]:
+    """The weights and the filters of the bilateral and the Gaussian kernel."""
+    positions = _positions(tf.shape(image))
+    colors = tf.cast(tf.reshape(image, [-1, 3]), tf.float32)
+    bilateral = tf.concat(
+        [
+            positions / parameters["bilateral_sigma_xy"],
+            colors / parameters["bilateral_sigma_rgb"],
+        ],
+        axis=1,
+    )
+    gaussian = positions / parameters["gaussian_sigma_xy"]
+    return [
+        (parameters["bilateral_weight"], _normalized_filter(bilateral)),
+        (parameters["gaussian_weight"], _normalized_filter(gaussian)),
+    ]
+
+
 def _positions(shape: tf.Tensor) -> tf.Tensor:
     """float32 [H * W, 2]: x and y of every pixel."""
     y, x = tf.meshgrid(tf.range(shape[0]), tf.range(shape[1]), indexing="ij")
@@ -147,7 +150,7 @@ def _positions(shape: tf.Tensor) -> tf.Tensor:
 
 
 def _normalized_filter(features: tf.Tensor):
-    """Makes the symmetrically normalized Gaussian filter of float32 [N, d] features."""
+    """Returns the symmetrically normalized Gaussian filter for features, float32 [N, d]."""
     apply = _lattice_filter(features)
     ones = tf.ones([tf.shape(features)[0], 1])
     normalization = 1 / tf.sqrt(apply(ones) + 1e-20)
@@ -155,10 +158,10 @@ def _normalized_filter(features: tf.Tensor):
 
 
 def _lattice_filter(features: tf.Tensor):
-    """Makes the Gaussian filter of features on their permutohedral lattice.
+    """Returns the Gaussian filter for features, computed on their permutohedral lattice.
 
     Args:
-        features: float32 [N, d] in units of the Gaussian's deviations.
+        features: float32 [N, d], in units of the standard deviations.
 
     Returns:
         A function, float32 [N, C] -> [N, C].
@@ -179,12 +182,13 @@ def _lattice_filter(features: tf.Tensor):
     )
 
     def find(wanted):
-        """Points by their keys; their number, M, stands for none."""
+        """Numbers of points by their keys; M, the number of points, where there is none."""
         place = tf.searchsorted(point_keys, wanted)
         found = tf.gather(point_keys, tf.minimum(place, num_points - 1)) == wanted
         return tf.where(found, place, num_points)
 
-    # To the next point on an axis, all coordinates grow by one, and that of the axis shrinks by d.
+    # At the next point along an axis, all coordinates are larger by 1, but that of the axis is
+    # smaller by d.
     remainders = point_keys % (dimensions + 1)
     wrap = tf.reduce_sum(strides) - dimensions
     grown = point_keys + tf.where(remainders < dimensions, tf.ones_like(wrap), wrap)
@@ -211,8 +215,8 @@ def _find_simplices(features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tenso
         features: float32 [N, d].
 
     Returns:
-        Keys of the corners, int64 [N, d + 1]; the pixel's weights at them, float32 [N, d + 1]; what
-        a step of d + 1 in a coordinate adds to a key, int64 [d + 1].
+        Keys of the corners, int64 [N, d + 1]; weights of the pixel at the corners, float32
+        [N, d + 1]; and what a step of d + 1 in a coordinate adds to a key, int64 [d + 1].
     """
     dimensions = features.shape[1]
     size = dimensions + 1
@@ -227,7 +231,7 @@ def _find_simplices(features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tenso
     shrink = np.float32(1) / np.float32(size)
     whole = tf.round(elevated * shrink)
     remainders = elevated - whole * float(size)
-    # A coordinate's place in the falling order of the remainders; then back onto the plane.
+    # The rank of every coordinate in the descending order of remainders; then back onto the plane.
     order = tf.argsort(remainders, axis=1, direction="DESCENDING", stable=True)
     rank = tf.argsort(order, axis=1)
     rank += tf.cast(tf.reduce_sum(whole, axis=1, keepdims=True), tf.int32)
@@ -236,9 +240,9 @@ def _find_simplices(features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tenso
     whole += tf.cast(step, tf.float32)
 
     quotients = tf.cast(whole, tf.int64)
-    lows = tf.reduce_min(quotients, axis=0) - 2  # room for the neighbors
+    lows = tf.reduce_min(quotients, axis=0) - 2  # room for neighbors
     extents = tf.reduce_max(quotients, axis=0) + 3 - lows
-    # The lowest digit is the remainder; the last coordinate is left out, as all sum to zero.
+    # The lowest digit is the remainder. The last coordinate is left out: the sum of all is 0.
     strides = tf.math.cumprod(tf.concat([[size], extents[:-1]], axis=0))[:-1]
     strides = tf.concat([strides, tf.zeros([1], tf.int64)], axis=0)
 

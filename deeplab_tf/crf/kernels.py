@@ -1,7 +1,7 @@
 """The loops of the fully-connected CRF in numba: lattice construction and mean-field updates.
 
-Every kernel that ends in `start, stop` works on that range of pixels or lattice points alone and
-may run beside others on other ranges.
+Every kernel whose arguments end in `start, stop` works on that range of pixels or lattice points
+only, so that several threads can share the work.
 """
 
 import numpy as np
@@ -27,15 +27,15 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads neighbo
 
 @compiled
 def find_simplices(features, scales, lows, strides, keys, weights, start, stop):
-    """Finds the simplex around every pixel: the keys of its corners, the pixel's weight at each.
+    """Finds the simplex around every pixel: the keys of its corners, and the weight at each.
 
     Args:
         features: float32 [d, N].
         scales: float32 [d], the diagonal of the paper's E, times the filter's deviation.
         lows: float32 [d + 1], a lower bound of every coordinate / (d + 1).
         strides: int64 [d + 1], what a step of d + 1 in a coordinate adds to a key.
-        keys: int64 [N, d + 1], written to: corner r has all coordinates equal r modulo d + 1.
-        weights: float32 [N, d + 1], written to: barycentric coordinates.
+        keys: int64 [N, d + 1], output; all coordinates of corner r equal r modulo d + 1.
+        weights: float32 [N, d + 1], output: barycentric coordinates.
     """
     d = len(features)
     size = np.float32(d + 1)
@@ -102,7 +102,7 @@ def find_simplices(features, scales, lows, strides, keys, weights, start, stop):
 
 @inlined
 def _slot(key, table, shift):
-    """Where a key is in a hash table, or the empty place where it belongs."""
+    """Returns the place of a key in a hash table, or the empty place where it belongs."""
     slot = key if shift == 0 else np.int64((np.uint64(key) * _GOLDEN) >> np.uint64(shift))
     while table[slot, 0] != key and table[slot, 0] != _EMPTY:
         slot = (slot + 1) & (len(table) - 1)
@@ -115,11 +115,11 @@ def number_points(keys, num_keys):
 
     Args:
         keys: int64 [N, d + 1].
-        num_keys: All keys are below; where these are few, each has a place of its own in the table.
+        num_keys: All keys are below it. If it is small, each key has its own place in the table.
 
     Returns:
-        Lattice points of every pixel, int32 [N, d + 1]; the points' keys, int64 [M]; the hash
-        table, int64 [capacity, 2] of keys and points; its shift, 0 for a place of its own.
+        Lattice points of every pixel, int32 [N, d + 1]; the keys of the points, int64 [M]; the hash
+        table of keys and points, int64 [capacity, 2]; and its shift, 0 if keys are places.
     """
     num_pixels, num_corners = keys.shape
     shift = 54
@@ -159,20 +159,20 @@ def number_points(keys, num_keys):
 
 @compiled
 def find_neighbors(point_keys, strides, table, shift, following, start, stop):
-    """Finds the point that follows on every axis; their number, M, stands for none.
+    """Finds the next point along every axis; M, the number of points, stands for none.
 
     Args:
         point_keys: int64 [M].
         strides: int64 [d + 1].
         table: int64 [capacity, 2].
-        shift: Of the table.
-        following: int32 [d + 1, M], written to.
+        shift: Shift of the table.
+        following: int32 [d + 1, M], output.
     """
     d = len(strides) - 1
     wrap = np.sum(strides) - d
     for point in range(start, stop):
         key = point_keys[point]
-        # All coordinates grow by one, and that of the axis shrinks by d.
+        # All coordinates are larger by 1, but that of the axis is smaller by d.
         grown = key + (1 if key % (d + 1) < d else wrap)
         for axis in range(d + 1):
             slot = _slot(grown - strides[axis], table, shift)
@@ -182,7 +182,7 @@ def find_neighbors(point_keys, strides, table, shift, following, start, stop):
 
 @compiled
 def invert_neighbors(following, preceding, start, stop):
-    """Finds the point that precedes on every axis of a range: the inverse of `following`."""
+    """Finds the previous point along every axis of a range: the inverse of `following`."""
     num_points = following.shape[1]
     for axis in range(start, stop):
         preceding[axis] = num_points
@@ -193,7 +193,7 @@ def invert_neighbors(following, preceding, start, stop):
 
 @compiled
 def filter_channel(image, points, weights, following, preceding):
-    """Filters an image of one channel by splatting, blurring and slicing.
+    """Filters an image with one channel: splat, blur, slice.
 
     Args:
         image: float32 [N].
@@ -227,7 +227,7 @@ def filter_channel(image, points, weights, following, preceding):
 
 @compiled
 def sort_entries(points, weights, scale, num_points):
-    """Sorts the pixels by the lattice points that they weigh on.
+    """Sorts the pixels by the lattice points that they contribute to.
 
     Args:
         points: int32 [N, d + 1].
@@ -236,8 +236,8 @@ def sort_entries(points, weights, scale, num_points):
         num_points: M.
 
     Returns:
-        First entry of every lattice point, int64 [M + 1]; pixels of the entries, int32
-        [N * (d + 1)]; their scaled weights, float32 [N * (d + 1)].
+        The first entry of every lattice point, int64 [M + 1]; the pixels of the entries, int32
+        [N * (d + 1)]; and their scaled weights, float32 [N * (d + 1)].
     """
     num_pixels, num_corners = points.shape
     ends = np.zeros(num_points + 1, np.int64)
@@ -260,16 +260,16 @@ def sort_entries(points, weights, scale, num_points):
 
 @compiled
 def join_corners(points, weights, scale, first_row, all_points, all_weights, column, start, stop):
-    """Writes one lattice's corners of every pixel beside those of the other lattice.
+    """Writes the corners of every pixel in one lattice beside those in the other lattice.
 
     Args:
         points: int32 [N, d + 1].
         weights: float32 [N, d + 1].
-        scale: float32 [N], a factor of every pixel's weights.
-        first_row: The row of the lattice's first point among the values.
-        all_points: int32 [N, E], written to: rows of the values.
-        all_weights: float32 [N, E], written to.
-        column: The first one to write to.
+        scale: float32 [N], a factor of the weights of every pixel.
+        first_row: Row of the first point of the lattice among the values.
+        all_points: int32 [N, E], output: rows of the values.
+        all_weights: float32 [N, E], output.
+        column: The first column to write to.
     """
     for p in range(start, stop):
         for r in range(points.shape[1]):
@@ -277,10 +277,10 @@ def join_corners(points, weights, scale, first_row, all_points, all_weights, col
             all_weights[p, column + r] = weights[p, r] * scale[p]
 
 
-# Below, rows of channels lie one after another in flat arrays. A row of C channels is worked on in
-# vectors; the last one ends with the row and overlaps the one before. So rows need no padding,
-# which would cost time: the speed of memory is what limits these kernels. No kernel reads a lane
-# of a row after it has written it.
+# Below, rows of channels lie one after another in flat arrays. A row of C channels is processed in
+# vectors; the last vector ends with the row and overlaps the previous one. So rows need no padding,
+# which would cost time, since these kernels are limited by the speed of memory. No kernel reads a
+# lane of a row after it has written it.
 
 
 @compiled
@@ -290,9 +290,9 @@ def splat(beliefs, entry_starts, entry_pixels, entry_weights, values, num_channe
     Args:
         beliefs: float32 [N * C].
         entry_starts: int64 [M + 1], first entry of every lattice point.
-        entry_pixels: int32 [E], a pixel that weighs on the point.
-        entry_weights: float32 [E], how much it does.
-        values: float32 [(M + 1) * C], written to.
+        entry_pixels: int32 [E], a pixel that contributes to the point.
+        entry_weights: float32 [E], its weight.
+        values: float32 [(M + 1) * C], output.
         num_channels: C, at least 8.
     """
     last = num_channels - LANES
@@ -321,8 +321,8 @@ def blur(values, blurred, following, preceding, num_channels, start, stop):
     """Blurs by [1, 2, 1] / 2 along one axis of the lattice.
 
     Args:
-        values: float32 [(M + 1) * C]; the last row is zero, for neighbors that do not exist.
-        blurred: float32 [(M + 1) * C], written to.
+        values: float32 [(M + 1) * C]; the last row is 0, for neighbors that do not exist.
+        blurred: float32 [(M + 1) * C], output.
         following: int32 [M].
         preceding: int32 [M].
         num_channels: C, at least 8.
@@ -344,10 +344,10 @@ def blur(values, blurred, following, preceding, num_channels, start, stop):
 
 @inlined
 def _slice(points, weights, values, pixel, own, own_start, sums, num_channels):
-    """Adds a pixel's weighted lattice points to `own[own_start : own_start + C]`.
+    """Adds the weighted lattice points of a pixel to `own[own_start : own_start + C]`.
 
-    In `sums`, the last vector of the row comes after the others, instead of overlapping them: a
-    load that follows stores to parts of it would wait for them.
+    In `sums`, the last vector of the row follows the others instead of overlapping them: a load
+    right after stores to parts of the same vector would have to wait for them.
     """
     last = num_channels - LANES
     for first in range(0, num_channels, _GROUP):
@@ -368,13 +368,13 @@ def _slice(points, weights, values, pixel, own, own_start, sums, num_channels):
 
 @compiled
 def slice_messages(points, weights, values, messages, num_channels, start, stop):
-    """Computes what every pixel hears from the others.
+    """Computes the messages that every pixel gets.
 
     Args:
         points: int32 [N, E], rows of the values.
         weights: float32 [N, E].
         values: float32 [rows * C].
-        messages: float32 [N * C], written to.
+        messages: float32 [N * C], output.
         num_channels: C, at least 8.
     """
     zeros = np.zeros(num_channels, np.float32)
@@ -388,15 +388,15 @@ def slice_messages(points, weights, values, messages, num_channels, start, stop)
 
 @compiled
 def update(log_probabilities, points, weights, values, costs, beliefs, num_channels, start, stop):
-    """Computes every pixel's beliefs anew, from its own probabilities and the messages.
+    """Updates the beliefs at every pixel from its own probabilities and the messages.
 
     Args:
         log_probabilities: float32 [N * C].
         points: int32 [N, E], rows of the values.
         weights: float32 [N, E].
         values: float32 [rows * C].
-        costs: float32 [C * C], the compatibility matrix; or empty, where like labels attract.
-        beliefs: float32 [N * C], written to.
+        costs: float32 [C * C], the compatibility matrix; empty for the Potts model.
+        beliefs: float32 [N * C], output.
         num_channels: C, at least 8.
     """
     zeros = np.zeros(num_channels, np.float32)

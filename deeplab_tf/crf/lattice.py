@@ -1,12 +1,12 @@
 """The permutohedral lattice of an image: high-dimensional Gaussian filtering in linear time.
 
-Pixels that are alike lie close to each other in the space of their features. A filter gives the
-pixels' values to the lattice points around them (splat), blurs along the axes of the lattice, and
-reads the values back (slice).
+Similar pixels are close to each other in the space of features. A filter adds the values of pixels
+to the lattice points around them (splat), blurs along the axes of the lattice, and interpolates the
+values at the pixels (slice).
 
 Reference: Adams, Baek, Davis, Fast High-Dimensional Filtering Using the Permutohedral Lattice,
 Eurographics 2010, section 3. The blur visits the axes in the order of the features, as the
-authors' code of the fully-connected CRF does: the order changes 0.1 % of the labels.
+authors' code of the fully-connected CRF does; another order changes 0.1 % of the labels.
 """
 
 import concurrent.futures
@@ -25,10 +25,7 @@ _LARGEST_KEY = 2**62
 
 
 class Workers:
-    """Runs kernels on ranges of pixels or lattice points, on several threads or on this one.
-
-    To be used in a `with` block.
-    """
+    """Runs kernels on ranges of pixels or lattice points, in several threads; a context manager."""
 
     def __init__(self, num_threads: int):
         self.num_threads = num_threads
@@ -44,13 +41,13 @@ class Workers:
             self._executor.shutdown()
 
     def start(self, function, *arguments):
-        """Runs a function beside what follows; returns a function that waits for its result."""
+        """Starts a function in a thread; returns a function that waits for its result."""
         if self._executor:
             return self._executor.submit(function, *arguments).result
         return functools.partial(function, *arguments)
 
     def run(self, kernel, count: int, *arguments, fewest: int = _FEWEST_PER_THREAD) -> None:
-        """Runs a kernel on `range(count)`; threads get at least `fewest` of it each."""
+        """Runs a kernel on `range(count)`, at least `fewest` items per thread."""
         parts = max(1, min(self.num_threads, count // fewest))
         ends = [count * part // parts for part in range(parts + 1)]
         waits = [self.start(kernel, *arguments, *ends[part : part + 2]) for part in range(1, parts)]
@@ -65,9 +62,9 @@ class Lattice:
 
     Attributes:
         points: int32 [N, d + 1], the lattice points around every pixel.
-        weights: float32 [N, d + 1], the pixel's barycentric coordinates among them.
-        following: int32 [d + 1, M], the next lattice point on every axis; M where there is none.
-        preceding: int32 [d + 1, M], the one before.
+        weights: float32 [N, d + 1], the barycentric coordinates of the pixel among them.
+        following: int32 [d + 1, M], the next lattice point along every axis; M if there is none.
+        preceding: int32 [d + 1, M], the previous lattice point.
         normalization: float32 [N], 1 / sqrt(the filtered image of ones).
         entries: The pixels of every lattice point and their normalized weights, as
             `kernels.sort_entries` returns them.
@@ -86,11 +83,11 @@ class Lattice:
 
     @property
     def slice_scale(self) -> np.ndarray:
-        """float32 [N], what the sums over a pixel's lattice points are multiplied by."""
+        """Factor of the sum over the lattice points of every pixel, float32 [N]."""
         return self.normalization * geometry.gain(len(self.following) - 1)
 
     def largest_row_sum(self) -> float:
-        """The largest sum of a row of the normalized kernel matrix."""
+        """Returns the largest sum of a row of the normalized kernel matrix."""
         filtered = kernels.filter_channel(
             self.normalization, self.points, self.weights, self.following, self.preceding
         )
@@ -98,19 +95,19 @@ class Lattice:
 
 
 def positions(height: int, width: int, sigma: float) -> np.ndarray:
-    """float32 [2, H * W]: x and y of every pixel, in units of sigma pixels."""
+    """Returns x and y of every pixel in units of `sigma` pixels, float32 [2, H * W]."""
     y, x = np.divmod(np.arange(height * width, dtype=np.int32), np.int32(width))
     return np.stack([x, y]).astype(np.float32) / np.float32(sigma)
 
 
 def colors(image: np.ndarray, sigma: float) -> np.ndarray:
-    """float32 [3, H * W]: R, G and B of every pixel, in units of sigma levels."""
+    """Returns R, G and B of every pixel in units of `sigma` levels, float32 [3, H * W]."""
     return image.reshape(-1, 3).T.astype(np.float32) / np.float32(sigma)
 
 
 @functools.lru_cache(maxsize=1)
 def build_of_positions(height: int, width: int, sigma: float) -> Lattice:
-    """The lattice of positions alone; kept, as the next image is often of the same size."""
+    """Builds the lattice of positions alone; kept, since the next image often has the same size."""
     return build(positions(height, width, sigma), Workers(1))
 
 
@@ -118,7 +115,7 @@ def build(features: np.ndarray, workers: Workers) -> Lattice:
     """Builds the lattice of an image.
 
     Args:
-        features: float32 [d, N], not negative, in units of the Gaussian's deviations.
+        features: float32 [d, N], at least 0, in units of the standard deviations.
         workers: The threads to use.
 
     Raises:
@@ -151,15 +148,15 @@ def _key_layout(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
 
     Returns:
         Lower bounds of the coordinates / (d + 1), float32 [d + 1]; what a step of d + 1 in a
-        coordinate adds to the key, int64 [d + 1]; the number of keys. The last coordinate is left
-        out, as all sum to zero.
+        coordinate adds to the key, int64 [d + 1]; and the number of keys. The last coordinate is
+        left out, since the sum of all is 0.
     """
     dimensions = len(features)
     highest = features.max(axis=1).astype(np.float64) * geometry.scales(dimensions)
-    # A coordinate is the sum of the later features, less a multiple of the one before.
+    # A coordinate is the sum of the later features minus a multiple of the previous one.
     uppers = [highest[i:].sum() for i in range(dimensions)]
     lowers = [-i * highest[i - 1] if i else 0.0 for i in range(dimensions + 1)]
-    # Room for rounding, for a step back onto the plane, and for the neighbors' coordinates.
+    # Room for rounding, for a step back onto the plane, and for the coordinates of neighbors.
     lows = np.floor(np.array(lowers) / (dimensions + 1)) - 3
     strides, num_keys = [], dimensions + 1
     for lower, upper in zip(lows[:-1], uppers, strict=True):

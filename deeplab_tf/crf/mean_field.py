@@ -2,7 +2,7 @@
 
 Reference: Krähenbühl, Koltun, Efficient Inference in Fully Connected CRFs with Gaussian Edge
 Potentials, arXiv:1210.5644, section 3. As in the authors' code, the kernels are normalized
-symmetrically, and a pixel hears itself too.
+symmetrically, and a pixel gets a message from itself too.
 """
 
 import math
@@ -15,7 +15,7 @@ from deeplab_tf.crf.lattice import Lattice
 from deeplab_tf.crf.lattice import Workers
 from deeplab_tf.crf.vectors import LANES
 
-_NEVER = -1e4  # the logarithm of a probability that stays zero
+_NEVER = -1e4  # the logarithm of a probability that stays 0
 
 
 def infer(
@@ -27,16 +27,16 @@ def infer(
     return_energy: bool,
     num_threads: int,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Infers one image; arguments and results as in `deeplab_tf.dense_crf`, already checked.
+    """Refines the segmentation of one image; the arguments are those of `dense_crf`, checked.
 
     Args:
         image: uint8 [H, W, 3].
         probabilities: float32 [H, W, C], positive.
-        parameters: `iterations`, the weights and the sigmas, by their names.
+        parameters: `iterations`, weights and sigmas, by name.
         compatibility: float32 [C, C] or None.
-        screen_classes: Whether to leave classes out that cannot win.
+        screen_classes: Whether to leave out classes that cannot win a pixel.
         return_energy: Whether to compute energies.
-        num_threads: To work with.
+        num_threads: Number of threads.
 
     Returns:
         Probabilities float32 [H, W, C]; energies, float64 [iterations + 1], or None.
@@ -102,11 +102,12 @@ def try_out() -> None:
 def _classes_that_may_win(
     probabilities: np.ndarray, lattices: list[tuple[Lattice, float]]
 ) -> np.ndarray:
-    """The ids of the classes that may come to lead at a pixel.
+    """The ids of the classes that can become the most probable one at a pixel.
 
-    A pixel's messages to a class are at most R = sum of weight * largest row sum, times the
-    class's largest belief q. Where a class is behind by at least g everywhere, q therefore stays
-    below a solution of q = exp(R q - g), and there is one below 1 / R if g >= 1 + log(R).
+    The messages to a class are at most R q, where R sums weight * largest row sum over the kernels
+    and q is the largest belief in the class. If the log-probability of a class is behind by at
+    least g everywhere, q stays below a solution of q = exp(R q - g), and there is one below 1 / R
+    if g >= 1 + log(R).
     """
     limit = sum(weight * built.largest_row_sum() for built, weight in lattices)
     if limit == 0:
@@ -116,10 +117,10 @@ def _classes_that_may_win(
 
 
 class _MeanField:
-    """The beliefs of an image's pixels and what it takes to update them.
+    """The beliefs at the pixels of an image, and their updates.
 
     Attributes:
-        beliefs: float32 [N, max(C, 8)], the distribution of every pixel; columns from C on are 0.
+        beliefs: float32 [N, max(C, 8)], the distribution at every pixel; columns from C on are 0.
     """
 
     def __init__(self, probabilities, lattices, compatibility, workers):
@@ -135,8 +136,8 @@ class _MeanField:
             costs[:num_classes, :num_classes] = compatibility
             self._costs = costs.reshape(-1)
 
-        # Two halves with a row for every lattice point, and one of zeros after each lattice: a
-        # blur reads from one half and writes to the other.
+        # Two halves with a row per lattice point, and a row of zeros after each lattice: a blur
+        # reads from one half and writes to the other.
         num_rows = sum(built.num_points + 1 for built, _ in lattices)
         self._values = np.zeros(2 * num_rows * self._num_channels, np.float32)
         corners = sum(built.points.shape[1] for built, _ in lattices)
@@ -173,7 +174,7 @@ class _MeanField:
         self._log_probabilities = log
 
     def filter(self) -> None:
-        """Splats the beliefs onto the lattices and blurs there."""
+        """Splats the beliefs onto the lattices and blurs them there."""
         for built, halves in self._lattices:
             self._workers.run(
                 kernels.splat,
@@ -189,7 +190,7 @@ class _MeanField:
                 )
 
     def update(self) -> None:
-        """Computes the beliefs anew from what is on the lattices."""
+        """Updates the beliefs with the values on the lattices."""
         self._workers.run(
             kernels.update,
             len(self.beliefs),
@@ -198,7 +199,7 @@ class _MeanField:
         )
 
     def energy(self) -> float:
-        """The mean-field free energy of the beliefs whose filtered form is on the lattices."""
+        """Returns the mean-field free energy of the beliefs that were filtered last."""
         messages = np.empty_like(self.beliefs)
         self._workers.run(
             kernels.slice_messages,

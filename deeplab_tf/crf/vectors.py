@@ -1,10 +1,10 @@
 """Eight float32 numbers at once in numba: the arithmetic of `kernels.py`.
 
-Numba hands LLVM the loop over a row of classes with a length that is not known in advance, and a
-row is too short for what LLVM makes of such a loop. Written with these vectors, a row is a few
-instructions. LLVM splits them for machines whose own vectors are shorter.
+A row of classes is too short for the loop that LLVM compiles for a length unknown in advance.
+Written with these vectors, a row takes a few instructions. LLVM splits them for machines with
+shorter vectors.
 
-Numba's cache looks at the file of a kernel only: after editing this file, delete `__pycache__`.
+Numba's cache checks only the file of a kernel: after editing this file, delete `__pycache__`.
 """
 
 import operator
@@ -28,7 +28,7 @@ _INTEGERS = ir.VectorType(ir.IntType(32), LANES)
 
 
 compiled = fast.compiled()
-# For functions that are called per pixel: handing arrays over would take as long as the work.
+# For functions that are called per pixel: passing arrays would take as long as the work itself.
 inlined = numba.njit(inline="always")
 
 
@@ -50,7 +50,7 @@ class _Float8Model(models.PrimitiveModel):
 
 @intrinsic
 def load(typing_context, array, start):
-    """The vector at `array[start : start + 8]` of a flat float32 array."""
+    """Returns the vector at `array[start : start + 8]` of a flat float32 array."""
 
     def generate(context, builder, signature, arguments):
         return builder.load(_address(context, builder, signature, arguments), align=4)
@@ -72,7 +72,7 @@ def store(typing_context, array, start, vector):
 
 @intrinsic
 def prefetch(typing_context, array, index):
-    """Has `array[index]` brought near for a load that is soon to come."""
+    """Starts to bring `array[index]` into the caches for a later load."""
 
     def generate(context, builder, signature, arguments):
         pointer = ir.IntType(8).as_pointer()
@@ -80,7 +80,7 @@ def prefetch(typing_context, array, index):
         kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
         call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         address = builder.bitcast(_address(context, builder, signature, arguments), pointer)
-        # For reading; to be kept in all caches; data.
+        # For reading; kept in all caches; data, not instructions.
         builder.call(call, [address, number(0), number(3), number(1)])
         return context.get_dummy_value()
 
@@ -89,7 +89,7 @@ def prefetch(typing_context, array, index):
 
 @intrinsic
 def fill(typing_context, number):
-    """The vector that holds one number eight times."""
+    """Returns the vector that holds one number eight times."""
 
     def generate(context, builder, signature, arguments):
         one = builder.insert_element(
@@ -113,7 +113,7 @@ def _maximum(typing_context, left, right):
 
 @intrinsic
 def _times_power_of_two(typing_context, vector, exponent):
-    """`vector * 2**n`, where `exponent` is `_ROUNDER + n`, which holds n in its lowest bits."""
+    """Returns `vector * 2**n`; `exponent` is `_ROUNDER + n`, which holds n in its lowest bits."""
 
     def generate(context, builder, signature, arguments):
         bits, exponent_bits = (builder.bitcast(value, _INTEGERS) for value in arguments)
@@ -125,7 +125,7 @@ def _times_power_of_two(typing_context, vector, exponent):
 
 @intrinsic
 def _zero_below(typing_context, vector, numbers, limit):
-    """The vector, with zeros where `numbers` are below `limit`."""
+    """Returns the vector, with zeros where `numbers` are below `limit`."""
 
     def generate(context, builder, signature, arguments):
         values, compared, limits = arguments
@@ -147,7 +147,7 @@ def _lane(index: int):
 
 
 def _swap_lanes(distance: int):
-    """Every lane gets the one whose number differs by `distance`, a power of two."""
+    """Returns a function that swaps lanes whose numbers differ by `distance`, a power of two."""
     order = [lane ^ distance for lane in range(LANES)]
 
     @intrinsic
@@ -185,12 +185,12 @@ maximum = _maximum
 _first_lane = _lane(0)
 _swap_4, _swap_2, _swap_1 = _swap_lanes(4), _swap_lanes(2), _swap_lanes(1)
 
-# Adding it to a float32 rounds to a whole number, whose bits are then the lowest ones of the sum.
+# Adding it to a float32 rounds to a whole number, which the lowest bits of the sum then hold.
 _ROUNDER = np.float32(1.5 * 2**23)
 _LOG2_E = np.float32(np.log2(np.e))
 _LN2_HIGH = np.float32(0.693359375)  # so few bits that its product with a whole number is exact
 _LN2_LOW = np.float32(np.log(2) - 0.693359375)
-# exp(-64) is 1.6e-28. Smaller ones would end in subnormal numbers, which CPUs compute slowly.
+# exp(-64) is 1.6e-28. Smaller values would lead to subnormal numbers, which are slow on CPUs.
 _LOWEST = np.float32(-64)
 # (exp(r) - 1 - r) / r**2 for |r| <= ln(2) / 2, highest power first: Cephes' expf.
 _C5, _C4, _C3, _C2, _C1, _C0 = (
@@ -201,7 +201,7 @@ _C5, _C4, _C3, _C2, _C1, _C0 = (
 
 @compiled
 def exp(x):
-    """exp(x) for x <= 0 to 2e-7 of its value; zero where x is below -64."""
+    """Returns exp(x) for x <= 0, with a relative error of 2e-7; 0 where x is below -64."""
     rounder = fill(_ROUNDER)
     exponent = x * fill(_LOG2_E) + rounder
     whole = exponent - rounder
@@ -230,7 +230,7 @@ def maximum_of_lanes(vector):
 
 
 def _address(context, builder, signature, arguments):
-    """Where `array[start]` lies, as the address of a vector."""
+    """Returns the address of `array[start]` as that of a vector."""
     array = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
     number = builder.gep(array.data, [arguments[1]])
     return builder.bitcast(number, _FLOATS.as_pointer())
