@@ -43,6 +43,7 @@ from deeplab_tf.data import image_files
 from deeplab_tf.data.label_files import EXIF_ORIENTATION
 from deeplab_tf.drawing import predictions
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import extra_for
 
 if typing.TYPE_CHECKING:
     from deeplab_tf.data.records import DatasetInfo  # imports TensorFlow
@@ -271,9 +272,10 @@ class _Grpc:
     """
 
     def __init__(self, server: str, model_name: str, model_version: int | None, timeout: float):
-        import grpc
-        from tensorflow_serving.apis import model_service_pb2_grpc
-        from tensorflow_serving.apis import prediction_service_pb2_grpc
+        with extra_for("Asking TF Serving over gRPC", extra="serving"):
+            import grpc
+            from tensorflow_serving.apis import model_service_pb2_grpc
+            from tensorflow_serving.apis import prediction_service_pb2_grpc
 
         self._server, self._timeout = server, timeout
         self._model_name, self._model_version = model_name, model_version

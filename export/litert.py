@@ -7,18 +7,16 @@ are signed.
 """
 
 import dataclasses
+import importlib
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 
 from deeplab_tf.errors import UserError
-
-_FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
+from deeplab_tf.errors import extra_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +37,12 @@ class Operator:
     is_custom: bool
     has_floats: bool
     unpacks_weights: bool
+
+
+def require_installed() -> None:
+    """Raises a UserError unless the packages that this module needs are installed."""
+    with extra_for("Exporting a .tflite file", extra="litert"):
+        importlib.import_module("ai_edge_litert")
 
 
 def convert(
@@ -95,6 +99,10 @@ def convert(
 
 def operators(tflite: bytes) -> list[Operator]:
     """Lists the operators of a `.tflite` file in the order of execution."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    floats = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
     found = []
     for graph in model.subgraphs:
@@ -110,7 +118,7 @@ def operators(tflite: bytes) -> list[Operator]:
                     name=custom_name.decode() if custom_name else name,
                     layer=layer.split(";")[0],  # the names of layers fused into it follow
                     is_custom=bool(custom_name),
-                    has_floats=not types.isdisjoint(_FLOATS),
+                    has_floats=not types.isdisjoint(floats),
                     unpacks_weights=all(content is not None for content in contents),
                 )
             )

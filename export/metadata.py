@@ -17,8 +17,6 @@ import zipfile
 
 import flatbuffers
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 
 from deeplab_tf.data.records import DatasetInfo
 
@@ -95,6 +93,9 @@ def add(tflite: bytes, dataset: DatasetInfo, result: str) -> bytes:
         The model with its metadata, and `labels.txt`, a class name on a line, in a zip archive at
         its end.
     """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(tflite))
     entry = schema.MetadataT()
     entry.name, entry.buffer = _ENTRY, len(model.buffers)

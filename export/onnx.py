@@ -8,8 +8,8 @@ of the Keras model. FILE.parity.json holds the figures. Needs the packages of th
 
 import collections
 import dataclasses
+import importlib
 import importlib.metadata
-import importlib.util
 import json
 import pathlib
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from deeplab_tf import backbones
 from deeplab_tf import command_line
 from deeplab_tf.config import setting
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import extra_for
 from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.prediction import predict_logits
 from deeplab_tf.export import parity
@@ -95,7 +96,9 @@ def export_onnx(
         UserError: Packages are missing, the run or the file cannot be used, or the export does not
             compute what the Keras model does.
     """
-    _require_packages()
+    with extra_for("Exporting an ONNX file", extra="onnx"):
+        for package in _PACKAGES:
+            importlib.import_module(package)
     place = publishing.File(output, ".onnx")
     exporter = _OnnxExporter(run_dirs.read(run_dir), onnx_config, max_miou_drop)
     _, figures = proving.prove_and_publish(
@@ -240,15 +243,6 @@ def _make_padding_explicit(graph) -> None:
         settings["pads"] = [half // 2 for half in totals] + [half - half // 2 for half in totals]
         del node.attribute[:]
         node.attribute.extend(onnx.helper.make_attribute(*one) for one in settings.items())
-
-
-def _require_packages() -> None:
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"An ONNX export needs packages that are not installed ({', '.join(missing)}): "
-            "pip install 'deeplab_tf[onnx]'"
-        )
 
 
 def main(_):

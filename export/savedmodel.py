@@ -72,6 +72,7 @@ def export_savedmodel(
         UserError: The run or the folder cannot be used, or the export does not compute what the
             Keras model does.
     """
+    warmup.require_installed()
     place = publishing.VersionFolder(output_dir, version)
     exporter = _SavedModelExporter(
         run_dirs.read(run_dir),

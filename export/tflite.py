@@ -128,6 +128,7 @@ def export_tflite(
         UserError: The run, the files or the size cannot be used, the model cannot be exported, or
             the export is not close enough to the Keras model.
     """
+    litert.require_installed()
     place = publishing.File(output, ".tflite")
     run = run_dirs.read(run_dir)
     exporter = _TFLiteExporter(run, tflite_config, max_miou_drop)

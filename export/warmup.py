@@ -4,18 +4,28 @@ The first call of a signature is slow: kernels are chosen and memory is found. T
 `assets.extra/tf_serving_warmup_requests` and makes these calls before the version takes requests.
 """
 
+import importlib
 import os
+import typing
 from collections.abc import Iterator
 from collections.abc import Sequence
 
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2
-from tensorflow_serving.apis import prediction_log_pb2
 
+from deeplab_tf.errors import extra_for
 from deeplab_tf.export import parity
 from deeplab_tf.export import serving
 
+if typing.TYPE_CHECKING:
+    from tensorflow_serving.apis import predict_pb2
+
 FILE = "assets.extra/tf_serving_warmup_requests"
+
+
+def require_installed() -> None:
+    """Raises a UserError unless the packages that this module needs are installed."""
+    with extra_for("Writing warm-up requests for TF Serving", extra="serving"):
+        importlib.import_module("tensorflow_serving")
 
 
 def write(folder: str, size: tuple[int, int], batch_sizes: Sequence[int] = ()) -> None:
@@ -26,6 +36,8 @@ def write(folder: str, size: tuple[int, int], batch_sizes: Sequence[int] = ()) -
         size: Height and width of the images, the serving size.
         batch_sizes: Images in a request, besides 1.
     """
+    from tensorflow_serving.apis import prediction_log_pb2
+
     path = os.path.join(folder, FILE)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tf.io.TFRecordWriter(path) as writer:
@@ -37,7 +49,7 @@ def write(folder: str, size: tuple[int, int], batch_sizes: Sequence[int] = ()) -
 
 def _requests(
     size: tuple[int, int], batch_sizes: Sequence[int]
-) -> Iterator[predict_pb2.PredictRequest]:
+) -> "Iterator[predict_pb2.PredictRequest]":
     image = parity.draw_images((1, *size, 3), seed=0)[0]
     files = [coded(image).numpy() for coded in (tf.io.encode_jpeg, tf.io.encode_png)]
     for number in batch_sizes:
@@ -50,7 +62,9 @@ def _requests(
         yield _request("tf_example", serving.EXAMPLES, tf.make_tensor_proto(serialized))
 
 
-def _request(signature: str, takes: tf.TensorSpec, tensor) -> predict_pb2.PredictRequest:
+def _request(signature: str, takes: tf.TensorSpec, tensor) -> "predict_pb2.PredictRequest":
+    from tensorflow_serving.apis import predict_pb2
+
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "deeplab"
     request.model_spec.signature_name = signature

@@ -16,6 +16,7 @@ from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import extra_for
 from deeplab_tf.evaluation.fitting import image_fitter
 from deeplab_tf.evaluation.prediction import label_function
 
@@ -258,7 +259,8 @@ def _newest_version(path: str) -> str:
 def _tflite_interpreter(path: str):
     if not os.path.isfile(path):
         raise UserError(f"There is no file {path}: give a .tflite file.")
-    from ai_edge_litert.interpreter import Interpreter  # not at the start of every command
+    with extra_for("Running a .tflite file", extra="litert"):
+        from ai_edge_litert.interpreter import Interpreter  # not at the start of every command
 
     try:
         interpreter = Interpreter(model_path=path, num_threads=crf.num_cores())

@@ -480,3 +480,9 @@ def test_the_command_labels_what_it_can_and_tells_by_its_exit_code(servers, imag
     assert result.returncode == 1
     assert "error: 1 of 4 images could not be labelled" in result.stderr
     assert len(list((tmp_path / "out").glob("*_overlay.png"))) == 3
+
+
+def test_a_missing_grpc_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(UserError, match=r"grpc.*'deeplab_tf\[serving\]'"):
+        client.Client("localhost:8500", "grpc", "deeplab")

@@ -533,3 +533,9 @@ def test_the_settings_for_tf_serving_are_such_messages():
     )
     assert monitoring.prometheus_config.enable
     assert monitoring.prometheus_config.path == "/monitoring/prometheus/metrics"
+
+
+def test_missing_packages_of_tf_serving_are_named_with_their_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
+    with pytest.raises(UserError, match=r"tensorflow_serving.*pip install 'deeplab_tf\[serving\]'"):
+        savedmodel.export_savedmodel("no run", str(tmp_path))

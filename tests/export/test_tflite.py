@@ -305,3 +305,9 @@ def test_what_of_a_run_is_not_in_the_file_is_told(run_dir, tmp_path):
 def test_a_result_stride_that_does_not_divide_the_output_stride_is_refused(run_dir):
     with pytest.raises(UserError, match="--result_stride=3.*can be 1, 2, 4, 8, 16"):
         tflite.fixed_input_size(run_dirs.read(run_dir), tflite.TFLiteConfig(result_stride=3))
+
+
+def test_a_missing_interpreter_is_named_with_its_extra_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    with pytest.raises(UserError, match=r"ai_edge_litert.*'deeplab_tf\[litert\]'"):
+        tflite.export_tflite("no run", str(tmp_path / "model.tflite"))
