@@ -24,6 +24,7 @@ from PIL import Image
 from deeplab_tf import command_line
 from deeplab_tf.data import label_files
 from deeplab_tf.data import records
+from deeplab_tf.data.class_lists import read_class_list
 from deeplab_tf.data_report import contact_sheet
 from deeplab_tf.data_report import findings
 from deeplab_tf.data_report import sources
@@ -85,7 +86,7 @@ def check_folders(
         num_classes: Number of classes, where `classes` does not say it.
         ignore_label: Label of pixels that do not count; by default 255.
         label_encoding: One of `label_files.ENCODINGS`; by default what each file looks like.
-        classes: File of class names and colours, as `records.read_class_list` reads it.
+        classes: File of class names and colours, as `class_lists.read_class_list` reads it.
         progress: Called after every image.
 
     Raises:
@@ -97,7 +98,7 @@ def check_folders(
             f"--label_encoding={label_encoding}; it can be {', '.join(label_files.ENCODINGS)}"
         )
     if classes:
-        class_names, colors = records.read_class_list(classes)
+        class_names, colors = read_class_list(classes)
         if num_classes not in (None, len(class_names)):
             raise UserError(
                 f"--num_classes={num_classes}, but {classes} lists {len(class_names)}: give one "

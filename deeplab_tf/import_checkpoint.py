@@ -14,6 +14,7 @@ from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.data import records
+from deeplab_tf.data.class_lists import read_class_list
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
@@ -60,7 +61,7 @@ def _describe_classes(
     num_classes: int | None, data_config: DataConfig, class_list: str
 ) -> records.DatasetInfo:
     if class_list:
-        class_names, colors = records.read_class_list(class_list)
+        class_names, colors = read_class_list(class_list)
         ignore_label = data_config.ignore_label
         return records.DatasetInfo(
             "imported",

@@ -177,13 +177,6 @@ def test_a_bad_image_is_one_message_and_leaves_no_records(what, raw, tmp_path):
         records.find_records(tmp_path / "out")
 
 
-def test_a_class_list_holds_names_with_or_without_colours(tmp_path):
-    (tmp_path / "classes.txt").write_text("sky 70 130 180\n\n  traffic light\nlane 2\n")
-    names, colors = records.read_class_list(tmp_path / "classes.txt")
-    assert names == ("sky", "traffic light", "lane 2")
-    assert colors == ((70, 130, 180), (128, 0, 0), (0, 128, 0))
-
-
 def test_a_split_of_few_images_gets_fewer_shards(raw, tmp_path):
     found = build.build("folder", tmp_path / "out", raw, num_shards=2)
     assert [len(found.shards(split)) for split in ("train", "val")] == [2, 1]

@@ -29,10 +29,10 @@ from deeplab_tf.data.annotations import label_images
 from deeplab_tf.data.annotations import shapes
 from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.annotations.common import Options
+from deeplab_tf.data.class_lists import read_class_list
 from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.listing import list_folder
 from deeplab_tf.data.naming import SPLITS
-from deeplab_tf.data.records import read_class_list
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError

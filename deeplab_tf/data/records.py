@@ -102,39 +102,6 @@ def numbered_classes(name: str, num_classes: int, ignore_label: int | None = Non
     )
 
 
-def read_class_list(
-    path: str | os.PathLike,
-) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
-    """Reads a class list: a line per class, `NAME` or `NAME RED GREEN BLUE`; the first has id 0.
-
-    Args:
-        path: The text file.
-
-    Returns:
-        The class names, and an RGB colour for each; VOC's where the list has none.
-
-    Raises:
-        UserError: There is no such file, or a line of it makes no sense.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no class list {path}: write one, with a class name per line")
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    if not 1 <= len(lines) <= IGNORE_LABEL:
-        raise UserError(f"{path} lists {len(lines)} classes; 1 to {IGNORE_LABEL} are possible")
-    class_names, colors = [], list(default_colors(len(lines)))
-    for class_id, line in enumerate(lines):
-        name, *color = re.fullmatch(r"(.+?)(?:\s+(\d+)\s+(\d+)\s+(\d+))?", line).groups()
-        if color[0] is not None:
-            colors[class_id] = tuple(int(value) for value in color)
-        if max(colors[class_id]) > 255:
-            raise UserError(f"{path}: the colour in {line!r} is not RGB in 0..255")
-        if name in class_names:
-            raise UserError(f"{path} lists the class {name!r} twice; every id has its own name")
-        class_names.append(name)
-    return tuple(class_names), tuple(colors)
-
-
 def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     """Parses one record; what it lacks gets the defaults of the original reader.
 
