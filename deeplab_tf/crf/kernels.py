@@ -26,6 +26,64 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads neighbo
 
 
 @compiled
+def _elevate(features, scales, first, count, elevated, total):
+    """Maps `count` pixels onto the plane of coordinates that sum to 0."""
+    d = len(features)
+    total[:] = 0
+    for i in range(d, 0, -1):
+        for p in range(count):
+            scaled = features[i - 1, first + p] * scales[i - 1]
+            elevated[i, p] = total[p] - np.float32(i) * scaled
+            total[p] += scaled
+    elevated[0] = total
+
+
+@compiled
+def _find_nearest_points(elevated, count, whole, total):
+    """Finds the nearest point whose coordinates are multiples of d + 1; it may lie off the plane.
+
+    `whole` gets its coordinates / (d + 1), `total` their sum.
+    """
+    shrink = np.float32(1) / np.float32(len(elevated))
+    total[:] = 0
+    for i in range(len(elevated)):
+        for p in range(count):
+            whole[i, p] = np.rint(elevated[i, p] * shrink)
+            total[p] += whole[i, p]
+
+
+@compiled
+def _rank_remainders(elevated, whole, count, rank):
+    """Ranks the remainders in descending order, which tells in which simplex a pixel lies."""
+    size = np.float32(len(elevated))
+    rank[:] = 0
+    for i in range(len(elevated) - 1):
+        for j in range(i + 1, len(elevated)):
+            for p in range(count):
+                remainder_i = elevated[i, p] - whole[i, p] * size
+                remainder_j = elevated[j, p] - whole[j, p] * size
+                less = np.int32(remainder_i < remainder_j)
+                rank[i, p] += less
+                rank[j, p] += np.int32(1) - less
+
+
+@compiled
+def _move_onto_plane(whole, rank, count, total):
+    """Moves the nearest points onto the plane."""
+    d = len(whole) - 1
+    one = np.float32(1)
+    for i in range(d + 1):
+        for p in range(count):
+            rank[i, p] += np.int32(total[p])
+            if rank[i, p] < 0:
+                rank[i, p] += np.int32(d + 1)
+                whole[i, p] += one
+            elif rank[i, p] > d:
+                rank[i, p] -= np.int32(d + 1)
+                whole[i, p] -= one
+
+
+@compiled
 def find_simplices(features, scales, lows, strides, keys, weights, start, stop):
     """Finds the simplex around every pixel: the keys of its corners, and the weight at each.
 
@@ -50,40 +108,10 @@ def find_simplices(features, scales, lows, strides, keys, weights, start, stop):
 
     for first in range(start, stop, _PIXELS_AT_ONCE):
         count = min(_PIXELS_AT_ONCE, stop - first)
-        # Onto the plane of coordinates that sum to zero.
-        total[:] = 0
-        for i in range(d, 0, -1):
-            for p in range(count):
-                scaled = features[i - 1, first + p] * scales[i - 1]
-                elevated[i, p] = total[p] - np.float32(i) * scaled
-                total[p] += scaled
-        elevated[0] = total
-        # The nearest point whose coordinates are multiples of d + 1; it may lie off the plane.
-        total[:] = 0
-        for i in range(d + 1):
-            for p in range(count):
-                whole[i, p] = np.rint(elevated[i, p] * shrink)
-                total[p] += whole[i, p]
-        # The order of the remainders says which simplex it is.
-        rank[:] = 0
-        for i in range(d):
-            for j in range(i + 1, d + 1):
-                for p in range(count):
-                    remainder_i = elevated[i, p] - whole[i, p] * size
-                    remainder_j = elevated[j, p] - whole[j, p] * size
-                    less = np.int32(remainder_i < remainder_j)
-                    rank[i, p] += less
-                    rank[j, p] += np.int32(1) - less
-        # Back onto the plane.
-        for i in range(d + 1):
-            for p in range(count):
-                rank[i, p] += np.int32(total[p])
-                if rank[i, p] < 0:
-                    rank[i, p] += np.int32(d + 1)
-                    whole[i, p] += one
-                elif rank[i, p] > d:
-                    rank[i, p] -= np.int32(d + 1)
-                    whole[i, p] -= one
+        _elevate(features, scales, first, count, elevated, total)
+        _find_nearest_points(elevated, count, whole, total)
+        _rank_remainders(elevated, whole, count, rank)
+        _move_onto_plane(whole, rank, count, total)
         for p in range(count):
             key = 0
             for i in range(d + 1):
