@@ -1,12 +1,14 @@
-"""Searches the parameters of a run's CRF: python -m deeplab_tf.tune_crf --run_dir=DIR
+"""Searches for the CRF parameters of a run: python -m deeplab_tf.tune_crf --run_dir=DIR
 
-On a few validation images, as the papers did: a coarse grid over weight and deviations of the
-bilateral kernel, then a finer one around its best. What is found is written into the run dir after
-every improvement; `--crf=tuned` of eval, predict and export takes it from there.
+It evaluates parameters on a few validation images, as the papers did: first on a coarse grid over
+the weight and the standard deviations of the bilateral kernel, then on a finer grid around the best
+point. After every improvement, the best parameters are written to the run dir; --crf=tuned of eval,
+predict and export uses them.
 """
 
 import itertools
 import time
+from collections.abc import Iterable
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,11 +20,11 @@ from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
-from deeplab_tf.evaluation import prediction
+from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
 
-# The papers' ranges, taken in three steps each, and half of these steps to refine. The Gaussian
-# kernel stays as it is (arXiv:1412.7062, section 4.1; arXiv:1606.00915, section 4.1).
+# The ranges of the papers in three steps, and half of these steps for the refinement. The Gaussian
+# kernel is not searched (arXiv:1412.7062, section 4.1; arXiv:1606.00915, section 4.1).
 _GRID = {
     "bilateral_weight": (3.0, 5.0, 7.0),
     "bilateral_sigma_xy": (30.0, 60.0, 90.0),
@@ -33,68 +35,89 @@ _REFINEMENT = {"bilateral_weight": 1.0, "bilateral_sigma_xy": 15.0, "bilateral_s
 
 def tune_crf(
     run_dir: str,
+    *,
     num_images: int = 20,
     split: str = "",
     checkpoint: str = "best",
     preset: str = "v1",
 ) -> dict:
-    """Searches the CRF parameters with the highest mIoU on the first images of a split.
+    """Searches for the CRF parameters with the highest mIoU on the first images of a split.
 
     Args:
         run_dir: Folder of the run; the result is written to its `crf.json`.
-        num_images: How many images; their probabilities are held in memory, 4 bytes for every
+        num_images: Number of images; their probabilities are held in memory, 4 bytes for every
             pixel and class.
-        split: Split of the run's records; empty for the one that the run validated on.
+        split: Split of the run's records; empty for the run's validation split.
         checkpoint: "best" or "last".
-        preset: Name in `crf.PRESETS` of the parameters to begin with, whose Gaussian kernel and
-            iterations are kept.
+        preset: Name in `crf.PRESETS` of the parameters to start from; their Gaussian kernel and
+            number of iterations are kept.
 
     Returns:
-        What `crf.json` holds: `parameters` for `dense_crf`, their `miou`, `miou_without_crf`, and
-        on how many images of which split.
+        The content of `crf.json`: `parameters` for `dense_crf`, their `miou`, `miou_without_crf`,
+        `num_images` and `split`.
 
     Raises:
-        UserError: No such run, records, split or preset.
+        UserError: There is no such run, split or preset, or there are no records.
     """
     if preset not in crf.PRESETS:
-        raise UserError(f"--preset={preset}; it can be {', '.join(crf.PRESETS)}.")
+        raise UserError(f"--preset={preset} must be one of {', '.join(crf.PRESETS)}.")
     if num_images < 1:
-        raise UserError(f"--num_images={num_images}; it must be 1 or more.")
+        raise UserError(f"--num_images={num_images} must be at least 1.")
     run = run_dirs.read(run_dir)
-    examples = _predict(run, split or run.data_config.val_split, num_images, checkpoint)
-    found = {
-        "parameters": crf.PRESETS[preset],
-        "miou": -1.0,
-        "miou_without_crf": _miou(examples, run.dataset, None),
-        "num_images": len(examples),
-        "split": split or run.data_config.val_split,
-    }
-    print(f"without CRF: miou {found['miou_without_crf']:.4f} on {len(examples)} images")
+    split = split or run.data_config.val_split
+    search = _Search(run, _predict(run, split, num_images, checkpoint), split)
+    search.try_all([crf.PRESETS[preset]])
+    search.try_all(_combine(search.best, _GRID))
+    search.try_all(_combine(search.best, _around(search.best)))
+    return search.found
 
-    start, tried = time.monotonic(), set()
-    num_trials = 1 + 2 * 3 ** len(_GRID) - 1  # the refinement has its middle in common
 
-    def try_all(candidates):
+class _Search:
+    """Tries parameters and keeps the best ones in the run dir.
+
+    Attributes:
+        found: The content of `crf.json`.
+    """
+
+    def __init__(self, run: run_dirs.Run, examples: list[tuple], split: str):
+        self._run, self._examples = run, examples
+        self._start, self._tried = time.monotonic(), set()
+        self._num_trials = 2 * 3 ** len(_GRID)  # both grids, which share a point, and the preset
+        self.found = {
+            "parameters": None,
+            "miou": -1.0,
+            "miou_without_crf": _miou(examples, run.dataset, None),
+            "num_images": len(examples),
+            "split": split,
+        }
+        print(f"without CRF: miou {self.found['miou_without_crf']:.4f} on {len(examples)} images")
+
+    @property
+    def best(self) -> dict:
+        """The best parameters so far."""
+        return self.found["parameters"]
+
+    def try_all(self, candidates: Iterable[dict]) -> None:
+        """Evaluates parameters; those that were tried before are skipped."""
         for parameters in candidates:
-            if tuple(parameters.values()) in tried:
+            if tuple(parameters.values()) in self._tried:
                 continue
-            tried.add(tuple(parameters.values()))
-            miou = _miou(examples, run.dataset, parameters)
-            minutes = (time.monotonic() - start) / len(tried) * (num_trials - len(tried)) / 60
-            is_better = miou > found["miou"]
-            print(
-                f"{len(tried)}/{num_trials}  miou {miou:.4f}  {_to_text(parameters)}  "
-                f"{minutes:.1f} min left" + ("  (best so far)" if is_better else ""),
-                flush=True,
-            )
+            self._tried.add(tuple(parameters.values()))
+            miou = _miou(self._examples, self._run.dataset, parameters)
+            is_better = miou > self.found["miou"]
+            self._print_trial(parameters, miou, is_better)
             if is_better:
-                found.update(parameters=parameters, miou=miou)
-                run_dirs.write_crf_parameters(run_dir, found)
+                self.found.update(parameters=parameters, miou=miou)
+                run_dirs.write_crf_parameters(self._run.folder, self.found)
 
-    try_all([crf.PRESETS[preset]])
-    try_all(_combine(found["parameters"], _GRID))
-    try_all(_combine(found["parameters"], _around(found["parameters"])))
-    return found
+    def _print_trial(self, parameters: dict, miou: float, is_better: bool) -> None:
+        done = len(self._tried)
+        minutes = (time.monotonic() - self._start) / done * (self._num_trials - done) / 60
+        print(
+            f"{done}/{self._num_trials}  miou {miou:.4f}  {_to_text(parameters)}  "
+            f"{minutes:.1f} min left" + ("  (best so far)" if is_better else ""),
+            flush=True,
+        )
 
 
 def _predict(run: run_dirs.Run, split: str, num_images: int, checkpoint: str) -> list[tuple]:
@@ -105,8 +128,7 @@ def _predict(run: run_dirs.Run, split: str, num_images: int, checkpoint: str) ->
         run.model_config.num_classes,
         run.data_config.ignore_label,
     )
-    model = run_dirs.load_model(run, checkpoint)
-    probabilities_of = prediction.probability_function(model, run.model_config, run.data_config)
+    probabilities_of = Inference(checkpoint).probability_function(run)
     examples = input_pipeline.evaluation_examples(source, split).take(num_images)
     with input_pipeline.readable_errors():
         return [
@@ -116,7 +138,7 @@ def _predict(run: run_dirs.Run, split: str, num_images: int, checkpoint: str) ->
 
 
 def _miou(examples: list[tuple], dataset: records.DatasetInfo, parameters: dict | None) -> float:
-    """mIoU with a CRF, or without one."""
+    """The mIoU with a CRF, or without one if `parameters` is None."""
     num_classes = dataset.num_classes
     matrix = np.zeros((num_classes, num_classes), np.int64)
     for image, label, probabilities in examples:
@@ -129,7 +151,7 @@ def _miou(examples: list[tuple], dataset: records.DatasetInfo, parameters: dict 
 
 
 def _around(parameters: dict) -> dict[str, tuple[float, ...]]:
-    """The values of the refinement: one step below the best, it, and one step above."""
+    """The values of the refinement: one step below the best value, the value, one step above."""
     return {
         name: tuple(parameters[name] + sign * step for sign in (-1, 0, 1))
         for name, step in _REFINEMENT.items()
@@ -137,7 +159,7 @@ def _around(parameters: dict) -> dict[str, tuple[float, ...]]:
 
 
 def _combine(parameters: dict, values: dict[str, tuple[float, ...]]) -> Iterator[dict]:
-    """Parameters with every combination of some values."""
+    """The parameters with every combination of some values."""
     for combination in itertools.product(*values.values()):
         yield parameters | dict(zip(values, combination))
 
@@ -149,10 +171,10 @@ def _to_text(parameters: dict) -> str:
 def main(_) -> None:
     found = tune_crf(
         flags.FLAGS.run_dir,
-        flags.FLAGS.num_images,
-        flags.FLAGS.split,
-        flags.FLAGS.checkpoint,
-        flags.FLAGS.preset,
+        num_images=flags.FLAGS.num_images,
+        split=flags.FLAGS.split,
+        checkpoint=flags.FLAGS.checkpoint,
+        preset=flags.FLAGS.preset,
     )
     gain = found["miou"] - found["miou_without_crf"]
     print(f"miou {found['miou']:.4f} ({gain:+.4f} by the CRF) with {_to_text(found['parameters'])}")

@@ -1,4 +1,4 @@
-"""The CRF in use: searched for a run, found again by eval and predict."""
+"""The CRF of a run: its search, and its use in eval and predict."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def tuned_run_dir(tiny_run_dir, tmp_path_factory):
     return str(folder)
 
 
-def test_tuning_finds_parameters_that_are_no_worse_than_those_it_begins_with(tuned_run_dir):
+def test_tuning_finds_parameters_as_good_as_those_it_starts_from(tuned_run_dir):
     with open(f"{tuned_run_dir}/crf.json", encoding="utf-8") as file:
         found = json.load(file)
     run = run_dirs.read(tuned_run_dir)
@@ -41,7 +41,7 @@ def test_tuning_finds_parameters_that_are_no_worse_than_those_it_begins_with(tun
     assert (found["num_images"], found["split"]) == (1, "val")
 
 
-def test_eval_measures_with_the_crf_that_is_asked_for(tuned_run_dir):
+def test_eval_uses_the_requested_crf(tuned_run_dir):
     result = evaluation.evaluate_run(
         tuned_run_dir, inference=Inference(crf_config=CrfConfig(crf="v2"))
     )
@@ -50,11 +50,11 @@ def test_eval_measures_with_the_crf_that_is_asked_for(tuned_run_dir):
     without = evaluation.evaluate_run(tuned_run_dir)
     unchanged = evaluation.evaluate_run(tuned_run_dir, inference=Inference(crf_config=changed))
     assert without["crf"] is None and unchanged["crf"]["iterations"] == 0
-    # No update leaves the network's own probabilities.
+    # Without an update, the probabilities of the network stay.
     assert unchanged["miou"] == pytest.approx(without["miou"], abs=1e-6)
 
 
-def test_predict_writes_what_the_crf_makes_of_the_probabilities(tuned_run_dir, tmp_path):
+def test_predict_writes_the_labels_of_the_refined_probabilities(tuned_run_dir, tmp_path):
     image, _ = drawing.draw("test", 3)
     Image.fromarray(image).save(tmp_path / "image.png")
     config = CrfConfig(crf="v1", crf_bilateral_weight=2.0, crf_iterations=3)
@@ -70,7 +70,7 @@ def test_predict_writes_what_the_crf_makes_of_the_probabilities(tuned_run_dir, t
         np.testing.assert_array_equal(np.asarray(label), refined.argmax(axis=-1))
 
 
-def test_a_crf_that_cannot_be_is_refused_by_naming_those_there_are(tiny_run_dir):
+def test_an_unknown_crf_is_refused_with_the_names_of_those_that_exist(tiny_run_dir):
     with pytest.raises(UserError, match="v1, v2 or tuned"):
         run_dirs.crf_parameters(tiny_run_dir, CrfConfig(crf="v3"))
     with pytest.raises(UserError, match="tune_crf"):

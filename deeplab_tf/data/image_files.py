@@ -308,7 +308,7 @@ def _decode_deep(content: bytes, name: str, max_pixels: int) -> np.ndarray | Non
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     if content.startswith(_TIFF):
         flags = cv2.IMREAD_UNCHANGED
-    with _quiet_opencv():
+    with quiet_opencv():
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if pixels is None:
         raise ImageFileError(
@@ -319,7 +319,7 @@ def _decode_deep(content: bytes, name: str, max_pixels: int) -> np.ndarray | Non
 
 
 @contextlib.contextmanager
-def _quiet_opencv() -> Iterator[None]:
+def quiet_opencv() -> Iterator[None]:
     """Keeps OpenCV from printing what it does not understand in a file."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

@@ -1,10 +1,11 @@
-"""The ids that test servers of datasets want in place of our class ids."""
+"""The label ids that test servers of datasets expect instead of class ids."""
 
-import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from deeplab_tf import files
 from deeplab_tf.errors import UserError
 
 LABEL_IDS = {
@@ -34,18 +35,18 @@ LABEL_IDS = {
 
 
 def read_label_ids(label_ids: str, class_names: Sequence[str]) -> np.ndarray | None:
-    """Reads which id a test server wants for every class.
+    """Returns the label id that a test server expects for every class.
 
     Args:
         label_ids: A name in `LABEL_IDS`, or a file with a line `CLASS: ID` per class; empty for
-            no ids.
-        class_names: Of the run, in the order of its own ids.
+            none.
+        class_names: Name per class.
 
     Returns:
-        uint8 [num_classes], or None for no ids.
+        uint8 [num_classes], or None for none.
 
     Raises:
-        UserError: There is no such file, a line of it makes no sense, or a class has no id.
+        UserError: There is no such file, one of its lines is wrong, or a class has no id.
     """
     if not label_ids:
         return None
@@ -53,24 +54,28 @@ def read_label_ids(label_ids: str, class_names: Sequence[str]) -> np.ndarray | N
     missing = [name for name in class_names if name not in ids]
     if missing:
         raise UserError(
-            f"--label_ids={label_ids} has no id for {', '.join(missing[:5])}, of the run's "
-            f"{len(class_names)} classes: give a file with a line `CLASS: ID` for each of them."
+            f"--label_ids={label_ids} has no id for {', '.join(missing[:5])}: give a file with a "
+            f"line `CLASS: ID` for each of the run's {len(class_names)} classes."
         )
     return np.array([ids[name] for name in class_names], np.uint8)
 
 
 def _read_ids(path: str) -> dict[str, int]:
-    if not os.path.isfile(path):
-        raise UserError(f"--label_ids={path} is neither a file nor one of {', '.join(LABEL_IDS)}.")
+    if not pathlib.Path(path).is_file():
+        raise UserError(
+            f"--label_ids={path} is neither a file nor one of these names: {', '.join(LABEL_IDS)}."
+        )
     ids = {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(map(str.strip, file), start=1):
-            if not line or line.startswith("#"):
-                continue
-            name, _, label_id = (part.strip() for part in line.rpartition(":"))
-            if not name or not label_id.isdecimal() or int(label_id) > 255:
-                raise UserError(
-                    f"{path}, line {number}: {line!r} is no `CLASS: ID` with an id of 0 to 255."
-                )
-            ids[name] = int(label_id)
+    for number, line in enumerate(files.read_text(path, "list of ids").splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, _, label_id = (part.strip() for part in line.rpartition(":"))
+        if not name or not label_id.isdecimal() or int(label_id) > 255:
+            raise UserError(
+                f"{path}, line {number}: {line!r} is not `CLASS: ID` with an id between 0 and 255."
+            )
+        if name in ids:
+            raise UserError(f"{path}, line {number}: {name!r} has an id already.")
+        ids[name] = int(label_id)
     return ids

@@ -1,4 +1,4 @@
-"""Videos and cameras as RGB frames, and RGB frames as a video: what OpenCV can read and write."""
+"""Videos and cameras as RGB frames, and RGB frames as a video, through OpenCV."""
 
 import itertools
 import os
@@ -12,17 +12,20 @@ from deeplab_tf.data import image_files
 from deeplab_tf.errors import UserError
 
 VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-FORMATS = (("mp4", "mp4v"), ("avi", "MJPG"))  # ending and codec to write; the first that works
-FRAMES_PER_SECOND = 30.0  # where a file or a camera does not tell
+FORMATS = (
+    ("mp4", "mp4v"),
+    ("avi", "MJPG"),
+)  # ending and codec of written videos; the first that works
+FRAMES_PER_SECOND = 30.0  # if a file or a camera does not tell
 
 
 def camera_index(source: str) -> int | None:
-    """Returns 0 for "0" and so on, or None for what is not a camera; a file of that name wins."""
+    """Returns 0 for "0" and so on, or None if a file has that name or it is not a number."""
     return int(source) if source.isdecimal() and not os.path.exists(source) else None
 
 
 def is_video(source: str) -> bool:
-    """Whether a video file or a camera is meant."""
+    """Returns whether a source is a video file or a camera."""
     return camera_index(source) is not None or source.lower().endswith(VIDEO_ENDINGS)
 
 
@@ -44,21 +47,21 @@ def find_sources(images: str) -> list[str]:
 
 
 class Reader:
-    """Frames of a video file or a camera, to be gone through once.
+    """Reads the frames of a video file or a camera, once.
 
     Attributes:
-        is_camera: Whether frames come as time goes by, and without an end.
-        frames_per_second: As the file or the camera says, float.
-        num_frames: As the file says, which may be an estimate; 0 where it is not known.
-        height: Of every frame, in pixels.
-        width: Of every frame, in pixels.
+        is_camera: Whether the frames come in real time and never end.
+        frames_per_second: Stated by the file or the camera, float.
+        num_frames: Stated by the file, possibly an estimate; 0 if it is not known.
+        height: Height of every frame in pixels.
+        width: Width of every frame in pixels.
     """
 
     def __init__(self, source: str):
         """Opens a source and reads its first frame.
 
         Args:
-            source: Name of a file, or index of a camera such as "0".
+            source: Path of a file, or index of a camera such as "0".
 
         Raises:
             ImageFileError: The file is not a video, or its first frame cannot be decoded.
@@ -66,18 +69,13 @@ class Reader:
         """
         index = camera_index(source)
         self.is_camera = index is not None
-        # OpenCV would tell of every way in which it did not find a camera.
-        log = cv2.utils.logging
-        log_level = log.setLogLevel(log.LOG_LEVEL_SILENT)
-        try:
+        with image_files.quiet_opencv():  # which prints every way in which it finds no camera
             self._capture = cv2.VideoCapture(index if self.is_camera else source)
             is_read, self._first = self._capture.read()
-        finally:
-            log.setLogLevel(log_level)
         if not is_read and self.is_camera:
             raise UserError(
-                f"--images={source}: no frame can be read from camera {source}. There is none, "
-                "another program uses it, or you may not open it; give another index, or a file."
+                f"--images={source}: no frame can be read from camera {source}. It does not exist, "
+                "another program uses it, or you may not open it: give another index, or a file."
             )
         if not is_read:
             raise image_files.ImageFileError(f"{source} is not a video, or a damaged one.")
@@ -89,7 +87,7 @@ class Reader:
         """Yields the first frame and every n-th after it.
 
         Yields:
-            Its time since the first frame, in seconds; the frame, uint8 [H, W, 3], RGB.
+            The time since the first frame, in seconds, and the frame, RGB, uint8 [H, W, 3].
         """
         started = time.monotonic()
         try:
@@ -110,11 +108,11 @@ class Reader:
 
 
 class Writer:
-    """A video file that frames are added to; a context manager.
+    """Writes frames to a video file; a context manager.
 
     Attributes:
-        path: The file, with the ending of its format.
-        num_frames: Frames written so far.
+        path: Path of the file, with the ending of its format.
+        num_frames: Number of frames written so far.
     """
 
     def __init__(self, stem: str, frames_per_second: float, height: int, width: int):
@@ -122,9 +120,9 @@ class Writer:
 
         Args:
             stem: Path of the file without its ending.
-            frames_per_second: Of the video.
-            height: Of the frames, in pixels.
-            width: Of the frames, in pixels.
+            frames_per_second: Frame rate of the video.
+            height: Height of the frames in pixels.
+            width: Width of the frames in pixels.
 
         Raises:
             UserError: None of the formats can be written.
@@ -132,7 +130,7 @@ class Writer:
         self.num_frames = 0
         self._frames_per_second = frames_per_second
         self._last = None
-        # Codecs store colour by 2x2 pixels: an odd last row or column is repeated, not lost.
+        # Codecs store colour in blocks of 2x2 pixels: an odd last row or column is repeated.
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
         size = (width + width % 2, height + height % 2)
         for ending, codec in FORMATS:
@@ -142,8 +140,9 @@ class Writer:
             if self._writer.isOpened():
                 return
         raise UserError(
-            f"{stem} cannot be written: either its folder cannot, or this OpenCV can write none of "
-            f"{', '.join(ending for ending, _ in FORMATS)}; pip install opencv-python brings both."
+            f"{stem} cannot be written: its folder is not writable, or this OpenCV cannot write any "
+            f"of {', '.join(ending for ending, _ in FORMATS)} (that of pip install opencv-python "
+            "can)."
         )
 
     def __enter__(self):
@@ -153,9 +152,13 @@ class Writer:
         self._writer.release()
 
     def write(self, frame: np.ndarray, seconds: float) -> None:
-        """Adds a frame, uint8 [H, W, 3], RGB, to be seen from a time on; until then stays the last.
+        """Adds a frame; the previous one is shown until then.
 
-        Where times are closer than the video's frames, it falls behind rather than drop one.
+        If frames come faster than the frame rate, the video becomes longer; no frame is dropped.
+
+        Args:
+            frame: RGB, uint8 [H, W, 3].
+            seconds: Time from the start of the video at which the frame appears.
         """
         padded = np.pad(frame, self._padding, mode="edge")
         frame = cv2.cvtColor(padded, cv2.COLOR_RGB2BGR)

@@ -15,13 +15,14 @@ def test_label_ids_of_cityscapes_are_those_its_labels_are_read_by():
 @pytest.mark.parametrize(
     "text, message",
     [
-        (None, "neither a file nor one of cityscapes"),
+        (None, "neither a file nor one of these names: cityscapes"),
         ("road: 7\nsky 8", "line 2: 'sky 8'"),
         ("road: 7\nsky: 256", "line 2"),
-        ("road: 7", "has no id for sky, of"),
+        ("road: 7\nroad: 8", "line 2: 'road' has an id already"),
+        ("road: 7", "has no id for sky: give"),
     ],
 )
-def test_label_ids_that_make_no_sense_are_refused(tmp_path, text, message):
+def test_wrong_label_ids_are_refused(tmp_path, text, message):
     path = tmp_path / "ids.txt"
     if text is not None:
         path.write_text(text)
