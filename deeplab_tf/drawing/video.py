@@ -12,10 +12,8 @@ from deeplab_tf.data import image_files
 from deeplab_tf.errors import UserError
 
 VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-FORMATS = (
-    ("mp4", "mp4v"),
-    ("avi", "MJPG"),
-)  # ending and codec of written videos; the first that works
+# Ending and codec of written videos; the first that works is taken.
+FORMATS = (("mp4", "mp4v"), ("avi", "MJPG"))
 FRAMES_PER_SECOND = 30.0  # if a file or a camera does not tell
 
 
@@ -140,9 +138,8 @@ class Writer:
             if self._writer.isOpened():
                 return
         raise UserError(
-            f"{stem} cannot be written: its folder is not writable, or this OpenCV cannot write any "
-            f"of {', '.join(ending for ending, _ in FORMATS)} (that of pip install opencv-python "
-            "can)."
+            f"{stem} cannot be written: its folder is read-only, or this OpenCV writes none of "
+            f"{', '.join(ending for ending, _ in FORMATS)} (pip install opencv-python brings one)."
         )
 
     def __enter__(self):
