@@ -22,6 +22,7 @@ import cv2
 import tensorflow as tf
 
 from deeplab_tf.data import input_pipeline
+from deeplab_tf.data import record_reading
 from deeplab_tf.data import records
 from deeplab_tf.data import transforms
 from deeplab_tf.datasets.shapes import drawing
@@ -62,7 +63,7 @@ def bare_decoding(source: records.Records) -> tf.data.Dataset:
     """Reads and decodes, and does nothing else."""
 
     def decode(serialized):
-        record = records.parse_example(serialized)
+        record = record_reading.parse_record_in_graph(serialized)
         image = tf.io.decode_jpeg(record["image_bytes"], channels=3)
         return image, tf.io.decode_png(record["label_bytes"], channels=1)
 
@@ -75,7 +76,9 @@ def bare_jpeg_decoding(source: records.Records) -> tf.data.Dataset:
     """Reads, and decodes the image alone."""
     dataset = tf.data.TFRecordDataset(source.shards("train")).repeat()
     dataset = dataset.map(
-        lambda serialized: tf.io.decode_jpeg(records.parse_example(serialized)["image_bytes"]),
+        lambda serialized: tf.io.decode_jpeg(
+            record_reading.parse_record_in_graph(serialized)["image_bytes"]
+        ),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     return dataset.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
@@ -86,7 +89,7 @@ def plain_batches(source: records.Records) -> tf.data.Dataset:
     height, width = CROP_SIZE
 
     def augment(serialized):
-        record = records.parse_example(serialized)
+        record = record_reading.parse_record_in_graph(serialized)
         image = tf.io.decode_jpeg(record["image_bytes"], channels=3)
         label = tf.io.decode_png(record["label_bytes"], channels=1)
         scale = tf.random.shuffle(tf.range(0.5, 2.01, 0.25))[0]
@@ -120,7 +123,8 @@ def graph_batches(source: records.Records) -> tf.data.Dataset:
 def training_batches(source: records.Records) -> tf.data.Dataset:
     """The pipeline that `train` reads."""
     crop = transforms.TrainingCrop(CROP_SIZE, source.info.ignore_label)
-    return input_pipeline.training_batches(source, "train", BATCH_SIZE, crop)
+    training_set = input_pipeline.TrainingSet([source], "train")
+    return input_pipeline.training_batches(training_set, crop, batch_size=BATCH_SIZE)
 
 
 def images_per_second(dataset: tf.data.Dataset) -> float:

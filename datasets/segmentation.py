@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab_tf.data import class_ids
 from deeplab_tf.data import label_files
 from deeplab_tf.data import source_images
 from deeplab_tf.errors import UserError
@@ -107,11 +108,11 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             UserError: One of the files is missing or damaged, or does not fit the other.
         """
         image, label = self._read(pair)
-        label_files.check_ids(
+        class_ids.check_ids(
             label,
-            pair.label,
             len(self._raw_classes["class_names"]),
             self._raw_classes["ignore_label"],
+            pair.label,
         )
         label_size = (label.shape[1], label.shape[0])
         if label_size != image.size:

@@ -62,7 +62,9 @@ def check_records(
     Raises:
         UserError: There are no records, or not all of their shards.
     """
-    source = records.find_records(data_dir, dataset, num_classes, ignore_label)
+    source = records.find_records(
+        data_dir, dataset, num_classes, ignore_label, must_be_complete=False
+    )
     return _check(sources.Shards(source), lambda example: measure(example, source.info), progress)
 
 

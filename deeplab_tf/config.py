@@ -156,6 +156,11 @@ class DataConfig:
         "Damaged training records are left out and told of; more than this share of all (and more "
         "than one) stops the run. 0 stops it at the first.",
     )
+    max_image_pixels: int = setting(
+        2**26,
+        "Images and labels with more pixels than this (width x height) are refused before they are "
+        "decoded.",
+    )
     data_service: str = setting(
         "", "Address of a deeplab_tf.data_service that makes the batches: grpc://host:port."
     )

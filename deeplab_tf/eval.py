@@ -18,6 +18,7 @@ from deeplab_tf import command_line
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.data import records
+from deeplab_tf.data import training_data
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import report
@@ -192,18 +193,9 @@ def _find_records(run: run_dirs.Run, data: Data) -> tuple[records.Records, str]:
         UserError: There are none, or they have other classes than the run.
     """
     own = run.data_config
-    num_classes = run.model_config.num_classes
-    source = records.find_records(
-        data.data_dir or own.data_dir,
-        data.dataset or ("" if data.data_dir else own.dataset),
-        num_classes,
-        own.ignore_label,
+    source = training_data.find_own_records(
+        own, run.model_config.num_classes, data.data_dir, data.dataset
     )
-    if source.info.num_classes != num_classes:
-        raise UserError(
-            f"The run in {run.folder} has {num_classes} classes, the records in {source.folder} "
-            f"have {source.info.num_classes}. Give records with the same classes by --data_dir."
-        )
     return source, data.split or own.val_split
 
 

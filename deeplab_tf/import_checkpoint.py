@@ -14,6 +14,7 @@ from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.data import records
+from deeplab_tf.data import training_data
 from deeplab_tf.data.class_lists import read_class_list
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoints
@@ -70,9 +71,7 @@ def _describe_classes(
             records.IGNORE_LABEL if ignore_label is None else ignore_label,
         )
     if data_config.data_dir:
-        return records.find_records(
-            data_config.data_dir, data_config.dataset, num_classes, data_config.ignore_label
-        ).info
+        return training_data.find_own_records(data_config, num_classes).info
     if num_classes:
         return records.numbered_classes("imported", num_classes, data_config.ignore_label)
     raise UserError("The classes are not known: give --num_classes, --classes or --data_dir.")

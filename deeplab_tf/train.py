@@ -19,9 +19,9 @@ from deeplab_tf import models
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
-from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
 from deeplab_tf.data import training_data
+from deeplab_tf.data.damaged_records import readable_errors
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.evaluate import print_metrics
 from deeplab_tf.runs import checkpoints
@@ -55,7 +55,7 @@ def train(
         SystemExit: It was asked to stop, and has saved what it had.
     """
     strategy = distribution.get_strategy(train_config.strategy)
-    sources = training_data.find_records(data_config, model_config.num_classes)
+    sources = training_data.find_training_records(data_config, model_config.num_classes)
     info = sources[0].info
     model_config = dataclasses.replace(model_config, num_classes=info.num_classes)
     run = run_dirs.create(run_dir, model_config, data_config, train_config, info)
@@ -124,13 +124,13 @@ def _training_batches(
     """The batches from a step on: one for each of the parts that a step accumulates."""
     config = run.train_config
     parts = config.gradient_accumulation_steps
-    return training_data.training_batches(
+    return training_data.make_batches(
         sources,
         run.data_config,
-        config.train_batch_size // parts,
-        backbones.pad_pixel(run.model_config.backbone),
-        config.seed,
-        start_step * parts,
+        batch_size=config.train_batch_size // parts,
+        pad_pixel=backbones.pad_pixel(run.model_config.backbone),
+        seed=config.seed,
+        start_step=start_step * parts,
     )
 
 
@@ -175,7 +175,7 @@ def _loop(train_steps, batches, validate, optimizer, state, stop, sources, run) 
         steps = _steps_to_next_event(step, config)
         if config.profile_steps:
             log.profile(step, *config.profile_steps)
-        with stopwatch.time(steps), input_pipeline.readable_errors(), _readable_shortage(run):
+        with stopwatch.time(steps), readable_errors(), _readable_shortage(run):
             values = train_steps(batches, tf.constant(steps))
             values = {name: float(value) for name, value in values.items()}
         _check_finite(values, step, steps, sources, run)

@@ -18,6 +18,8 @@ from deeplab_tf import command_line
 from deeplab_tf import crf
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
+from deeplab_tf.data import training_data
+from deeplab_tf.data.damaged_records import readable_errors
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation.inference import Inference
@@ -122,15 +124,10 @@ class _Search:
 
 def _predict(run: run_dirs.Run, split: str, num_images: int, checkpoint: str) -> list[tuple]:
     """Image, label and probabilities of the first examples of a split."""
-    source = records.find_records(
-        run.data_config.data_dir,
-        run.data_config.dataset,
-        run.model_config.num_classes,
-        run.data_config.ignore_label,
-    )
+    source = training_data.find_own_records(run.data_config, run.model_config.num_classes)
     probabilities_of = Inference(checkpoint).probability_function(run)
     examples = input_pipeline.evaluation_examples(source, split).take(num_images)
-    with input_pipeline.readable_errors():
+    with readable_errors():
         return [
             (example["image"], example["label"], probabilities_of(example["image"]))
             for example in examples.as_numpy_iterator()

@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.data import class_presence
 from deeplab_tf.data import image_files
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
-from deeplab_tf.data import transforms
+from deeplab_tf.data import training_data
+from deeplab_tf.data.damaged_records import readable_errors
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.fitting import ImageFitter
@@ -65,9 +67,9 @@ def from_records_or_drawn(
     split = run.data_config.val_split or run.data_config.train_split
     source.shards(split)  # the error names the splits that there are
     numbers = _spread(source.num_examples[split], number)
-    examples = input_pipeline.evaluation_examples(source, split, numbers)
+    examples = input_pipeline.evaluation_examples(source, split, numbers=numbers)
     found = []
-    with input_pipeline.readable_errors():
+    with readable_errors():
         for example in examples.as_numpy_iterator():
             ignored = example["label"] == source.info.ignore_label
             label = np.where(ignored, run.dataset.ignore_label, example["label"])
@@ -111,7 +113,7 @@ def calibration_images(
             "or about a hundred typical images with --calibration_images='PHOTOS/*.jpg'."
         )
     split = run.data_config.train_split
-    numbers = balanced_choice(_class_presence(source, split), number)
+    numbers = balanced_choice(class_presence.class_presence(source, split), number)
     images = [fit(image) for image in _read_images(source, split, numbers)]
     if not images:
         raise UserError(
@@ -215,14 +217,9 @@ def _find_records(run: run_dirs.Run, data_dir: str | None) -> records.Records | 
         return None
     if not os.path.isdir(os.path.join(folder, dataset)):  # the dataset's own folder is given
         dataset = ""
-    num_classes = run.model_config.num_classes
-    source = records.find_records(folder, dataset, num_classes, run.data_config.ignore_label)
-    if source.info.num_classes != num_classes:
-        raise UserError(
-            f"The run in {run.folder} has {num_classes} classes, the records in {source.folder} "
-            f"have {source.info.num_classes}. Give records of the same classes with --data_dir."
-        )
-    return source
+    return training_data.find_own_records(
+        run.data_config, run.model_config.num_classes, folder, dataset
+    )
 
 
 def _spread(total: int, number: int) -> list[int]:
@@ -253,30 +250,9 @@ def _read_files(pattern: str, number: int) -> Iterator[np.ndarray]:
         yield image_files.read_image(paths[index])
 
 
-def _class_presence(source: records.Records, split: str) -> np.ndarray:
-    """Tells which classes each record of a split shows, bool [N, C]; none if it is damaged."""
-
-    def present(label_bytes: bytes) -> np.ndarray:
-        label = cv2.imdecode(np.frombuffer(label_bytes, np.uint8), cv2.IMREAD_UNCHANGED)
-        return np.isin(range(source.info.num_classes), [] if label is None else np.unique(label))
-
-    dataset = tf.data.TFRecordDataset(source.shards(split))
-    dataset = dataset.map(
-        lambda serialized: tf.numpy_function(
-            present, [records.parse_example(serialized)["label_bytes"]], tf.bool
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    with input_pipeline.readable_errors():
-        return np.array(list(dataset.as_numpy_iterator()))
-
-
 def _read_images(source: records.Records, split: str, numbers: list[int]) -> Iterator[np.ndarray]:
     """Reads some images of a split; leaves out damaged ones, as training does."""
-    dataset = tf.data.TFRecordDataset(source.shards(split)).enumerate()
-    dataset = dataset.filter(lambda index, _: tf.reduce_any(index == numbers))
-    dataset = dataset.map(
-        lambda _, serialized: transforms.decode(records.parse_example(serialized)["image_bytes"]),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    yield from dataset.ignore_errors(log_warning=False).as_numpy_iterator()
+    examples = input_pipeline.evaluation_examples(source, split, numbers=numbers)
+    with readable_errors():
+        for example in examples.as_numpy_iterator():
+            yield example["image"]

@@ -187,7 +187,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tiny_run_dir, tmp_path, 
                 }
 
     def peak(number):
-        monkeypatch.setattr(input_pipeline, "evaluation_examples", lambda *_: Examples(number))
+        monkeypatch.setattr(
+            input_pipeline, "evaluation_examples", lambda *_, **__: Examples(number)
+        )
         tracemalloc.start()
         evaluation.evaluate_run(
             str(tmp_path / "run"),

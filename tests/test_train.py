@@ -358,8 +358,13 @@ def test_a_loss_that_is_not_finite_names_its_images_and_the_checkpoint_before(
         train_tiny(tmp_path, tiny_records, base_learning_rate=1e30, save_every_steps=1)
     assert os.listdir(tmp_path / "checkpoints") == ["ckpt-1.index", "ckpt-1.data-00000-of-00001"]
     assert str(tmp_path / "checkpoints/ckpt-1") in str(caught.value)
-    batches = training_data.training_batches(
-        [tiny_records], config.DataConfig(**data), 2, (127.5, 127.5, 127.5), 3, start_step=1
+    batches = training_data.make_batches(
+        [tiny_records],
+        config.DataConfig(**data),
+        batch_size=2,
+        pad_pixel=(127.5, 127.5, 127.5),
+        seed=3,
+        start_step=1,
     )
     names = next(iter(batches))["name"].numpy()
     assert ", ".join(name.decode() for name in names) in str(caught.value)

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab_tf.data import class_ids
 from deeplab_tf.data import label_files
 from deeplab_tf.data import records
 from deeplab_tf.datasets import segmentation
@@ -257,5 +258,5 @@ class Builder(segmentation.SegmentationBuilder):
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
         label = label_files.read_label(path)
-        label_files.check_ids(label, path, len(LABEL_NAMES), IGNORE_LABEL)
+        class_ids.check_ids(label, len(LABEL_NAMES), IGNORE_LABEL, path)
         return CLASS_IDS[label]

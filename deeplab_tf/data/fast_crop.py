@@ -5,7 +5,6 @@ in one go with padding and flip, and Python's lock is held for microseconds. Sam
 `transforms.TrainingCrop` says what is computed, and tests hold this to it.
 """
 
-import cv2
 import numpy as np
 
 from deeplab_tf import fast
@@ -16,39 +15,25 @@ compiled = fast.compiled(fastmath=True, error_model="numpy")
 
 def try_out() -> None:
     """Calls every compiled function once, on four pixels: numba compiles them, or raises."""
-    label = np.zeros((2, 2), np.uint8)
-    _largest_id(label.reshape(-1), 255)
     crop = transforms.TrainingCrop((3, 3), 255)
-    _cut(np.zeros((2, 2, 3), np.uint8), label, (2, 2), (0, 0), crop.crop_size, False, crop)
+    image, label = np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8)
+    _cut(image, label, (2, 2), (0, 0), crop.crop_size, False, crop)
 
 
-def decode_and_crop(
-    image_bytes: bytes,
-    label_bytes: bytes,
-    draws: np.ndarray,
-    crop: transforms.TrainingCrop,
-    num_classes: int,
-) -> tuple[np.ndarray, np.ndarray, bytes]:
-    """Decodes a record's image and label, and cuts a training crop out of them.
+def crop_example(
+    image: np.ndarray, label: np.ndarray, draws: np.ndarray, crop: transforms.TrainingCrop
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a training crop.
 
     Args:
-        image_bytes: JPEG or PNG.
-        label_bytes: One-channel PNG of class ids.
+        image: uint8 [H, W, 3].
+        label: uint8 [H, W].
         draws: int32 [crop.num_draws], any integers.
         crop: What to do.
-        num_classes: Ids are below it, or the ignore label.
 
     Returns:
-        Image uint8 `[*crop_size, 3]`, label uint8 `crop_size`, and what is wrong with the record:
-        nothing, or a sentence; then the crop is padding and counts nowhere.
+        Image uint8 [*crop_size, 3] and label uint8 [*crop_size].
     """
-    image = _decode(image_bytes, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    label = _decode(label_bytes, cv2.IMREAD_UNCHANGED)
-    problem = _problem(image, label, num_classes, crop.ignore_label)
-    if not image_bytes:
-        problem = "it is lost, for its shard is damaged, or it has no image"
-    if problem:
-        return *_padding(crop), problem.encode()
     if crop.min_resize_value:
         size = transforms.resize_to_range_size(
             *label.shape, crop.min_resize_value, crop.max_resize_value, crop.resize_factor
@@ -57,7 +42,7 @@ def decode_and_crop(
     size = _scaled_size(label.shape, draws[0], crop)
     offset = _offset(label, size, draws, crop)
     flip = crop.flip and draws[1] % 2 == 1
-    return *_cut(image, label, size, offset, crop.crop_size, flip, crop), b""
+    return _cut(image, label, size, offset, crop.crop_size, flip, crop)
 
 
 def _scaled_size(
@@ -88,32 +73,6 @@ def _offset(
         if 0 < counts.max() / max(counts.sum(), 1) <= crop.max_class_share:
             return offset
     return offsets[0]
-
-
-def _decode(encoded: bytes, flags: int) -> np.ndarray | None:
-    return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
-
-
-def _problem(image, label, num_classes: int, ignore_label: int) -> str:
-    if image is None:
-        return "its image cannot be decoded"
-    if label is None:
-        return "its label cannot be decoded"
-    if label.ndim != 2 or label.dtype != np.uint8:
-        return "its label is no one-channel PNG of 8 bits"
-    if label.shape != image.shape[:2]:
-        return "image and label differ in size"
-    largest = _largest_id(label.reshape(-1), ignore_label)
-    if largest >= num_classes:
-        return f"label id {largest} is beyond the {num_classes} classes"
-    return ""
-
-
-def _padding(crop: transforms.TrainingCrop) -> tuple[np.ndarray, np.ndarray]:
-    return (
-        np.full((*crop.crop_size, 3), crop.pad_color, np.uint8),
-        np.full(crop.crop_size, crop.ignore_label, np.uint8),
-    )
 
 
 def _cut(image, label, size, offset, crop_size, flip: bool, crop: transforms.TrainingCrop):
@@ -148,14 +107,6 @@ def _sources(length: int, scaled_length: int, start: int, crop_length: int):
     before = np.minimum(position.astype(np.int64), max(length - 2, 0))
     nearest = np.minimum((position + np.float32(0.5)).astype(np.int64), length - 1)
     return before, position - before.astype(np.float32), nearest
-
-
-@compiled
-def _largest_id(label, ignore_label):
-    largest = np.uint8(0)
-    for class_id in label:
-        largest = max(largest, np.uint8(0) if class_id == ignore_label else class_id)
-    return largest
 
 
 @compiled

@@ -185,38 +185,6 @@ def read_label(
     return np.where(pixels.values == _UNLABELLED, _IGNORE_LABEL, pixels.values)
 
 
-def wrong_ids(label: np.ndarray, num_classes: int, ignore_label: int) -> dict[int, int]:
-    """Returns the number of pixels of every id that is neither a class nor the ignore label.
-
-    Args:
-        label: Integers `[H, W]`.
-        num_classes: Ids are 0 .. num_classes - 1 ...
-        ignore_label: ... or this.
-    """
-    wrong = label[((label < 0) | (label >= num_classes)) & (label != ignore_label)]
-    ids, counts = np.unique(wrong, return_counts=True)
-    return dict(zip(ids.tolist(), counts.tolist(), strict=True))
-
-
-def check_ids(
-    label: np.ndarray, path: str | os.PathLike, num_classes: int, ignore_label: int
-) -> None:
-    """Raises a UserError if a label has ids out of range; see `wrong_ids` for the arguments."""
-    wrong = list(wrong_ids(label, num_classes, ignore_label))
-    if not wrong:
-        return
-    listed = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
-    remedy = "map the ids into this range, or name more classes"
-    if wrong == [255] and not np.setdiff1d(label, (0, 255)).size:
-        remedy = "this looks like a mask of 0 and 255: divide it by 255 to get ids 0 and 1"
-    elif wrong == [num_classes] and label.min() > 0:
-        remedy = "the ids seem to begin at 1: subtract 1"
-    raise UserError(
-        f"id{'s' * (len(wrong) > 1)} {listed} in label {path}, but there are {num_classes} "
-        f"classes (0..{num_classes - 1}) and ignore_label {ignore_label}: {remedy}"
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class ClassMap:
     """Classes after some were merged or dropped, and the new id of every old one."""

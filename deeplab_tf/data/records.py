@@ -11,24 +11,26 @@ import json
 import os
 import pathlib
 import re
-import struct
 
-import tensorflow as tf
-
+from deeplab_tf import files
+from deeplab_tf.data import image_files
+from deeplab_tf.data import shard_files
+from deeplab_tf.data.json_fields import JsonObject
+from deeplab_tf.data.json_fields import as_integer
 from deeplab_tf.errors import UserError
 
 IGNORE_LABEL = 255  # of records that do not say; VOC's and Cityscapes'
+MAX_CLASSES = 256  # labels have 8 bits
 
-# Both `train-00000-of-00004.tfrecord` (DeepLab) and `name-train.tfrecord-00000-of-00004` (TFDS).
-_SHARD = re.compile(
-    r"(?P<split>.+?)(\.tfrecord)?-(?P<index>\d{5})-of-(?P<count>\d{5})(\.tfrecord)?"
-)
+_INFO, _METADATA = "dataset_info.json", "metadata.json"
 _TFDS_SHARD = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # where dataset_info.json is silent
+_MAX_SPLITS, _MAX_SHARDS, _MAX_RECORDS, _MAX_BYTES = 1000, 100_000, 10**12, 10**18
+_BUILD_AGAIN = "Build the records again, or copy this file again."
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What records say of themselves; a run dir keeps a copy."""
+    """The classes of a data set: what records say of themselves, and a run dir keeps a copy of."""
 
     name: str
     class_names: tuple[str, ...]
@@ -43,14 +45,36 @@ class DatasetInfo:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "DatasetInfo":
-        fields = json.loads(text)
-        return cls(
-            name=fields["name"],
-            class_names=tuple(fields["class_names"]),
-            colors=tuple(tuple(color) for color in fields["colors"]),
-            ignore_label=fields["ignore_label"],
-        )
+    def from_json(cls, text: str, where: str = "the dataset description") -> "DatasetInfo":
+        """Reads what `to_json` wrote.
+
+        Args:
+            text: The JSON.
+            where: Name of the file, for messages.
+
+        Raises:
+            UserError: It is not JSON, or a field is missing or makes no sense.
+        """
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON ({error}). {_BUILD_AGAIN}") from error
+        fields = JsonObject(value, where, _BUILD_AGAIN)
+        return cls(fields.text("name"), *_read_classes(fields))
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What is tolerated of records while they are read.
+
+    Attributes:
+        max_image_pixels: Larger images and labels are refused before they are decoded.
+        max_damaged_share: Share of damaged records beyond which reading stops; one is always
+          tolerated, unless this is 0.
+    """
+
+    max_image_pixels: int = image_files.MAX_PIXELS
+    max_damaged_share: float = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,22 +85,34 @@ class Records:
     info: DatasetInfo
     shard_lengths: dict[str, list[int]]  # records in each shard, by split
     shard_paths: dict[str, list[str]]  # by split
+    limits: Limits = Limits()
 
     @property
     def num_examples(self) -> dict[str, int]:
         """Records by split."""
         return {split: sum(lengths) for split, lengths in self.shard_lengths.items()}
 
+    def num_records(self, split: str) -> int:
+        """Returns the number of records of a split.
+
+        Raises:
+            UserError: There is no such split, or it holds no record.
+        """
+        self.shards(split)
+        return self.num_examples[split]
+
     def shards(self, split: str) -> list[str]:
         """Returns the shards of a split, in order.
 
         Raises:
-            UserError: There is no such split.
+            UserError: There is no such split, or it holds no record.
         """
         if split not in self.shard_paths:
             raise UserError(
                 f"{self.folder} has no split {split!r}; there is {', '.join(self.shard_paths)}"
             )
+        if not self.num_examples[split]:
+            raise UserError(f"The split {split!r} of {self.folder} holds no record.")
         return self.shard_paths[split]
 
 
@@ -102,41 +138,14 @@ def numbered_classes(name: str, num_classes: int, ignore_label: int | None = Non
     )
 
 
-def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Parses one record; what it lacks gets the defaults of the original reader.
-
-    Args:
-        serialized: string scalar, a `tf.train.Example`.
-
-    Returns:
-        Scalars: `image_bytes` (string, JPEG or PNG), `label_bytes` (string, one-channel PNG of
-        class ids; empty where there is no label), `name` (string), `height` and `width` (int64,
-        pixels).
-    """
-    features = tf.io.parse_single_example(
-        serialized,
-        {
-            "image/encoded": tf.io.FixedLenFeature((), tf.string, ""),
-            "image/segmentation/class/encoded": tf.io.FixedLenFeature((), tf.string, ""),
-            "image/filename": tf.io.FixedLenFeature((), tf.string, ""),
-            "image/height": tf.io.FixedLenFeature((), tf.int64, 0),
-            "image/width": tf.io.FixedLenFeature((), tf.int64, 0),
-        },
-    )
-    return {
-        "image_bytes": features["image/encoded"],
-        "label_bytes": features["image/segmentation/class/encoded"],
-        "name": features["image/filename"],
-        "height": features["image/height"],
-        "width": features["image/width"],
-    }
-
-
 def find_records(
     data_dir: str | os.PathLike,
     dataset: str = "",
     num_classes: int | None = None,
     ignore_label: int | None = None,
+    *,
+    limits: Limits = Limits(),
+    must_be_complete: bool = True,
 ) -> Records:
     """Finds records in a folder and reads what they say of themselves.
 
@@ -146,10 +155,12 @@ def find_records(
         dataset: Which dataset, where `data_dir` holds several.
         num_classes: For records that do not say it themselves. They get the names `class_0`, ...
         ignore_label: In place of what the records say; 255 where they say nothing.
+        limits: What is tolerated while they are read.
+        must_be_complete: Whether shards that hold other than the stated number of records are an
+          error.
 
     Returns:
-        The records. Bare shards are counted by hopping from one record to the next, which takes
-        milliseconds per thousand and reads no image.
+        The records.
 
     Raises:
         UserError: There are no records, or not all of them, or it is not clear which.
@@ -159,51 +170,36 @@ def find_records(
     if not str(data_dir):
         raise UserError("--data_dir is missing: give the folder of the records. " + build)
     if not path.is_dir():
-        raise UserError(f"there is no folder {path} to read records from. {build}")
-    if (path / "dataset_info.json").exists():
-        return _read_tfds_folder(path, num_classes, ignore_label)
-    if folders := _tfds_folders(path):
-        return _read_tfds_folder(_choose(path, folders, dataset), num_classes, ignore_label)
-    if shard_paths := _bare_shards(path):
-        return Records(
-            folder=str(path),
-            info=_undescribed(path, dataset or path.name, num_classes, ignore_label),
-            shard_lengths={
-                split: [count_records(shard) for shard in shards]
-                for split, shards in shard_paths.items()
-            },
-            shard_paths=shard_paths,
+        raise UserError(f"There is no folder {path} to read records from. {build}")
+    if ignore_label is not None and not 0 <= ignore_label <= 255:
+        raise UserError(f"--ignore_label={ignore_label} must be between 0 and 255.")
+    folders = {"": path} if (path / _INFO).exists() else _tfds_folders(path)
+    if folders:
+        folder = path if "" in folders else _choose(path, folders, dataset)
+        return _read_tfds_folder(
+            folder, num_classes, ignore_label, limits=limits, must_be_complete=must_be_complete
         )
-    raise UserError(
-        f"no records in {path}: neither a dataset_info.json in it or in <dataset>/<version>/ below "
-        f"it, nor shards like train-00000-of-00004.tfrecord. {build}"
-    )
-
-
-def count_records(shard: str) -> int:
-    """Counts the records of a TFRecord file by their headers.
-
-    Raises:
-        UserError: The file ends in the middle of a record.
-    """
-    # A record is its length (uint64), a checksum (4 bytes), the bytes, a checksum (4 bytes).
-    count, position, size = 0, 0, os.path.getsize(shard)
-    with open(shard, "rb") as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(8)
-            if len(header) == 8:
-                position += 8 + 4 + struct.unpack("<Q", header)[0] + 4
-            if len(header) < 8 or position > size:
-                raise UserError(f"{shard} is cut off, or no TFRecord file: copy or build it again")
-            count += 1
-    return count
+    shard_paths = shard_files.find_bare_shards(path)
+    if not shard_paths:
+        raise UserError(
+            f"There are no records in {path}: neither a {_INFO} in it or in <dataset>/<version>/ "
+            f"below it, nor shards like train-00000-of-00004.tfrecord. {build}"
+        )
+    info = _undescribed(path, dataset or path.name, num_classes, ignore_label)
+    shard_lengths = {
+        split: [shard_files.count_records(shard) for shard in shards]
+        for split, shards in shard_paths.items()
+    }
+    if must_be_complete:
+        for split, shards in shard_paths.items():
+            shard_files.check_empty_shards(dict(zip(shards, shard_lengths[split])))
+    return Records(str(path), info, shard_lengths, shard_paths, limits)
 
 
 def _tfds_folders(path: pathlib.Path) -> dict[str, pathlib.Path]:
     """Returns the newest version's folder by dataset name, for a data_dir or one dataset of it."""
-    found = [info.parent for info in path.glob("*/dataset_info.json")]
-    found += [info.parent for info in path.glob("*/*/dataset_info.json")]
+    found = [info.parent for info in path.glob(f"*/{_INFO}")]
+    found += [info.parent for info in path.glob(f"*/*/{_INFO}")]
     found = [folder for folder in found if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
     found.sort(key=lambda folder: [int(number) for number in folder.name.split(".")])
     return {folder.resolve().parent.name: folder for folder in found}  # the newest comes last
@@ -212,82 +208,112 @@ def _tfds_folders(path: pathlib.Path) -> dict[str, pathlib.Path]:
 def _choose(path: pathlib.Path, folders: dict[str, pathlib.Path], dataset: str) -> pathlib.Path:
     names = ", ".join(sorted(folders))
     if dataset and dataset not in folders:
-        raise UserError(f"{path} holds no dataset {dataset!r}; there is {names}")
+        raise UserError(f"{path} has no dataset {dataset!r}; there is {names}")
     if not dataset and len(folders) > 1:
-        raise UserError(f"{path} holds several datasets: choose by --dataset one of {names}")
+        raise UserError(f"{path} has several datasets: choose by --dataset one of {names}")
     return folders[dataset or next(iter(folders))]
 
 
 def _read_tfds_folder(
-    path: pathlib.Path, num_classes: int | None, ignore_label: int | None
+    path: pathlib.Path,
+    num_classes: int | None,
+    ignore_label: int | None,
+    *,
+    limits: Limits,
+    must_be_complete: bool,
 ) -> Records:
-    about = json.loads((path / "dataset_info.json").read_text(encoding="utf-8"))
-    name, file_format = about["name"], about.get("fileFormat", "tfrecord")
+    where = str(path / _INFO)
+    fields = JsonObject(
+        files.read_json(path / _INFO, "description of the records"), where, _BUILD_AGAIN
+    )
+    name, file_format = fields.text("name"), fields.text("fileFormat", "tfrecord")
     if file_format != "tfrecord":
         raise UserError(
-            f"the records in {path} are {file_format} files; build them as tfrecord files"
+            f"The records in {path} are {file_format} files; build them as tfrecord files."
         )
-    metadata_file = path / "metadata.json"
-    if metadata_file.exists():
-        metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
-        info = DatasetInfo(
-            name=name,
-            class_names=tuple(metadata["class_names"]),
-            colors=tuple(tuple(color) for color in metadata["colors"]),
-            ignore_label=metadata["ignore_label"] if ignore_label is None else ignore_label,
-        )
-    else:
-        info = _undescribed(path, name, num_classes, ignore_label)
+    info = _read_info(path, name, num_classes, ignore_label)
     shard_lengths, shard_paths = {}, {}
-    for split in about["splits"]:
-        lengths = [int(length) for length in split["shardLengths"]]
-        template = split.get("filepathTemplate") or _TFDS_SHARD
-        shard_lengths[split["name"]] = lengths
-        shard_paths[split["name"]] = [
-            str(
-                path
-                / template.format(
-                    DATASET=name,
-                    SPLIT=split["name"],
-                    FILEFORMAT=file_format,
-                    SHARD_X_OF_Y=f"{index:05d}-of-{len(lengths):05d}",
-                )
-            )
-            for index in range(len(lengths))
-        ]
-        _check_all_there(shard_paths[split["name"]])
-    return Records(str(path), info, shard_lengths, shard_paths)
+    for split in fields.objects("splits", _MAX_SPLITS):
+        split_name = split.text("name")
+        lengths = _shard_lengths(split)
+        shards = _shard_names(split, name, split_name, len(lengths))
+        shard_lengths[split_name] = lengths
+        shard_paths[split_name] = [str(path / shard) for shard in shards]
+        shard_files.check_all_exist(shard_paths[split_name])
+        if must_be_complete:
+            num_bytes = split.integer("numBytes", 0, _MAX_BYTES, None)
+            shard_files.check_lengths(shard_paths[split_name], lengths, num_bytes, where)
+    return Records(str(path), info, shard_lengths, shard_paths, limits)
 
 
-def _bare_shards(path: pathlib.Path) -> dict[str, list[str]]:
-    """Returns the shards by split; what stands before `-00000-of-00010` is taken for the split."""
-    shard_paths = {}
-    for file in sorted(path.iterdir()):
-        match = _SHARD.fullmatch(file.name)
-        if not match or match["split"] in shard_paths:
-            continue
-        count = int(match["count"])
-        shard_paths[match["split"]] = [
-            str(
-                file.with_name(
-                    file.name.replace(
-                        f"{match['index']}-of-{match['count']}", f"{index:05d}-of-{count:05d}"
-                    )
-                )
-            )
-            for index in range(count)
-        ]
-        _check_all_there(shard_paths[match["split"]])
-    return shard_paths
-
-
-def _check_all_there(shards: list[str]) -> None:
-    missing = [shard for shard in shards if not os.path.exists(shard)]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(shards)} shards are missing, {missing[0]} for one: "
-            "copy or build the records again"
+def _shard_lengths(split: JsonObject) -> list[int]:
+    lengths = [as_integer(length) for length in split.items("shardLengths", _MAX_SHARDS)]
+    if any(length is None or not 0 <= length <= _MAX_RECORDS for length in lengths):
+        raise split.error(
+            "shardLengths", lengths, f"a list of whole numbers between 0 and {_MAX_RECORDS}"
         )
+    return lengths
+
+
+def _shard_names(split: JsonObject, dataset: str, split_name: str, count: int) -> list[str]:
+    """Returns the file names of a split's shards, by the template that the description gives."""
+    template = split.text("filepathTemplate", _TFDS_SHARD)
+    # Not str.format: a template is not to ask for a name of gigabytes, nor for a place elsewhere.
+    wanted = (
+        "the name of a file in the same folder, with {DATASET}, {SPLIT}, {FILEFORMAT} and "
+        "{SHARD_X_OF_Y} in it"
+    )
+
+    def fill(index: int) -> str:
+        values = {
+            "DATASET": dataset,
+            "SPLIT": split_name,
+            "FILEFORMAT": "tfrecord",
+            "SHARD_X_OF_Y": f"{index:05d}-of-{count:05d}",
+        }
+        name = re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)
+        if "{" in name or re.search(r"[/\\\0]", name) or name in (".", "..") or len(name) > 255:
+            raise split.error("filepathTemplate", template, wanted)
+        return name
+
+    names = [fill(index) for index in range(count)]
+    if len(set(names)) < count:
+        raise split.error("filepathTemplate", template, wanted)
+    return names
+
+
+def _read_info(
+    path: pathlib.Path, name: str, num_classes: int | None, ignore_label: int | None
+) -> DatasetInfo:
+    if not (path / _METADATA).exists():
+        return _undescribed(path, name, num_classes, ignore_label)
+    value = files.read_json(path / _METADATA, "description of the classes")
+    fields = JsonObject(value, str(path / _METADATA), _BUILD_AGAIN)
+    class_names, colors, own_ignore_label = _read_classes(fields)
+    return DatasetInfo(
+        name, class_names, colors, own_ignore_label if ignore_label is None else ignore_label
+    )
+
+
+def _read_classes(
+    fields: JsonObject,
+) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], int]:
+    """Returns class names, colours and ignore label."""
+    names = fields.items("class_names", MAX_CLASSES)
+    are_names = all(isinstance(name, str) and 0 < len(name) <= 255 for name in names)
+    if not names or not are_names or len(set(names)) < len(names):
+        raise fields.error("class_names", names, "a list of different names, at least one")
+    colors = [
+        tuple(map(as_integer, color)) if isinstance(color, list) else ()
+        for color in fields.items("colors", MAX_CLASSES)
+    ]
+    are_rgb = all(
+        len(color) == 3 and all(value is not None and 0 <= value <= 255 for value in color)
+        for color in colors
+    )
+    if not are_rgb or len(colors) != len(names):
+        raise fields.error("colors", colors, f"a list of {len(names)} colours [R, G, B] in 0..255")
+    return tuple(names), tuple(colors), fields.integer("ignore_label", 0, 255)
 
 
 def _undescribed(
@@ -295,8 +321,9 @@ def _undescribed(
 ) -> DatasetInfo:
     if num_classes is None:
         raise UserError(
-            f"the records in {path} do not say how many classes they have (there is no "
-            "metadata.json): give --num_classes, and --ignore_label if it is not "
-            f"{IGNORE_LABEL}"
+            f"The records in {path} do not say how many classes they have (there is no "
+            f"{_METADATA}): give --num_classes, and --ignore_label if it is not {IGNORE_LABEL}."
         )
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise UserError(f"--num_classes={num_classes} must be between 1 and {MAX_CLASSES}.")
     return numbered_classes(name, num_classes, ignore_label)

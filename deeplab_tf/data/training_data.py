@@ -1,4 +1,4 @@
-"""From the flags of the data to the batches of a training run."""
+"""From the settings of the data to the records and batches of a run."""
 
 import functools
 from collections.abc import Callable
@@ -7,38 +7,71 @@ import tensorflow as tf
 
 from deeplab_tf.config import DataConfig
 from deeplab_tf.data import augmentations
+from deeplab_tf.data import class_presence
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 
 
-def find_records(config: DataConfig, num_classes: int | None) -> list[records.Records]:
+def find_own_records(
+    config: DataConfig, num_classes: int | None, data_dir: str = "", dataset: str = ""
+) -> records.Records:
+    """Finds the records that a configuration names, or others in their place.
+
+    Args:
+        config: The settings, with the limits of what is tolerated.
+        num_classes: Classes of the model; None for those of the records.
+        data_dir: Folder of other records; empty for those of the settings.
+        dataset: Name of the dataset, where the folder holds several.
+
+    Returns:
+        The records.
+
+    Raises:
+        UserError: There are none, or they have another number of classes.
+    """
+    source = records.find_records(
+        data_dir or config.data_dir,
+        dataset or ("" if data_dir else config.dataset),
+        num_classes,
+        config.ignore_label,
+        limits=records.Limits(config.max_image_pixels, config.max_damaged_share),
+    )
+    if num_classes not in (None, source.info.num_classes):
+        raise UserError(
+            f"The model has {num_classes} classes (--num_classes={num_classes}), but the records "
+            f"in {source.folder} have {source.info.num_classes} classes. Give records of the same "
+            "classes with --data_dir, or, to train, leave out --num_classes."
+        )
+    return source
+
+
+def find_training_records(config: DataConfig, num_classes: int | None) -> list[records.Records]:
     """Finds the records to train on: those of `data_dir`, then those that are mixed in.
 
     Args:
-        config: The flags.
+        config: The settings.
         num_classes: Classes of the model; None for those of the records.
 
     Returns:
         The records; the first describe the run.
 
     Raises:
-        UserError: There are none, they lack a split, or they do not fit the model or each other.
+        UserError: There are none, they lack a split, they have nothing to learn, or they do not
+            fit the model or each other.
     """
-    source = records.find_records(config.data_dir, config.dataset, num_classes, config.ignore_label)
-    if num_classes not in (None, source.info.num_classes):
-        raise UserError(
-            f"--num_classes={num_classes}, but the records in {source.folder} have "
-            f"{source.info.num_classes} classes. Leave the flag out to take theirs."
-        )
+    source = find_own_records(config, num_classes)
     for split in filter(None, (config.train_split, config.val_split)):
         source.shards(split)  # raises where there is no such split
     sources = [source]
     for folder in filter(None, config.extra_data_dirs.split(",")):
         sources.append(
             records.find_records(
-                folder, num_classes=source.info.num_classes, ignore_label=config.ignore_label
+                folder,
+                num_classes=source.info.num_classes,
+                ignore_label=config.ignore_label,
+                limits=source.limits,
             )
         )
         sources[-1].shards(config.train_split)
@@ -48,35 +81,38 @@ def find_records(config: DataConfig, num_classes: int | None) -> list[records.Re
             f"--data_weights has {len(config.data_weights)} weights for {len(sources)} folders of "
             "records: give one for --data_dir and one for each of --extra_data_dirs."
         )
+    class_presence.check_there_is_something_to_learn(source, config.train_split)
     return sources
 
 
-def training_batches(
+def make_batches(
     sources: list[records.Records],
     config: DataConfig,
+    *,
     batch_size: int,
     pad_pixel: tuple[float, float, float],
     seed: int,
     start_step: int,
     on_damaged: Callable | None = None,
 ) -> tf.data.Dataset:
-    """Returns `input_pipeline.training_batches` as the flags want them.
+    """Returns `input_pipeline.training_batches` as the settings want them.
 
     Args:
-        sources: What `find_records` found.
-        config: The flags.
+        sources: What `find_training_records` found.
+        config: The settings.
         batch_size: Examples per batch.
         pad_pixel: Colour of the padding, RGB in 0..255.
         seed: Of order and augmentation.
         start_step: Step of the first batch.
-        on_damaged: Told of damaged records; by default `input_pipeline.DamagedRecords`.
+        on_damaged: Told of damaged records; by default `DamagedRecords`.
 
     Returns:
         Dataset of batches.
     """
+    ignore_label = sources[0].info.ignore_label
     crop = transforms.TrainingCrop(
         config.train_crop_size,
-        sources[0].info.ignore_label,
+        ignore_label,
         config.min_resize_value,
         config.max_resize_value,
         config.resize_factor,
@@ -91,31 +127,25 @@ def training_batches(
     if config.oversample_classes:
         names = config.oversample_classes.split(",")
         repeats = [
-            input_pipeline.oversampling(source, config.train_split, names, config.oversample_factor)
+            class_presence.oversampling(source, config.train_split, names, config.oversample_factor)
             for source in sources
         ]
-    if on_damaged is None:
-        num_examples = sum(source.num_examples[config.train_split] for source in sources)
-        on_damaged = input_pipeline.DamagedRecords(num_examples, config.max_damaged_share)
     return input_pipeline.training_batches(
-        sources,
-        config.train_split,
-        batch_size,
+        input_pipeline.TrainingSet(sources, config.train_split, config.data_weights, repeats),
         crop,
-        augmentation(config, sources[0].info.ignore_label, pad_pixel),
-        seed,
-        start_step,
-        config.data_weights,
-        repeats,
-        on_damaged,
-        config.data_service,
+        augmentation(config, ignore_label, pad_pixel),
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        on_damaged=on_damaged,
+        data_service=config.data_service,
     )
 
 
 def augmentation(
     config: DataConfig, ignore_label: int, pad_pixel: tuple[float, float, float]
 ) -> list[transforms.RandomOperation]:
-    """Returns the operations on crops that the flags ask for; none by default."""
+    """Returns the operations on crops that the settings ask for; none by default."""
     operations: list[transforms.RandomOperation] = []
     if config.max_rotation:
         operations.append(

@@ -4,96 +4,18 @@ import dataclasses
 from collections.abc import Iterator
 from collections.abc import Mapping
 
+from deeplab_tf.data.problems import ERROR
+from deeplab_tf.data.problems import KINDS
+from deeplab_tf.data.problems import WARNING
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.data_report.statistics import UNLISTED
 from deeplab_tf.data_report.statistics import SplitStatistics
 from deeplab_tf.data_report.statistics import split_role
 from deeplab_tf.data_report.statistics import training_split
 
-ERROR, WARNING = "error", "warning"  # not fit to train; to be looked at
 MAX_NAMES = 5  # images that a finding names
 LARGE_IGNORED_SHARE = 0.5
 _MANY_IDS = 32  # of ids out of range: no numbering of classes, but grey levels
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """A problem that a single image can have."""
-
-    severity: str
-    what: str
-    remedy: str
-
-
-# Every kind of `images.Problem`.
-KINDS = {
-    "shard_damaged": Kind(
-        ERROR, "shards damaged or cut off, whose other records were not read",
-        "Copy these shards again, or build the records again.",
-    ),
-    "record_count": Kind(
-        ERROR, "splits with another number of records than dataset_info.json says",
-        "Copy the whole folder again, or build the records again.",
-    ),
-    "record_unreadable": Kind(
-        ERROR, "records that are no tf.train.Example", "Build the records again.",
-    ),
-    "image_damaged": Kind(
-        ERROR, "images damaged or cut off", "Replace them, or take them out with their labels.",
-    ),
-    "image_format": Kind(
-        ERROR, "images that are no 8-bit RGB or grey JPEG or PNG", "Convert them.",
-    ),
-    "image_missing": Kind(
-        ERROR, "labels, or lines of a list, without an image",
-        "Add the image under the label's name, or take the label or the line out.",
-    ),
-    "label_missing": Kind(
-        ERROR, "images without a label",
-        "Add a label of the image's name (only the extension may differ), or take the image out.",
-    ),
-    "same_name": Kind(
-        ERROR, "files that differ from another in the extension only",
-        "Rename one of the two, with its partner, or take it out.",
-    ),
-    "label_damaged": Kind(
-        ERROR, "labels damaged, cut off, or without class ids", "Replace them.",
-    ),
-    "label_jpeg": Kind(
-        ERROR, "labels that are JPEGs, whose compression changes ids",
-        "Export the labels again, as PNG; to convert the JPEGs does not bring the ids back.",
-    ),
-    "label_colors": Kind(
-        ERROR, "labels in colours, which are no ids",
-        "Give the colour of every class (NAME RED GREEN BLUE, one a line) by --classes, and the "
-        "same to the dataset `folder`; or replace every colour by its id.",
-    ),
-    "label_in_record": Kind(
-        ERROR, "labels in records that are no 8-bit grey PNG: training would read other ids",
-        "Write palettes as their indices: deeplab_tf.datasets.build does.",
-    ),
-    "size_mismatch": Kind(
-        ERROR, "labels of another size than their image",
-        "Export the label at the image's size (resized to the nearest id, never interpolated).",
-    ),
-    "ids_out_of_range": Kind(
-        ERROR, "labels with ids that are neither a class nor the ignore label", "",
-    ),
-    "exif_rotation": Kind(
-        ERROR, "images to be turned when shown, while training sees them as stored",
-        "Turn the pixels, for instance by `mogrify -auto-orient`, and see that the labels fit.",
-    ),
-    "leak": Kind(
-        ERROR, "images that are in another split too, which spoils evaluation",
-        "Take them out of one of the splits.",
-    ),
-    "duplicate": Kind(
-        WARNING, "images that are in their split more than once", "Take out all but one.",
-    ),
-    "all_ignored": Kind(
-        WARNING, "labels with nothing but ignored pixels", "Take them out: they teach nothing.",
-    ),
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

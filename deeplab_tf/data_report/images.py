@@ -11,7 +11,9 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from deeplab_tf.data import decoding
 from deeplab_tf.data import label_files
+from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.errors import UserError
 
@@ -37,6 +39,7 @@ class Example:
     image: pathlib.Path | bytes | None
     label: pathlib.Path | bytes | None
     problem: Problem | None = None  # found already; then there is nothing to read
+    stated_size: tuple[int, int] = (0, 0)  # height and width that a record states; 0 for none
 
     @property
     def label_name(self) -> str:
@@ -92,6 +95,12 @@ def measure(
     if image is not None:
         height, width = image.shape[:2]
         measured.size = (width, height)
+        stated_height, stated_width = example.stated_size
+        if stated_height not in (0, height) or stated_width not in (0, width):
+            measured.add(
+                "size_field",
+                f"states {stated_width}x{stated_height}, its image has {width}x{height} pixels",
+            )
         measured.digest = hashlib.blake2b(image, digest_size=16, salt=b"%d" % width).digest()
         mean, deviation = (values[:, 0] for values in cv2.meanStdDev(image))
         measured.color_sums = height * width * np.stack([mean, deviation**2 + mean**2])
@@ -162,13 +171,12 @@ def _read_label(
         header.verify()  # the checksums, to the last byte
         if path:
             return _read_label_file(path, header.mode, measured, encoding, ids_by_color)
-        label = PIL.Image.open(io.BytesIO(content))
-        if label.format != "PNG" or label.mode != "L" or content[24] != 8:
-            kind = "label_colors" if label.mode in _COLOR_MODES else "label_in_record"
-            measured.add_of_label(kind, f"{label.format}, mode {label.mode}")
-            return None
-        measured.encoding = "grey"
-        return np.asarray(label)
+        label = decoding.decode_label(content)
+        measured.encoding = "palette" if header.mode == "P" else "grey"
+        return label
+    except DataProblem as problem:
+        measured.add_of_label(problem.kind, problem.detail)
+        return None
     except Exception as error:  # as for images
         measured.add_of_label("label_damaged", _reason(error))
         return None

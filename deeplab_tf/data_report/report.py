@@ -6,8 +6,8 @@ import textwrap
 
 import numpy as np
 
+from deeplab_tf.data.problems import ERROR
 from deeplab_tf.data.records import DatasetInfo
-from deeplab_tf.data_report import findings as data_findings
 from deeplab_tf.data_report.findings import Finding
 from deeplab_tf.data_report.statistics import SplitStatistics
 from deeplab_tf.data_report.statistics import effective_number_weights
@@ -41,7 +41,7 @@ class Report:
 
     @property
     def is_fit_to_train(self) -> bool:
-        return not any(finding.severity == data_findings.ERROR for finding in self.findings)
+        return not any(finding.severity == ERROR for finding in self.findings)
 
     @property
     def train(self) -> str:
@@ -91,7 +91,7 @@ class Report:
     @property
     def verdict(self) -> str:
         severities = [finding.severity for finding in self.findings]
-        errors = severities.count(data_findings.ERROR)
+        errors = severities.count(ERROR)
         found = f"{_number(errors, 'error')}, {_number(len(severities) - errors, 'warning')}"
         return f"{'fit' if self.is_fit_to_train else 'NOT fit'} to train: {found}"
 
@@ -200,7 +200,7 @@ class Report:
 
 
 def _finding_lines(finding: Finding) -> list[str]:
-    head = "ERROR    " if finding.severity == data_findings.ERROR else "WARNING  "
+    head = "ERROR    " if finding.severity == ERROR else "WARNING  "
     count = f" ({finding.count:,})" if finding.where else ""
     lines = _wrapped(head + finding.what + count, " " * 9)
     for name in finding.where:

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from deeplab_tf.data import label_files
+from deeplab_tf.data import record_reading
 from deeplab_tf.data import records
+from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.data_report.images import Example
 from deeplab_tf.data_report.images import Problem
 from deeplab_tf.data_report.statistics import UNLISTED
@@ -84,24 +86,8 @@ class Shards:
     def examples(self) -> Iterator[Example]:
         """Yields the records of all splits; those of a damaged shard up to the damage."""
         for split, shards in self.source.shard_paths.items():
-            count, is_damaged = 0, False
-            for shard in shards:
-                first = count
-                try:
-                    for serialized in tf.data.TFRecordDataset(shard).as_numpy_iterator():
-                        yield _parse(serialized, split, f"{shard}, record {count - first}")
-                        count += 1
-                except tf.errors.OpError as error:
-                    is_damaged = True
-                    reason = error.message.split(";")[0].split("}} ")[-1].split(" [Op:")[0]
-                    problem = Problem(
-                        "shard_damaged", f"{reason}; {count - first} whole records before"
-                    )
-                    yield Example(split, shard, None, None, problem)
-            expected = self.source.num_examples[split]
-            if count != expected and not is_damaged:
-                problem = Problem("record_count", f"{count} records, not {expected}")
-                yield Example(split, f"{self.source.folder}, {split}", None, None, problem)
+            for shard, length in zip(shards, self.source.shard_lengths[split], strict=True):
+                yield from _examples_of_shard(shard, split, length)
 
 
 def find_folders(
@@ -122,6 +108,22 @@ def find_folders(
             f"{', '.join(_IMAGE_EXTENSIONS)}"
         )
     return found
+
+
+def _examples_of_shard(shard: str, split: str, length: int) -> Iterator[Example]:
+    count = 0
+    try:
+        for serialized in tf.data.TFRecordDataset(shard).as_numpy_iterator():
+            yield _parse(serialized, split, f"{shard}, record {count}")
+            count += 1
+    except tf.errors.OpError as error:
+        reason = error.message.split(";")[0].split("}} ")[-1].split(" [Op:")[0]
+        problem = Problem("shard_damaged", f"{reason}; {count} whole records before")
+        yield Example(split, shard, None, None, problem)
+        return
+    if count != length:
+        problem = Problem("record_count", f"{count} records, not {length}")
+        yield Example(split, shard, None, None, problem)
 
 
 def _files(
@@ -171,13 +173,14 @@ def _split_of_folder(key: str) -> str:
 
 def _parse(serialized: bytes, split: str, place: str) -> Example:
     try:
-        record = records.parse_example(tf.constant(serialized))
-    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):  # its message quotes the bytes
-        return Example(split, place, None, None, Problem("record_unreadable"))
-    name = record["name"].numpy().decode("utf-8", "replace")
+        record = record_reading.parse_record(serialized)
+    except DataProblem as problem:
+        name = f"{split}: {problem.name}" if problem.name else place
+        return Example(split, name, None, None, Problem(problem.kind, problem.detail))
     return Example(
         split,
-        f"{split}: {name}" if name else place,
-        record["image_bytes"].numpy() or None,
-        record["label_bytes"].numpy() or None,
+        f"{split}: {record.name}" if record.name else place,
+        record.image,
+        record.label or None,
+        stated_size=record.size,
     )

@@ -7,6 +7,8 @@ import numpy as np
 
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
+from deeplab_tf.data.damaged_records import DamagedRecords
+from deeplab_tf.data.damaged_records import readable_errors
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
 
@@ -43,18 +45,19 @@ def evaluate(
 
     Returns:
         The figures of `segmentation_metrics`, with `confusion_matrix` (int64 [C, C], rows are
-        labels), `num_images` and `images_per_second` (without the first image, for which the
-        network is compiled).
+        labels), `num_images`, `damaged_records` (what is wrong with those that were left out, by
+        name) and `images_per_second` (without the first image, for which the network is compiled).
 
     Raises:
-        UserError: A record is damaged, or the function returns an id that is not a class of the
-            records.
+        UserError: Too many records are damaged, or the function returns an id that is not a class
+            of the records.
     """
     info = source.info
     matrix = np.zeros((info.num_classes, info.num_classes), np.int64)
-    examples = input_pipeline.evaluation_examples(source, split)
+    damaged = DamagedRecords.of_split([source], split)
+    examples = input_pipeline.evaluation_examples(source, split, on_damaged=damaged)
     stopwatch = _Stopwatch()
-    with input_pipeline.readable_errors():
+    with readable_errors():
         for example in examples.as_numpy_iterator():
             label = example["label"]
             if border_width:
@@ -70,9 +73,12 @@ def evaluate(
                 on_image(example, prediction, counts)
             if progress:
                 progress(stopwatch.num_images, source.num_examples[split], stopwatch.seconds)
+    if not stopwatch.num_images:
+        raise UserError(f"No record of the split {split!r} of {source.folder} can be read.")
     return metrics.segmentation_metrics(matrix, info.class_names) | {
         "confusion_matrix": matrix,
         "num_images": stopwatch.num_images,
+        "damaged_records": damaged.problems,
         "images_per_second": stopwatch.images_per_second,
     }
 

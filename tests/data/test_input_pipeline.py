@@ -5,13 +5,19 @@ import functools
 import importlib.util
 
 import numpy as np
+import pngs
 import pytest
 import tensorflow as tf
 
 from deeplab_tf import fast
+from deeplab_tf.data import class_presence
+from deeplab_tf.data import decoding
 from deeplab_tf.data import input_pipeline
+from deeplab_tf.data import record_reading
 from deeplab_tf.data import records
 from deeplab_tf.data import transforms
+from deeplab_tf.data.damaged_records import DamagedRecords
+from deeplab_tf.data.damaged_records import readable_errors
 from deeplab_tf.errors import UserError
 
 
@@ -24,10 +30,17 @@ def form(request, monkeypatch):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
-def training_batches(source, count, seed=0, start_step=0, batch_size=3, **settings):
-    crop = transforms.TrainingCrop((65, 49), 255)
+def training_batches(
+    sources, count, seed=0, start_step=0, batch_size=3, weights=(), repeats=(), on_damaged=None
+):
+    sources = sources if isinstance(sources, list) else [sources]
     dataset = input_pipeline.training_batches(
-        source, "train", batch_size, crop, (), seed, start_step, **settings
+        input_pipeline.TrainingSet(sources, "train", weights, repeats),
+        transforms.TrainingCrop((65, 49), 255),
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        on_damaged=on_damaged,
     )
     return list(dataset.take(count).as_numpy_iterator())
 
@@ -82,54 +95,178 @@ def test_evaluation_gives_every_image_once_at_its_own_size(tiny_records):
         assert example["image"].shape[:2] == example["label"].shape
 
 
-def write_record(folder, label: np.ndarray, image: np.ndarray):
-    def feature(value):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+def bytes_feature(*values: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
-    example = tf.train.Example(
-        features=tf.train.Features(
-            feature={
-                "image/encoded": feature(tf.io.encode_png(image).numpy()),
-                "image/filename": feature(b"image_7"),
-                "image/segmentation/class/encoded": feature(
-                    tf.io.encode_png(label[..., np.newaxis]).numpy()
-                ),
-            }
-        )
+
+def int_feature(*values: int) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+LABEL = np.arange(70).reshape(7, 10) % 2
+GOOD = {
+    "image/encoded": bytes_feature(tf.io.encode_png(np.full((7, 10, 3), 9, np.uint8)).numpy()),
+    "image/filename": bytes_feature(b"image_7"),
+    "image/segmentation/class/encoded": bytes_feature(pngs.png(LABEL, 1)),
+}
+ENCODED, NAME, LABEL_KEY = GOOD
+
+
+def example_of(**changes) -> bytes:
+    """The good record with some features changed, or left out where a change is None."""
+    features = {key: value for key, value in (GOOD | changes).items() if value is not None}
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def with_label(label: np.ndarray) -> bytes:
+    return example_of(**{LABEL_KEY: bytes_feature(pngs.png(label))})
+
+
+# What is wrong -> the record, the name it goes by, and words of what is said.
+PLACE = "1 of val-00000-of-00001.tfrecord"
+BAD_RECORDS = {
+    "another size": (with_label(np.zeros((7, 9), int)), "image_7", "has 9x7 pixels"),
+    "an id too large": (with_label(np.full((7, 10), 30)), "image_7", "has the id 30"),
+    "a label without ids": (
+        example_of(**{LABEL_KEY: GOOD[ENCODED]}), "image_7", "its label is a colour image (RGB)",
+    ),
+    "a damaged image": (
+        example_of(**{ENCODED: bytes_feature(b"\xff\xd8 no")}), "image_7",
+        "its image has a damaged",
+    ),
+    "an image of a forged size": (
+        example_of(
+            **{ENCODED: bytes_feature(pngs.png(np.zeros((7, 10), int), size=(50_000, 50_000)))}
+        ),
+        "image_7", "more than the limit",
+    ),
+    "no image": (example_of(**{ENCODED: None}), "image_7", "no image under the key image/encoded"),
+    "no label": (example_of(**{LABEL_KEY: None}), "image_7", f"no label under the key {LABEL_KEY}"),
+    "a label under another key": (
+        example_of(**{LABEL_KEY: None, "label/encoded": GOOD[LABEL_KEY]}), "image_7",
+        "it has image/encoded, image/filename, label/encoded",
+    ),
+    "an image of numbers": (
+        example_of(**{ENCODED: int_feature(3)}), "image_7", "type int64_list under the key",
+    ),
+    "two names": (example_of(**{NAME: bytes_feature(b"a", b"b")}), PLACE, "2 values under the key"),
+    "a name of numbers": (example_of(**{NAME: int_feature(1)}), PLACE, "image/filename"),
+    "not an example": (b"\xff not an example", PLACE, "not a tf.train.Example"),
+    "another message": (b"\x08\x01\x12\x05hello", PLACE, "no image"),
+    "nothing": (b"", PLACE, "lost"),
+}  # fmt: skip
+
+
+def write_records(folder, *serialized: bytes, split="val") -> records.Records:
+    """Writes bare records, as others do, and finds them."""
+    with tf.io.TFRecordWriter(str(folder / f"{split}-00000-of-00001.tfrecord")) as writer:
+        for record in serialized:
+            writer.write(record)
+    return records.find_records(folder, num_classes=21)
+
+
+def names_of_evaluation(source, **options) -> list[str]:
+    examples = input_pipeline.evaluation_examples(source, "val", **options)
+    return [example["name"].decode() for example in examples.as_numpy_iterator()]
+
+
+@pytest.mark.parametrize("what", BAD_RECORDS)
+def test_evaluation_leaves_out_a_damaged_record_and_names_it(tmp_path, what, capsys):
+    serialized, name, words = BAD_RECORDS[what]
+    source = write_records(tmp_path, example_of(), serialized, example_of(**{NAME: None}))
+    damaged = DamagedRecords(3, max_share=0.5)
+    names = names_of_evaluation(source, on_damaged=damaged)
+    assert names == ["image_7", "2 of val-00000-of-00001.tfrecord"]
+    assert list(damaged.problems) == [name]
+    assert words in damaged.problems[name]
+    assert f"record {name} is left out" in capsys.readouterr().err
+
+
+def test_training_leaves_out_damaged_records_and_names_them(tmp_path, form):
+    good = [example_of(**{NAME: bytes_feature(name)}) for name in (b"a", b"b")]
+    bad = [
+        serialized.replace(b"image_7", b"image%02d" % index)
+        for index, (serialized, _, _) in enumerate(BAD_RECORDS.values())
+    ]
+    source = write_records(tmp_path, *good, *bad, split="train")
+    damaged = DamagedRecords(len(bad), max_share=1)
+    batches = training_batches(source, 1, batch_size=2 + len(bad), on_damaged=damaged)
+    assert set(names_of(batches)) == {"a", "b"}
+    assert set(damaged.problems) == {
+        f"image{index:02d}"
+        if name == "image_7"
+        else f"{2 + index} of train-00000-of-00001.tfrecord"
+        for index, (_, name, _) in enumerate(BAD_RECORDS.values())
+    }
+
+
+def test_too_many_damaged_records_stop_an_evaluation(tmp_path):
+    bad, _, _ = BAD_RECORDS["an id too large"]
+    other = example_of(**{NAME: bytes_feature(b"image_8"), LABEL_KEY: None})
+    source = write_records(tmp_path, example_of(), bad, other)
+    with pytest.raises(UserError, match="2 of 3 records are damaged.*image_7.*image_8"):
+        with readable_errors():
+            names_of_evaluation(source)
+
+
+def test_names_are_shown_whatever_bytes_they_are(tmp_path):
+    names = [b"caf\xe9", "\u00fc\u6f22".encode(), b"a\nb\x1b[31m", b"x" * 10_000]
+    source = write_records(tmp_path, *(example_of(**{NAME: bytes_feature(name)}) for name in names))
+    assert names_of_evaluation(source) == [
+        "caf\ufffd", "\u00fc\u6f22", "a\ufffdb\ufffd[31m", "x" * 255,
+    ]  # fmt: skip
+
+
+def test_evaluation_of_some_numbers_gives_these_places(tiny_records):
+    names = names_of_evaluation(tiny_records)
+    assert names_of_evaluation(tiny_records, numbers=[1, 3]) == names[1::2]
+
+
+def test_labels_of_every_bit_depth_train_and_evaluate_as_their_ids(tmp_path, form):
+    ids = np.random.default_rng(0).integers(0, 2, (7, 10))
+    labels = [pngs.png(ids, bits) for bits in (1, 2, 4, 8, 16)]
+    labels += [pngs.palette_png(ids, bits) for bits in (1, 2, 4, 8)]
+    serialized = [example_of(**{LABEL_KEY: bytes_feature(label)}) for label in labels]
+    source = write_records(tmp_path, *serialized)
+    for example in input_pipeline.evaluation_examples(source, "val").as_numpy_iterator():
+        np.testing.assert_array_equal(example["label"], ids)
+    crop = transforms.TrainingCrop((7, 10), 255, min_scale_factor=1, max_scale_factor=1, flip=False)
+    batches = input_pipeline.training_batches(
+        input_pipeline.TrainingSet([source], "val"), crop, batch_size=len(labels)
     )
-    with tf.io.TFRecordWriter(str(folder / "val-00000-of-00001.tfrecord")) as writer:
-        writer.write(example.SerializeToString())
+    for label in next(iter(batches))["label"]:
+        np.testing.assert_array_equal(label, ids)
 
 
-@pytest.mark.parametrize(
-    "label_size, largest_id, complaint",
-    [((8, 8), 30, "30"), ((8, 9), 1, "differ in size")],
-)
-def test_a_bad_record_is_named_with_a_remedy(tmp_path, label_size, largest_id, complaint):
-    label = np.zeros(label_size, np.uint8)
-    label[0, 0] = largest_id
-    write_record(tmp_path, label, np.zeros((8, 8, 3), np.uint8))
-    source = records.find_records(str(tmp_path), num_classes=21)
-    with pytest.raises(UserError, match=f"image_7.*{complaint}|{complaint}.*image_7"):
-        with input_pipeline.readable_errors():
-            list(input_pipeline.evaluation_examples(source, "val"))
-
-
-def test_a_truncated_shard_is_a_readable_error(tiny_records, tmp_path):
+def test_lost_records_of_a_shard_are_named(tiny_records, tmp_path):
     shard = tmp_path / "val-00000-of-00001.tfrecord"
     with open(tiny_records.shards("val")[0], "rb") as file:
         shard.write_bytes(file.read()[:-20])
-    source = records.Records(str(tmp_path), tiny_records.info, {"val": [4]}, {"val": [str(shard)]})
-    with pytest.raises(UserError, match="damaged"):
-        with input_pipeline.readable_errors():
-            list(input_pipeline.evaluation_examples(source, "val"))
+    source = records.Records(str(tmp_path), tiny_records.info, {"val": [2]}, {"val": [str(shard)]})
+    damaged = DamagedRecords(2, max_share=0.5)
+    assert len(names_of_evaluation(source, on_damaged=damaged)) == 1
+    assert list(damaged.problems) == ["1 of val-00000-of-00001.tfrecord"]
+
+
+def test_labels_without_a_class_are_nothing_to_learn(tmp_path, capsys):
+    def found(*ids: int) -> records.Records:
+        label = np.resize(ids, (7, 10))
+        return write_records(tmp_path, *[with_label(label)] * 2)
+
+    class_presence.check_there_is_something_to_learn(found(0, 1), "val")
+    assert capsys.readouterr().err == ""
+    class_presence.check_there_is_something_to_learn(found(0, 255), "val")
+    told = capsys.readouterr().err
+    assert "Only the class 'class_0'" in told and "--label_encoding=mask" in told
+    with pytest.raises(UserError, match="nothing to learn .* all have the ignore label 255"):
+        class_presence.check_there_is_something_to_learn(found(255), "val")
 
 
 def test_the_graph_makes_the_batches_that_numba_makes(tiny_records, monkeypatch):
     pytest.importorskip("numba")
-    fast = training_batches(tiny_records, 4)
+    expected = training_batches(tiny_records, 4)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for batch, other in zip(fast, training_batches(tiny_records, 4), strict=True):
+    for batch, other in zip(expected, training_batches(tiny_records, 4), strict=True):
         assert list(batch["name"]) == list(other["name"])
         np.testing.assert_array_equal(batch["label"], other["label"])
         difference = np.abs(batch["image"].astype(int) - other["image"])
@@ -178,21 +315,22 @@ def test_damaged_records_are_named_and_good_images_take_their_place(
 ):
     names = names_of(training_batches(tiny_records, 8, batch_size=1))
     source = damaged_copy(tiny_records, tmp_path, {2: damage_image, 4: damage_label})
-    damaged = input_pipeline.DamagedRecords(8, max_share=0.3)
+    damaged = DamagedRecords(8, max_share=0.3)
     batches = training_batches(source, 6, batch_size=4, on_damaged=damaged)
     assert len(damaged.problems) == 2 and set(damaged.problems) <= set(names)
     assert set(names_of(batches)) == set(names) - set(damaged.problems)
     assert all((batch["label"] < 255).any(axis=(1, 2)).all() for batch in batches)
     told = capsys.readouterr().err
     assert all(f"record {name} is left out" in told for name in damaged.problems)
-    assert "damaged until now: 2 of 8" in told
+    assert "damaged so far: 2 of 8" in told
     # As everything, it follows from seed and step.
-    assert_equal(batches[3:], training_batches(source, 3, 0, 3, batch_size=4))
+    again = training_batches(source, 3, 0, 3, batch_size=4, on_damaged=damaged)
+    assert_equal(batches[3:], again)
 
 
 def test_behind_a_wrong_checksum_the_rest_of_the_shard_is_lost_and_named(tiny_records, tmp_path):
     source = damaged_copy(tiny_records, tmp_path, {6: None})
-    damaged = input_pipeline.DamagedRecords(8, max_share=0.3)
+    damaged = DamagedRecords(8, max_share=0.3)
     batches = training_batches(source, 4, batch_size=4, on_damaged=damaged)
     assert set(damaged.problems) == {f"{i} of train-00000-of-00001.tfrecord" for i in (6, 7)}
     assert len(set(names_of(batches))) == 6
@@ -200,9 +338,9 @@ def test_behind_a_wrong_checksum_the_rest_of_the_shard_is_lost_and_named(tiny_re
 
 def test_too_many_damaged_records_stop_the_run(tiny_records, tmp_path, form):
     source = damaged_copy(tiny_records, tmp_path, {2: damage_image, 4: damage_label})
-    damaged = input_pipeline.DamagedRecords(8, max_share=0.01)  # one is always tolerated
+    damaged = DamagedRecords(8, max_share=0.01)  # one is always tolerated
     with pytest.raises(UserError, match="2 of 8 records are damaged.*--max_damaged_share"):
-        with input_pipeline.readable_errors():
+        with readable_errors():
             training_batches(source, 6, batch_size=4, on_damaged=damaged)
 
 
@@ -224,11 +362,11 @@ def test_sources_are_mixed_by_their_weights_from_any_step_on(tiny_records):
 
 def test_images_of_oversampled_classes_come_more_often(tiny_records):
     name = tiny_records.info.class_names[-1]
-    counts = input_pipeline.oversampling(tiny_records, "train", [name], 3)
+    counts = class_presence.oversampling(tiny_records, "train", [name], 3)
     examples = tf.data.TFRecordDataset(tiny_records.shards("train"))
     has_it = [
         (
-            tf.io.decode_png(records.parse_example(example)["label_bytes"]).numpy()
+            decoding.decode_label(record_reading.parse_record(example.numpy()).label)
             == tiny_records.info.num_classes - 1
         ).any()
         for example in examples
@@ -245,7 +383,7 @@ def test_images_of_oversampled_classes_come_more_often(tiny_records):
 
 def test_a_class_that_is_not_there_cannot_be_oversampled(tiny_records):
     with pytest.raises(UserError, match="no class 'unicorn' to oversample .* there is"):
-        input_pipeline.oversampling(tiny_records, "train", ["unicorn"], 2)
+        class_presence.oversampling(tiny_records, "train", ["unicorn"], 2)
 
 
 def test_where_numba_cannot_compile_the_graph_makes_the_batches(tiny_records, monkeypatch, caplog):

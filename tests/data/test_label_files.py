@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from deeplab_tf.data import class_ids
 from deeplab_tf.data import label_files
 from deeplab_tf.errors import UserError
 
@@ -211,16 +212,16 @@ def test_unknown_colours_are_answered_with_a_class_list(tmp_path):
 
 def test_ids_out_of_range_are_counted_and_common_reasons_guessed():
     label = np.array([[0, 1, 2], [255, 7, 7]])
-    assert label_files.wrong_ids(label, 3, 255) == {7: 2}
-    assert label_files.wrong_ids(label, 8, 255) == {}
+    assert class_ids.wrong_ids(label, 3, 255) == {7: 2}
+    assert class_ids.wrong_ids(label, 8, 255) == {}
     for wrong, num_classes, ignore_label, message in (
-        (label, 3, 255, "id 7 in label a.png, but there are 3 classes"),
-        (np.array([[0, 255]]), 2, 254, "mask of 0 and 255"),
-        (np.array([[1, 2, 3]]), 3, 255, "begin at 1"),
+        (label, 3, 255, "label a.png has the id 7 .2 px., but there are 3 classes"),
+        (np.array([[0, 255]]), 2, 254, "masks of two classes"),
+        (np.array([[1, 2, 3]]), 3, 255, "numbered 1 to 3"),
         (np.array([[-1, 0]]), 3, 255, "id -1"),
     ):
         with pytest.raises(UserError, match=message):
-            label_files.check_ids(wrong, "a.png", num_classes, ignore_label)
+            class_ids.check_ids(wrong, num_classes, ignore_label, "a.png")
 
 
 NAMES = ("sky", "car", "truck", "road")

@@ -1,0 +1,140 @@
+"""Class ids of labels: which are in range, and what labels look like that are not class ids."""
+
+import os
+from collections.abc import Collection
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import numpy as np
+
+from deeplab_tf.data.problems import KINDS
+from deeplab_tf.data.problems import DataProblem
+
+_MASK = {0, 255}
+_MANY_IDS = 32  # of ids out of range: not a numbering of classes, but grey levels
+_NUM_LISTED = 10
+
+MASK_REMEDY = (
+    "They look like masks of two classes: build the records with --label_encoding=mask, which "
+    "makes 0 class 0 and 255 class 1."
+)
+
+
+def wrong_ids(label: np.ndarray, num_classes: int, ignore_label: int) -> dict[int, int]:
+    """Returns the number of pixels of every id that is neither a class nor the ignore label.
+
+    Args:
+        label: Integers [H, W].
+        num_classes: Ids are 0 to num_classes - 1, ...
+        ignore_label: ... or this.
+    """
+    if _are_in_range(label, num_classes, ignore_label):
+        return {}
+    wrong = label[((label < 0) | (label >= num_classes)) & (label != ignore_label)]
+    ids, counts = np.unique(wrong, return_counts=True)
+    return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+
+
+def _are_in_range(label: np.ndarray, num_classes: int, ignore_label: int) -> bool:
+    """Whether that is seen at once, as in nearly all labels; False otherwise."""
+    if label.dtype.kind != "u" or not label.size:
+        return False
+    if ignore_label == np.iinfo(label.dtype).max:
+        label = label + label.dtype.type(1)  # the ignore label becomes 0
+        return label.max() <= num_classes
+    return label.max() < num_classes
+
+
+def check_ids(
+    label: np.ndarray, num_classes: int, ignore_label: int, name: str | os.PathLike = ""
+) -> None:
+    """Raises a `DataProblem` if a label has ids out of range.
+
+    Args:
+        label: Integers [H, W].
+        num_classes: Number of classes.
+        ignore_label: Label of pixels that do not count.
+        name: File of the label, where the caller does not add it.
+    """
+    wrong = wrong_ids(label, num_classes, ignore_label)
+    if not wrong:
+        return
+    listed = [f"{class_id} ({pixels:,} px)" for class_id, pixels in wrong.items()]
+    more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
+    raise DataProblem(
+        "ids_out_of_range",
+        f"has the id{'s' * (len(wrong) > 1)} {', '.join(listed[:_NUM_LISTED])}{more}, but there "
+        f"are {num_classes} classes ({range_text(num_classes, ignore_label)})",
+        subject="label",
+        name=os.fspath(name),
+        remedy=remedy_for_wrong_ids(set(np.unique(label).tolist()), num_classes, ignore_label),
+    )
+
+
+def remedy_for_wrong_ids(ids: Collection[int], num_classes: int, ignore_label: int) -> str:
+    """Says what to do about labels with ids out of range.
+
+    Args:
+        ids: All ids that occur, those in range included.
+        num_classes: Number of classes.
+        ignore_label: Label of pixels that do not count.
+    """
+    wrong = sorted(i for i in ids if not 0 <= i < num_classes and i != ignore_label)
+    if looks_like_mask(ids):
+        return MASK_REMEDY
+    if len(wrong) >= _MANY_IDS:
+        return (
+            "So many ids look like grey levels, not classes: of an image, of colours turned to "
+            "grey, or of a label that once was a JPEG. Export the labels again as class ids."
+        )
+    if wrong == [num_classes] and 0 not in ids:
+        return (
+            f"The ids seem to be numbered 1 to {num_classes}: subtract 1. If 0 is a class that "
+            f"does not occur, name it too (--num_classes={num_classes + 1})."
+        )
+    if wrong == [num_classes]:
+        return (
+            f"If 0 is not a class, but means `not labelled`: subtract 1 from all others, and write "
+            f"the ignore label for 0. If {num_classes} means `not labelled`: "
+            f"--ignore_label={num_classes}. Otherwise there are {num_classes + 1} classes: name "
+            f"them all (--num_classes={num_classes + 1})."
+        )
+    if wrong == [255]:
+        return "If 255 means `not labelled`: --ignore_label=255. Otherwise map it to a class."
+    return KINDS["ids_out_of_range"].remedy
+
+
+def looks_like_mask(ids: Collection[int]) -> bool:
+    """Whether these are the values of masks, black and white, and not class ids."""
+    return set(ids) == _MASK
+
+
+def range_text(num_classes: int, ignore_label: int) -> str:
+    """Returns the ids that a label may have, in words: `0..20 or 255`."""
+    return f"0..{num_classes - 1} or {ignore_label}"
+
+
+def too_few_classes(
+    pixels_by_id: Mapping[int, int], class_names: Sequence[str], ignore_label: int
+) -> str:
+    """Says what is wrong with labels in which fewer than two classes occur.
+
+    For the labels of a split: figures of these say little, and a training has nothing to learn.
+
+    Args:
+        pixels_by_id: Number of pixels of every id, the ignore label included.
+        class_names: Of all classes, in the order of their ids.
+        ignore_label: Label of pixels that do not count.
+
+    Returns:
+        One or two sentences; empty where two classes or more occur.
+    """
+    ids = {class_id for class_id, pixels in pixels_by_id.items() if pixels}
+    classes = sorted((ids & set(range(len(class_names)))) - {ignore_label})
+    if len(classes) > 1:
+        return ""
+    if not classes:
+        text = f"No pixel has a class: all have the ignore label {ignore_label}."
+    else:
+        text = f"Only the class {class_names[classes[0]]!r} (id {classes[0]}) occurs."
+    return f"{text} {MASK_REMEDY}" if looks_like_mask(ids) else text
