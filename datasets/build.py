@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from deeplab_tf import command_line
-from deeplab_tf.data import label_files
 from deeplab_tf.data import own_data
+from deeplab_tf.data import own_data_flags
 from deeplab_tf.data import records
-from deeplab_tf.data.annotations import formats
-from deeplab_tf.data.annotations.common import Options
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.datasets import shards
 from deeplab_tf.errors import UserError
@@ -119,7 +117,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Records go below it (required).", required=True)
     flags.DEFINE_string("manual_dir", None, "Raw images; without it, the error shows their tree.")
     flags.DEFINE_integer("num_shards", 4, "Files per split.", lower_bound=1)
-    define_own_data_flags()
+    own_data_flags.define()
     flags.DEFINE_string(
         "class_map",
         None,
@@ -129,43 +127,6 @@ def define_flags() -> None:
         "num_workers", None, "Threads; by default as many as CPU cores.", lower_bound=1
     )
     flags.DEFINE_list("splits", [], "Which to build, e.g. train_fine,val_fine; by default all.")
-
-
-def define_own_data_flags() -> None:
-    """Defines what can be said about a folder of images and labels."""
-    flags.DEFINE_enum(
-        "format", formats.AUTO, (formats.AUTO, *formats.FORMATS), "What labels are; for folder."
-    )
-    flags.DEFINE_enum(
-        "label_encoding", "auto", ("auto", *label_files.ENCODINGS), "How label images hold classes."
-    )
-    flags.DEFINE_string("label_suffix", "", "What the names of label images end in, e.g. _mask.")
-    flags.DEFINE_string("classes", "", "File of class names, in place of the one in the folder.")
-    flags.DEFINE_float(
-        "val_share",
-        0.2,
-        "Share of the images for validation, where there is no such split.",
-        lower_bound=0,
-        upper_bound=0.9,
-    )
-    flags.DEFINE_enum(
-        "unlabeled", None, ("background", "ignore"), "What pixels are that no annotation covers."
-    )
-    flags.DEFINE_enum("crowd", "ignore", ("ignore", "class"), "What COCO's crowd regions are.")
-    flags.DEFINE_integer("line_width", 10, "Width of annotated lines, in pixels.", lower_bound=1)
-
-
-def own_data_options() -> own_data.OwnDataOptions:
-    """Returns what the flags say about a folder of images and labels."""
-    values = flags.FLAGS
-    return own_data.OwnDataOptions(
-        format=values.format,
-        label_encoding=None if values.label_encoding == "auto" else values.label_encoding,
-        label_suffix=values.label_suffix,
-        classes=values.classes,
-        val_share=values.val_share,
-        drawing=Options(values.unlabeled, values.crowd, values.line_width),
-    )
 
 
 def main(_) -> None:
@@ -178,7 +139,7 @@ def main(_) -> None:
         flags.FLAGS.class_map,
         flags.FLAGS.num_workers,
         flags.FLAGS.splits,
-        own_data_options(),
+        own_data_flags.read(),
     )
     counts = ", ".join(f"{count} {split}" for split, count in built.num_examples.items())
     print(

@@ -1,8 +1,10 @@
 """Checks images and labels before they are trained on.
 
     python -m deeplab_tf.check_data --data_dir=RECORDS
+    python -m deeplab_tf.check_data --data=FOLDER_OF_IMAGES_AND_LABELS
     python -m deeplab_tf.check_data --images=DIR --labels=DIR --classes=FILE
 
+The second form takes what `datasets.build --dataset=folder` takes, by the same functions.
 Every file is read to its end. Prints counts per class, sizes, class weights, a crop size, and all
 that is wrong with a remedy; writes the same to OUTPUT_DIR/report.json, and some images with their
 labels, those with problems first, to OUTPUT_DIR/contact_sheet.jpg. Exits with 0 if the data is fit
@@ -23,10 +25,13 @@ from PIL import Image
 
 from deeplab_tf import command_line
 from deeplab_tf.data import label_files
+from deeplab_tf.data import own_data
+from deeplab_tf.data import own_data_flags
 from deeplab_tf.data import records
 from deeplab_tf.data.class_lists import read_class_list
 from deeplab_tf.data_report import contact_sheet
 from deeplab_tf.data_report import findings
+from deeplab_tf.data_report import own_source
 from deeplab_tf.data_report import sources
 from deeplab_tf.data_report import statistics
 from deeplab_tf.data_report.images import Example
@@ -125,6 +130,27 @@ def check_folders(
     )
 
 
+def check_own_data(
+    data: str | os.PathLike,
+    options: own_data.OwnDataOptions | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Checks a folder of images and labels as `datasets.build --dataset=folder` reads it.
+
+    Args:
+        data: The folder.
+        options: What is known about it.
+        progress: Called after every image.
+
+    Raises:
+        UserError: It is not clear what the folder holds, or which files belong together.
+    """
+    found = own_data.find_own_data(data, options or own_data.OwnDataOptions(), refuse_leaks=False)
+    for note in found.notes:
+        print(note)
+    return _check(own_source.OwnSource(found), lambda e: measure(e, found.info), progress)
+
+
 def write_report(report: Report, output_dir: str | os.PathLike) -> tuple[str, str]:
     """Writes report.json and contact_sheet.jpg, and returns their paths.
 
@@ -143,7 +169,7 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> tuple[str, st
 
 
 def _check(
-    source: sources.Folders | sources.Shards,
+    source: sources.Folders | sources.Shards | own_source.OwnSource,
     measure_example: Callable[[Example], MeasuredImage],
     progress: Progress | None,
 ) -> Report:
@@ -247,9 +273,13 @@ def _progress_line() -> Progress | None:
 
 def main(_) -> None:
     values = flags.FLAGS
-    if bool(values.data_dir) == bool(values.images or values.labels):
-        raise UserError("give --data_dir=RECORDS, or --images=DIR and --labels=DIR")
-    if values.data_dir:
+    if [bool(values.data_dir), bool(values.data), bool(values.images or values.labels)].count(
+        True
+    ) != 1:
+        raise UserError("give --data_dir=RECORDS, --data=FOLDER, or --images=DIR and --labels=DIR")
+    if values.data:
+        report = check_own_data(values.data, own_data_flags.read(), _progress_line())
+    elif values.data_dir:
         report = check_records(
             values.data_dir,
             values.dataset,
@@ -263,7 +293,7 @@ def main(_) -> None:
             values.labels,
             values.num_classes,
             values.ignore_label,
-            values.label_encoding or None,
+            None if values.label_encoding == "auto" else values.label_encoding,
             values.classes,
             _progress_line(),
         )
@@ -275,6 +305,7 @@ def main(_) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", "", "Folder of the records, or that they were built in.")
     flags.DEFINE_string("dataset", "", "Name of the dataset, where data_dir holds several.")
+    flags.DEFINE_string("data", "", "Folder of images and labels, of any annotation tool.")
     flags.DEFINE_string("images", "", "Folder of images, in place of records ...")
     flags.DEFINE_string("labels", "", "... and the folder of their labels, of the same names.")
     flags.DEFINE_integer("num_classes", None, "Number of classes, where nothing else says it.")
@@ -283,7 +314,6 @@ if __name__ == "__main__":
         None,
         "Label of pixels that do not count; by default what the records say, or 255.",
     )
-    flags.DEFINE_string("label_encoding", "", f"Of --labels: {', '.join(label_files.ENCODINGS)}.")
-    flags.DEFINE_string("classes", "", "File of class names: NAME or NAME RED GREEN BLUE a line.")
+    own_data_flags.define()
     flags.DEFINE_string("output_dir", "data_check", "Folder for report.json, contact_sheet.jpg.")
     command_line.run(main)

@@ -394,3 +394,33 @@ def test_folders_that_are_missing_or_empty_are_refused(folder):
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match="no file in this folder"):
         check_data.check_folders(folder / "empty", folder / "labels", 3)
+
+
+def test_a_folder_of_any_tool_is_checked_as_it_would_be_built(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for index in range(6):
+        save(image(f"{index}"), tmp_path / "images" / f"{index}.tif")
+        save((label(f"{index}") == 1).astype(np.uint8) * 255, tmp_path / "masks" / f"{index}.png")
+    report = check_data.check_own_data(tmp_path)
+    assert report.is_fit_to_train
+    assert {name: split.num_labels for name, split in report.splits.items()} == {
+        "train": 5,
+        "val": 1,
+    }
+    assert report.info.class_names == ("background", "foreground")
+    assert "--label_encoding=mask" in capsys.readouterr().out
+    cut(tmp_path / "images" / "1.tif", 900)
+    save(np.zeros((3, 3), np.uint8), tmp_path / "masks" / "2.png")
+    report = check_data.check_own_data(tmp_path)
+    assert "1.tif" in the_finding(report, "image_damaged").where[0]
+    assert "image 32x24, label 3x3" in the_finding(report, "size_mismatch").where[0]
+
+
+def test_one_image_in_two_splits_is_an_error_of_its_own(tmp_path):
+    for split in ("train", "val"):
+        for part, array in (("images", image("a")), ("labels", label("a"))):
+            (tmp_path / split / part).mkdir(parents=True)
+            save(array, tmp_path / split / part / "a.png")
+    report = check_data.check_own_data(tmp_path)
+    assert the_finding(report, "leak").severity == findings.ERROR

@@ -17,6 +17,7 @@ import PIL.Image
 from deeplab_tf.data import image_files
 from deeplab_tf.data import label_arrays
 from deeplab_tf.data import label_colors
+from deeplab_tf.data.annotations.common import EmbeddedImage
 from deeplab_tf.data.label_arrays import load_mat as load_mat
 from deeplab_tf.data.label_colors import RGB
 from deeplab_tf.errors import UserError
@@ -74,15 +75,16 @@ class LabelPixels:
         return ("color_map", "grey", "palette") if found <= known else ("grey", "palette")
 
 
-def read_bytes(path: str | os.PathLike, kind: str) -> bytes:
+def read_bytes(path: str | os.PathLike | EmbeddedImage, kind: str) -> bytes:
     """Returns a file's bytes; `kind` is "image" or "label", for messages.
 
     Raises:
         UserError: It is missing, or cannot be read.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no {kind} {path}")
+    if not isinstance(path, EmbeddedImage):
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise UserError(f"there is no {kind} {path}")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -129,11 +129,12 @@ def instance_masks(listing: Listing) -> dict[pathlib.Path, list[pathlib.Path]]:
     if len(folders) < 2 and listing.root in folders:
         return {}
     # Masks of instances have names of their own, those of whole images the image's.
-    return {
+    found = {
         images[0]: masks
         for images, masks in folders.values()
         if len(images) == 1 and {path.stem for path in masks} != {images[0].stem}
     }
+    return found if any(found.values()) else {}
 
 
 def lists_of(listing: Listing) -> dict[str, pathlib.Path]:

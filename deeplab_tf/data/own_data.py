@@ -11,6 +11,7 @@ import concurrent.futures
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 
@@ -96,7 +97,7 @@ class OwnData:
     max_pixels: int = image_files.MAX_PIXELS
 
     def read(
-        self, image: AnnotatedImage, tell=lambda line: None
+        self, image: AnnotatedImage, tell: Callable[[str], None] = lambda line: None
     ) -> tuple[source_images.SourceImage, np.ndarray]:
         """Reads an image and its label map, both upright.
 
@@ -110,11 +111,24 @@ class OwnData:
         Raises:
             UserError: A file is damaged, or the two do not fit each other.
         """
-        source = source_images.read_source_image(
-            image.image.read_bytes(), str(image.image), max_pixels=self.max_pixels, tell=tell
+        source = self.read_image(image, tell)
+        return source, self.read_label_map(image, source)
+
+    def read_image(
+        self, image: AnnotatedImage, tell: Callable[[str], None] = lambda line: None
+    ) -> source_images.SourceImage:
+        """Reads an image; see `read`."""
+        content = label_files.read_bytes(image.image, "image")
+        return source_images.read_source_image(
+            content, str(image.image), max_pixels=self.max_pixels, tell=tell
         )
+
+    def read_label_map(
+        self, image: AnnotatedImage, source: source_images.SourceImage
+    ) -> np.ndarray:
+        """Reads the label map of an image that was read; see `read`."""
         if image.label is not None:
-            return source, source.upright(self.read_label(image.label))
+            return source.upright(self.read_label(image.label))
         # A tool shows images upright, and its shapes lie so, unless the size that it states says
         # otherwise.
         size = source.size
@@ -127,7 +141,7 @@ class OwnData:
                 "was resized after it was annotated. Give the original one."
             )
         label_map = self._draw(image, size)
-        return source, label_map if size == source.size else source.upright(label_map)
+        return label_map if size == source.size else source.upright(label_map)
 
     def read_label(self, path: pathlib.Path) -> np.ndarray:
         """Returns the class ids of a label file, as it is stored, int [H, W]."""
@@ -147,12 +161,15 @@ class OwnData:
         )
 
 
-def find_own_data(root: str | os.PathLike, options: OwnDataOptions) -> OwnData:
+def find_own_data(
+    root: str | os.PathLike, options: OwnDataOptions, *, refuse_leaks: bool = True
+) -> OwnData:
     """Finds out what a folder holds: its format, its classes, its splits.
 
     Args:
         root: The folder.
         options: What is known already.
+        refuse_leaks: Whether one image in two splits is an error.
 
     Raises:
         UserError: It is not clear what belongs together, or something is missing.
@@ -173,7 +190,7 @@ def find_own_data(root: str | os.PathLike, options: OwnDataOptions) -> OwnData:
         data = _label_images(listing, format_, options)
     else:
         data = _annotations(listing, format_, options)
-    data = _divide(data, options)
+    data = _divide(data, options, refuse_leaks)
     return dataclasses.replace(data, notes=(found, *data.notes))
 
 
@@ -331,7 +348,7 @@ def _by_split(images: Iterable[AnnotatedImage]) -> dict[str, tuple[AnnotatedImag
     return {split: tuple(by_split[split].values()) for split in order}
 
 
-def _divide(data: OwnData, options: OwnDataOptions) -> OwnData:
+def _divide(data: OwnData, options: OwnDataOptions, refuse_leaks: bool) -> OwnData:
     """Settles which images are for validation, and refuses those that are in two splits."""
     splits = dict(data.splits)
     notes = list(data.notes)
@@ -364,7 +381,7 @@ def _divide(data: OwnData, options: OwnDataOptions) -> OwnData:
             splits[name] = tuple(image for image, own in zip(train, is_own) if own)
         notes += division.notes
     else:
-        notes += _leaks(splits, looks)
+        notes += _leaks(splits, looks, refuse_leaks)
     order = [name for name in SPLITS if name in splits]
     return dataclasses.replace(
         data, splits={name: splits[name] for name in order}, notes=tuple(notes)
@@ -372,7 +389,9 @@ def _divide(data: OwnData, options: OwnDataOptions) -> OwnData:
 
 
 def _leaks(
-    splits: dict[str, tuple[AnnotatedImage, ...]], looks: dict[str, list[near_duplicates.Look]]
+    splits: dict[str, tuple[AnnotatedImage, ...]],
+    looks: dict[str, list[near_duplicates.Look]],
+    refuse_leaks: bool,
 ) -> list[str]:
     """Says which images of one split are like one of another."""
     images = [(name, image) for name, own in splits.items() for image in own]
@@ -383,12 +402,13 @@ def _leaks(
         if images[first][0] != images[second][0]
     ]
     equal = [pair for pair in across if pair[2] == "equal"]
-    if equal:
+    if equal and refuse_leaks:
         (split, image), (other_split, other), _ = equal[0]
         raise UserError(
             f"{counted(len(equal), 'image')} are in two splits, which spoils validation: "
             f"{image.image} ({split}) equals {other.image} ({other_split}). Remove one of each."
         )
+    across = [pair for pair in across if pair[2] != "equal"]
     if not across:
         return []
     (split, image), (other_split, other), how = across[0]

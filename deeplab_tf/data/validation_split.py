@@ -129,8 +129,9 @@ def _choose(
             continue
         if _leaves_every_class(place, chosen, classes_of, holders):
             take(place)
-    if not chosen:  # every group holds a class that no other has
-        take(min(range(len(order)), key=lambda place: len(order[place])))
+    if not chosen:  # every group holds a class that no other has: the fewest are lost
+        alone = [sum(holders[class_id] == 1 for class_id in held) for held in classes_of]
+        take(min(range(len(order)), key=lambda place: (alone[place], len(order[place]))))
     return {index for place in chosen for index in order[place]}
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import pathlib
+from collections.abc import Callable
 from collections.abc import Mapping
 
 import cv2
@@ -40,6 +41,8 @@ class Example:
     label: pathlib.Path | bytes | None
     problem: Problem | None = None  # found already; then there is nothing to read
     stated_size: tuple[int, int] = (0, 0)  # height and width that a record states; 0 for none
+    # Reads both in place of `image` and `label`, and adds the problems that it finds.
+    read: "Callable[[MeasuredImage], tuple[np.ndarray | None, np.ndarray | None]] | None" = None
 
     @property
     def label_name(self) -> str:
@@ -90,8 +93,11 @@ def measure(
     if example.problem:
         measured.problems.append(example.problem)
         return measured
-    image = _read_image(example, measured)
-    label = _read_label(example, measured, label_encoding, ids_by_color)
+    if example.read:
+        image, label = example.read(measured)
+    else:
+        image = _read_image(example, measured)
+        label = _read_label(example, measured, label_encoding, ids_by_color)
     if image is not None:
         height, width = image.shape[:2]
         measured.size = (width, height)

@@ -1,0 +1,74 @@
+"""A folder of images and labels, whatever tool drew them, as a source of examples."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from deeplab_tf.data import records
+from deeplab_tf.data.annotations.common import AnnotatedImage
+from deeplab_tf.data.own_data import OwnData
+from deeplab_tf.data_report.images import Example
+from deeplab_tf.data_report.images import MeasuredImage
+from deeplab_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnSource:
+    """Images and labels as `deeplab_tf.data.own_data` found them."""
+
+    data: OwnData
+
+    def __str__(self) -> str:
+        return str(self.data.root)
+
+    @property
+    def info(self) -> records.DatasetInfo:
+        return self.data.info
+
+    @property
+    def num_examples(self) -> int:
+        return sum(map(len, self.data.splits.values()))
+
+    def examples(self) -> Iterator[Example]:
+        """Yields the images of all splits."""
+        for split, images in self.data.splits.items():
+            for image in images:
+                yield Example(
+                    split,
+                    str(image.image),
+                    None,
+                    image.label,
+                    read=functools.partial(_read, self.data, image),
+                )
+
+
+def _read(
+    data: OwnData, image: AnnotatedImage, measured: MeasuredImage
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The pixels, uint8 [H, W, 3], and the ids, int [H, W], as records would hold them."""
+    try:
+        source = data.read_image(image)
+    except UserError as error:
+        measured.add("image_damaged", _without(str(error), str(image.image)))
+        return None, None
+    pixels = cv2.imdecode(
+        np.frombuffer(source.content, np.uint8),
+        cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
+    )
+    measured.encoding = data.label_encoding or ""
+    try:
+        return pixels, data.read_label_map(image, source)
+    except UserError as error:
+        name = str(image.label or image.source)
+        measured.add_of_label("label_damaged", _without(str(error), f"label {name}", name))
+        return pixels, None
+
+
+def _without(message: str, *names: str) -> str:
+    """A message without the name of the file, which stands before it."""
+    for name in names:
+        message = message.removeprefix(name).lstrip(" :,")
+    return message
