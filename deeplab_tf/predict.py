@@ -1,33 +1,31 @@
-"""Labels images, videos or a camera's frames with a trained model.
+"""Labels images, videos or the frames of a camera with a trained model.
 
     python -m deeplab_tf.predict --run_dir=DIR --images='photos/*.jpg' --output_dir=DIR
 
-For every image NAME it writes NAME.png, of the same size, whose pixel values are class ids and
-whose palette is the dataset's colours; and NAME_overlay.png for the eye: the colours over the
-image, with a legend below. A video becomes a video of overlays, NAME_overlay.mp4, and so does
---images=0, the first camera, until Ctrl-C or --max_frames. overview.png shows the first of them
-together.
+For every image NAME, it writes NAME.png, whose pixel values are class ids, with the colours of the
+classes as its palette; and NAME_overlay.png, the colours over the image, with a legend below. For a
+video, it writes NAME_overlay.mp4. --images=0 is the first camera, until Ctrl-C or --max_frames.
+overview.png shows the first overlays together.
 
---label_ids=cityscapes also writes label_ids/NAME.png, with the ids that Cityscapes' test server
-wants: run it on leftImg8bit/test/*/*.png and upload that folder. A file in place of the name, with
-a line `CLASS: ID` per class, does it for any other server.
+--label_ids=cityscapes also writes label_ids/NAME.png with the ids that the test server of
+Cityscapes expects: run it on leftImg8bit/test/*/*.png and upload that folder. For another server,
+give a file with a line `CLASS: ID` for every class.
 
---model=PATH labels with what was made of the run, a SavedModel, .keras or .tflite file; the run
-still tells the names and the colours of the classes.
+--model=PATH labels with a SavedModel, .keras or .tflite file that was exported from the run, in
+place of the run's checkpoint.
 
-What cannot be read is named and skipped, and then the exit code is 1.
+A file that cannot be read, or whose result cannot be written, is named and skipped; the exit code
+is then 1.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 from absl import flags
 
 from deeplab_tf import command_line
-from deeplab_tf.config import NO_CRF
-from deeplab_tf.config import WHOLE_IMAGES
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import setting
@@ -36,9 +34,8 @@ from deeplab_tf.drawing import predictions
 from deeplab_tf.drawing import server_ids
 from deeplab_tf.drawing import video
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import artefacts
-from deeplab_tf.evaluation.prediction import label_function
-from deeplab_tf.evaluation.prediction import probability_function
+from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
+from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
 
 
@@ -63,11 +60,17 @@ class PredictConfig:
     )
     every_nth_frame: int = setting(1, "Labels every n-th frame of a video or a camera only.")
     max_frames: int = setting(0, "Labels so many frames of a video or a camera; 0 for all.")
+    max_image_pixels: int | None = setting(
+        None,
+        "Images with more pixels than this (width x height) are refused before they are decoded. "
+        f"By default {image_files.MAX_PIXELS}, or {image_files.MAX_WINDOWED_PIXELS} with "
+        "--window_size.",
+    )
 
     def __post_init__(self):
-        for name, least in (("every_nth_frame", 1), ("max_frames", 0)):
+        for name, least in (("every_nth_frame", 1), ("max_frames", 0), ("max_image_pixels", 1)):
             value = getattr(self, name)
-            if value < least:
+            if value is not None and value < least:
                 raise UserError(f"--{name}={value}; it must be {least} or more.")
 
 
@@ -78,46 +81,38 @@ def predict(
     run_dir: str,
     images: str,
     output_dir: str,
-    checkpoint: str = "best",
-    crf_config: CrfConfig = NO_CRF,
-    eval_config: EvalConfig = WHOLE_IMAGES,
+    *,
+    inference: Inference = BEST_CHECKPOINT,
     predict_config: PredictConfig = DEFAULTS,
-    artefact: str = "",
 ) -> list[str]:
-    """Writes a label PNG and an overlay for every image, and overlays of every video.
+    """Writes a label PNG and an overlay for every image, and overlays for every video.
 
     Args:
         run_dir: Folder of a trained or imported run.
         images: A file, a folder, a glob (`**` looks into folders) or the index of a camera; or
             several of them, separated by commas.
-        output_dir: Folder to write to; made if missing.
-        checkpoint: "best" or "last".
-        crf_config: The fully-connected CRF behind the network; by default none.
-        eval_config: Scales, flips, windows and output stride of the network.
+        output_dir: Folder to write to; made if it is missing.
+        inference: Weights, views and CRF; by default the best checkpoint on whole images.
         predict_config: What else is written, and how much of a video is labelled.
-        artefact: Labels with this SavedModel, `.keras` or `.tflite` file in place of the
-            checkpoint, see `artefacts.load_artefact`.
 
     Returns:
-        The label PNGs and videos written, in the order of the sorted images and videos.
+        Paths of the label PNGs and videos, in the order of the sorted images and videos.
 
     Raises:
-        UserError: No image was found; the artefact cannot do what is asked for; or some images
-            were unreadable, after all others were labelled.
+        UserError: No image was found; the run or the artefact cannot do what is asked for; or
+            images could not be labelled, which is raised after all others were.
     """
     paths = video.find_sources(images)
     names = predictions.output_names(paths)
     predictions.check_overwrites(paths, names, output_dir)
     run = run_dirs.read(run_dir)
-    class_names, colors = run.dataset.class_names, run.dataset.colors
+    class_names = run.dataset.class_names
     label_ids = server_ids.read_label_ids(predict_config.label_ids, class_names)
-    prediction_of = _prediction_function(
-        run, checkpoint, artefact, crf_config, eval_config, predict_config
-    )
+    labeller = _Labeller(run, inference, predict_config)
     writer = predictions.PredictionWriter(
         output_dir,
         class_names,
-        colors,
+        run.dataset.colors,
         save_confidence=predict_config.save_confidence,
         save_probabilities=predict_config.save_probabilities,
         label_ids=label_ids,
@@ -127,99 +122,80 @@ def predict(
     for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
         progress = f"{number} of {len(paths)}"
         try:
-            output = _write_prediction(writer, path, name, prediction_of, predict_config)
-        except image_files.ImageFileError as error:
-            failures.append(str(error))
-        except OSError as error:
-            failures.append(f"{path}: what was found cannot be written: {error}.")
+            written.append(labeller.label(path, name, writer))
+        except _FAILURES as error:
+            failures.append(_describe(path, error))
+            print(f"{progress}  skipped: {failures[-1]}", flush=True)
         else:
-            written.append(output)
             speed = number / (time.monotonic() - started)
-            print(f"{progress}  {path} -> {output}  {speed:.2f} files/s", flush=True)
-            continue
-        print(f"{progress}  skipped: {failures[-1]}", flush=True)
+            print(f"{progress}  {path} -> {written[-1]}  {speed:.2f} files/s", flush=True)
     try:
         writer.write_overview()
     except OSError as error:
-        failures.append(f"{predictions.OVERVIEW}.png cannot be written: {error}.")
+        failures.append(_describe(predictions.OVERVIEW, error))
     if failures:
         raise UserError(
-            f"{len(failures)} of {len(paths)} images could not be labelled; the others are in "
-            f"{output_dir}. Repair or remove:\n  " + "\n  ".join(failures)
+            f"{len(failures)} of {len(paths)} images or videos could not be labelled; the others "
+            f"are in {output_dir}:\n  " + "\n  ".join(failures)
         )
     return written
 
 
-def _write_prediction(
-    writer: predictions.PredictionWriter,
-    path: str,
-    name: str,
-    prediction_of: Callable[[np.ndarray], predictions.Prediction],
-    predict_config: PredictConfig,
-) -> str:
-    """Labels an image, a video or what a camera sees; returns the main file that it wrote."""
-    if not video.is_video(path):
-        image = image_files.read_image(path)
-        return writer.write(name, image, prediction_of(image))
-    return writer.write_video(
-        name,
-        video.Reader(path),
-        lambda frame: prediction_of(frame).label,
-        every_nth_frame=predict_config.every_nth_frame,
-        max_frames=predict_config.max_frames,
+# What one image can fail of, without an effect on the next.
+_FAILURES = (image_files.ImageFileError, OSError, MemoryError, tf.errors.ResourceExhaustedError)
+
+
+def _describe(path: str, error: Exception) -> str:
+    if isinstance(error, image_files.ImageFileError):
+        return str(error)  # which names the file
+    if isinstance(error, OSError):
+        return f"{path}: the result cannot be written ({error.strerror or error})."
+    return (
+        f"{path}: there is not enough memory. Give --window_size, e.g. 513,513, or a smaller one."
     )
 
 
-def _prediction_function(
-    run: run_dirs.Run,
-    checkpoint: str,
-    artefact: str,
-    crf_config: CrfConfig,
-    eval_config: EvalConfig,
-    predict_config: PredictConfig,
-) -> Callable[[np.ndarray], predictions.Prediction]:
-    """A function of an image, uint8 [H, W, 3]; it computes probabilities only if needed."""
-    settings = (run.model_config, run.data_config)
-    inference = {
-        "eval_config": eval_config,
-        "crf_parameters": run_dirs.crf_parameters(run.folder, crf_config),
-    }
-    needs_probabilities = predict_config.save_confidence or predict_config.save_probabilities
-    if artefact and needs_probabilities:
-        raise UserError(
-            f"--model={artefact} gives labels, not how sure of them it is: leave out "
-            "--save_confidence and --save_probabilities, or --model, to have them of the run."
-        )
-    if artefact:
-        label_of = artefacts.load_artefact(artefact, *settings, **inference)
-        return lambda image: predictions.Prediction(_of_run(label_of(image), artefact, run))
-    model = run_dirs.load_model(run, checkpoint)
-    if not needs_probabilities:
-        label_of = label_function(model, *settings, **inference)
-        return lambda image: predictions.Prediction(label_of(image))
-    probabilities_of = probability_function(model, *settings, **inference)
+class _Labeller:
+    """Labels images, videos and cameras, one after the other."""
 
-    def prediction_of(image):
-        probabilities = probabilities_of(image)
-        return predictions.Prediction(
-            np.argmax(probabilities, axis=-1).astype(np.int32), probabilities
+    def __init__(self, run: run_dirs.Run, inference: Inference, predict_config: PredictConfig):
+        self._run, self._inference, self._config = run, inference, predict_config
+        self._max_pixels = predict_config.max_image_pixels or (
+            image_files.MAX_WINDOWED_PIXELS
+            if inference.eval_config.window_size
+            else image_files.MAX_PIXELS
+        )
+        if predict_config.save_confidence or predict_config.save_probabilities:
+            self._probabilities_of = inference.probability_function(run)
+        else:
+            self._probabilities_of, self._label_of = None, inference.label_function(run)
+
+    def label(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
+        """Labels a file or a camera; returns the path of the label PNG or the video."""
+        if not video.is_video(path):
+            image = image_files.read_image(path, max_pixels=self._max_pixels)
+            return writer.write(name, image, self._predict(image))
+        return writer.write_video(
+            name,
+            video.Reader(path),
+            lambda frame: self._predict(frame).label,
+            every_nth_frame=self._config.every_nth_frame,
+            max_frames=self._config.max_frames,
         )
 
-    return prediction_of
-
-
-def _of_run(label: np.ndarray, artefact: str, run: run_dirs.Run) -> np.ndarray:
-    """Lets through a label of an artefact, whose classes can be those of the run.
-
-    Raises:
-        UserError: The run has not so many.
-    """
-    if label.max() >= run.dataset.num_classes:
-        raise UserError(
-            f"--model={artefact} finds class {label.max()}, but the run in {run.folder} has "
-            f"{run.dataset.num_classes} classes: give what was exported from this run."
-        )
-    return label
+    def _predict(self, image: np.ndarray) -> predictions.Prediction:
+        if self._probabilities_of:
+            probabilities = self._probabilities_of(image)
+            label = np.argmax(probabilities, axis=-1).astype(np.int32)
+            return predictions.Prediction(label, probabilities)
+        label = self._label_of(image)
+        if label.max() >= self._run.dataset.num_classes:
+            raise UserError(
+                f"--model={self._inference.artefact} finds class {label.max()}, but the run in "
+                f"{self._run.folder} has {self._run.dataset.num_classes} classes: give a model "
+                "that was exported from this run."
+            )
+        return predictions.Prediction(label)
 
 
 def main(_):
@@ -227,11 +203,13 @@ def main(_):
         flags.FLAGS.run_dir,
         flags.FLAGS.images,
         flags.FLAGS.output_dir,
-        flags.FLAGS.checkpoint,
-        command_line.read_flags(CrfConfig),
-        command_line.read_flags(EvalConfig),
-        command_line.read_flags(PredictConfig),
-        flags.FLAGS.model,
+        inference=Inference(
+            flags.FLAGS.checkpoint,
+            flags.FLAGS.model,
+            command_line.read_flags(EvalConfig),
+            command_line.read_flags(CrfConfig),
+        ),
+        predict_config=command_line.read_flags(PredictConfig),
     )
 
 

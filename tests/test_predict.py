@@ -1,6 +1,11 @@
 """Prediction on images and videos: what is written, and what is said when they are bad."""
 
+import errno
+import os
 import pathlib
+import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -10,15 +15,22 @@ from videos import draw_video
 from videos import plain_frames
 from videos import read_video
 
+from conftest import REPOSITORY
+from conftest import SIX_UNITS
 from deeplab_tf import crf
 from deeplab_tf import predict
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.data import image_files
+from deeplab_tf.drawing import overlays
+from deeplab_tf.drawing import panels
+from deeplab_tf.drawing import predictions
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import artefacts
 from deeplab_tf.evaluation import prediction
+from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir
 
 pytestmark = pytest.mark.usefixtures("short_network")
@@ -67,7 +79,7 @@ def test_labels_have_the_size_of_the_image_and_overlays_show_them(tiny_run_dir, 
     assert len(list(output_dir.iterdir())) == 5  # with the overview
 
 
-def test_broken_images_are_named_after_all_others_are_done(tiny_run_dir, tmp_path, capsys):
+def test_broken_images_are_named_after_all_others_are_labelled(tiny_run_dir, tmp_path, capsys):
     Image.fromarray(drawn_image(64, 64)).save(tmp_path / "good.jpg")
     whole = (tmp_path / "good.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -77,6 +89,96 @@ def test_broken_images_are_named_after_all_others_are_done(tiny_run_dir, tmp_pat
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["good.png", "good_overlay.png", "overview.png"]
     assert "3 of 3" in capsys.readouterr().out
+
+
+def test_what_cannot_be_written_is_named_and_does_not_end_the_batch(
+    tiny_run_dir, tmp_path, monkeypatch
+):
+    for name in ("a", "b", "c"):
+        Image.fromarray(drawn_image(33, 33)).save(tmp_path / f"{name}.png")
+    write = predictions.PredictionWriter.write
+
+    def fail_at(name, error):
+        def write_or_fail(writer, own_name, *details):
+            if own_name == name:
+                raise error
+            return write(writer, own_name, *details)
+
+        return write_or_fail
+
+    full = OSError(errno.ENOSPC, "No space left on device")
+    cases = {
+        "b": (fail_at("b", full), r"1 of 3.*b\.png: the result cannot be written \(No space"),
+        "c": (fail_at("c", MemoryError()), r"1 of 3.*c\.png: there is not enough memory.*--window"),
+    }
+    for name, (function, message) in cases.items():
+        monkeypatch.setattr(predictions.PredictionWriter, "write", function)
+        with pytest.raises(UserError, match=f"(?s){message}"):
+            predict.predict(tiny_run_dir, str(tmp_path), str(tmp_path / name))
+        assert len(list((tmp_path / name).glob("?.png"))) == 2
+    monkeypatch.undo()
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="overview: the result"):
+        patch.setattr(panels, "contact_sheet", lambda *_, **__: fail_at("", full)(None, ""))
+        predict.predict(tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"))
+    assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_an_image_over_the_limit_is_refused_and_windows_raise_the_limit(
+    tiny_run_dir, tmp_path, monkeypatch
+):
+    Image.new("RGB", (9000, 8000)).save(tmp_path / "large.png")
+    Image.fromarray(drawn_image(33, 33)).save(tmp_path / "small.png")
+    with pytest.raises(UserError, match=r"(?s)1 of 2.*large\.png has 9000x8000 pixels.*=72000000"):
+        predict.predict(tiny_run_dir, str(tmp_path), str(tmp_path / "out"))
+    limits = []
+
+    def read_image(path, *, max_pixels):
+        limits.append(max_pixels)
+        return drawn_image(33, 33)
+
+    monkeypatch.setattr(image_files, "read_image", read_image)
+    windows = Inference(eval_config=EvalConfig(window_size=(33, 33)))
+    for predict_config in (predict.PredictConfig(), predict.PredictConfig(max_image_pixels=5)):
+        predict.predict(
+            tiny_run_dir,
+            str(tmp_path / "small.png"),
+            str(tmp_path / "out"),
+            inference=windows,
+            predict_config=predict_config,
+        )
+    assert limits == [image_files.MAX_WINDOWED_PIXELS, 5]
+
+
+def test_a_killed_prediction_leaves_whole_files_and_the_next_cleans_up(tiny_run_dir, tmp_path):
+    for number in range(4):
+        Image.fromarray(drawn_image(33, 33)).save(tmp_path / f"{number}.png")
+    output_dir = tmp_path / "out"
+    # Python runs this first: it kills the process when the second image's label is to appear.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        f"from deeplab_tf.backbones import mobilenet_v2\nmobilenet_v2._BOTTLENECKS = {SIX_UNITS}\n"
+        "replace = os.replace\n"
+        "def replace_or_die(source, target):\n"
+        "    if os.path.basename(target) == '1.png':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    replace(source, target)\n"
+        "os.replace = replace_or_die\n"
+    )
+    arguments = [f"--run_dir={tiny_run_dir}", f"--images={tmp_path}/?.png"]
+    process = subprocess.run(
+        [sys.executable, "-m", "deeplab_tf.predict", *arguments, f"--output_dir={output_dir}"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+        capture_output=True,
+    )
+    assert process.returncode == -signal.SIGKILL
+    assert list(output_dir.glob(".new_*"))
+    left = sorted(path.name for path in output_dir.glob("*.png"))
+    assert left == ["0.png", "0_overlay.png", "1_overlay.png"]
+    for name in left:
+        with Image.open(output_dir / name) as image:
+            image.load()
+    predict.predict(tiny_run_dir, f"{tmp_path}/?.png", str(output_dir))
+    assert len(list(output_dir.glob("?.png"))) == 4 and not list(output_dir.glob(".new_*"))
 
 
 def test_a_label_never_overwrites_an_image(tiny_run_dir, tmp_path):
@@ -150,7 +252,7 @@ def everything(tiny_run_dir, tmp_path_factory) -> pathlib.Path:
         tiny_run_dir,
         str(folder / "*.png"),
         str(folder / "out"),
-        crf_config=CrfConfig(crf="v1"),
+        inference=Inference(crf_config=CrfConfig(crf="v1")),
         predict_config=predict.PredictConfig(
             save_confidence=True, save_probabilities=True, label_ids=str(folder / "server.txt")
         ),
@@ -177,7 +279,7 @@ def test_confidence_and_probabilities_are_those_of_the_labels(tiny_run_dir, ever
     np.testing.assert_allclose(chosen[..., 0], expected.max(axis=-1), atol=1e-4)
 
 
-def test_the_folder_for_a_test_server_holds_nothing_but_grey_images_of_its_ids(everything):
+def test_the_folder_for_a_test_server_holds_only_grey_images_of_its_ids(everything):
     (server_path,) = (everything / "label_ids").iterdir()
     assert server_path.name == "berlin_0_leftImg8bit.png"
     with Image.open(everything / server_path.name) as label:
@@ -187,20 +289,20 @@ def test_the_folder_for_a_test_server_holds_nothing_but_grey_images_of_its_ids(e
         np.testing.assert_array_equal(np.asarray(server_label), expected)
 
 
-def test_how_the_network_looks_at_images_is_passed_on(tiny_run_dir, tmp_path, monkeypatch):
-    eval_config = EvalConfig(eval_scales=(0.5, 1.0), add_flipped_images=True)
+def test_views_of_the_network_are_passed_on(tiny_run_dir, tmp_path, monkeypatch):
+    inference = Inference(eval_config=EvalConfig(eval_scales=(0.5, 1.0), add_flipped_images=True))
     seen = []
 
     def label_function(model, model_config, data_config, *, eval_config, crf_parameters):
         seen.append(eval_config)
         return lambda image: np.zeros(image.shape[:2], np.int32)
 
-    monkeypatch.setattr(predict, "label_function", label_function)
+    monkeypatch.setattr(prediction, "label_function", label_function)
     Image.fromarray(drawn_image(9, 11)).save(tmp_path / "a.png")
     predict.predict(
-        tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"), eval_config=eval_config
+        tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"), inference=inference
     )
-    assert seen == [eval_config]
+    assert seen == [inference.eval_config]
 
 
 def test_an_artefact_takes_the_place_of_the_checkpoint(tiny_run_dir, tmp_path, monkeypatch):
@@ -214,18 +316,19 @@ def test_an_artefact_takes_the_place_of_the_checkpoint(tiny_run_dir, tmp_path, m
     monkeypatch.setattr(run_dir, "load_model", None)
     Image.fromarray(image).save(tmp_path / "a.png")
     arguments = (tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"))
-    (written,) = predict.predict(*arguments, artefact="model.tflite")
+    inference = Inference(artefact="model.tflite")
+    (written,) = predict.predict(*arguments, inference=inference)
     with Image.open(written) as label:
         assert np.all(np.asarray(label) == class_id) and label.size == (11, 9)
     with pytest.raises(UserError, match="model.tflite gives labels.*--save_confidence"):
         predict.predict(
             *arguments,
             predict_config=predict.PredictConfig(save_confidence=True),
-            artefact="model.tflite",
+            inference=inference,
         )
     class_id = 7  # of another run
     with pytest.raises(UserError, match="finds class 7, but the run .* has 7 classes"):
-        predict.predict(*arguments, artefact="model.tflite")
+        predict.predict(*arguments, inference=inference)
 
 
 def test_a_video_becomes_a_video_of_overlays_and_a_broken_one_is_skipped(
@@ -246,16 +349,16 @@ def test_a_video_becomes_a_video_of_overlays_and_a_broken_one_is_skipped(
     names = sorted(path.stem for path in (tmp_path / "out").iterdir())
     assert names == ["clip_overlay", "overview"]
     (path,) = (tmp_path / "out").glob("clip_overlay.*")
-    frames_per_second, overlays = read_video(str(path))
+    frames_per_second, written = read_video(str(path))
     assert frames_per_second == 5
-    assert len(overlays) == 3 and overlays[0].shape == (50, 64, 3)  # codecs want even sides
+    assert len(written) == 3 and written[0].shape == (50, 64, 3)  # codecs need even sides
     colors = run_dir.read(tiny_run_dir).dataset.colors
-    for overlay, frame, class_id in zip(overlays, frames[::2], (0, 0, 1)):
+    for overlay, frame, class_id in zip(written, frames[::2], (0, 0, 1)):
         expected = overlays.overlay(frame, np.full((49, 64), class_id), colors)
         np.testing.assert_allclose(overlay.mean((0, 1)), expected.mean((0, 1)), atol=9)
 
 
-def test_a_camera_that_is_not_there_is_an_error_that_says_so(tiny_run_dir, tmp_path, monkeypatch):
+def test_a_missing_camera_ends_the_command(tiny_run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(run_dir, "load_model", lambda run, checkpoint: bright_pixel_model([]))
     with pytest.raises(UserError, match="^--images=97: no frame can be read from camera 97"):
         predict.predict(tiny_run_dir, "97", str(tmp_path))

@@ -59,7 +59,10 @@ def test_predict_writes_the_labels_of_the_refined_probabilities(tuned_run_dir, t
     Image.fromarray(image).save(tmp_path / "image.png")
     config = CrfConfig(crf="v1", crf_bilateral_weight=2.0, crf_iterations=3)
     (path,) = predict.predict(
-        tuned_run_dir, str(tmp_path / "image.png"), str(tmp_path / "out"), crf_config=config
+        tuned_run_dir,
+        str(tmp_path / "image.png"),
+        str(tmp_path / "out"),
+        inference=Inference(crf_config=config),
     )
     run = run_dirs.read(tuned_run_dir)
     model = run_dirs.load_model(run)

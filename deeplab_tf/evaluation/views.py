@@ -117,7 +117,8 @@ def mean_over_windows(
         config: Its `window_size` and `window_overlap` count.
 
     Yields:
-        Rows of the image, from top to bottom, and their probabilities, float32 [rows, W, C].
+        Rows of the image, from top to bottom, and their probabilities, float32 [rows, W, C], which
+        are overwritten afterwards.
     """
     height, width = image.shape[:2]
     size = [min(pair) for pair in zip((height, width), config.window_size)]
@@ -136,7 +137,8 @@ def mean_over_windows(
             total[:, columns] += probabilities
             count[:, columns] += 1
         num_done = next_top - top  # rows that no further window covers
-        yield slice(top, next_top), total[:num_done] / count[:num_done]
+        total[:num_done] /= count[:num_done]
+        yield slice(top, next_top), total[:num_done]
         for sums in (total, count):
             sums[: size[0] - num_done] = sums[num_done:]
             sums[size[0] - num_done :] = 0
