@@ -40,11 +40,17 @@ class Data:
         data_dir: Folder of the records; empty for those of the run.
         dataset: Name of the dataset, if data_dir holds several.
         split: Split to evaluate on; empty for the run's validation split.
+        max_damaged_share: Share of damaged records beyond which the evaluation stops; None for
+            that of the run.
+        max_image_pixels: Images and labels with more pixels are refused before they are decoded;
+            None for the limit of the run.
     """
 
     data_dir: str = ""
     dataset: str = ""
     split: str = ""
+    max_damaged_share: float | None = None
+    max_image_pixels: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,13 +196,20 @@ def _find_records(run: run_dirs.Run, data: Data) -> tuple[records.Records, str]:
     """Finds the records to evaluate on, and the split.
 
     Raises:
-        UserError: There are none, or they have other classes than the run.
+        UserError: There are none, they have other classes than the run, or there is no such split.
     """
-    own = run.data_config
+    limits = {
+        name: value
+        for name in ("max_damaged_share", "max_image_pixels")
+        if (value := getattr(data, name)) is not None
+    }
+    own = dataclasses.replace(run.data_config, **limits)
     source = training_data.find_own_records(
         own, run.model_config.num_classes, data.data_dir, data.dataset
     )
-    return source, data.split or own.val_split
+    split = data.split or own.val_split
+    source.num_records(split)  # raises the error for a missing split before the network is loaded
+    return source, split
 
 
 def _image_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...]) -> dict:
@@ -235,7 +248,13 @@ def main(_) -> None:
     given = flags.FLAGS
     figures = evaluate_run(
         given.run_dir,
-        data=Data(given.data_dir, given.dataset, given.split),
+        data=Data(
+            given.data_dir,
+            given.dataset,
+            given.split,
+            given.max_damaged_share,
+            given.max_image_pixels,
+        ),
         inference=Inference(
             given.checkpoint,
             given.model,
@@ -262,6 +281,17 @@ if __name__ == "__main__":
         "Evaluates this SavedModel, .keras or .tflite file in place of the checkpoint.",
     )
     flags.DEFINE_string("data_dir", "", "Records; by default those of the run.")
+    flags.DEFINE_float(
+        "max_damaged_share",
+        None,
+        "Share of damaged records beyond which the evaluation stops; by default that of the run.",
+    )
+    flags.DEFINE_integer(
+        "max_image_pixels",
+        None,
+        "Images and labels with more pixels than this are refused before they are decoded; by "
+        "default the limit of the run.",
+    )
     flags.DEFINE_string("dataset", "", "Name of the dataset, where data_dir holds several.")
     flags.DEFINE_integer(
         "border_width", 0, "Evaluates pixels less than this far from a border; 0 for all."

@@ -1,7 +1,10 @@
 """Evaluation of a run, and of what was made of it."""
 
+import dataclasses
 import json
 import os
+import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +81,66 @@ def test_compiling_the_network_does_not_count_as_its_speed(tiny_records):
 def test_a_model_of_more_classes_than_the_records_is_refused(tiny_records):
     with pytest.raises(UserError, match="finds class 7, but the records .* 7 classes"):
         evaluation.evaluate(lambda image: np.full(image.shape[:2], 7), tiny_records, "val")
+
+
+def damage(records_folder: pathlib.Path, num_records: int) -> None:
+    """Changes a byte in the last record of some validation shards, each of two records."""
+    shards = sorted(records_folder.rglob("*val*.tfrecord*"))
+    for shard in shards[:num_records]:
+        content = bytearray(shard.read_bytes())
+        content[-100] ^= 0xFF
+        shard.write_bytes(content)
+
+
+def test_damaged_records_are_left_out_counted_and_named(
+    tiny_run_dir, tiny_records, tmp_path, capfd
+):
+    shutil.copytree(tiny_run_dir, tmp_path / "run")
+    shutil.copytree(tiny_records.folder, tmp_path / "records")
+    damage(tmp_path / "records", 1)
+    data = evaluation.Data(data_dir=str(tmp_path / "records"))
+    report_path = tmp_path / "report.html"
+    result = evaluation.evaluate_run(str(tmp_path / "run"), data=data, report_path=str(report_path))
+    assert (result["num_images"], result["num_damaged"]) == (3, 1)
+    ((name, problem),) = result["damaged_records"].items()
+    assert f"record {name} is left out: {problem}" in capfd.readouterr().err
+    evaluation.print_metrics(result)
+    assert "damaged records left out: 1" in capfd.readouterr().out
+    assert "Damaged records left out: 1 (" in report_path.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="1 of 4 records are damaged.*--max_damaged_share"):
+        stricter = dataclasses.replace(data, max_damaged_share=0.0)
+        evaluation.evaluate_run(str(tmp_path / "run"), data=stricter)
+
+
+@pytest.mark.parametrize("content", [b"", b"doubled", b"cut"])
+def test_shards_that_do_not_hold_what_they_should_are_refused(
+    tiny_run_dir, tiny_records, tmp_path, content
+):
+    shutil.copytree(tiny_records.folder, tmp_path / "records")
+    shard = min((tmp_path / "records").rglob("*val*.tfrecord*"))
+    whole = shard.read_bytes()
+    shard.write_bytes({b"doubled": 2 * whole, b"cut": whole[:-30]}.get(content, content))
+    with pytest.raises(UserError, match=shard.name):
+        evaluation.evaluate_run(
+            tiny_run_dir, data=evaluation.Data(data_dir=str(tmp_path / "records"))
+        )
+
+
+@pytest.mark.parametrize(
+    "counted, note",
+    [((), "no pixel is counted"), ((2,), "of one class only: .* nothing but class_2")],
+)
+def test_an_miou_of_nothing_says_so(capsys, counted, note):
+    matrix = np.zeros((3, 3), int)
+    for class_id in counted:
+        matrix[class_id, class_id] = 5
+    figures = metrics.segmentation_metrics(matrix, ("class_0", "class_1", "class_2"))
+    assert re.search(note, figures["note"])
+    evaluation.print_metrics(figures)
+    assert re.search(rf"miou +\d\.\d{{4}}  \({note}", capsys.readouterr().out)
+    matrix[0, 1] = 1
+    full = metrics.segmentation_metrics(matrix, ("class_0", "class_1", "class_2"))
+    assert full["note"] is None
 
 
 @pytest.fixture(scope="module")

@@ -45,8 +45,9 @@ def evaluate(
 
     Returns:
         The figures of `segmentation_metrics`, with `confusion_matrix` (int64 [C, C], rows are
-        labels), `num_images`, `damaged_records` (what is wrong with those that were left out, by
-        name) and `images_per_second` (without the first image, for which the network is compiled).
+        labels), `num_images`, `num_damaged`, `damaged_records` (what is wrong with the records that
+        were left out, by name) and `images_per_second` (without the first image, for which the
+        network is compiled).
 
     Raises:
         UserError: Too many records are damaged, or the function returns an id that is not a class
@@ -78,6 +79,7 @@ def evaluate(
     return metrics.segmentation_metrics(matrix, info.class_names) | {
         "confusion_matrix": matrix,
         "num_images": stopwatch.num_images,
+        "num_damaged": len(damaged.problems),
         "damaged_records": damaged.problems,
         "images_per_second": stopwatch.images_per_second,
     }
@@ -95,6 +97,8 @@ def print_metrics(figures: dict) -> None:
         for width, miou in zip(trimap["widths"], trimap["miou"]):
             if width in (1, 2, 5) or width % 10 == 0 or width == trimap["widths"][-1]:
                 print(f"trimap {width:<2}       {miou:.4f}")
+    if figures.get("num_damaged"):
+        print(f"damaged records left out: {figures['num_damaged']}")
     for title, name in _PRINTED.items():
         if name in figures:
             note = f"  ({figures['note']})" if name == "miou" and figures["note"] else ""

@@ -43,7 +43,7 @@ CLASS_COLUMNS = {  # of the table of classes, besides the IoU, by key of the fig
 # Shown in a way of their own; every other figure or setting is listed as it is.
 _NOT_LISTED = {
     *SHARES, *COST, *CLASS_COLUMNS, "iou_per_class", "confusion_matrix", "trimap", "command",
-    "note", "num_damaged", "damaged",
+    "note", "num_damaged", "damaged_records",
 }  # fmt: skip
 
 
@@ -148,8 +148,9 @@ def _summary(figures: dict) -> dict:
     ]
     notes = [figures["note"]] if figures.get("note") else []
     if figures.get("num_damaged"):
-        named = ", ".join(f"{one['name']} ({one['problem']})" for one in figures["damaged"])
-        notes.append(f"{figures['num_damaged']:,} damaged records were left out: {named}.")
+        problems = figures["damaged_records"].items()
+        named = "; ".join(f"{name}: {problem}" for name, problem in problems)
+        notes.append(f"Damaged records left out: {figures['num_damaged']:,} ({named}).")
     return {
         "tiles": tiles,
         "notes": notes,
