@@ -434,7 +434,7 @@ def test_the_command_ends_with_one_message_and_code_1_on_a_truncated_jpeg(raw, t
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     assert finished.returncode == 1
-    assert f"error: {raw / 'images' / 'c.jpg'} cannot be decoded" in finished.stderr
+    assert f"error: image {raw / 'images' / 'c.jpg'} cannot be decoded" in finished.stderr
     assert "Traceback" not in finished.stderr
 
 

@@ -103,6 +103,11 @@ def decode_label(content: bytes, max_pixels: int = image_files.MAX_PIXELS) -> np
     return label // _step(bit_depth)
 
 
+def label_encoding(content: bytes) -> str:
+    """Returns how a label that was decoded stores its ids: "palette" or "grey"."""
+    return "palette" if content[_COLOR_TYPE] == _PALETTE else "grey"
+
+
 def check_image_header(content: bytes, max_pixels: int = image_files.MAX_PIXELS) -> str:
     """Checks an image by its header, and returns its format: "jpeg" or "png".
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.errors import UserError
 
 RGB = tuple[int, int, int]
@@ -78,32 +79,37 @@ def proposed_class_list(rgb: np.ndarray) -> str:
         return ""
     order = np.argsort(-counts)
     return "\n".join(
-        f"  name_{number} {' '.join(map(str, decode(int(codes[i]))))}"
+        f"name_{number} {' '.join(map(str, decode(int(codes[i]))))}"
         for number, i in enumerate(order)
     )
 
 
 def _unknown_colors(
     rgb: np.ndarray, unknown: np.ndarray, ids: Mapping[RGB, int], path: pathlib.Path
-) -> UserError:
+) -> DataProblem:
     row, column = np.argwhere(unknown)[0]
     red, green, blue = rgb[row, column].tolist()
     known = np.array(list(ids), np.int32)
     codes, counts = np.unique(encode(rgb[unknown]), return_counts=True)
     is_near = [_distances(decode(code), known).min() <= _NEAR for code in codes.tolist()]
-    message = (
-        f"label {path} has the colour {red} {green} {blue}, which is not that of a class, in "
-        f"{int(unknown.sum())} pixels, the first in row {row}, column {column}"
+    is_compressed = len(codes) > 1 and counts[is_near].sum() > counts.sum() / 2
+    remedy = (
+        f"Correct it, or list the colour as a class (`void {red} {green} {blue}`), which "
+        "--class_map=void:ignore drops."
     )
-    if len(codes) > 1 and counts[is_near].sum() > counts.sum() / 2:
-        return UserError(
-            f"{message}. {len(codes)} such colours lie near those of classes, as compression or "
-            "smooth edges leave them. Export the label without them, or take the nearest class by "
+    if is_compressed:
+        remedy = (
+            f"{len(codes)} such colours lie near those of classes, as compression or smooth edges "
+            "leave them. Export the label without them, or take the nearest class by "
             "--label_encoding=nearest_color."
         )
-    return UserError(
-        f"{message}: correct it, or list the colour as a class (`void {red} {green} {blue}`), "
-        "which --class_map=void:ignore drops"
+    return DataProblem(
+        "label_colors",
+        f"has the colour {red} {green} {blue}, which is not that of a class, in "
+        f"{int(unknown.sum())} pixels, the first in row {row}, column {column}",
+        subject="label",
+        name=str(path),
+        remedy=remedy,
     )
 
 

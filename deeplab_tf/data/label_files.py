@@ -6,6 +6,7 @@ its compression changes values.
 
 import dataclasses
 import difflib
+import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from deeplab_tf.data import label_colors
 from deeplab_tf.data.annotations.common import EmbeddedImage
 from deeplab_tf.data.label_arrays import load_mat as load_mat
 from deeplab_tf.data.label_colors import RGB
+from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.errors import UserError
 
 # How label files hold class ids.
@@ -104,9 +106,14 @@ def load_label(path: str | os.PathLike) -> LabelPixels:
     with image_files.open_image(content, name=f"label {path}") as image:
         try:
             image.load()
+            with PIL.Image.open(io.BytesIO(content)) as again:
+                again.verify()  # the checksums, to the last byte
         except Exception as error:  # Pillow raises errors of every kind on damaged files
-            raise UserError(
-                f"label {path} cannot be decoded to its end ({error}): replace it"
+            raise DataProblem(
+                "label_damaged",
+                f"cannot be decoded to its end ({error})",
+                subject="label",
+                name=str(path),
             ) from error
         return _pixels(image, content, path)
 
@@ -164,7 +171,16 @@ def read_label(
     path = pathlib.Path(path)
     if encoding == "array" and path.suffix.lower() not in ARRAY_EXTENSIONS:
         label_arrays.read_array(path)  # says that it is none
-    pixels = load_label(path)
+    return label_ids(load_label(path), path, encoding, colors)
+
+
+def label_ids(
+    pixels: LabelPixels,
+    path: pathlib.Path,
+    encoding: str | None = None,
+    colors: Mapping[RGB, int] | None = None,
+) -> np.ndarray:
+    """Returns the class ids of a label file that was loaded; see `read_label`."""
     if encoding == "mask":
         return _mask(pixels, path)
     if encoding == "nearest_color":
@@ -180,9 +196,12 @@ def read_label(
             raise _colors_unknown(pixels, path)
         return label_colors.look_up(_rgb(pixels, path), colors, path)
     if pixels.values is None:
-        raise UserError(
-            f"label {path} is a colour image, though labels are said to be {encoding}, or look "
-            "like that: bring all into one encoding, or say by --label_encoding which it is"
+        raise DataProblem(
+            "label_colors",
+            f"is a colour image, though labels are said to be {encoding}, or look like that",
+            subject="label",
+            name=str(path),
+            remedy="Bring all into one encoding, or say by --label_encoding which it is.",
         )
     return np.where(pixels.values == _UNLABELLED, _IGNORE_LABEL, pixels.values)
 
@@ -336,19 +355,27 @@ def _mask(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
     return (values != background).astype(np.int32)
 
 
-def _lossy(pixels: LabelPixels, path: pathlib.Path) -> UserError:
-    return UserError(
-        f"{path} is a JPEG, whose compression changes values; labels are PNGs or other files that "
-        f"keep them. Its main colours are about {label_colors.main_colors(_rgb(pixels, path))}. "
-        "Export the labels as PNG. If there are only JPEGs: --label_encoding=mask takes black and "
-        "white ones as two classes, --label_encoding=nearest_color the class of the nearest colour."
+def _lossy(pixels: LabelPixels, path: pathlib.Path) -> DataProblem:
+    return DataProblem(
+        "label_jpeg",
+        "is a JPEG, whose compression changes values, while labels are PNGs or other files that "
+        f"keep them; its main colours are about {label_colors.main_colors(_rgb(pixels, path))}",
+        subject="label",
+        name=str(path),
+        remedy="Export the labels as PNG. If there are only JPEGs: --label_encoding=mask takes "
+        "black and white ones as two classes, --label_encoding=nearest_color the class of the "
+        "nearest colour.",
     )
 
 
-def _colors_unknown(pixels: LabelPixels, path: pathlib.Path) -> UserError:
+def _colors_unknown(pixels: LabelPixels, path: pathlib.Path) -> DataProblem:
     lines = label_colors.proposed_class_list(_rgb(pixels, path))
     written = f" For this one, with names of yours:\n{lines}" if lines else ""
-    return UserError(
-        f"{path} is a colour image, and the colours of the classes are not known. Write them into "
-        f"classes.txt beside the images, NAME RED GREEN BLUE, one class a line.{written}"
+    return DataProblem(
+        "label_colors",
+        "is a colour image, and the colours of the classes are not known",
+        subject="label",
+        name=str(path),
+        remedy="Write them into classes.txt beside the images, NAME RED GREEN BLUE, one class a "
+        f"line.{written}",
     )

@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 import PIL.Image
 
+from deeplab_tf.data import decoding
 from deeplab_tf.data import image_files
+from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.errors import UserError
 
 _ORIENTATION = 0x0112
@@ -52,6 +54,10 @@ class SourceImage:
     size: tuple[int, int]
     stored_size: tuple[int, int]
     orientation: int
+
+    def pixels(self) -> np.ndarray:
+        """Decodes the image; uint8 [H, W, 3]."""
+        return decoding.decode_image(self.content, self.size[0] * self.size[1])
 
     def upright(self, label_map: np.ndarray) -> np.ndarray:
         """Turns a label map, [H, W], like the image, if it has the size of the stored image.
@@ -93,15 +99,26 @@ def read_source_image(
         if is_kept:
             try:
                 image.load()
+                decoding.decode_image(content, max_pixels)  # as training does
+            except DataProblem as problem:
+                raise problem.named(name) from problem
             except Exception as error:  # Pillow raises errors of every kind on damaged files
-                raise UserError(
-                    f"{name} cannot be decoded to its end ({error}): replace it."
-                ) from error
+                reason = f"cannot be decoded to its end ({error})"
+                raise DataProblem("image_damaged", reason, name=name) from error
             image_format = "png" if image.format == "PNG" else "jpeg"
             return SourceImage(content, image_format, stored_size, stored_size, 1)
     pixels = image_files.read_image(content, name=name, max_pixels=max_pixels, tell=tell)
     encoded = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes()
     return SourceImage(encoded, "png", pixels.shape[1::-1], stored_size, orientation)
+
+
+def is_turned(content: bytes) -> bool:
+    """Whether the EXIF data of an image file turn it; False for what is not an image."""
+    try:
+        with image_files.open_image(content) as image:
+            return _orientation(image) != 1
+    except UserError:
+        return False
 
 
 def is_turned_within_its_size(image: PIL.Image.Image) -> bool:

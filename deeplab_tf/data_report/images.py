@@ -2,24 +2,21 @@
 
 import dataclasses
 import hashlib
-import io
 import pathlib
 from collections.abc import Callable
 from collections.abc import Mapping
 
 import cv2
 import numpy as np
-import PIL.Image
-import tensorflow as tf
 
 from deeplab_tf.data import decoding
 from deeplab_tf.data import label_files
+from deeplab_tf.data import source_images
 from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.errors import UserError
 
 THUMBNAIL_SIZE = (640, 480)  # at most, width and height in pixels
-_COLOR_MODES = ("RGB", "RGBA", "LA", "CMYK", "YCbCr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +68,15 @@ class MeasuredImage:
     def add_of_label(self, kind: str, detail: str = "") -> None:
         self.problems.append(Problem(kind, detail, self.label_name))
 
+    def add_error(self, error: UserError, name: str, of_label: bool = False) -> None:
+        """Adds what an error says about a file, without the name, which stands before it."""
+        add = self.add_of_label if of_label else self.add
+        if isinstance(error, DataProblem):
+            add(error.kind, error.detail)
+        else:
+            detail = str(error).removeprefix("label ").removeprefix(name).lstrip(" :,")
+            add("label_damaged" if of_label else "image_damaged", detail)
+
 
 def measure(
     example: Example,
@@ -96,8 +102,9 @@ def measure(
     if example.read:
         image, label = example.read(measured)
     else:
-        image = _read_image(example, measured)
+        image, source = _read_image(example, measured)
         label = _read_label(example, measured, label_encoding, ids_by_color)
+        label = source.upright(label) if source and label is not None else label
     if image is not None:
         height, width = image.shape[:2]
         measured.size = (width, height)
@@ -125,29 +132,24 @@ def measure(
     return measured
 
 
-def _read_image(example: Example, measured: MeasuredImage) -> np.ndarray | None:
-    """The pixels that training would see, uint8 [H, W, 3]."""
+def _read_image(
+    example: Example, measured: MeasuredImage
+) -> tuple[np.ndarray | None, source_images.SourceImage | None]:
+    """The pixels that training would see, uint8 [H, W, 3], and where they come from, if a file."""
     if example.image is None:
         measured.add("image_missing")
-        return None
+        return None, None
     try:
-        content = _content(example.image)
-        header = PIL.Image.open(io.BytesIO(content))
-        orientation = header.getexif().get(label_files.EXIF_ORIENTATION, 1)
-    except Exception as error:  # Pillow raises errors of every kind on damaged files
-        measured.add("image_damaged", _reason(error))
-        return None
-    if header.format not in ("JPEG", "PNG") or header.mode not in label_files.IMAGE_MODES:
-        measured.add("image_format", f"{header.format}, mode {header.mode}")
-        return None
-    if orientation != 1:
-        measured.add("exif_rotation", f"orientation {orientation}")
-    try:
-        # TensorFlow, not Pillow, which takes a PNG without its last rows for whole.
-        return tf.io.decode_image(content, channels=3, expand_animations=False).numpy()
-    except tf.errors.OpError:
-        measured.add("image_damaged", "cannot be decoded to its end")
-        return None
+        if isinstance(example.image, bytes):
+            if source_images.is_turned(example.image):
+                measured.add("exif_rotation")
+            return decoding.decode_image(example.image), None
+        content = label_files.read_bytes(example.image, "image")
+        source = source_images.read_source_image(content, str(example.image))
+        return source.pixels(), source
+    except UserError as error:
+        measured.add_error(error, measured.name)
+        return None, None
 
 
 def _read_label(
@@ -156,72 +158,22 @@ def _read_label(
     encoding: str | None,
     ids_by_color: Mapping[label_files.RGB, int] | None,
 ) -> np.ndarray | None:
-    """The ids, int [H, W]."""
+    """The ids, int [H, W], as they are stored."""
     if example.label is None:
         measured.add("label_missing")
         return None
-    path = None if isinstance(example.label, bytes) else example.label
-    if path and (encoding == "array" or path.suffix.lower() in label_files.ARRAY_EXTENSIONS):
-        measured.encoding = "array"
-        try:
-            return label_files.read_label(path, "array")
-        except UserError as error:
-            measured.add_of_label("label_damaged", _without_path(error, path))
-            return None
     try:
-        content = _content(example.label)
-        header = PIL.Image.open(io.BytesIO(content))
-        if header.format == "JPEG":
-            measured.add_of_label("label_jpeg")
-            return None
-        header.verify()  # the checksums, to the last byte
-        if path:
-            return _read_label_file(path, header.mode, measured, encoding, ids_by_color)
-        label = decoding.decode_label(content)
-        measured.encoding = "palette" if header.mode == "P" else "grey"
-        return label
-    except DataProblem as problem:
-        measured.add_of_label(problem.kind, problem.detail)
-        return None
-    except Exception as error:  # as for images
-        measured.add_of_label("label_damaged", _reason(error))
-        return None
-
-
-def _read_label_file(
-    path: pathlib.Path,
-    mode: str,
-    measured: MeasuredImage,
-    encoding: str | None,
-    ids_by_color: Mapping[label_files.RGB, int] | None,
-) -> np.ndarray | None:
-    is_colored = mode in _COLOR_MODES
-    if is_colored and not ids_by_color:
-        measured.add_of_label("label_colors", f"mode {mode}")
-        return None
-    try:
-        label = label_files.read_label(path, encoding, ids_by_color)
-        measured.encoding = "color_map" if is_colored else "palette" if mode == "P" else "grey"
+        if isinstance(example.label, bytes):
+            label = decoding.decode_label(example.label)
+            measured.encoding = decoding.label_encoding(example.label)
+            return label
+        pixels = label_files.load_label(example.label)
+        label = label_files.label_ids(pixels, example.label, encoding, ids_by_color)
+        measured.encoding = encoding or pixels.encodings(ids_by_color or {})[0]
         return label
     except UserError as error:
-        kind = "label_colors" if is_colored else "label_damaged"
-        measured.add_of_label(kind, _without_path(error, path))
+        measured.add_error(error, measured.label_name, of_label=True)
         return None
-
-
-def _without_path(error: UserError, path: pathlib.Path) -> str:
-    """What an error says, without the name of the file, which stands before it."""
-    return str(error).replace(f"label {path} ", "").replace(f"{path} ", "")
-
-
-def _content(source: pathlib.Path | bytes) -> bytes:
-    return source if isinstance(source, bytes) else source.read_bytes()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, PIL.UnidentifiedImageError):
-        return "not an image, or one without its beginning"
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).split("\n")[0]
 
 
 def _count_ids(label: np.ndarray, info: DatasetInfo, measured: MeasuredImage) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 
 from deeplab_tf.data import records
@@ -51,24 +50,13 @@ def _read(
     """The pixels, uint8 [H, W, 3], and the ids, int [H, W], as records would hold them."""
     try:
         source = data.read_image(image)
+        pixels = source.pixels()
     except UserError as error:
-        measured.add("image_damaged", _without(str(error), str(image.image)))
+        measured.add_error(error, str(image.image))
         return None, None
-    pixels = cv2.imdecode(
-        np.frombuffer(source.content, np.uint8),
-        cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
-    )
     measured.encoding = data.label_encoding or ""
     try:
         return pixels, data.read_label_map(image, source)
     except UserError as error:
-        name = str(image.label or image.source)
-        measured.add_of_label("label_damaged", _without(str(error), f"label {name}", name))
+        measured.add_error(error, str(image.label or image.source), of_label=True)
         return pixels, None
-
-
-def _without(message: str, *names: str) -> str:
-    """A message without the name of the file, which stands before it."""
-    for name in names:
-        message = message.removeprefix(name).lstrip(" :,")
-    return message

@@ -206,7 +206,7 @@ def test_colours_that_compression_has_moved_are_told(tmp_path):
 
 def test_unknown_colours_are_answered_with_a_class_list(tmp_path):
     save(tmp_path / "a.png", np.array([(0, 0, 90), (0, 255, 0)], np.uint8)[MASK])
-    with pytest.raises(UserError, match="(?s)name_0 0 0 90\n  name_1 0 255 0"):
+    with pytest.raises(UserError, match="(?s)name_0 0 0 90\nname_1 0 255 0"):
         label_files.detect_encoding([tmp_path / "a.png"])
 
 

@@ -87,7 +87,7 @@ def test_image_and_label_map_are_turned_alike(orientation):
     "content", [b"", b"x" * 99, encoded(PIXELS, "PNG")[:-60], encoded(PIXELS, "JPEG")[:-60]]
 )
 def test_a_damaged_file_is_named(content):
-    with pytest.raises(UserError, match=r"^photo\.png"):
+    with pytest.raises(UserError, match=r"^(image )?photo\.png"):
         source_images.read_source_image(content, "photo.png")
 
 
