@@ -59,10 +59,10 @@ PROOF_IMAGES = 4  # of each export; here they are compared more closely
 REFERENCE = "original, int8"
 EXPORTS = {
     "float32": tflite.TFLiteConfig(input_size=SIZE),
-    "float16": tflite.TFLiteConfig("float16", input_size=SIZE),
-    "float16 /4": tflite.TFLiteConfig("float16", result_stride=4, input_size=SIZE),
-    "int8": tflite.TFLiteConfig("int8", input_size=SIZE),
-    "int8 /4": tflite.TFLiteConfig("int8", result_stride=4, input_size=SIZE),
+    "float16": tflite.TFLiteConfig(quantize="float16", input_size=SIZE),
+    "float16 /4": tflite.TFLiteConfig(quantize="float16", result_stride=4, input_size=SIZE),
+    "int8": tflite.TFLiteConfig(quantize="int8", input_size=SIZE),
+    "int8 /4": tflite.TFLiteConfig(quantize="int8", result_stride=4, input_size=SIZE),
 }
 WANTED = ("float16 /4", "int8")  # are to reach:
 MAX_RATIO = 0.8

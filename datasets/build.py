@@ -1,19 +1,21 @@
 """Builds the records of a dataset: python -m deeplab_tf.datasets.build --dataset=shapes ..."""
 
+import dataclasses
 import importlib
 import os
 import pathlib
 from collections.abc import Sequence
 
-from absl import flags
-
 from deeplab_tf import command_line
+from deeplab_tf import config
+from deeplab_tf.config import OwnDataConfig
 from deeplab_tf.data import own_data
-from deeplab_tf.data import own_data_flags
 from deeplab_tf.data import records
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.datasets import shards
 from deeplab_tf.errors import UserError
+from deeplab_tf.settings import REQUIRED
+from deeplab_tf.settings import setting
 
 # Every dataset NAME is a folder with a TFDS builder: datasets/NAME/NAME_dataset_builder.py.
 DATASETS = (
@@ -110,45 +112,47 @@ def _check_manual_dir(
         raise UserError(f"{problem}.\n{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
 
 
-def define_flags() -> None:
-    """Defines the flags of this command; not at import, as other commands have flags so named."""
-    names = ", ".join(DATASETS)
-    flags.DEFINE_string("dataset", None, f"One of {names} (required).", required=True)
-    flags.DEFINE_string("data_dir", None, "Records go below it (required).", required=True)
-    flags.DEFINE_string("manual_dir", None, "Raw images; without it, the error shows their tree.")
-    flags.DEFINE_integer("num_shards", 4, "Files per split.", lower_bound=1)
-    own_data_flags.define()
-    flags.DEFINE_string(
-        "class_map",
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    dataset: str = setting(REQUIRED, "Dataset to build.", choices=DATASETS, is_common=True)
+    data_dir: str = setting(
+        REQUIRED,
+        "Folder to write the records to, in DATASET/VERSION.",
+        is_path=True,
+        is_common=True,
+    )
+    manual_dir: str | None = setting(
+        None,
+        "Folder of the raw images and labels. Without it, the error shows how it must look.",
+        is_path=True,
+        is_common=True,
+    )
+    num_shards: int = setting(4, "Number of files for each split.", at_least=1)
+    class_map: str | None = setting(
         None,
         "Merges and drops classes: car:vehicle,truck:vehicle,sky:ignore, or a file of such pairs.",
+        is_path=True,
     )
-    flags.DEFINE_integer(
-        "num_workers", None, "Threads; by default as many as CPU cores.", lower_bound=1
+    num_workers: int | None = setting(
+        None, "Number of threads.", default_help="as many as CPU cores", at_least=1
     )
-    flags.DEFINE_list("splits", [], "Which to build, e.g. train_fine,val_fine; by default all.")
+    splits: tuple[str, ...] = setting(
+        (), "Splits to build.", default_help="all", example="train_fine,val_fine"
+    )
 
 
-def main(_) -> None:
-    dataset, data_dir = flags.FLAGS.dataset, flags.FLAGS.data_dir
-    built = build(
-        dataset,
-        data_dir,
-        flags.FLAGS.manual_dir,
-        flags.FLAGS.num_shards,
-        flags.FLAGS.class_map,
-        flags.FLAGS.num_workers,
-        flags.FLAGS.splits,
-        own_data_flags.read(),
-    )
+def main(arguments: Arguments, own_data_config: OwnDataConfig) -> None:
+    options = own_data.OwnDataOptions.of(own_data_config)
+    built = build(**dataclasses.asdict(arguments), own=options)
     counts = ", ".join(f"{count} {split}" for split, count in built.num_examples.items())
     print(
-        f"{dataset}: {counts}, {built.info.num_classes} classes, in {built.folder}\n"
+        f"{arguments.dataset}: {counts}, {built.info.num_classes} classes, in {built.folder}\n"
         "Next: python -m deeplab_tf.train --flagfile=configs/EXPERIMENT.flagfile "
-        f"--data_dir={data_dir} --dataset={dataset} --run_dir=RUN_DIR"
+        f"--data_dir={arguments.data_dir} --dataset={arguments.dataset} --run_dir=RUN_DIR"
     )
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

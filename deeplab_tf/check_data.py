@@ -13,6 +13,7 @@ to train, perhaps with warnings, and with 1 if it is not.
 
 import collections
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
 import sys
@@ -20,13 +21,13 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterator
 
-from absl import flags
 from PIL import Image
 
 from deeplab_tf import command_line
+from deeplab_tf import config
+from deeplab_tf.config import OwnDataConfig
 from deeplab_tf.data import label_files
 from deeplab_tf.data import own_data
-from deeplab_tf.data import own_data_flags
 from deeplab_tf.data import records
 from deeplab_tf.data.class_lists import read_class_list
 from deeplab_tf.data_report import contact_sheet
@@ -40,6 +41,7 @@ from deeplab_tf.data_report.images import measure
 from deeplab_tf.data_report.report import Report
 from deeplab_tf.data_report.report import Sample
 from deeplab_tf.errors import UserError
+from deeplab_tf.settings import setting
 
 _SAMPLES_PER_KIND = 2  # images of one problem on the contact sheet
 _BAD_SAMPLES = 16  # images with problems on it, at most
@@ -271,49 +273,61 @@ def _progress_line() -> Progress | None:
     return show
 
 
-def main(_) -> None:
-    values = flags.FLAGS
-    if [bool(values.data_dir), bool(values.data), bool(values.images or values.labels)].count(
-        True
-    ) != 1:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    data_dir: str = config.data_dir()
+    dataset: str = config.dataset()
+    data: str = setting(
+        "",
+        "Folder of images and labels of any annotation tool, to check in place of records.",
+        is_path=True,
+        is_common=True,
+    )
+    images: str = setting(
+        "", "Folder of images to check in place of records.", is_path=True, is_common=True
+    )
+    labels: str = setting(
+        "",
+        "Folder of the labels of --images, with the same names.",
+        is_path=True,
+        is_common=True,
+    )
+    num_classes: int | None = config.num_classes("that of the records, or of --classes")
+    ignore_label: int | None = config.ignore_label("that of the records, or 255")
+    output_dir: str = config.output_dir("data_check")
+
+
+def main(arguments: Arguments, own_data_config: OwnDataConfig) -> None:
+    options = own_data.OwnDataOptions.of(own_data_config)
+    sources = [arguments.data_dir, arguments.data, arguments.images or arguments.labels]
+    if len(list(filter(None, sources))) != 1:
         raise UserError("give --data_dir=RECORDS, --data=FOLDER, or --images=DIR and --labels=DIR")
-    if values.data:
-        report = check_own_data(values.data, own_data_flags.read(), _progress_line())
-    elif values.data_dir:
+    if arguments.data:
+        report = check_own_data(arguments.data, options, _progress_line())
+    elif arguments.data_dir:
         report = check_records(
-            values.data_dir,
-            values.dataset,
-            values.num_classes,
-            values.ignore_label,
-            _progress_line(),
+            arguments.data_dir,
+            arguments.dataset,
+            num_classes=arguments.num_classes,
+            ignore_label=arguments.ignore_label,
+            progress=_progress_line(),
         )
     else:
         report = check_folders(
-            values.images,
-            values.labels,
-            values.num_classes,
-            values.ignore_label,
-            None if values.label_encoding == "auto" else values.label_encoding,
-            values.classes,
-            _progress_line(),
+            arguments.images,
+            arguments.labels,
+            num_classes=arguments.num_classes,
+            ignore_label=arguments.ignore_label,
+            label_encoding=options.label_encoding,
+            classes=options.classes,
+            progress=_progress_line(),
         )
     print(report.to_text())
-    print("written to " + ", ".join(write_report(report, values.output_dir)))
+    print("written to " + ", ".join(write_report(report, arguments.output_dir)))
     sys.exit(0 if report.is_fit_to_train else 1)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", "", "Folder of the records, or that they were built in.")
-    flags.DEFINE_string("dataset", "", "Name of the dataset, where data_dir holds several.")
-    flags.DEFINE_string("data", "", "Folder of images and labels, of any annotation tool.")
-    flags.DEFINE_string("images", "", "Folder of images, in place of records ...")
-    flags.DEFINE_string("labels", "", "... and the folder of their labels, of the same names.")
-    flags.DEFINE_integer("num_classes", None, "Number of classes, where nothing else says it.")
-    flags.DEFINE_integer(
-        "ignore_label",
-        None,
-        "Label of pixels that do not count; by default what the records say, or 255.",
-    )
-    own_data_flags.define()
-    flags.DEFINE_string("output_dir", "data_check", "Folder for report.json, contact_sheet.jpg.")
     command_line.run(main)

@@ -1,388 +1,678 @@
-"""What a run is made of: the model, the data, the training.
+"""The configs: every setting of models, data, training and prediction, with its limits.
 
-The command-line flags are made from these fields (`command_line.py`), and carry the names of the
-official DeepLab flags where there is one. Only mains read flags: everything below takes plain
-arguments.
+`command_line` makes flags of them, which carry the names of the official DeepLab flags where there
+is one. Only the commands know flags: everything below takes configs or plain arguments. A command's
+own flags are a config beside its `main`; those that several commands have are the functions below.
 """
 
 import dataclasses
 
 from deeplab_tf.errors import UserError
+from deeplab_tf.settings import REQUIRED
+from deeplab_tf.settings import Config
+from deeplab_tf.settings import setting
+
+VERSIONS = ("v1", "v2", "v3", "v3plus")
+BACKBONES = (
+    "mobilenet_v2",
+    "mobilenet_v3_large_seg",
+    "mobilenet_v3_small_seg",
+    "resnet_v1_50",
+    "resnet_v1_50_beta",
+    "resnet_v1_101",
+    "resnet_v1_101_beta",
+    "vgg_16",
+    "xception_41",
+    "xception_65",
+    "xception_71",
+)
+CRFS = ("", "v1", "v2", "tuned")
+OUTPUT_STRIDES = (4, 8, 16, 32)
+CHECKPOINTS = ("best", "last")
+LABEL_FORMATS = (
+    "auto",
+    "coco",
+    "labelme",
+    "cvat",
+    "yolo",
+    "label_studio",
+    "masks_per_class",
+    "masks_per_instance",
+    "cvat_masks",
+    "voc",
+    "masks",
+)
+LABEL_ENCODINGS = ("auto", "palette", "grey", "color_map", "nearest_color", "mask", "array")
 
 
-def setting(default, help):
-    """A dataclass field with the sentence that `--help` prints for it."""
-    return dataclasses.field(default=default, metadata={"help": help})
+# Settings that several commands have. One name, one meaning.
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
+def run_dir():
+    return setting(
+        REQUIRED,
+        "Run dir: the folder of a run's settings, checkpoints and figures.",
+        is_path=True,
+        is_common=True,
+    )
+
+
+def checkpoint():
+    return setting(
+        "best",
+        "Weights of the run to use: those with the best validation mIoU, or the last ones.",
+        choices=CHECKPOINTS,
+    )
+
+
+def model():
+    return setting(
+        "",
+        "SavedModel folder, .keras file or .tflite file to use in place of the run's checkpoint.",
+        default_help="the checkpoint",
+        is_path=True,
+    )
+
+
+def data_dir(default="", default_help=""):
+    return setting(
+        default,
+        "Folder of the records, or the folder that datasets.build wrote them to.",
+        default_help=default_help,
+        is_path=True,
+        is_common=True,
+    )
+
+
+def dataset():
+    return setting("", "Name of the dataset, if data_dir holds several.", is_common=True)
+
+
+def split():
+    return setting("", "Split of the records.", default_help="the run's val_split", is_common=True)
+
+
+def num_classes(default_help):
+    return setting(None, "Number of classes.", default_help=default_help, at_least=1)
+
+
+def ignore_label(default_help):
+    return setting(None, "Label of pixels that do not count.", default_help=default_help)
+
+
+def classes(default_help):
+    return setting(
+        "",
+        "Text file with a line NAME, or NAME RED GREEN BLUE, for each class.",
+        default_help=default_help,
+        is_path=True,
+    )
+
+
+def max_damaged_share(default, default_help=""):
+    return setting(
+        default,
+        "Share of the records that may be damaged. Damaged records are left out and reported; "
+        "more than this share, and more than one, stop the command. 0 stops it at the first.",
+        default_help=default_help,
+        at_least=0,
+        below=1,
+        hint="it is a share, e.g. 0.01",
+    )
+
+
+def max_image_pixels(default, default_help=""):
+    return setting(
+        default,
+        "Images and labels with more pixels (width x height) are refused before they are decoded.",
+        default_help=default_help,
+        at_least=1,
+        unit="pixels",
+    )
+
+
+def output_dir(default=REQUIRED):
+    return setting(default, "Folder to write to.", is_path=True, is_common=True)
+
+
+def output():
+    return setting(REQUIRED, "File to write.", is_path=True, is_common=True)
+
+
+def num_images(default):
+    return setting(default, "Number of images.", at_least=1)
+
+
+def model_version(default_help):
+    return setting(None, "Version number of the SavedModel.", default_help=default_help, at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
     """The arguments of `deeplab_tf.build_model`."""
 
-    version: str = setting("v3plus", "DeepLab generation: v1, v2, v3 or v3plus.")
-    backbone: str = setting("mobilenet_v2", "Network the features come from, e.g. xception_65.")
-    num_classes: int | None = setting(
-        None, "Classes of the logits. By default those of the records that are trained on."
+    title = "model"
+
+    version: str = setting("v3plus", "DeepLab version.", choices=VERSIONS, is_common=True)
+    backbone: str = setting(
+        "mobilenet_v2", "Network that extracts the features.", choices=BACKBONES, is_common=True
     )
+    num_classes: int | None = num_classes("that of the records")
     output_stride: int | None = setting(
         None,
-        "Input size over feature size: 4, 8, 16 or 32. By default 8 with v1 and v2, 32 with "
-        "MobileNetV3, 16 with all others.",
+        "Input size divided by feature size.",
+        default_help="8 with v1 and v2, 32 with MobileNetV3, otherwise 16",
+        choices=OUTPUT_STRIDES,
+        is_common=True,
     )
     atrous_rates: tuple[int, ...] | None = setting(
         None,
-        "Rates of the ASPP branches, e.g. 6,12,18; empty for none. By default those that the "
-        "papers tie to the output stride.",
+        "Rates of the atrous convolutions in the ASPP; empty for none.",
+        default_help="the paper's for the output stride",
+        at_least=1,
+        example="6,12,18",
     )
     multi_grid: tuple[int, ...] | None = setting(
         None,
-        "Rate multipliers of the last block's three units. By default the paper's: 1,2,4 with v3 "
-        "and v3plus on a ResNet, 1,1,1 elsewhere.",
+        "Multipliers of the atrous rates in the three units of the last block.",
+        default_help="1,2,4 with v3 and v3plus on a ResNet, otherwise 1,1,1",
+        at_least=1,
+        length=3,
+        may_be_empty=False,
+        example="1,2,4",
     )
-    depth_multiplier: float = setting(1.0, "Scales the filters of a MobileNet.")
+    depth_multiplier: float = setting(
+        1.0, "Factor for the number of filters in a MobileNet.", above=0
+    )
     decoder_output_stride: tuple[int, ...] | None = setting(
         None,
-        "Input size over decoder size of v3plus, a number for each stage. By default the paper's "
-        "4, or 8 with MobileNetV3.",
+        "Input size divided by decoder size in v3plus, a number for each decoder stage.",
+        default_help="4, or 8 with MobileNetV3",
+        at_least=1,
+        example="4",
     )
-    add_image_level_feature: bool | None = setting(None, "Adds image pooling to the ASPP [true].")
+    add_image_level_feature: bool | None = setting(
+        None, "Whether the ASPP has image pooling.", default_help="true"
+    )
     image_pooling_crop_size: tuple[int, ...] | None = setting(
         None,
-        "Height,width of the input whose whole feature map image pooling averages. By default "
-        "whatever the input is, or 769,769 with MobileNetV3.",
+        "Height,width of the input whose features image pooling averages as a whole.",
+        default_help="any size, or 769,769 with MobileNetV3",
+        at_least=1,
+        length=2,
+        may_be_empty=False,
+        unit="pixels",
+        example="513,513",
     )
     image_pooling_stride: tuple[int, ...] | None = setting(
-        None, "Steps between image pooling's windows. By default 1,1, or 4,5 with MobileNetV3."
+        None,
+        "Vertical,horizontal distance between the windows of image pooling.",
+        default_help="1,1, or 4,5 with MobileNetV3",
+        at_least=1,
+        length=2,
+        may_be_empty=False,
+        unit="features",
+        example="4,5",
     )
     image_se_uses_qsigmoid: bool | None = setting(
-        None, "Piecewise linear squeeze and excitation [true with MobileNetV3]."
+        None,
+        "Whether squeeze and excitation uses a piecewise linear sigmoid.",
+        default_help="true with MobileNetV3, otherwise false",
     )
     aspp_with_separable_conv: bool | None = setting(
-        None, "Atrous separable convolution in the ASPP [true]."
+        None, "Whether the ASPP has atrous separable convolutions.", default_help="true"
     )
     aspp_with_concat_projection: bool | None = setting(
-        None, "Projects the ASPP branches together [true; false with MobileNetV3]."
+        None,
+        "Whether a convolution projects the concatenated branches of the ASPP.",
+        default_help="false with MobileNetV3, otherwise true",
     )
     aspp_with_squeeze_and_excitation: bool | None = setting(
-        None, "Image pooling weighs the channels of the ASPP [false; true with MobileNetV3]."
+        None,
+        "Whether image pooling weights the channels of the ASPP.",
+        default_help="true with MobileNetV3, otherwise false",
     )
     aspp_convs_filters: int | None = setting(
-        None, "Filters of every ASPP branch. By default 256, or 128 with MobileNetV3."
+        None,
+        "Filters in each branch of the ASPP.",
+        default_help="256, or 128 with MobileNetV3",
+        at_least=1,
     )
     dense_prediction_cell_json: str | None = setting(
-        None, "File of a dense prediction cell, or its JSON itself, instead of the ASPP."
+        None,
+        "Dense prediction cell to use in place of the ASPP: a JSON file, or the JSON itself.",
+        is_path=True,
     )
     decoder_use_separable_conv: bool | None = setting(
-        None, "Separable convolution in the decoder [true]."
+        None, "Whether the decoder has separable convolutions.", default_help="true"
     )
     decoder_use_sum_merge: bool | None = setting(
-        None, "The decoder adds the low-level features [false; true with MobileNetV3]."
+        None,
+        "Whether the decoder adds the low-level features instead of concatenating them.",
+        default_help="true with MobileNetV3, otherwise false",
     )
     decoder_output_is_logits: bool | None = setting(
-        None, "The decoder ends in the logits [false; true with MobileNetV3]."
+        None,
+        "Whether the last convolution of the decoder computes the logits.",
+        default_help="true with MobileNetV3, otherwise false",
     )
     decoder_filters: int | None = setting(
-        None, "Filters of the decoder's two 3x3 convolutions. By default 256."
+        None, "Filters of the decoder's two 3x3 convolutions.", default_help="256", at_least=1
     )
     fc6_kernel_size: int | None = setting(
-        None, "Kernel of v1's fc6: 3 for LargeFOV, 4 or 7 for the paper's other fields of view [3]."
+        None,
+        "Kernel size of fc6 in v1: 3 is LargeFOV, 4 and 7 are the paper's other fields of view.",
+        default_help="3",
+        at_least=1,
     )
     fc_filters: int | None = setting(
         None,
-        "Filters of fc6 and fc7 on VGG-16. By default 1024, or 4096 with a kernel larger than 3.",
+        "Filters of fc6 and fc7 on VGG-16.",
+        default_help="1024, or 4096 with an fc6_kernel_size above 3",
+        at_least=1,
     )
     last_block: int | None = setting(
-        None, "4 to 7: v3's cascaded variant on a ResNet, which ends there and has no ASPP."
+        None,
+        "Last block of a ResNet in v3's cascaded variant, which has no ASPP.",
+        default_help="no cascade",
+        choices=(4, 5, 6, 7),
     )
     image_pyramid: tuple[float, ...] = setting(
-        (), "Scales at which the network sees its input, e.g. 0.5,0.75,1; empty for the input only."
+        (),
+        "Scales at which the network sees its input; empty for its own scale alone.",
+        above=0,
+        example="0.5,0.75,1",
     )
-    merge_method: str = setting("max", "How the logits of those scales are merged: max or avg.")
+    merge_method: str = setting(
+        "max", "How the logits of the image_pyramid are merged.", choices=("max", "avg")
+    )
     batch_norm_decay: float | None = setting(
         None,
-        "Decay of the moving statistics everywhere. By default the original's, part by part "
-        "(0.997 and 0.9997), which want tens of thousands of steps.",
+        "Decay of batch norm's moving statistics. The original's 0.997 and 0.9997 need tens of "
+        "thousands of steps: use a lower decay in short runs.",
+        default_help="the original's",
+        above=0,
+        below=1,
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
     """Which records are read, and how they become training crops."""
 
-    data_dir: str = setting("", "Folder of the records, or the data_dir they were built in.")
-    dataset: str = setting("", "Name of the dataset, where data_dir holds several.")
-    train_split: str = setting("train", "Split that is trained on.")
-    val_split: str = setting("val", "Split that is validated on; empty for no validation.")
-    ignore_label: int | None = setting(
-        None, "Label of pixels that do not count. By default what the records say."
+    title = "data"
+
+    data_dir: str = data_dir()
+    dataset: str = dataset()
+    train_split: str = setting("train", "Split to train on.", may_be_empty=False)
+    val_split: str = setting("val", "Split to validate on; empty for no validation.")
+    ignore_label: int | None = ignore_label("that of the records")
+    train_crop_size: tuple[int, ...] = setting(
+        (513, 513),
+        "Height,width of the training crops.",
+        at_least=1,
+        length=2,
+        may_be_empty=False,
+        unit="pixels",
+        example="321,321",
+        is_common=True,
     )
-    train_crop_size: tuple[int, ...] = setting((513, 513), "Height,width of a training crop.")
     min_resize_value: int | None = setting(
-        None, "Resize every image so that its shorter side is this many pixels ..."
+        None,
+        "Shorter side to which every image is resized before anything else.",
+        default_help="no resizing",
+        at_least=1,
+        unit="pixels",
     )
-    max_resize_value: int | None = setting(None, "... unless its longer side would exceed this.")
+    max_resize_value: int | None = setting(
+        None,
+        "Largest longer side that min_resize_value may lead to; wider images become smaller.",
+        default_help="no limit",
+        at_least=1,
+        unit="pixels",
+    )
     resize_factor: int | None = setting(
-        None, "Resized sides are rounded up to a multiple of this, plus 1."
+        None,
+        "Rounds the sides that min_resize_value leads to up to a multiple of this, plus 1.",
+        default_help="no rounding",
+        at_least=1,
+        unit="pixels",
     )
-    min_scale_factor: float = setting(0.5, "Smallest random scale of a training image.")
-    max_scale_factor: float = setting(2.0, "Largest random scale of a training image.")
-    scale_factor_step_size: float = setting(0.25, "Step between the scales; 0 for any between.")
-    random_flip: bool = setting(True, "Flips half of the training images left to right.")
+    min_scale_factor: float = setting(0.5, "Smallest random scale of training images.", above=0)
+    max_scale_factor: float = setting(2.0, "Largest random scale of training images.", above=0)
+    scale_factor_step_size: float = setting(
+        0.25, "Step between the random scales; 0 for any scale in between.", at_least=0
+    )
+    random_flip: bool = setting(
+        True, "Whether half of the training images are flipped left to right."
+    )
     crop_max_class_share: float = setting(
-        1.0, "Draws a crop again, up to ten times, that one class fills to more than this share."
+        1.0,
+        "Largest share of a training crop that one class may fill. Otherwise the crop is drawn "
+        "again, up to ten times; 1 disables it.",
+        above=0,
+        at_most=1,
+        hint="it is a share, e.g. 0.75",
     )
-    max_rotation: float = setting(0.0, "Turns training crops by up to this many degrees.")
-    brightness: float = setting(0.0, "Multiplies brightness by 1 minus this to 1 plus this.")
-    contrast: float = setting(0.0, "Does so with the contrast ...")
-    saturation: float = setting(0.0, "... and with the saturation.")
-    hue: float = setting(0.0, "Turns the hue by up to this share of the colour circle (0.5).")
+    max_rotation: float = setting(
+        0.0,
+        "Largest random rotation of training crops, in both directions; 0 disables it.",
+        at_least=0,
+        unit="degrees",
+    )
+    brightness: float = setting(
+        0.0, "Random brightness factor drawn from [1-x, 1+x]; 0 disables it.", at_least=0
+    )
+    contrast: float = setting(
+        0.0, "Random contrast factor drawn from [1-x, 1+x]; 0 disables it.", at_least=0
+    )
+    saturation: float = setting(
+        0.0, "Random saturation factor drawn from [1-x, 1+x]; 0 disables it.", at_least=0
+    )
+    hue: float = setting(
+        0.0,
+        "Random hue shift drawn from [-x, x], where 1 is the whole colour circle; 0 disables it.",
+        at_least=0,
+        at_most=0.5,
+    )
     max_blur_sigma: float = setting(
-        0.0, "Blurs half of the training crops with a deviation of up to this many pixels."
+        0.0,
+        "Largest standard deviation of the random blur of half of the training crops; 0 disables "
+        "it.",
+        at_least=0,
+        unit="pixels",
     )
-    oversample_classes: str = setting(
-        "", "Classes, by name with commas, whose training images come several times an epoch ..."
+    oversample_classes: tuple[str, ...] = setting(
+        (),
+        "Names of the classes whose training images are used oversample_factor times per epoch.",
+        example="pole,bicyclist",
     )
-    oversample_factor: int = setting(2, "... that is, this many times.")
-    extra_data_dirs: str = setting(
-        "", "Further folders of records, with commas, that training images come from."
+    oversample_factor: int = setting(
+        2, "Number of times that images of oversample_classes are used per epoch.", at_least=1
+    )
+    extra_data_dirs: tuple[str, ...] = setting(
+        (), "Folders of further records to take training images from.", is_path=True
     )
     data_weights: tuple[int, ...] = setting(
         (),
-        "How often data_dir and each of extra_data_dirs give an image, e.g. 2,1. By default as "
-        "often as they have images.",
+        "How often data_dir and each of extra_data_dirs give an image, e.g. 2,1.",
+        default_help="as often as they have images",
+        at_least=1,
+        example="2,1",
     )
-    max_damaged_share: float = setting(
-        0.01,
-        "Damaged training records are left out and told of; more than this share of all (and more "
-        "than one) stops the run. 0 stops it at the first.",
-    )
-    max_image_pixels: int = setting(
-        2**26,
-        "Images and labels with more pixels than this (width x height) are refused before they are "
-        "decoded.",
-    )
+    max_damaged_share: float = max_damaged_share(0.01)
+    max_image_pixels: int = max_image_pixels(2**26)
     data_service: str = setting(
-        "", "Address of a deeplab_tf.data_service that makes the batches: grpc://host:port."
+        "",
+        "Address grpc://HOST:PORT of a deeplab_tf.data_service that prepares the batches.",
+        default_help="this process prepares them",
     )
 
     def __post_init__(self):
-        size = self.train_crop_size
+        super().__post_init__()
         _check(
-            len(size) == 2 and min(size) > 0,
-            f"--train_crop_size={','.join(map(str, size))} is no height,width such as 321,321.",
-        )
-        _check(
-            0 < self.min_scale_factor <= self.max_scale_factor and self.scale_factor_step_size >= 0,
-            f"No scales lie between --min_scale_factor={self.min_scale_factor} and "
-            f"--max_scale_factor={self.max_scale_factor} in steps of "
-            f"--scale_factor_step_size={self.scale_factor_step_size}.",
-        )
-        for name in ("brightness", "contrast", "saturation", "max_blur_sigma", "max_rotation"):
-            _check(getattr(self, name) >= 0, f"--{name}={getattr(self, name)}; 0 switches it off.")
-        _check(0 <= self.hue <= 0.5, f"--hue={self.hue} is no share of the colour circle, 0 to 0.5")
-        _check(
-            0 < self.crop_max_class_share <= 1,
-            f"--crop_max_class_share={self.crop_max_class_share} is no share; 1 switches it off.",
-        )
-        _check(
-            0 <= self.max_damaged_share < 1,
-            f"--max_damaged_share={self.max_damaged_share} is no share such as 0.01.",
-        )
-        _check(self.oversample_factor > 0, f"--oversample_factor={self.oversample_factor}; give 2.")
-        _check(
-            all(weight > 0 for weight in self.data_weights),
-            f"--data_weights={','.join(map(str, self.data_weights))}; each must be 1 or more.",
+            self.min_scale_factor <= self.max_scale_factor,
+            f"--min_scale_factor={self.min_scale_factor} must be at most "
+            f"--max_scale_factor={self.max_scale_factor}.",
         )
         _check(
             self.min_resize_value or not (self.max_resize_value or self.resize_factor),
-            "--max_resize_value and --resize_factor go with --min_resize_value: give it too.",
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How a model is trained."""
-
-    # Length, and where it starts.
-    training_number_of_steps: int = setting(30000, "Optimizer steps of the whole run.")
-    train_batch_size: int = setting(8, "Images per step, over all devices.")
-    gradient_accumulation_steps: int = setting(
-        1, "Parts that a batch is worked through in, one after the other, to save memory."
-    )
-    tf_initial_checkpoint: str = setting(
-        "",
-        "Official TF1 checkpoint to start from, a whole model or an ImageNet backbone; or the "
-        "run dir of another training, whose best weights are taken.",
-    )
-    skip_mismatched: bool = setting(
-        False, "Leaves out what that checkpoint lacks or has in another shape (other classes)."
-    )
-    seed: int = setting(0, "The run repeats with the same seed.")
-
-    # Optimizer and learning rate.
-    optimizer: str = setting("momentum", "momentum or adamw.")
-    momentum: float = setting(0.9, "Momentum of the SGD.")
-    weight_decay: float = setting(
-        4e-5, "On dense kernels, not on depthwise ones, biases or batch norm: L2, or AdamW's own."
-    )
-    learning_policy: str = setting("poly", "How the learning rate decays: poly, step or cosine.")
-    base_learning_rate: float = setting(0.007, "Learning rate as the policy begins.")
-    learning_power: float = setting(0.9, "Power of poly.")
-    end_learning_rate: float = setting(0.0, "What poly and cosine decay to ...")
-    decay_steps: int = setting(0, "... in this many steps; 0 for all steps of the run.")
-    learning_rate_decay_factor: float = setting(0.1, "What step multiplies the rate with ...")
-    learning_rate_decay_step: int = setting(2000, "... every this many steps.")
-    slow_start_step: int = setting(0, "Steps at slow_start_learning_rate before the policy.")
-    warmup_steps: int = setting(0, "Or steps in which the rate climbs from it to the base.")
-    slow_start_learning_rate: float = setting(1e-4, "Learning rate of the first step of these.")
-    last_layer_gradient_multiplier: float = setting(
-        1.0, "Multiplies the gradients of everything behind the backbone."
-    )
-    last_layers_contain_logits_only: bool = setting(
-        False, "That multiplies the gradients of the logits' layers only."
-    )
-    backbone_gradient_multiplier: float = setting(1.0, "Multiplies those of the backbone.")
-    clip_gradient_norm: float = setting(0.0, "Largest norm of all gradients; 0 for any.")
-    moving_average_decay: float = setting(
-        0.0, "Evaluates the moving average of the weights, of this decay, e.g. 0.9999; 0 for none."
-    )
-
-    # What is trained.
-    fine_tune_batch_norm: bool = setting(
-        True, "Trains with batch statistics, which want a batch of 12 or more; frozen if false."
-    )
-    frozen_scopes: str = setting(
-        "", "Scopes that stay as they are, with commas, e.g. resnet_v1_50/block1."
-    )
-
-    # Loss: the sum of its terms.
-    cross_entropy_weight: float = setting(1.0, "Weight of the cross-entropy.")
-    class_weights: tuple[float, ...] = setting(
-        (), "Weight of each class in cross-entropy and focal loss, in their order; empty for 1."
-    )
-    top_k_percent_pixels: float = setting(
-        1.0, "Share, 0 to 1, of the pixels, the hardest, that the cross-entropy is of."
-    )
-    hard_example_mining_step: int = setting(0, "Steps in which that share falls from 1.")
-    focal_weight: float = setting(0.0, "Weight of the focal loss.")
-    focal_gamma: float = setting(2.0, "How much less it makes of well classified pixels.")
-    dice_weight: float = setting(0.0, "Weight of the Dice loss.")
-    lovasz_weight: float = setting(0.0, "Weight of the Lovász-softmax loss.")
-
-    # Devices and speed.
-    strategy: str = setting(
-        "auto", "Devices to train on: auto, one_device, mirrored, multi_worker or tpu."
-    )
-    mixed_precision: str = setting(
-        "", "Computes in bfloat16 or float16, with weights and loss in float32; empty for float32."
-    )
-    jit_compile: bool = setting(False, "Compiles the network with XLA: not on a CPU.")
-    steps_per_execution: int = setting(
-        0, "Steps at most that run without a look at the clock; 0 for all until the next event."
-    )
-    profile_steps: tuple[int, ...] = setting(
-        (), "First,last step of a profile for TensorBoard, e.g. 100,110; empty for none."
-    )
-
-    # Events.
-    log_every_steps: int = setting(20, "Steps between two points of the loss curve.")
-    eval_every_steps: int = setting(1000, "Steps between two validations.")
-    save_every_steps: int = setting(500, "Steps between two checkpoints.")
-
-    def __post_init__(self):
-        for name in (
-            "training_number_of_steps",
-            "train_batch_size",
-            "gradient_accumulation_steps",
-            "learning_rate_decay_step",
-            "log_every_steps",
-            "eval_every_steps",
-            "save_every_steps",
-        ):
-            value = getattr(self, name)
-            _check(value > 0, f"--{name}={value}; it must be 1 or more.")
-        for name in (
-            "weight_decay",
-            "end_learning_rate",
-            "decay_steps",
-            "slow_start_step",
-            "warmup_steps",
-            "backbone_gradient_multiplier",
-            "clip_gradient_norm",
-            "hard_example_mining_step",
-            "steps_per_execution",
-            *_LOSS_WEIGHTS,
-        ):
-            value = getattr(self, name)
-            _check(value >= 0, f"--{name}={value}; it must be 0 or more.")
-        for name, choices in (
-            ("optimizer", ("momentum", "adamw")),
-            ("learning_policy", ("poly", "step", "cosine")),
-            ("mixed_precision", ("", "bfloat16", "float16")),
-        ):
-            value = getattr(self, name)
-            _check(
-                value in choices,
-                f"--{name}={value}; it can be {', '.join(filter(None, choices))}"
-                f"{' or empty' if '' in choices else ''}.",
-            )
-        _check(
-            self.train_batch_size % self.gradient_accumulation_steps == 0,
-            f"--train_batch_size={self.train_batch_size} does not divide into "
-            f"--gradient_accumulation_steps={self.gradient_accumulation_steps} equal parts.",
-        )
-        _check(
-            any(getattr(self, name) for name in _LOSS_WEIGHTS),
-            f"There is no loss: give one of --{', --'.join(_LOSS_WEIGHTS)} a weight above 0.",
-        )
-        _check(
-            all(weight >= 0 for weight in self.class_weights)
-            and (any(self.class_weights) or not self.class_weights),
-            f"--class_weights={','.join(map(str, self.class_weights))}; none can be below 0, and "
-            "one must be above.",
-        )
-        _check(
-            0 < self.top_k_percent_pixels <= 1,
-            f"--top_k_percent_pixels={self.top_k_percent_pixels} is no share; in spite of its name "
-            "it takes 0.25 for a quarter of the pixels, and 1 for all.",
-        )
-        _check(
-            0 <= self.moving_average_decay < 1,
-            f"--moving_average_decay={self.moving_average_decay}; give 0.9999, or 0 for none.",
-        )
-        first_and_last = self.profile_steps
-        _check(
-            not first_and_last
-            or (len(first_and_last) == 2 and 0 <= first_and_last[0] < first_and_last[1]),
-            f"--profile_steps={','.join(map(str, first_and_last))} is no first,last step such as "
-            "100,110.",
+            "--max_resize_value and --resize_factor need --min_resize_value: give it too.",
         )
 
 
 _LOSS_WEIGHTS = ("cross_entropy_weight", "focal_weight", "dice_weight", "lovasz_weight")
 
 
-@dataclasses.dataclass(frozen=True)
-class CrfConfig:
-    """The fully-connected CRF behind the network, in prediction."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """How a model is trained."""
+
+    title = "training"
+
+    # Length and start.
+    training_number_of_steps: int = setting(
+        30000, "Optimizer steps of the whole run.", at_least=1, unit="steps", is_common=True
+    )
+    train_batch_size: int = setting(
+        8, "Images per step, over all devices.", at_least=1, unit="images", is_common=True
+    )
+    gradient_accumulation_steps: int = setting(
+        1,
+        "Number of parts that a batch is computed in, one after the other, to save memory.",
+        at_least=1,
+    )
+    tf_initial_checkpoint: str = setting(
+        "",
+        "Weights to start from: an official TF1 checkpoint of a whole model or an ImageNet "
+        "backbone, or the run dir of another training, of which the best weights are taken.",
+        default_help="random weights",
+        is_path=True,
+        is_common=True,
+    )
+    skip_mismatched: bool = setting(
+        False,
+        "Whether variables that tf_initial_checkpoint lacks, or has in another shape (other "
+        "classes), keep their random start.",
+    )
+    seed: int = setting(0, "Random seed. The same seed repeats the run.")
+
+    # Optimizer and learning rate.
+    optimizer: str = setting("momentum", "Optimizer.", choices=("momentum", "adamw"))
+    momentum: float = setting(0.9, "Momentum of the momentum optimizer.", at_least=0, below=1)
+    weight_decay: float = setting(
+        4e-5,
+        "Weight decay of dense kernels, not of depthwise kernels, biases and batch norm: an L2 "
+        "loss with momentum, decoupled with adamw.",
+        at_least=0,
+    )
+    learning_policy: str = setting(
+        "poly", "How the learning rate decays.", choices=("poly", "step", "cosine")
+    )
+    base_learning_rate: float = setting(
+        0.007, "Learning rate at the start of the learning policy.", at_least=0, is_common=True
+    )
+    learning_power: float = setting(0.9, "Power of the poly policy.", at_least=0)
+    end_learning_rate: float = setting(
+        0.0, "Learning rate that the poly and cosine policies end with.", at_least=0
+    )
+    decay_steps: int = setting(
+        0, "Steps in which poly and cosine decay; 0 for the whole run.", at_least=0, unit="steps"
+    )
+    learning_rate_decay_factor: float = setting(
+        0.1, "Factor that the step policy multiplies the learning rate by.", at_least=0
+    )
+    learning_rate_decay_step: int = setting(
+        2000, "Steps between two decays of the step policy.", at_least=1, unit="steps"
+    )
+    slow_start_step: int = setting(
+        0,
+        "Steps at slow_start_learning_rate before the learning policy starts.",
+        at_least=0,
+        unit="steps",
+    )
+    warmup_steps: int = setting(
+        0,
+        "Steps in which the learning rate climbs from slow_start_learning_rate to "
+        "base_learning_rate.",
+        at_least=0,
+        unit="steps",
+    )
+    slow_start_learning_rate: float = setting(
+        1e-4, "Learning rate of slow_start_step, and of the first of warmup_steps.", at_least=0
+    )
+    last_layer_gradient_multiplier: float = setting(
+        1.0, "Factor for the gradients of all layers after the backbone.", at_least=0
+    )
+    last_layers_contain_logits_only: bool = setting(
+        False, "Whether last_layer_gradient_multiplier is for the layers of the logits only."
+    )
+    backbone_gradient_multiplier: float = setting(
+        1.0, "Factor for the gradients of the backbone.", at_least=0
+    )
+    clip_gradient_norm: float = setting(
+        0.0, "Largest global norm of the gradients; 0 disables clipping.", at_least=0
+    )
+    moving_average_decay: float = setting(
+        0.0,
+        "Decay of the moving average of the weights, which is evaluated in their place, e.g. "
+        "0.9999; 0 disables it.",
+        at_least=0,
+        below=1,
+    )
+
+    # What is trained.
+    fine_tune_batch_norm: bool = setting(
+        True,
+        "Whether batch norm trains, with the statistics of each batch, which should have 12 "
+        "images or more. Otherwise it is frozen.",
+        is_common=True,
+    )
+    frozen_scopes: tuple[str, ...] = setting(
+        (), "Scopes of layers that are not trained.", example="resnet_v1_50/block1"
+    )
+
+    # Loss: the sum of its terms.
+    cross_entropy_weight: float = setting(
+        1.0, "Weight of the cross-entropy in the loss.", at_least=0
+    )
+    class_weights: tuple[float, ...] = setting(
+        (),
+        "Weight of each class, in the order of the classes, in cross-entropy and focal loss.",
+        default_help="1 for all",
+        at_least=0,
+        example="0.5,1,2",
+    )
+    top_k_percent_pixels: float = setting(
+        1.0,
+        "Share of the pixels that the cross-entropy counts: those with the largest loss.",
+        above=0,
+        at_most=1,
+        hint="it is a share, e.g. 0.25",
+    )
+    hard_example_mining_step: int = setting(
+        0,
+        "Steps in which top_k_percent_pixels falls from 1 to its value.",
+        at_least=0,
+        unit="steps",
+    )
+    focal_weight: float = setting(0.0, "Weight of the focal loss in the loss.", at_least=0)
+    focal_gamma: float = setting(
+        2.0, "Focusing exponent of the focal loss; 0 makes it cross-entropy.", at_least=0
+    )
+    dice_weight: float = setting(0.0, "Weight of the Dice loss in the loss.", at_least=0)
+    lovasz_weight: float = setting(
+        0.0, "Weight of the Lovász-softmax loss in the loss.", at_least=0
+    )
+
+    # Devices and speed.
+    strategy: str = setting(
+        "auto",
+        "Devices to train on.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+    )
+    mixed_precision: str = setting(
+        "",
+        "Type to compute in; weights and loss stay in float32. Empty for float32.",
+        choices=("", "bfloat16", "float16"),
+    )
+    jit_compile: bool = setting(
+        False, "Whether XLA compiles the network. It slows down training on a CPU."
+    )
+    steps_per_execution: int = setting(
+        0,
+        "Largest number of steps between two looks at the clock; 0 for all until the next event.",
+        at_least=0,
+        unit="steps",
+    )
+    profile_steps: tuple[int, ...] = setting(
+        (),
+        "First,last step of a profile for TensorBoard; empty for none.",
+        at_least=0,
+        length=2,
+        example="100,110",
+    )
+
+    # Events.
+    log_every_steps: int = setting(
+        20, "Steps between two points of the loss curve.", at_least=1, unit="steps"
+    )
+    eval_every_steps: int = setting(
+        1000, "Steps between two validations.", at_least=1, unit="steps"
+    )
+    save_every_steps: int = setting(500, "Steps between two checkpoints.", at_least=1, unit="steps")
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check(
+            self.train_batch_size % self.gradient_accumulation_steps == 0,
+            f"--train_batch_size={self.train_batch_size} must be a multiple of "
+            f"--gradient_accumulation_steps={self.gradient_accumulation_steps}.",
+        )
+        _check(
+            any(getattr(self, name) for name in _LOSS_WEIGHTS),
+            f"The loss has no term: one of --{', --'.join(_LOSS_WEIGHTS)} must be above 0.",
+        )
+        _check(
+            any(self.class_weights) or not self.class_weights,
+            f"--class_weights={','.join(map(str, self.class_weights))} must have a weight above 0.",
+        )
+        _check(
+            not self.profile_steps or self.profile_steps[0] < self.profile_steps[1],
+            f"--profile_steps={','.join(map(str, self.profile_steps))} must be first,last step, "
+            "e.g. 100,110.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrfConfig(Config):
+    """The fully-connected CRF that refines predictions."""
+
+    title = "CRF"
 
     crf: str = setting(
         "",
-        "Fully-connected CRF with the parameters of a paper, v1 or v2, or with those that "
-        "deeplab_tf.tune_crf found for this run: tuned. Empty for no CRF.",
+        "Parameters of the fully-connected CRF: those of the v1 or the v2 paper, or those that "
+        "deeplab_tf.tune_crf found for the run. Empty for no CRF.",
+        choices=CRFS,
+        is_common=True,
     )
-    crf_iterations: int | None = setting(None, "Mean-field updates, in place of those.")
+    crf_iterations: int | None = setting(
+        None, "Number of mean-field updates.", default_help="that of --crf", at_least=0
+    )
     crf_bilateral_weight: float | None = setting(
-        None, "Weight of the kernel of position and colour, in place of that."
+        None,
+        "Weight of the kernel of position and colour.",
+        default_help="that of --crf",
+        at_least=0,
     )
-    crf_bilateral_sigma_xy: float | None = setting(None, "Its deviation in pixels.")
-    crf_bilateral_sigma_rgb: float | None = setting(None, "Its deviation in levels 0..255.")
+    crf_bilateral_sigma_xy: float | None = setting(
+        None,
+        "Standard deviation of the kernel of position and colour, over positions.",
+        default_help="that of --crf",
+        above=0,
+        unit="pixels",
+    )
+    crf_bilateral_sigma_rgb: float | None = setting(
+        None,
+        "Standard deviation of the kernel of position and colour, over colours.",
+        default_help="that of --crf",
+        above=0,
+        unit="levels of 0 to 255",
+    )
     crf_gaussian_weight: float | None = setting(
-        None, "Weight of the kernel of position alone, in place of that."
+        None, "Weight of the kernel of position alone.", default_help="that of --crf", at_least=0
     )
-    crf_gaussian_sigma_xy: float | None = setting(None, "Its deviation in pixels.")
+    crf_gaussian_sigma_xy: float | None = setting(
+        None,
+        "Standard deviation of the kernel of position alone.",
+        default_help="that of --crf",
+        above=0,
+        unit="pixels",
+    )
 
     def __post_init__(self):
+        super().__post_init__()
         given = [
             name
             for name, value in dataclasses.asdict(self).items()
@@ -390,48 +680,119 @@ class CrfConfig:
         ]
         _check(
             self.crf or not given,
-            f"--{given[0] if given else ''} changes a CRF that --crf does not ask for: give "
-            "--crf=v1, --crf=v2 or --crf=tuned too.",
+            f"--{given[0] if given else ''} needs a CRF: give --crf=v1, --crf=v2 or --crf=tuned "
+            "too.",
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig(Config):
     """How the network looks at images in prediction; by default once, at their own size."""
+
+    title = "inference"
 
     eval_scales: tuple[float, ...] = setting(
         (1.0,),
-        "Scales of the image that the probabilities are averaged over; the papers' are "
+        "Scales of the image over which probabilities are averaged; the papers use "
         "0.5,0.75,1,1.25,1.5,1.75.",
+        above=0,
+        may_be_empty=False,
+        example="0.5,1,1.5",
+        is_common=True,
     )
-    add_flipped_images: bool = setting(False, "Averages them over the mirrored image too.")
+    add_flipped_images: bool = setting(
+        False, "Whether probabilities are averaged over the mirrored image too.", is_common=True
+    )
     window_size: tuple[int, ...] = setting(
         (),
-        "Height,width of a window that slides over images that do not fit into memory; empty "
-        "for the whole image at once.",
+        "Height,width of the windows in which images are processed that do not fit into memory; "
+        "empty for whole images.",
+        at_least=1,
+        length=2,
+        unit="pixels",
+        example="513,513",
     )
     window_overlap: float = setting(
-        1 / 3, "Share of a window's sides, at least, that the next window covers again."
+        1 / 3,
+        "Smallest overlap of neighbouring windows, as a share of their size.",
+        at_least=0,
+        below=1,
+        hint="it is a share, e.g. 0.33",
     )
     eval_output_stride: int | None = setting(
-        None, "Output stride in place of the trained one, with the same weights: 8 for 16."
+        None,
+        "Output stride in prediction, with the trained weights, e.g. 8 after training with 16.",
+        default_help="that of training",
+        choices=OUTPUT_STRIDES,
     )
 
-    def __post_init__(self):
-        _check(
-            self.eval_scales and min(self.eval_scales) > 0,
-            f"--eval_scales={','.join(map(str, self.eval_scales))}; give scales above 0, or 1 for "
-            "the image's own size alone.",
-        )
-        size = self.window_size
-        _check(
-            not size or (len(size) == 2 and min(size) > 0),
-            f"--window_size={','.join(map(str, size))} is no height,width such as 513,513.",
-        )
-        _check(
-            0 <= self.window_overlap < 1,
-            f"--window_overlap={self.window_overlap} is no share of a window below 1.",
-        )
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig(Config):
+    """What is written beside labels and overlays, and how much of a video is labelled."""
+
+    title = "output"
+
+    save_confidence: bool = setting(
+        False,
+        "Whether to write NAME_confidence.png for each image: the probability of the predicted "
+        "class, 0 to 1 as grey 0 to 255.",
+    )
+    save_probabilities: bool = setting(
+        False,
+        "Whether to write NAME_probabilities.npy for each image: the probabilities of all "
+        "classes, float16 [height, width, classes].",
+    )
+    label_ids: str = setting(
+        "",
+        "Writes label_ids/NAME.png for each image, with the ids of a test server: cityscapes, or "
+        "a file with a line `CLASS: ID` for each class.",
+        default_help="not written",
+        is_path=True,
+    )
+    every_nth_frame: int = setting(
+        1, "Labels only every n-th frame of a video or a camera.", at_least=1
+    )
+    max_frames: int = setting(
+        0,
+        "Largest number of frames to label of a video or a camera; 0 for all.",
+        at_least=0,
+        unit="frames",
+    )
+    max_image_pixels: int | None = max_image_pixels(
+        None, "67108864, or 536870912 with --window_size"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnDataConfig(Config):
+    """What is known about a folder of images and labels."""
+
+    title = "own data"
+
+    format: str = setting("auto", "Format of the labels.", choices=LABEL_FORMATS)
+    label_encoding: str = setting(
+        "auto", "How label images hold the classes.", choices=LABEL_ENCODINGS
+    )
+    label_suffix: str = setting(
+        "", "What the names of label images end in, e.g. _mask.", default_help="detected"
+    )
+    classes: str = classes("the class list in the folder")
+    val_share: float = setting(
+        0.2,
+        "Share of the images for validation, if the data has no such split.",
+        at_least=0,
+        at_most=0.9,
+        hint="it is a share, e.g. 0.2",
+    )
+    unlabeled: str | None = setting(
+        None,
+        "What pixels are that no annotation covers.",
+        default_help="what is usual in the format",
+        choices=("background", "ignore"),
+    )
+    crowd: str = setting("ignore", "What COCO's crowd regions are.", choices=("ignore", "class"))
+    line_width: int = setting(10, "Width of annotated lines.", at_least=1, unit="pixels")
 
 
 def _check(holds: object, problem: str) -> None:
@@ -441,3 +802,4 @@ def _check(holds: object, problem: str) -> None:
 
 NO_CRF = CrfConfig()
 WHOLE_IMAGES = EvalConfig()
+LABELS_AND_OVERLAYS = PredictConfig()

@@ -8,17 +8,19 @@ Whoever reaches the ports can run computations here: keep them inside a trusted 
 """
 
 import contextlib
+import dataclasses
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 
 import tensorflow as tf
-from absl import flags
 
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf.data import remote_data
 from deeplab_tf.errors import UserError
+from deeplab_tf.settings import setting
 
 
 @contextlib.contextmanager
@@ -79,27 +81,45 @@ def _start_dispatcher(port: int) -> tf.data.experimental.service.DispatchServer:
     return service.DispatchServer(service.DispatcherConfig(port=port))
 
 
-def main(_) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    port: int = setting(
+        5050,
+        "Port of the dispatcher; 0 for any free one.",
+        at_least=0,
+        at_most=65535,
+        is_common=True,
+    )
+    workers: int = setting(
+        1, "Number of workers in this process. One already uses all cores.", at_least=1
+    )
+    dispatcher: str = setting(
+        "",
+        "HOST:PORT of a dispatcher that the workers join.",
+        default_help="a dispatcher is started here",
+        is_common=True,
+    )
+    host: str = setting(
+        "localhost",
+        "Name or address under which the trainer reaches this machine.",
+        may_be_empty=False,
+        is_common=True,
+    )
+
+
+def main(arguments: Arguments) -> None:
     tf.config.set_visible_devices([], "GPU")  # a trainer on this machine wants them whole
     stopped = threading.Event()
-    with serve(
-        flags.FLAGS.port, flags.FLAGS.workers, flags.FLAGS.dispatcher, flags.FLAGS.host
-    ) as address:
+    with serve(**dataclasses.asdict(arguments)) as address:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
-        print(f"{flags.FLAGS.workers} worker(s) serve {address}")
+        print(f"{arguments.workers} worker(s) serve {address}")
         print(f"train with --data_service=grpc://{address}", flush=True)
         stopped.wait()
     print("stopped")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("port", 5050, "Port of the dispatcher; 0 for any that is free.")
-    flags.DEFINE_integer("workers", 1, "Workers in this process; one already uses all cores.")
-    flags.DEFINE_string(
-        "dispatcher", "", "host:port of a dispatcher that the workers join; none is started here."
-    )
-    flags.DEFINE_string(
-        "host", "localhost", "Name or address under which the trainer reaches this machine."
-    )
     command_line.run(main)

@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 
 import keras
-from absl import flags
 from keras import tree
 
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf import layers
 from deeplab_tf import models
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.settings import setting
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 _RESIZES = (layers.ResizeLike, layers.ScaleImage)
@@ -372,20 +373,28 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def main(_) -> None:
-    model_config, data_config, train_config = map(
-        command_line.read_flags, (ModelConfig, DataConfig, TrainConfig)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    layers: bool = setting(
+        False, "Whether to list every layer instead of the parts of the model.", is_common=True
     )
+
+
+def main(
+    arguments: Arguments,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    train_config: TrainConfig,
+) -> None:
     if model_config.num_classes is None:
         print(f"--num_classes is not given: taken to be {_NUM_CLASSES}.\n")
         model_config = dataclasses.replace(model_config, num_classes=_NUM_CLASSES)
     model = models.build_model(**dataclasses.asdict(model_config))
     description = describe(model, data_config.train_crop_size, train_config.train_batch_size)
-    print(description.to_text(list_layers=flags.FLAGS.layers))
+    print(description.to_text(list_layers=arguments.layers))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_boolean("layers", False, "Lists every layer rather than parts only.")
-    for config_class in (ModelConfig, DataConfig, TrainConfig):
-        command_line.define_flags(config_class)
     command_line.run(main)

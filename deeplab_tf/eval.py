@@ -12,9 +12,9 @@ import sys
 import numpy as np
 import psutil
 import tensorflow as tf
-from absl import flags
 
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.data import records
@@ -28,6 +28,7 @@ from deeplab_tf.evaluation.evaluate import print_metrics
 from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
 from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.settings import setting
 
 _NUM_WORST, _NUM_BEST = 12, 6  # images on the report
 
@@ -244,67 +245,71 @@ def _peak_memory_mib() -> int:
     return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
-def main(_) -> None:
-    given = flags.FLAGS
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    run_dir: str = config.run_dir()
+    split: str = config.split()
+    checkpoint: str = config.checkpoint()
+    model: str = config.model()
+    data_dir: str = config.data_dir(default_help="the records of the run")
+    dataset: str = config.dataset()
+    max_damaged_share: float | None = config.max_damaged_share(None, "that of the run")
+    max_image_pixels: int | None = config.max_image_pixels(None, "that of the run")
+    border_width: int = setting(
+        0,
+        "Evaluates only pixels less than this far from a border between classes; 0 for all.",
+        at_least=0,
+        unit="pixels",
+    )
+    trimap_width: int = setting(
+        0,
+        "Evaluates trimaps along the borders too, from 1 pixel wide to this; the papers use 40.",
+        at_least=0,
+        unit="pixels",
+    )
+    boundary_iou: bool = setting(False, "Whether the Boundary IoU is measured too.")
+    report: str = setting(
+        "",
+        "HTML file to write, with figures, curves and images.",
+        default_help="not written",
+        is_path=True,
+        is_common=True,
+    )
+    compare: str = setting(
+        "",
+        "Run dir that was evaluated before, for the report to compare with.",
+        default_help="no comparison",
+        is_path=True,
+    )
+
+
+def main(arguments: Arguments, eval_config: EvalConfig, crf_config: CrfConfig) -> None:
     figures = evaluate_run(
-        given.run_dir,
+        arguments.run_dir,
         data=Data(
-            given.data_dir,
-            given.dataset,
-            given.split,
-            given.max_damaged_share,
-            given.max_image_pixels,
+            data_dir=arguments.data_dir,
+            dataset=arguments.dataset,
+            split=arguments.split,
+            max_damaged_share=arguments.max_damaged_share,
+            max_image_pixels=arguments.max_image_pixels,
         ),
-        inference=Inference(
-            given.checkpoint,
-            given.model,
-            command_line.read_flags(EvalConfig),
-            command_line.read_flags(CrfConfig),
+        inference=Inference(arguments.checkpoint, arguments.model, eval_config, crf_config),
+        measures=Measures(
+            border_width=arguments.border_width,
+            trimap_width=arguments.trimap_width,
+            boundary_iou=arguments.boundary_iou,
         ),
-        measures=Measures(given.border_width, given.trimap_width, given.boundary_iou),
-        report_path=given.report,
-        compare=given.compare,
+        report_path=arguments.report,
+        compare=arguments.compare,
     )
     print_metrics(figures)
-    print(f"written to {os.path.join(given.run_dir, results.METRICS)} and {results.IMAGES} there")
-    if given.report:
-        print(f"report     {given.report}")
+    metrics_path = os.path.join(arguments.run_dir, results.METRICS)
+    print(f"written to {metrics_path} and {results.IMAGES} there")
+    if arguments.report:
+        print(f"report     {arguments.report}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
-    flags.DEFINE_string("split", "", "Split; by default the one that the run validated on.")
-    flags.DEFINE_string("checkpoint", "best", "Which weights: best or last.")
-    flags.DEFINE_string(
-        "model",
-        "",
-        "Evaluates this SavedModel, .keras or .tflite file in place of the checkpoint.",
-    )
-    flags.DEFINE_string("data_dir", "", "Records; by default those of the run.")
-    flags.DEFINE_float(
-        "max_damaged_share",
-        None,
-        "Share of damaged records beyond which the evaluation stops; by default that of the run.",
-    )
-    flags.DEFINE_integer(
-        "max_image_pixels",
-        None,
-        "Images and labels with more pixels than this are refused before they are decoded; by "
-        "default the limit of the run.",
-    )
-    flags.DEFINE_string("dataset", "", "Name of the dataset, where data_dir holds several.")
-    flags.DEFINE_integer(
-        "border_width", 0, "Evaluates pixels less than this far from a border; 0 for all."
-    )
-    flags.DEFINE_integer(
-        "trimap_width",
-        0,
-        "Measures in trimaps along the borders, 1 pixel to this many wide; the papers' is 40.",
-        lower_bound=0,
-    )
-    flags.DEFINE_boolean("boundary_iou", False, "Measures the Boundary IoU.")
-    flags.DEFINE_string("report", "", "HTML file to write, with figures, curves and images.")
-    flags.DEFINE_string("compare", "", "Run dir, evaluated before, that the report compares with.")
-    command_line.define_flags(EvalConfig)
-    command_line.define_flags(CrfConfig)
     command_line.run(main)

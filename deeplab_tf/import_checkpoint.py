@@ -6,9 +6,8 @@ python -m deeplab_tf.import_checkpoint --checkpoint=PREFIX --flagfile=configs/X.
 
 import dataclasses
 
-from absl import flags
-
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf import models
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
@@ -20,6 +19,8 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.runs import tf1_checkpoint
+from deeplab_tf.settings import REQUIRED
+from deeplab_tf.settings import setting
 
 
 def import_checkpoint(
@@ -77,22 +78,36 @@ def _describe_classes(
     raise UserError("The classes are not known: give --num_classes, --classes or --data_dir.")
 
 
-def main(_) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    checkpoint: str = setting(
+        REQUIRED,
+        "Official TF1 checkpoint: its prefix, such as model.ckpt-30000.",
+        is_path=True,
+        is_common=True,
+    )
+    run_dir: str = config.run_dir()
+    classes: str = config.classes("the records of data_dir, or numbers")
+
+
+def main(
+    arguments: Arguments,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    _: TrainConfig,  # so that the flagfiles of trainings can be given
+) -> None:
     report = import_checkpoint(
-        flags.FLAGS.checkpoint,
-        command_line.read_flags(ModelConfig),
-        command_line.read_flags(DataConfig),
-        flags.FLAGS.run_dir,
-        flags.FLAGS.classes,
+        arguments.checkpoint,
+        model_config,
+        data_config,
+        arguments.run_dir,
+        class_list=arguments.classes,
     )
     print(report)
-    print(f"the run is in {flags.FLAGS.run_dir}")
+    print(f"the run is in {arguments.run_dir}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "Prefix of the weights (required).", required=True)
-    flags.DEFINE_string("run_dir", None, "Folder to write (required).", required=True)
-    flags.DEFINE_string("classes", "", "File with a class name per line, for the legends.")
-    for config_class in (ModelConfig, DataConfig, TrainConfig):  # so that it takes their flagfiles
-        command_line.define_flags(config_class)
     command_line.run(main)

@@ -23,12 +23,13 @@ import time
 
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 from deeplab_tf import command_line
+from deeplab_tf import config
+from deeplab_tf.config import LABELS_AND_OVERLAYS
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
-from deeplab_tf.config import setting
+from deeplab_tf.config import PredictConfig
 from deeplab_tf.data import image_files
 from deeplab_tf.drawing import predictions
 from deeplab_tf.drawing import server_ids
@@ -37,44 +38,8 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
 from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictConfig:
-    """What is written beside labels and overlays, and how much of a video is labelled."""
-
-    save_confidence: bool = setting(
-        False,
-        "Writes NAME_confidence.png too: the probability of the class that was found, 0 to 1 as "
-        "grey 0 to 255. Of images only.",
-    )
-    save_probabilities: bool = setting(
-        False,
-        "Writes NAME_probabilities.npy too: those of all classes, float16 [height, width, "
-        "classes]. Of images only.",
-    )
-    label_ids: str = setting(
-        "",
-        "Writes label_ids/NAME.png too, grey, with a test server's ids: cityscapes, or a file with "
-        "a line `CLASS: ID` per class. Of images only.",
-    )
-    every_nth_frame: int = setting(1, "Labels every n-th frame of a video or a camera only.")
-    max_frames: int = setting(0, "Labels so many frames of a video or a camera; 0 for all.")
-    max_image_pixels: int | None = setting(
-        None,
-        "Images with more pixels than this (width x height) are refused before they are decoded. "
-        f"By default {image_files.MAX_PIXELS}, or {image_files.MAX_WINDOWED_PIXELS} with "
-        "--window_size.",
-    )
-
-    def __post_init__(self):
-        for name, least in (("every_nth_frame", 1), ("max_frames", 0), ("max_image_pixels", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name}={value}; it must be {least} or more.")
-
-
-DEFAULTS = PredictConfig()
+from deeplab_tf.settings import REQUIRED
+from deeplab_tf.settings import setting
 
 
 def predict(
@@ -83,7 +48,7 @@ def predict(
     output_dir: str,
     *,
     inference: Inference = BEST_CHECKPOINT,
-    predict_config: PredictConfig = DEFAULTS,
+    predict_config: PredictConfig = LABELS_AND_OVERLAYS,
 ) -> list[str]:
     """Writes a label PNG and an overlay for every image, and overlays for every video.
 
@@ -198,36 +163,38 @@ class _Labeller:
         return predictions.Prediction(label)
 
 
-def main(_):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    run_dir: str = config.run_dir()
+    checkpoint: str = config.checkpoint()
+    model: str = config.model()
+    images: tuple[str, ...] = setting(
+        REQUIRED,
+        "Images and videos: files, folders or quoted globs, or the number of a camera; several "
+        "separated by commas.",
+        may_be_empty=False,
+        is_path=True,
+        is_common=True,
+    )
+    output_dir: str = config.output_dir()
+
+
+def main(
+    arguments: Arguments,
+    predict_config: PredictConfig,
+    eval_config: EvalConfig,
+    crf_config: CrfConfig,
+) -> None:
     predict(
-        flags.FLAGS.run_dir,
-        flags.FLAGS.images,
-        flags.FLAGS.output_dir,
-        inference=Inference(
-            flags.FLAGS.checkpoint,
-            flags.FLAGS.model,
-            command_line.read_flags(EvalConfig),
-            command_line.read_flags(CrfConfig),
-        ),
-        predict_config=command_line.read_flags(PredictConfig),
+        arguments.run_dir,
+        ",".join(arguments.images),
+        arguments.output_dir,
+        inference=Inference(arguments.checkpoint, arguments.model, eval_config, crf_config),
+        predict_config=predict_config,
     )
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
-    flags.DEFINE_string(
-        "images",
-        None,
-        "File, folder, quoted glob or number of a camera; several with commas between (required).",
-        required=True,
-    )
-    flags.DEFINE_string("output_dir", None, "Folder to write to (required).", required=True)
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
-    flags.DEFINE_string(
-        "model",
-        "",
-        "Labels with this SavedModel, .keras or .tflite file in place of the checkpoint.",
-    )
-    for config_class in (PredictConfig, EvalConfig, CrfConfig):
-        command_line.define_flags(config_class)
     command_line.run(main)

@@ -20,16 +20,15 @@ import threading
 import time
 from collections.abc import Sequence
 
-from absl import flags
-
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoint_files
+from deeplab_tf.settings import setting
 
-_CONFIGS = (ModelConfig, DataConfig, TrainConfig)
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_BEFORE_RESTART = 1.0  # twice as many after every restart without a new checkpoint
 
@@ -171,14 +170,10 @@ class _Group:
                 worker.reader.join()
 
 
-def train_command() -> list[str]:
-    """Returns the command that trains with the flags that were given to this one."""
-    names = ["run_dir"]
-    for config_class in _CONFIGS:
-        command_line.read_flags(config_class)  # says at once what is wrong with them
-        names += [field.name for field in dataclasses.fields(config_class)]
-    given = [flags.FLAGS[name] for name in names if flags.FLAGS[name].present]
-    return [sys.executable, "-m", "deeplab_tf.train", *(flag.serialize() for flag in given)]
+def train_command(run_dir: str, *configs: config.Config) -> list[str]:
+    """Returns the command that trains with these configs."""
+    flags = [f"--run_dir={run_dir}", *command_line.to_arguments(*configs)]
+    return [sys.executable, "-m", "deeplab_tf.train", *flags]
 
 
 def _last_step(run_dir: str) -> int:
@@ -205,31 +200,38 @@ def _described(exit_code: int) -> str:
     return f"exit code {exit_code}"
 
 
-def main(_) -> None:
-    sys.exit(
-        supervise(
-            train_command(),
-            flags.FLAGS.run_dir,
-            flags.FLAGS.workers,
-            flags.FLAGS.hosts.split(",") if flags.FLAGS.hosts else (),
-            flags.FLAGS.index,
-            flags.FLAGS.port,
-            flags.FLAGS.max_restarts,
-        )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    run_dir: str = config.run_dir()
+    workers: int = setting(
+        1, "Processes that train together on this machine.", at_least=1, is_common=True
     )
+    hosts: tuple[str, ...] = setting(
+        (),
+        "HOST:PORT of every worker, in the same order on every machine, if they run on several.",
+        default_help="this machine only",
+        example="a:2222,b:2222",
+    )
+    index: int = setting(0, "Which of --hosts this machine is; 0 is the first.", at_least=0)
+    port: int = setting(
+        0, "Port of the first process; 0 for any free ones.", at_least=0, at_most=65535
+    )
+    max_restarts: int = setting(
+        3, "Restarts without a new checkpoint in between before giving up.", at_least=0
+    )
+
+
+def main(
+    arguments: Arguments,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    train_config: TrainConfig,
+) -> None:
+    command = train_command(arguments.run_dir, model_config, data_config, train_config)
+    sys.exit(supervise(command, **dataclasses.asdict(arguments)))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
-    flags.DEFINE_integer("workers", 1, "Processes that train together on this machine.")
-    flags.DEFINE_string(
-        "hosts", "", "host:port of every worker, with commas, where they are on several machines."
-    )
-    flags.DEFINE_integer("index", 0, "Which of --hosts is this machine, 0 first.")
-    flags.DEFINE_integer("port", 0, "Port of the first process; 0 for any that are free.")
-    flags.DEFINE_integer(
-        "max_restarts", 3, "Restarts without a new checkpoint in between before it gives up."
-    )
-    for config_class in _CONFIGS:
-        command_line.define_flags(config_class)
     command_line.run(main)

@@ -10,10 +10,10 @@ import sys
 
 import keras
 import tensorflow as tf
-from absl import flags
 
 from deeplab_tf import backbones
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf import layers
 from deeplab_tf import models
 from deeplab_tf.config import DataConfig
@@ -102,7 +102,7 @@ def _build_model(run: run_dirs.Run, strategy: tf.distribute.Strategy) -> keras.M
     config = run.train_config
     with layers.mixed_precision(config.mixed_precision):
         model = models.build_model(**dataclasses.asdict(run.model_config))
-    optimizers.freeze(model, list(filter(None, config.frozen_scopes.split(","))))
+    optimizers.freeze(model, config.frozen_scopes)
     batch_size = config.train_batch_size // config.gradient_accumulation_steps
     if not config.fine_tune_batch_norm:
         layers.freeze_batch_norm(model)
@@ -279,20 +279,24 @@ def _readable_shortage(run: run_dirs.Run):
         ) from error
 
 
-def main(_) -> None:
-    result = train(
-        command_line.read_flags(ModelConfig),
-        command_line.read_flags(DataConfig),
-        command_line.read_flags(TrainConfig),
-        flags.FLAGS.run_dir,
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    run_dir: str = config.run_dir()
+
+
+def main(
+    arguments: Arguments,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    train_config: TrainConfig,
+) -> None:
+    result = train(model_config, data_config, train_config, arguments.run_dir)
     if result:
         print_metrics(result)
-    print(f"the run is in {flags.FLAGS.run_dir}")
+    print(f"the run is in {arguments.run_dir}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
-    for config_class in (ModelConfig, DataConfig, TrainConfig):
-        command_line.define_flags(config_class)
     command_line.run(main)

@@ -6,15 +6,16 @@ point. After every improvement, the best parameters are written to the run dir; 
 predict and export uses them.
 """
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterable
 from collections.abc import Iterator
 
 import numpy as np
-from absl import flags
 
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf import crf
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
@@ -24,6 +25,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.settings import setting
 
 # The ranges of the papers in three steps, and half of these steps for the refinement. The Gaussian
 # kernel is not searched (arXiv:1412.7062, section 4.1; arXiv:1606.00915, section 4.1).
@@ -165,23 +167,25 @@ def _to_text(parameters: dict) -> str:
     return " ".join(f"{name}={parameters[name]:g}" for name in _GRID)
 
 
-def main(_) -> None:
-    found = tune_crf(
-        flags.FLAGS.run_dir,
-        num_images=flags.FLAGS.num_images,
-        split=flags.FLAGS.split,
-        checkpoint=flags.FLAGS.checkpoint,
-        preset=flags.FLAGS.preset,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    run_dir: str = config.run_dir()
+    num_images: int = config.num_images(20)
+    split: str = config.split()
+    checkpoint: str = config.checkpoint()
+    preset: str = setting(
+        "v1", "Paper whose parameters the search starts from.", choices=tuple(crf.PRESETS)
     )
+
+
+def main(arguments: Arguments) -> None:
+    found = tune_crf(**dataclasses.asdict(arguments))
     gain = found["miou"] - found["miou_without_crf"]
     print(f"miou {found['miou']:.4f} ({gain:+.4f} by the CRF) with {_to_text(found['parameters'])}")
-    print(f"written to {flags.FLAGS.run_dir}/crf.json: use it with --crf=tuned")
+    print(f"written to {arguments.run_dir}/crf.json: use it with --crf=tuned")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
-    flags.DEFINE_integer("num_images", 20, "Images to search on.")
-    flags.DEFINE_string("split", "", "Split; by default the one that the run validated on.")
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
-    flags.DEFINE_string("preset", "v1", "Parameters to begin with: v1 or v2.")
     command_line.run(main)

@@ -35,15 +35,17 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from absl import flags
 from PIL import Image
 
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf.data import image_files
 from deeplab_tf.data.label_files import EXIF_ORIENTATION
 from deeplab_tf.drawing import predictions
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
+from deeplab_tf.settings import REQUIRED
+from deeplab_tf.settings import setting
 
 if typing.TYPE_CHECKING:
     from deeplab_tf.data.records import DatasetInfo  # imports TensorFlow
@@ -553,41 +555,55 @@ def _read_palette(path: str | None) -> "DatasetInfo":
     return dataclasses.replace(dataset, colors=colors)
 
 
-def main(_):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    server: str = setting(REQUIRED, "HOST:PORT of TF Serving.", may_be_empty=False, is_common=True)
+    protocol: str = setting("rest", "How to talk to the server.", choices=tuple(PROTOCOLS))
+    model_name: str = setting("deeplab", "Name of the model on the server.", may_be_empty=False)
+    model_version: int | None = config.model_version("the highest on the server")
+    images: tuple[str, ...] = setting(
+        REQUIRED,
+        "Images: files, folders or quoted globs; several separated by commas.",
+        may_be_empty=False,
+        is_path=True,
+        is_common=True,
+    )
+    output_dir: str = config.output_dir()
+    palette: str | None = setting(
+        None,
+        "File assets/palette.json of the export, for the colours of the classes and, with "
+        "labels.txt beside it, for their names.",
+        default_help="VOC's colours, and numbers",
+        is_path=True,
+    )
+    batch_size: int = setting(1, "Number of images in a request.", at_least=1)
+    timeout: float = setting(
+        60.0,
+        "Longest wait for an answer.",
+        above=0,
+        at_most=_LONGEST_TIMEOUT,
+        unit="seconds",
+    )
+
+
+def main(arguments: Arguments) -> None:
     with Client(
-        flags.FLAGS.server,
-        flags.FLAGS.protocol,
-        flags.FLAGS.model_name,
-        flags.FLAGS.model_version,
-        flags.FLAGS.timeout,
+        arguments.server,
+        protocol=arguments.protocol,
+        model_name=arguments.model_name,
+        model_version=arguments.model_version,
+        timeout=arguments.timeout,
     ) as client:
         label_images(
             client,
-            flags.FLAGS.images,
-            flags.FLAGS.output_dir,
-            flags.FLAGS.palette,
-            flags.FLAGS.batch_size,
+            ",".join(arguments.images),
+            arguments.output_dir,
+            palette=arguments.palette,
+            batch_size=arguments.batch_size,
         )
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("server", None, "HOST:PORT of TF Serving (required).", required=True)
-    flags.DEFINE_enum("protocol", "rest", list(PROTOCOLS), "How to talk to it.")
-    flags.DEFINE_string("model_name", "deeplab", "The model's name on the server.")
-    flags.DEFINE_integer("model_version", None, "Version of the model; by default the highest.")
-    flags.DEFINE_string(
-        "images",
-        None,
-        "File, folder or quoted glob; several with commas between (required).",
-        required=True,
-    )
-    flags.DEFINE_string("output_dir", None, "Folder to write to (required).", required=True)
-    flags.DEFINE_string(
-        "palette",
-        None,
-        "assets/palette.json of the export, for the classes' colours and, from labels.txt beside "
-        "it, their names; by default VOC's colours and numbers.",
-    )
-    flags.DEFINE_integer("batch_size", 1, "Images per request.")
-    flags.DEFINE_float("timeout", 60.0, "Longest wait for an answer, in seconds.")
     command_line.run(main)

@@ -17,19 +17,21 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 from deeplab_tf import backbones
 from deeplab_tf import command_line
-from deeplab_tf.config import setting
+from deeplab_tf import config
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
 from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.prediction import predict_logits
+from deeplab_tf.export import config as export_config
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
 from deeplab_tf.export import proving
 from deeplab_tf.export import publishing
+from deeplab_tf.export.config import ANY_SIZE
+from deeplab_tf.export.config import OnnxConfig
 from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -41,27 +43,6 @@ MAX_RELATIVE_DIFFERENCE = 0.01
 MAX_MIOU_DROP = 0.01
 
 _PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
-
-
-@dataclasses.dataclass(frozen=True)
-class OnnxConfig:
-    """What an ONNX file takes."""
-
-    input_size: tuple[int, ...] = setting(
-        (),
-        "Height,width of one image, for runtimes that want fixed shapes. By default the file "
-        "takes any number of images of any size.",
-    )
-
-    def __post_init__(self):
-        size = self.input_size
-        if size and (len(size) != 2 or min(size) < 1):
-            raise UserError(
-                f"--input_size={','.join(map(str, size))} is no height,width such as 513,513."
-            )
-
-
-ANY_SIZE = OnnxConfig()
 
 
 def export_onnx(
@@ -245,30 +226,22 @@ def _make_padding_explicit(graph) -> None:
         node.attribute.extend(onnx.helper.make_attribute(*one) for one in settings.items())
 
 
-def main(_):
-    output = flags.FLAGS.output
-    figures = export_onnx(
-        flags.FLAGS.run_dir,
-        output,
-        checkpoint=flags.FLAGS.checkpoint,
-        onnx_config=command_line.read_flags(OnnxConfig),
-        data_dir=flags.FLAGS.data_dir,
-        num_proof_images=flags.FLAGS.num_proof_images,
-        max_miou_drop=flags.FLAGS.max_miou_drop,
-    )
-    print(f"{output}: {figures.summary} ({publishing.parity_path(output)})")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    run_dir: str = config.run_dir()
+    output: str = config.output()
+    checkpoint: str = config.checkpoint()
+    data_dir: str | None = config.data_dir(None, "the records of the run, or drawn images")
+    num_proof_images: int = export_config.num_proof_images(8)
+    max_miou_drop: float = export_config.max_miou_drop(MAX_MIOU_DROP)
+
+
+def main(arguments: Arguments, onnx_config: OnnxConfig) -> None:
+    figures = export_onnx(**dataclasses.asdict(arguments), onnx_config=onnx_config)
+    print(f"{arguments.output}: {figures.summary} ({publishing.parity_path(arguments.output)})")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
-    flags.DEFINE_string("output", None, "File to write, FILE.onnx (required).", required=True)
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
-    command_line.define_flags(OnnxConfig)
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Records to prove the export with. By default those of the run, or drawn images.",
-    )
-    flags.DEFINE_integer("num_proof_images", 8, "How many images of them.", lower_bound=1)
-    flags.DEFINE_float("max_miou_drop", MAX_MIOU_DROP, "What the mIoU may fall by.")
     command_line.run(main)

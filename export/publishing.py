@@ -98,11 +98,11 @@ class VersionFolder:
                 "the one that it lies in."
             )
         if version is not None and not 1 <= version <= _LARGEST_VERSION:
-            raise UserError(f"--version={version} must be between 1 and {_LARGEST_VERSION}.")
+            raise UserError(f"--model_version={version} must be between 1 and {_LARGEST_VERSION}.")
         if version in self._versions():
             raise UserError(
                 f"{self.flag} has a version {version}, which a server may be reading: give "
-                "another --version, or none for the next one."
+                "another --model_version, or none for the next one."
             )
         _check_writable(self._output_dir, self.flag)
 

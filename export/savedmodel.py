@@ -15,20 +15,22 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf import crf
 from deeplab_tf import layers
 from deeplab_tf.config import NO_CRF
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.errors import UserError
+from deeplab_tf.export import config as export_config
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
 from deeplab_tf.export import proving
 from deeplab_tf.export import publishing
 from deeplab_tf.export import serving
 from deeplab_tf.export import warmup
+from deeplab_tf.export.config import ServingConfig
 from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -46,7 +48,7 @@ def export_savedmodel(
     checkpoint: str = "best",
     crf_config: CrfConfig = NO_CRF,
     serving_config: serving.ServingConfig = serving.LABELS_ALONE,
-    version: int | None = None,
+    model_version: int | None = None,
     data_dir: str | None = None,
     num_proof_images: int = 8,
     max_miou_drop: float = MAX_MIOU_DROP,
@@ -60,7 +62,7 @@ def export_savedmodel(
         checkpoint: "best" or "last".
         crf_config: The fully-connected CRF in the export; by default none.
         serving_config: What is served besides labels, at which size, and the warm-up.
-        version: Number of the version; by default one more than the highest.
+        model_version: Number of the version; by default one more than the highest.
         data_dir: Records to prove the export with, see `proof_images.from_records_or_drawn`.
         num_proof_images: How many images of them, at most.
         max_miou_drop: Largest drop of the mIoU on these.
@@ -73,7 +75,7 @@ def export_savedmodel(
             Keras model does.
     """
     warmup.require_installed()
-    place = publishing.VersionFolder(output_dir, version)
+    place = publishing.VersionFolder(output_dir, model_version)
     exporter = _SavedModelExporter(
         run_dirs.read(run_dir),
         crf_parameters=run_dirs.crf_parameters(run_dir, crf_config),
@@ -211,35 +213,25 @@ def _served_labels(loaded, images: np.ndarray) -> np.ndarray:
     return loaded.signatures["serving_default"](images=tf.constant(images))["labels"].numpy()
 
 
-def main(_):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    run_dir: str = config.run_dir()
+    output_dir: str = config.output_dir()
+    checkpoint: str = config.checkpoint()
+    model_version: int | None = config.model_version("one more than the highest in output_dir")
+    data_dir: str | None = config.data_dir(None, "the records of the run, or drawn images")
+    num_proof_images: int = export_config.num_proof_images(8)
+    max_miou_drop: float = export_config.max_miou_drop(MAX_MIOU_DROP)
+
+
+def main(arguments: Arguments, serving_config: ServingConfig, crf_config: CrfConfig) -> None:
     folder, proof = export_savedmodel(
-        flags.FLAGS.run_dir,
-        flags.FLAGS.output_dir,
-        checkpoint=flags.FLAGS.checkpoint,
-        crf_config=command_line.read_flags(CrfConfig),
-        serving_config=command_line.read_flags(serving.ServingConfig),
-        version=flags.FLAGS.version,
-        data_dir=flags.FLAGS.data_dir,
-        num_proof_images=flags.FLAGS.num_proof_images,
-        max_miou_drop=flags.FLAGS.max_miou_drop,
+        **dataclasses.asdict(arguments), serving_config=serving_config, crf_config=crf_config
     )
     print(f"{folder}: {proof.summary} (assets/parity.json)")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
-    flags.DEFINE_string(
-        "output_dir", None, "Folder that the next version is added to (required).", required=True
-    )
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
-    flags.DEFINE_integer("version", None, "Number of the version. By default the next one.")
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Records to prove the export with. By default those of the run, or drawn images.",
-    )
-    flags.DEFINE_integer("num_proof_images", 8, "How many images of them.", lower_bound=1)
-    flags.DEFINE_float("max_miou_drop", MAX_MIOU_DROP, "What the mIoU may fall by.")
-    command_line.define_flags(serving.ServingConfig)
-    command_line.define_flags(CrfConfig)
     command_line.run(main)

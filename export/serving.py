@@ -1,6 +1,5 @@
 """What is served: images, or image files of any sizes, in; labels and masks out."""
 
-import dataclasses
 import json
 import os
 
@@ -8,13 +7,13 @@ import keras
 import tensorflow as tf
 
 from deeplab_tf import backbones
-from deeplab_tf.config import setting
 from deeplab_tf.crf.graph import dense_crf_graph
 from deeplab_tf.data import transforms
-from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.fitting import Placement
 from deeplab_tf.evaluation.prediction import predict_logits
+from deeplab_tf.export.config import LABELS_ALONE
+from deeplab_tf.export.config import ServingConfig
 from deeplab_tf.runs import run_dir as run_dirs
 
 IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
@@ -26,41 +25,6 @@ EXAMPLE_KEY = "image/encoded"
 
 # One of 12 megapixels takes 60 MB while it is decoded and shrunk, and twice 12 MB as a mask.
 _IMAGES_AT_A_TIME = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class ServingConfig:
-    """What is served besides labels, at which size, and what is tried before."""
-
-    serving_size: tuple[int, ...] = setting(
-        (),
-        "Height,width that image files are shrunk to fit into, and padded to, so that different "
-        "sizes batch; rounded up to a multiple of the output stride plus 1. By default the run's "
-        "train_crop_size.",
-    )
-    with_probabilities: bool = setting(False, "Serves the probabilities of all classes too.")
-    with_confidence: bool = setting(False, "Serves the probability of the label too.")
-    warmup_batch_sizes: tuple[int, ...] = setting(
-        (),
-        "Batch sizes, besides 1, that TF Serving tries before it serves: those that batches are "
-        "filled up to, e.g. 2,4,8.",
-    )
-
-    def __post_init__(self):
-        size, batch_sizes = self.serving_size, self.warmup_batch_sizes
-        if size and (len(size) != 2 or min(size) < 1):
-            raise UserError(
-                f"--serving_size={','.join(map(str, size))} is no height,width such as 513,513."
-            )
-        # TF Serving takes 1000 requests; there are three for every batch size.
-        if len(batch_sizes) > 300 or min(batch_sizes, default=1) < 1:
-            raise UserError(
-                f"--warmup_batch_sizes={','.join(map(str, batch_sizes))}: give a few numbers of "
-                "images such as 2,4,8."
-            )
-
-
-LABELS_ALONE = ServingConfig()
 
 
 def serving_size(run: run_dirs.Run, config: ServingConfig = LABELS_ALONE) -> tuple[int, int]:

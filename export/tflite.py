@@ -18,17 +18,17 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf import crf
 from deeplab_tf import layers
-from deeplab_tf.config import setting
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.artefacts import TFLiteModel
 from deeplab_tf.evaluation.fitting import image_fitter
 from deeplab_tf.evaluation.views import without_last_resize
+from deeplab_tf.export import config as export_config
 from deeplab_tf.export import litert
 from deeplab_tf.export import metadata
 from deeplab_tf.export import mobile_operators
@@ -36,8 +36,11 @@ from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
 from deeplab_tf.export import proving
 from deeplab_tf.export import publishing
+from deeplab_tf.export.config import LABELS_IN_FLOAT32
+from deeplab_tf.export.config import TFLiteConfig
 from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.settings import setting
 
 # By `quantize`: the smallest share of labels that equal the Keras model's, and the largest
 # difference of scores over the largest logit (None: labels alone count). Rounding floats moves
@@ -49,49 +52,6 @@ _LIMITS = {
     "int8": (0.95, None),
 }
 MAX_MIOU_DROP = 0.01
-
-
-@dataclasses.dataclass(frozen=True)
-class TFLiteConfig:
-    """What a `.tflite` file takes, computes in, and returns."""
-
-    quantize: str = setting(
-        "none",
-        "none: float32. float16: weights of half the size, for GPUs too. dynamic: weights of a "
-        "quarter. int8: all of it in 8 bits, calibrated with images; takes uint8 pixels.",
-    )
-    result: str = setting(
-        "labels", "labels: class ids, int32. scores: logits of all classes, uint8 with int8."
-    )
-    result_stride: int = setting(
-        1,
-        "Input pixels from one result to the next, a divisor of the output stride. 1: a result for "
-        "every pixel. 4: for every fourth in both directions, which is faster, and for labels "
-        "coarser. No more is computed than the head leaves: a stride of 16 in v3, mostly 4 in "
-        "v3plus.",
-    )
-    input_size: tuple[int, ...] = setting(
-        (),
-        "Height,width of the image that it takes, multiples of the output stride plus 1. By "
-        "default the run's train_crop_size, rounded up to such.",
-    )
-
-    def __post_init__(self):
-        for name, choices in (
-            ("quantize", tuple(_LIMITS)),
-            ("result", ("labels", "scores")),
-        ):
-            value = getattr(self, name)
-            if value not in choices:
-                raise UserError(f"--{name}={value}; it can be {', '.join(choices)}.")
-        size = self.input_size
-        if size and (len(size) != 2 or min(size) < 1):
-            raise UserError(
-                f"--input_size={','.join(map(str, size))} is no height,width such as 513,513."
-            )
-
-
-LABELS_IN_FLOAT32 = TFLiteConfig()
 
 
 def export_tflite(
@@ -337,38 +297,33 @@ def _is_coarse(config: TFLiteConfig) -> bool:
     return config.result == "labels" and config.result_stride > 1
 
 
-def main(_):
-    output = flags.FLAGS.output
-    figures, notes = export_tflite(
-        flags.FLAGS.run_dir,
-        output,
-        checkpoint=flags.FLAGS.checkpoint,
-        tflite_config=command_line.read_flags(TFLiteConfig),
-        data_dir=flags.FLAGS.data_dir,
-        calibration_images=flags.FLAGS.calibration_images,
-        num_calibration_images=flags.FLAGS.num_calibration_images,
-        num_proof_images=flags.FLAGS.num_proof_images,
-        max_miou_drop=flags.FLAGS.max_miou_drop,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    run_dir: str = config.run_dir()
+    output: str = config.output()
+    checkpoint: str = config.checkpoint()
+    data_dir: str | None = config.data_dir(None, "the records of the run, or drawn images")
+    calibration_images: str | None = setting(
+        None,
+        "Quoted glob of images to calibrate int8 with.",
+        default_help="the records",
+        is_path=True,
     )
+    num_calibration_images: int = setting(
+        128, "Largest number of images to calibrate int8 with.", at_least=1
+    )
+    num_proof_images: int = export_config.num_proof_images(32)
+    max_miou_drop: float = export_config.max_miou_drop(MAX_MIOU_DROP)
+
+
+def main(arguments: Arguments, tflite_config: TFLiteConfig) -> None:
+    figures, notes = export_tflite(**dataclasses.asdict(arguments), tflite_config=tflite_config)
     for note in notes:
         print(note)
-    print(f"{output}: {figures.summary} ({publishing.parity_path(output)})")
+    print(f"{arguments.output}: {figures.summary} ({publishing.parity_path(arguments.output)})")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "Folder of the run (required).", required=True)
-    flags.DEFINE_string("output", None, "File to write, FILE.tflite (required).", required=True)
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights of the run.")
-    command_line.define_flags(TFLiteConfig)
-    flags.DEFINE_string(
-        "data_dir", None, "Records to calibrate and prove with. By default those of the run."
-    )
-    flags.DEFINE_string(
-        "calibration_images", None, "Images to calibrate with in place of records, as a glob."
-    )
-    flags.DEFINE_integer(
-        "num_calibration_images", 128, "How many to calibrate with.", lower_bound=1
-    )
-    flags.DEFINE_integer("num_proof_images", 32, "How many to prove with.", lower_bound=1)
-    flags.DEFINE_float("max_miou_drop", MAX_MIOU_DROP, "What the mIoU on these may fall by.")
     command_line.run(main)

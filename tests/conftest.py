@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import pathlib
 
 import cv2
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf import command_line
 from deeplab_tf import config
+from deeplab_tf import settings
 from deeplab_tf.backbones import mobilenet_v2
 from deeplab_tf.data import records
 from deeplab_tf.datasets import build
@@ -55,6 +58,30 @@ def short_network():
     """`short_mobilenet_v2` for a module's tests: what `tiny_run_dir` is loaded with."""
     with short_mobilenet_v2():
         yield
+
+
+COMMANDS = (
+    "deeplab_tf.check_data",
+    "deeplab_tf.data_service",
+    "deeplab_tf.describe",
+    "deeplab_tf.eval",
+    "deeplab_tf.import_checkpoint",
+    "deeplab_tf.predict",
+    "deeplab_tf.supervise",
+    "deeplab_tf.train",
+    "deeplab_tf.tune_crf",
+    "deeplab_tf.datasets.build",
+    "deeplab_tf.datasets.shapes.draw",
+    "deeplab_tf.export.client",
+    "deeplab_tf.export.onnx",
+    "deeplab_tf.export.savedmodel",
+    "deeplab_tf.export.tflite",
+)
+
+
+def configs_of(command: str) -> list[type[settings.Config]]:
+    """The config classes that a command's flags are made from."""
+    return command_line.configs_of(importlib.import_module(command).main)
 
 
 @pytest.fixture(scope="session")

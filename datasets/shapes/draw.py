@@ -1,11 +1,11 @@
 """Draws images as files that are in no split: python -m deeplab_tf.datasets.shapes.draw ..."""
 
+import dataclasses
 import os
 import pathlib
 
-from absl import flags
-
 from deeplab_tf import command_line
+from deeplab_tf import config
 from deeplab_tf.datasets.shapes import drawing
 
 
@@ -20,17 +20,18 @@ def draw_images(output_dir: str | os.PathLike, num_images: int) -> list[pathlib.
     return paths
 
 
-def define_flags() -> None:
-    """Defines the flags of this command."""
-    flags.DEFINE_string("output_dir", None, "Folder for the images (required).", required=True)
-    flags.DEFINE_integer("num_images", 12, "How many.", lower_bound=1)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(config.Config):
+    """The flags of this command alone."""
+
+    output_dir: str = config.output_dir()
+    num_images: int = config.num_images(12)
 
 
-def main(_) -> None:
-    paths = draw_images(flags.FLAGS.output_dir, flags.FLAGS.num_images)
-    print(f"{len(paths)} images in {flags.FLAGS.output_dir}")
+def main(arguments: Arguments) -> None:
+    paths = draw_images(**dataclasses.asdict(arguments))
+    print(f"{len(paths)} images in {arguments.output_dir}")
 
 
 if __name__ == "__main__":
-    define_flags()
     command_line.run(main)

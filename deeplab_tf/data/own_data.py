@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from deeplab_tf.config import OwnDataConfig
 from deeplab_tf.data import image_files
 from deeplab_tf.data import label_colors
 from deeplab_tf.data import label_files
@@ -70,6 +71,18 @@ class OwnDataOptions:
     val_share: float = 0.2
     drawing: Options = _DRAWING
     max_pixels: int = image_files.MAX_PIXELS
+
+    @classmethod
+    def of(cls, config: OwnDataConfig) -> "OwnDataOptions":
+        """Returns the options that the flags describe."""
+        return cls(
+            format=config.format,
+            label_encoding=None if config.label_encoding == "auto" else config.label_encoding,
+            label_suffix=config.label_suffix,
+            classes=config.classes,
+            val_share=config.val_share,
+            drawing=Options(config.unlabeled, config.crowd, config.line_width),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

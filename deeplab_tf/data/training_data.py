@@ -65,7 +65,7 @@ def find_training_records(config: DataConfig, num_classes: int | None) -> list[r
     for split in filter(None, (config.train_split, config.val_split)):
         source.shards(split)  # raises where there is no such split
     sources = [source]
-    for folder in filter(None, config.extra_data_dirs.split(",")):
+    for folder in config.extra_data_dirs:
         sources.append(
             records.find_records(
                 folder,
@@ -125,7 +125,7 @@ def make_batches(
     )
     repeats = []
     if config.oversample_classes:
-        names = config.oversample_classes.split(",")
+        names = config.oversample_classes
         repeats = [
             class_presence.oversampling(source, config.train_split, names, config.oversample_factor)
             for source in sources

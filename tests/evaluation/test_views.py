@@ -61,7 +61,9 @@ def probabilities(model, config=CONFIG, data_config=OWN_SIZE, image=IMAGE, **set
 
 
 def test_scales_and_mirror_images_give_the_probabilities_of_the_original():
-    config = ModelConfig("v3", "mobilenet_v2", 21, 16, atrous_rates=())
+    config = ModelConfig(
+        version="v3", backbone="mobilenet_v2", num_classes=21, output_stride=16, atrous_rates=()
+    )
     model = deeplab_tf.build_model(**dataclasses.asdict(config))
     for variable in model.weights:
         name = layers.official_name(variable)

@@ -306,7 +306,7 @@ def test_what_is_there_is_never_replaced(run_dir, exported, tmp_path):
         (tmp_path / "file", None, "is a file"),
     ):
         with pytest.raises(UserError, match=message):
-            savedmodel.export_savedmodel(run_dir, str(folder), version=version)
+            savedmodel.export_savedmodel(run_dir, str(folder), model_version=version)
     assert entries(exported.parent) == {"3", "4", "notes.txt"}
 
 
@@ -467,7 +467,7 @@ def test_the_serving_size_is_one_that_the_network_sees_without_padding():
 def test_an_export_can_carry_the_crf(run_dir, tmp_path):
     config = CrfConfig(crf="v1", crf_iterations=1)
     folder, proof = savedmodel.export_savedmodel(
-        run_dir, str(tmp_path), crf_config=config, version=20, num_proof_images=1
+        run_dir, str(tmp_path), crf_config=config, model_version=20, num_proof_images=1
     )
     assert folder == str(tmp_path / "20")
     # It was compared with `dense_crf`; what it says is not what the network alone does.

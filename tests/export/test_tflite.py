@@ -282,9 +282,9 @@ def test_what_cannot_work_is_said_before_any_work(
 @pytest.mark.parametrize(
     "setting, complaint",
     [
-        ({"quantize": "int4"}, "--quantize=int4; it can be none, float16, dynamic, int8"),
+        ({"quantize": "int4"}, "--quantize=int4 must be none, float16, dynamic or int8"),
         ({"result": "masks"}, "--result=masks"),
-        ({"input_size": (513,)}, "--input_size=513 is no height,width"),
+        ({"input_size": (513,)}, "--input_size=513 must be 2 whole numbers"),
     ],
 )
 def test_settings_that_there_are_not_are_refused(setting, complaint):

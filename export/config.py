@@ -1,0 +1,119 @@
+"""The configs of exports, and the settings that all exports have."""
+
+import dataclasses
+
+from deeplab_tf.errors import UserError
+from deeplab_tf.settings import Config
+from deeplab_tf.settings import setting
+
+QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
+
+
+def input_size(default_help):
+    return setting(
+        (),
+        "Height,width of the images that the file takes.",
+        default_help=default_help,
+        at_least=1,
+        length=2,
+        unit="pixels",
+        example="513,513",
+    )
+
+
+def num_proof_images(default):
+    return setting(
+        default,
+        "Number of images on which the export is compared with the Keras model.",
+        at_least=1,
+    )
+
+
+def max_miou_drop(default):
+    return setting(
+        default, "Largest loss of mIoU, against the Keras model, that is accepted.", at_least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServingConfig(Config):
+    """What a SavedModel serves besides labels, at which size, and what warms it up."""
+
+    title = "serving"
+
+    serving_size: tuple[int, ...] = setting(
+        (),
+        "Height,width that image files are shrunk to fit into and padded to, so that images of "
+        "different sizes form batches. Rounded up to a multiple of the output stride plus 1.",
+        default_help="the train_crop_size of the run",
+        at_least=1,
+        length=2,
+        unit="pixels",
+        example="513,513",
+    )
+    with_probabilities: bool = setting(
+        False, "Whether the probabilities of all classes are served too."
+    )
+    with_confidence: bool = setting(False, "Whether the probability of the label is served too.")
+    warmup_batch_sizes: tuple[int, ...] = setting(
+        (),
+        "Batch sizes, besides 1, that TF Serving runs once before it serves.",
+        at_least=1,
+        unit="images",
+        example="2,4,8",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        # TF Serving takes 1000 warm-up requests; there are three for every batch size.
+        if len(self.warmup_batch_sizes) > 300:
+            raise UserError(
+                f"--warmup_batch_sizes has {len(self.warmup_batch_sizes)} numbers; give a few, "
+                "e.g. 2,4,8."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TFLiteConfig(Config):
+    """What a `.tflite` file takes, computes in, and returns."""
+
+    title = "TFLite"
+
+    quantize: str = setting(
+        "none",
+        "Types in the file. none: float32. float16: weights of half the size, also for GPUs. "
+        "dynamic: weights of a quarter of the size. int8: all in 8 bits, calibrated with images; "
+        "takes uint8 pixels.",
+        choices=QUANTIZATIONS,
+        is_common=True,
+    )
+    result: str = setting(
+        "labels",
+        "What the file returns. labels: class ids, int32. scores: logits of all classes, uint8 "
+        "with int8.",
+        choices=("labels", "scores"),
+    )
+    result_stride: int = setting(
+        1,
+        "Distance between the pixels that get a result, a divisor of the output stride. 1: every "
+        "pixel. 4: every fourth in both directions, which is faster; labels are then coarser.",
+        at_least=1,
+        unit="pixels",
+    )
+    input_size: tuple[int, ...] = input_size(
+        "the train_crop_size of the run, rounded up to multiples of the output stride plus 1"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnnxConfig(Config):
+    """What an ONNX file takes."""
+
+    title = "ONNX"
+
+    input_size: tuple[int, ...] = input_size("any number of images of any size")
+
+
+LABELS_ALONE = ServingConfig()
+LABELS_IN_FLOAT32 = TFLiteConfig()
+ANY_SIZE = OnnxConfig()
