@@ -74,7 +74,8 @@ if "deeplab_tf.train" in sys.orig_argv:
             return super().is_requested
 
     def replace(source, target):
-        step = os.fspath(target).removesuffix(".index").rpartition("-")[2]
+        target = os.fspath(target)
+        step = target.removesuffix(".index").rpartition("-")[2]
         if target.endswith(".index") and is_time(f"save-{{step}}"):
             os.kill(os.getpid(), signal.SIGKILL)
         os_replace(source, target)
