@@ -61,8 +61,9 @@ class Measures:
     Attributes:
         border_width: Evaluates only pixels less than this far from a border between classes; 0 for
             all.
-        trimap_width: Measures all trimaps up to this width in pixels too; 0 for none.
-        boundary_iou: Whether the Boundary IoU is measured too.
+        trimap_width: Measures all trimaps up to this width in pixels too, see `metrics.Trimap`; 0
+            for none.
+        boundary_iou: Whether the Boundary IoU is measured too, see `metrics.BoundaryIou`.
     """
 
     border_width: int = 0
@@ -92,13 +93,11 @@ def evaluate_run(
         inference: Weights, views and CRF; by default the best checkpoint on whole images.
         measures: What is measured besides.
         report_path: HTML file to write; empty for none.
-        compare: Run dir of an evaluation to compare with in the report; empty for none.
+        compare: Run dir of an evaluation that the report compares with; empty for none.
 
     Returns:
-        The figures of `segmentation_metrics`, for JSON, with `confusion_matrix` (rows are labels),
-        `trimap` (see `metrics.Trimap`) and `boundary_iou` (see `metrics.BoundaryIou`) on demand,
-        speed, memory, and the settings. They are also in `metrics.json` of the run dir, and those
-        of single images in `images.jsonl`.
+        The content of `metrics.json`: the figures of `evaluate` and `Measures`, memory, and the
+        settings. `images.jsonl` holds the figures of single images.
 
     Raises:
         UserError: There is no such run, split or artefact, or there are no such records; the
@@ -106,14 +105,11 @@ def evaluate_run(
     """
     if compare and not report_path:
         raise UserError("--compare needs --report: give the HTML file to write.")
-    other = results.read(compare) if compare else None
     run = run_dirs.read(run_dir)
     source, split = _find_records(run, data)
-    info = source.info
-    if other:
-        report.check_comparable(other, info.class_names)
+    other = _read_comparable(compare, source.info) if compare else None
     label_of = inference.label_function(run)
-    observer = _Observer(measures, info, shows_images=bool(report_path))
+    observer = _Observer(measures, source.info, shows_images=bool(report_path))
     with results.writing(run_dir) as writer:
         figures = evaluate(
             label_of,
@@ -125,10 +121,10 @@ def evaluate_run(
         )
         writer.figures = {
             "run_dir": run_dir,
-            "border_width": measures.border_width,
-            **inference.describe(run),
             "records": source.folder,
             "split": split,
+            "border_width": measures.border_width,
+            **inference.describe(run),
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
             **figures,
             "confusion_matrix": figures["confusion_matrix"].tolist(),
@@ -136,9 +132,7 @@ def evaluate_run(
             **observer.figures(),
         }
     if report_path:
-        worst, best = observer.shown()
-        evaluation = results.read(run_dir)
-        _write_report(report_path, evaluation, info=info, worst=worst, best=best, other=other)
+        _write_report(report_path, results.read(run_dir), observer, source.info, other)
     return writer.figures
 
 
@@ -226,9 +220,23 @@ def _image_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...])
     }
 
 
-def _write_report(path: str, evaluation: results.Evaluation, **details) -> None:
+def _read_comparable(run_dir: str, info: records.DatasetInfo) -> results.Evaluation:
+    """Reads the evaluation of another run on the same classes."""
+    evaluation = results.read(run_dir)
+    report.check_comparable(evaluation, info.class_names)
+    return evaluation
+
+
+def _write_report(
+    path: str,
+    evaluation: results.Evaluation,
+    observer: _Observer,
+    info: records.DatasetInfo,
+    other: results.Evaluation | None,
+) -> None:
+    worst, best = observer.shown()
     try:
-        report.write(path, evaluation, **details)
+        report.write(path, evaluation, info=info, worst=worst, best=best, other=other)
     except OSError as error:
         raise UserError(f"--report={path} cannot be written: {error}.") from error
 

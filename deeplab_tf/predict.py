@@ -20,6 +20,8 @@ is then 1.
 
 import dataclasses
 import time
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -40,6 +42,8 @@ from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.settings import REQUIRED
 from deeplab_tf.settings import setting
+
+_Predict = Callable[[np.ndarray], predictions.Prediction]  # of an image, uint8 [H, W, 3]
 
 
 def predict(
@@ -82,6 +86,22 @@ def predict(
         save_probabilities=predict_config.save_probabilities,
         label_ids=label_ids,
     )
+    written, failures = _label_all(labeller, writer, paths, names)
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(paths)} images or videos could not be labelled; the others "
+            f"are in {output_dir}:\n  " + "\n  ".join(failures)
+        )
+    return written
+
+
+def _label_all(
+    labeller: "_Labeller",
+    writer: predictions.PredictionWriter,
+    paths: Sequence[str],
+    names: Sequence[str],
+) -> tuple[list[str], list[str]]:
+    """Labels images and videos; returns the main files written, and what failed."""
     written, failures = [], []
     started = time.monotonic()
     for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
@@ -98,12 +118,7 @@ def predict(
         writer.write_overview()
     except OSError as error:
         failures.append(_describe(predictions.OVERVIEW, error))
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {len(paths)} images or videos could not be labelled; the others "
-            f"are in {output_dir}:\n  " + "\n  ".join(failures)
-        )
-    return written
+    return written, failures
 
 
 # What one image can fail of, without an effect on the next.
@@ -131,9 +146,9 @@ class _Labeller:
             else image_files.MAX_PIXELS
         )
         if predict_config.save_confidence or predict_config.save_probabilities:
-            self._probabilities_of = inference.probability_function(run)
+            self._predict = _with_probabilities(inference.probability_function(run))
         else:
-            self._probabilities_of, self._label_of = None, inference.label_function(run)
+            self._predict = self._labels_only(inference.label_function(run))
 
     def label(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
         """Labels a file or a camera; returns the path of the label PNG or the video."""
@@ -148,19 +163,29 @@ class _Labeller:
             max_frames=self._config.max_frames,
         )
 
-    def _predict(self, image: np.ndarray) -> predictions.Prediction:
-        if self._probabilities_of:
-            probabilities = self._probabilities_of(image)
-            label = np.argmax(probabilities, axis=-1).astype(np.int32)
-            return predictions.Prediction(label, probabilities)
-        label = self._label_of(image)
-        if label.max() >= self._run.dataset.num_classes:
-            raise UserError(
-                f"--model={self._inference.artefact} finds class {label.max()}, but the run in "
-                f"{self._run.folder} has {self._run.dataset.num_classes} classes: give a model "
-                "that was exported from this run."
-            )
-        return predictions.Prediction(label)
+    def _labels_only(self, label_of: Callable[[np.ndarray], np.ndarray]) -> _Predict:
+        num_classes = self._run.dataset.num_classes
+
+        def predict_image(image):
+            label = label_of(image)
+            if label.max() >= num_classes:
+                raise UserError(
+                    f"--model={self._inference.artefact} finds class {label.max()}, but the run "
+                    f"in {self._run.folder} has {num_classes} classes: give a model that was "
+                    "exported from this run."
+                )
+            return predictions.Prediction(label)
+
+        return predict_image
+
+
+def _with_probabilities(probabilities_of: Callable[[np.ndarray], np.ndarray]) -> _Predict:
+    def predict_image(image):
+        probabilities = probabilities_of(image)
+        label = np.argmax(probabilities, axis=-1).astype(np.int32)
+        return predictions.Prediction(label, probabilities)
+
+    return predict_image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,10 @@ predict and export uses them.
 import dataclasses
 import itertools
 import time
+import typing
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -87,7 +89,7 @@ class _Search:
         self._run, self._examples = run, examples
         self._start, self._tried = time.monotonic(), set()
         self._num_trials = 2 * 3 ** len(_GRID)  # both grids, which share a point, and the preset
-        self.found = {
+        self.found: dict[str, typing.Any] = {
             "parameters": None,
             "miou": -1.0,
             "miou_without_crf": _miou(examples, run.dataset, None),
@@ -157,7 +159,7 @@ def _around(parameters: dict) -> dict[str, tuple[float, ...]]:
     }
 
 
-def _combine(parameters: dict, values: dict[str, tuple[float, ...]]) -> Iterator[dict]:
+def _combine(parameters: dict, values: Mapping[str, tuple[float, ...]]) -> Iterator[dict]:
     """The parameters with every combination of some values."""
     for combination in itertools.product(*values.values()):
         yield parameters | dict(zip(values, combination))

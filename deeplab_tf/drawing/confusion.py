@@ -63,9 +63,9 @@ def _cells(matrix: np.ndarray, cell: int) -> Image.Image:
     labelled = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.maximum(labelled, 1)  # [num_classes, num_classes]
     is_right = np.eye(len(matrix), dtype=bool)[..., np.newaxis]
-    shades = np.float32(palettes.PAPER) + np.sqrt(shares)[..., np.newaxis] * (
-        np.where(is_right, RIGHT, WRONG) - np.float32(palettes.PAPER)
-    )
+    paper = np.array(palettes.PAPER, np.float32)
+    base = np.where(is_right, np.array(RIGHT), np.array(WRONG))
+    shades = paper + np.sqrt(shares)[..., np.newaxis] * (base - paper)
     shades[labelled[:, 0] == 0] = ABSENT
     grid = np.kron(np.uint8(np.round(shades)), np.ones((cell, cell, 1), np.uint8))
     if cell >= 8:

@@ -27,7 +27,7 @@ def overlay(
         uint8 [H, W, 3].
     """
     table = palettes.color_table(colors, 1 + max(len(colors), int(label.max())))
-    is_black = ~table.any(axis=1)
+    is_black = np.all(table == 0, axis=1)
     blended = np.empty_like(image)
     for rows in row_bands(label.shape):
         painted = table[label[rows]]

@@ -15,7 +15,7 @@ Colors = Sequence[tuple[int, int, int]]  # RGB per class
 
 def color_table(colors: Colors, size: int) -> np.ndarray:
     """Returns the colour of every label below `size`, uint8 [size, 3]."""
-    table = np.tile(np.uint8(NO_CLASS_COLOR), (size, 1))
+    table = np.tile(np.array(NO_CLASS_COLOR, np.uint8), (size, 1))
     table[: len(colors)] = colors
     return table
 

@@ -15,7 +15,9 @@ from PIL import ImageFont
 from deeplab_tf.drawing import overlays
 from deeplab_tf.drawing import palettes
 
-Legend = list[tuple[str, tuple[int, int, int]]]  # texts and their colours
+Legend = list[tuple[str, tuple[int, ...]]]  # texts and their colours
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _MAX_SIDE = 800  # of an image in an error panel, pixels
 
@@ -53,10 +55,10 @@ def share_legend(label: np.ndarray, class_names: Sequence[str], colors: palettes
         ids = np.where((ids >= 0) & (ids < num_classes), ids, num_classes)
         counts += np.bincount(ids, minlength=num_classes + 1)
     names = [*class_names, "no class"]
-    colors = [*colors, palettes.NO_CLASS_COLOR]
+    all_colors = [*colors, palettes.NO_CLASS_COLOR]
     order = sorted(np.flatnonzero(counts), key=lambda index: -counts[index])
     return [
-        (f"{names[index]}  {_percent(counts[index] / label.size)}", tuple(colors[index]))
+        (f"{names[index]}  {_percent(counts[index] / label.size)}", tuple(all_colors[index]))
         for index in order
     ]
 
@@ -163,7 +165,7 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet
 
 
-def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def shorten(text: str, font: Font, width: int) -> str:
     """Returns a text, cut to a width in pixels if it is wider."""
     if font.getlength(text) <= width:
         return text

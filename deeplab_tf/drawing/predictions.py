@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
@@ -101,11 +102,13 @@ class PredictionWriter:
         label, probabilities = prediction.label, prediction.probabilities
         overlay = overlays.overlay(image, label, self.colors)
         with_legend = panels.add_legend(overlay, label, self.class_names, self.colors)
-        writers = {f"{name}{OVERLAY}.png": Image.fromarray(with_legend).save}
-        if self._save_confidence:
+        writers: dict[str, Callable[[str], None]] = {
+            f"{name}{OVERLAY}.png": Image.fromarray(with_legend).save
+        }
+        if self._save_confidence and probabilities is not None:
             confidence = np.round(255 * probabilities.max(axis=-1)).astype(np.uint8)
             writers[f"{name}{CONFIDENCE}.png"] = Image.fromarray(confidence).save
-        if self._save_probabilities:
+        if self._save_probabilities and probabilities is not None:
             writers[f"{name}{PROBABILITIES}.npy"] = functools.partial(
                 np.save, arr=probabilities.astype(np.float16)
             )
@@ -186,7 +189,7 @@ class PredictionWriter:
         if len(self._overview) < OVERVIEW_IMAGES:
             self._overview.append((_narrow(overlay), _narrow(label)))
 
-    def _publish(self, writers: dict) -> None:
+    def _publish(self, writers: Mapping[str, Callable[[str], None]]) -> None:
         """Calls a function for every file, and gives them their names when all are written."""
         with files.draft_folder(self.output_dir) as folder:
             drafts = []

@@ -68,7 +68,10 @@ class Reader:
         index = camera_index(source)
         self.is_camera = index is not None
         with image_files.quiet_opencv():  # which prints every way in which it finds no camera
-            self._capture = cv2.VideoCapture(index if self.is_camera else source)
+            if index is None:
+                self._capture = cv2.VideoCapture(source)
+            else:
+                self._capture = cv2.VideoCapture(index)
             is_read, self._first = self._capture.read()
         if not is_read and self.is_camera:
             raise UserError(
@@ -127,13 +130,13 @@ class Writer:
         """
         self.num_frames = 0
         self._frames_per_second = frames_per_second
-        self._last = None
+        self._last = np.zeros(0, np.uint8)  # no frame yet
         # Codecs store colour in blocks of 2x2 pixels: an odd last row or column is repeated.
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
         size = (width + width % 2, height + height % 2)
         for ending, codec in FORMATS:
             self.path = f"{stem}.{ending}"
-            fourcc = cv2.VideoWriter_fourcc(*codec)
+            fourcc = cv2.VideoWriter.fourcc(*codec)
             self._writer = cv2.VideoWriter(self.path, fourcc, frames_per_second, size)
             if self._writer.isOpened():
                 return
@@ -158,7 +161,7 @@ class Writer:
             seconds: Time from the start of the video at which the frame appears.
         """
         padded = np.pad(frame, self._padding, mode="edge")
-        frame = cv2.cvtColor(padded, cv2.COLOR_RGB2BGR)
+        frame = np.asarray(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
         while self.num_frames and self.num_frames < round(seconds * self._frames_per_second):
             self._write(self._last)
         self._write(frame)

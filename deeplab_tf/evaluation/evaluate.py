@@ -60,14 +60,9 @@ def evaluate(
     stopwatch = _Stopwatch()
     with readable_errors():
         for example in examples.as_numpy_iterator():
-            label = example["label"]
-            if border_width:
-                label = metrics.near_borders(label, border_width, info.ignore_label)
             prediction = label_of(example["image"])
             _check_classes(prediction, source)
-            counts = metrics.confusion_matrix(
-                label, prediction, info.num_classes, info.ignore_label
-            )
+            counts = _count(example["label"], prediction, info, border_width)
             matrix += counts
             stopwatch.add_image()
             if on_image:
@@ -103,6 +98,15 @@ def print_metrics(figures: dict) -> None:
         if name in figures:
             note = f"  ({figures['note']})" if name == "miou" and figures["note"] else ""
             print(f"{title:<15} {figures[name]:.4f}{note}", flush=True)
+
+
+def _count(
+    label: np.ndarray, prediction: np.ndarray, info: records.DatasetInfo, border_width: int
+) -> np.ndarray:
+    """The confusion matrix of one image."""
+    if border_width:
+        label = metrics.near_borders(label, border_width, info.ignore_label)
+    return metrics.confusion_matrix(label, prediction, info.num_classes, info.ignore_label)
 
 
 class _Stopwatch:

@@ -1,6 +1,7 @@
 """The figures of an evaluation, from counts that are summed first and divided last."""
 
 import math
+import typing
 
 import cv2
 import numpy as np
@@ -201,7 +202,7 @@ class WorstImages:
 
     def __init__(self, number: int):
         self._number = number
-        self._kept: list[tuple[float, int, object]] = []  # signed mIoU, order, image
+        self._kept: list[tuple[float, int, typing.Any]] = []  # signed mIoU, order, image
         self._seen = 0
 
     def add(self, matrix: np.ndarray, image) -> None:
@@ -216,11 +217,11 @@ class WorstImages:
         self._kept = kept[: self._number]
 
     @property
-    def worst(self) -> list[tuple[float, object]]:
+    def worst(self) -> list[tuple[float, typing.Any]]:
         """The mIoU and the image of those kept, the worst first."""
         return self._images()
 
-    def _images(self) -> list[tuple[float, object]]:
+    def _images(self) -> list[tuple[float, typing.Any]]:
         return [(self._sign * key, image) for key, _, image in self._kept]
 
 
@@ -230,14 +231,14 @@ class BestImages(WorstImages):
     _sign = -1
 
     @property
-    def best(self) -> list[tuple[float, object]]:
+    def best(self) -> list[tuple[float, typing.Any]]:
         """The mIoU and the image of those kept, the best first."""
         return self._images()
 
 
 def divided(
     worst: WorstImages, best: BestImages
-) -> tuple[list[tuple[float, object]], list[tuple[float, object]]]:
+) -> tuple[list[tuple[float, typing.Any]], list[tuple[float, typing.Any]]]:
     """Returns the worst images and the best ones, without an image that is among both.
 
     If there are too few images for two full lists, half of them are the best.
@@ -265,16 +266,17 @@ def _border_distance(label: np.ndarray) -> np.ndarray:
     is_border[:, :-1] |= across
     if not is_border.any():
         return np.full(label.shape, np.inf, np.float32)
-    return cv2.distanceTransform(np.uint8(~is_border), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return cv2.distanceTransform((~is_border).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def _is_boundary(label: np.ndarray, width: int) -> np.ndarray:
     """Whether another label or the image's edge is at most `width` pixels away, bool [H, W]."""
     window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     labels = (label + 1).astype(np.uint16)  # 0 stands for what lies outside of the image
-    outside = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
     # In the window around it, the lowest and the highest label differ.
-    return cv2.erode(labels, window, **outside) != cv2.dilate(labels, window, **outside)
+    lowest = cv2.erode(labels, window, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    highest = cv2.dilate(labels, window, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return np.not_equal(lowest, highest)
 
 
 def _mean(values: np.ndarray) -> float | None:

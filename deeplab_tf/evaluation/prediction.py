@@ -150,9 +150,9 @@ def _over_windows(
         if of_image.resize_range is not None:
             resized, placement = of_image.fit(image[np.newaxis])
             image = resized[0].numpy()
-        mean = None
+        mean = np.zeros(0, np.float32)
         for rows, band in views.mean_over_windows(mean_of, image, eval_config):
-            if mean is None:
+            if not mean.size:
                 mean = np.empty((*image.shape[:2], band.shape[-1]), np.float32)
             mean[rows] = band
         if placement is None:

@@ -126,12 +126,13 @@ def _are_shares(value: object) -> bool:
 
 
 def _is_trimap(value: object) -> bool:
-    if value is None:
-        return True
-    lists = [value.get(key) for key in ("widths", "miou")] if isinstance(value, dict) else [None]
-    return all(isinstance(one, list) and one and all(map(_is_number, one)) for one in lists) and (
-        len(lists[0]) == len(lists[1])
-    )
+    """Whether a value is None, or has lists of numbers of one length, `widths` and `miou`."""
+    if not isinstance(value, dict):
+        return value is None
+    widths, mious = value.get("widths"), value.get("miou")
+    if not isinstance(widths, list) or not isinstance(mious, list):
+        return False
+    return 0 < len(widths) == len(mious) and all(map(_is_number, widths + mious))
 
 
 _Check = tuple[typing.Callable[[object], bool], str]

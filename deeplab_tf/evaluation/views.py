@@ -126,13 +126,13 @@ def mean_over_windows(
         window_starts(side, window, config.window_overlap)
         for side, window in zip((height, width), size)
     )
-    total, count = None, np.zeros((size[0], width, 1), np.float32)
+    total, count = np.zeros(0, np.float32), np.zeros((size[0], width, 1), np.float32)
     for top, next_top in zip(tops, [*tops[1:], height]):
         for left in lefts:
             columns = slice(left, left + size[1])
             window = tf.cast(image[top : top + size[0], columns], tf.float32)
             probabilities = probabilities_of(window).numpy()
-            if total is None:
+            if not total.size:
                 total = np.zeros((size[0], width, probabilities.shape[-1]), np.float32)
             total[:, columns] += probabilities
             count[:, columns] += 1

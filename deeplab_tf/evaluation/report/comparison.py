@@ -21,7 +21,9 @@ class Change:
 
     @property
     def difference(self) -> float | None:
-        return None if None in (self.before, self.now) else self.now - self.before
+        if self.before is None or self.now is None:
+            return None
+        return self.now - self.before
 
 
 @dataclasses.dataclass(frozen=True)

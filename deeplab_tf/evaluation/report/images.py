@@ -40,7 +40,7 @@ class Shown:
         """Returns the share of the counted pixels that are wrong."""
         counted = self.label != info.ignore_label
         is_wrong = counted & (self.label != self.prediction)
-        return np.count_nonzero(is_wrong) / max(1, np.count_nonzero(counted))
+        return int(is_wrong.sum()) / max(1, int(counted.sum()))
 
     def smaller(self) -> "Shown":
         """Returns the same with no side over `LONGEST_SIDE`; classes are never interpolated."""

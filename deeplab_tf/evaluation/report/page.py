@@ -89,7 +89,7 @@ def write(
         ),
         "classes": ("Classes", _classes(evaluation, classes, other)),
         "confusion": ("Confusion matrix", _confusion(figures, classes)),
-        "borders": ("Along the borders", _borders(figures, other and other.figures)),
+        "borders": ("Along the borders", _borders(figures, other.figures if other else None)),
         "images": ("Images", _images(worst, best, info)),
     }
     page = _templates().get_template("page.html")
