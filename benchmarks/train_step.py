@@ -91,9 +91,13 @@ CASES = (
 
 
 def with_stock_layers(model: keras.Model) -> keras.Model:
-    """The same network, and the same weights, without a convolution or batch norm of ours."""
+    """Returns the same network with the same weights, without our convolutions and batch norms."""
 
     def stock(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layers.all_layers(layer):
+            return keras.models.clone_model(
+                layers.as_model(layer, layer.input), clone_function=stock
+            )
         config = layer.get_config()
         if isinstance(layer, layers.ImagePooling):
             return keras.layers.GlobalAveragePooling2D(
@@ -104,7 +108,9 @@ def with_stock_layers(model: keras.Model) -> keras.Model:
         return STOCK_LAYERS.get(type(layer), type(layer)).from_config(config)
 
     clone = keras.models.clone_model(model, clone_function=stock, recursive=True)
-    clone.set_weights(model.get_weights())
+    weights = {layers.official_name(weight): weight for weight in model.weights}
+    for weight in clone.weights:
+        weight.assign(weights[layers.official_name(weight)])
     return clone
 
 

@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 _PUBLIC = {
     "build_model": "deeplab_tf.models",
     "build_backbone": "deeplab_tf.backbones",
-    "load_tf1_checkpoint": "deeplab_tf.runs.tf1_checkpoint",
+    "load_tf1_checkpoint": "deeplab_tf.weights.tf1_checkpoint",
     "dense_crf": "deeplab_tf.crf",
     "unary_from_labels": "deeplab_tf.crf",
     "UserError": "deeplab_tf.errors",

@@ -1,9 +1,9 @@
-"""Prints what a model is made of and what it costs.
+"""Prints a model's parts and what they cost.
 
 python -m deeplab_tf.describe --flagfile=configs/X.flagfile [--layers]
 
-Shapes, parameters, multiply-adds and receptive field, part by part, for one image of
---train_crop_size; and the memory of a training step with --train_batch_size of them.
+Lists shapes, parameters, multiply-adds and receptive fields, part by part, for one image of
+--train_crop_size, and the memory of a training step with --train_batch_size of them.
 """
 
 import dataclasses
@@ -26,22 +26,22 @@ from deeplab_tf.settings import setting
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 _RESIZES = (layers.ResizeLike, layers.ScaleImage)
-_NUM_CLASSES = 21  # PASCAL VOC's, where neither flags nor records say.
+_NUM_CLASSES = 21  # PASCAL VOC's, if the flags do not say
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A layer, or a part of a model.
 
-    Args:
-        name: The original's scope.
+    Attributes:
+        name: Scope in the original.
         part: The block, branch or head that it belongs to.
         output_shape: Height, width and channels.
-        parameters: Numbers that training changes by gradients; no moving statistics.
-        multiply_adds: Of one image, as the papers count them; see `describe`.
-        computed_multiply_adds: Those that are computed here.
-        receptive_field: Height and width in pixels of what the output sees of the input; infinite
-            where it sees all of it.
+        parameters: Number of trainable weights; moving statistics do not count.
+        multiply_adds: Multiply-adds for one image as the papers count them; see `describe`.
+        computed_multiply_adds: Multiply-adds for one image that are computed here.
+        receptive_field: Height and width, in pixels of the input, that one output pixel depends on;
+            infinite if it depends on the whole input.
         activations: Bytes of the whole batch that are kept for the backward pass.
     """
 
@@ -57,7 +57,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingMemory:
-    """What a training step needs, in bytes."""
+    """The memory of a training step, in bytes."""
 
     weights: int
     gradients: int
@@ -72,7 +72,7 @@ class TrainingMemory:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a model is made of; of branches side by side, the longest comes first."""
+    """The layers and parts of a model, and the memory of a training step."""
 
     name: str
     input_shape: tuple[int, int, int]
@@ -83,11 +83,11 @@ class Description:
 
     @property
     def total(self) -> Row:
-        """The sums, with the output and the receptive field of the model."""
+        """The sums over all layers, with the output and the receptive field of the model."""
         return _merge("total", self.layers)
 
     def to_text(self, list_layers: bool = False) -> str:
-        """Tables for a terminal of 100 columns, with a row for every part or every layer."""
+        """Returns tables for a terminal of 100 columns, with a row for each part or each layer."""
         total = self.total
         lines = [
             f"{self.name}, input {_shape(self.input_shape)}",
@@ -107,45 +107,60 @@ class Description:
             "multiply-adds as the papers count them.",
         ]
         if total.computed_multiply_adds < total.multiply_adds:
-            lines.append(
-                f"{total.computed_multiply_adds / 1e9:.2f} B are computed here: without what "
-                "TensorFlow 1 padded atrous convolution by."
-            )
+            lines += [
+                f"{total.computed_multiply_adds / 1e9:.2f} B are computed here. The papers' "
+                "figures include the padding",
+                "of atrous convolution in TensorFlow 1.",
+            ]
         lines.append("")
-        lines.append(f"Memory of a training step of {self.batch_size} images, about [MiB]:")
+        lines.append(f"Memory of a training step of {self.batch_size} images, estimated [MiB]:")
         for name, size in (*dataclasses.asdict(self.memory).items(), ("total", self.memory.total)):
             lines.append(f"  {name:<12}{size / 2**20:>12,.1f}")
-        lines.append("A process on a CPU takes up to half as much again, and 700 to begin with.")
+        lines.append(
+            "A process on a CPU needs up to 50 % more, and another 700 MiB for TensorFlow."
+        )
         return "\n".join(lines)
 
 
 def describe(model: keras.Model, input_size: tuple[int, int], batch_size: int) -> Description:
-    """Says what a model is made of, and what it costs at a size.
+    """Lists the layers of a model and what they cost at an input size.
 
-    Multiply-adds are those of convolutions: every weight of a kernel counts once for every pixel of
-    the output; biases, batch norm, activations, pooling and resizing do not count. As in the
-    papers, whose tool saw atrous convolution on maps padded to a multiple of its rate r, a side of
-    H pixels counts r * ceil(H / r) there. The totals of arXiv:1802.02611 and arXiv:1801.04381 are
-    up to 0.3 % higher, for the tool counted what else was in its graph: half a multiply-add for an
-    addition of maps, 2.5 for a weight (initializer and weight decay). With these they are met to
-    0.01 B, all but ResNet-101 with decoder at output stride 16, whose 101.28 B the rows beside it
-    contradict. Those of arXiv:1905.02244, at output stride 16, are 4 to 6 % higher.
+    Multiply-adds are those of convolutions: each weight of a kernel counts once for each pixel of
+    the output; biases, batch norm, activations, pooling and resizing do not count. The papers' tool
+    saw atrous convolution on maps that were padded to a multiple of the rate r, so a side of H
+    pixels counts as r * ceil(H / r) there, and here. The totals of arXiv:1802.02611 and
+    arXiv:1801.04381 are up to 0.3 % higher because the tool counted other operations too: half a
+    multiply-add for an addition of maps, 2.5 for a weight (initializer and weight decay). With
+    these, they agree to 0.01 B, except ResNet-101 with decoder at output stride 16, whose 101.28 B
+    contradict the rows beside it. Those of arXiv:1905.02244, at output stride 16, are 4 to 6 %
+    higher.
 
-    A receptive field is that of the branch that sees most. A kernel k at rate r widens it by
-    (k - 1) * r times the distance, in pixels of the input, of neighbours in the map it sees;
-    resizing, which looks at two neighbours, by that distance once.
+    The receptive field is that of the branch that sees most. A kernel of size k at rate r widens it
+    by (k - 1) * r times the distance between neighbours of the kernel's input, in pixels of the
+    image; resizing, which reads two neighbours, widens it by that distance once.
 
-    The memory is an estimate for float32 on a single device. Activations are what TensorFlow's
-    gradients look at again: what goes into convolutions and batch norms, and what comes out of
-    ReLUs. The workspace holds images and labels, the logits, their probabilities and their
-    gradient at the loss, and the weights as the kernels reorder them. Steps on a CPU were seen to
-    take 7 to 17 % more, for the allocator's gaps; and a process from its start to its peak 34 to
-    43 % more, with the graph and all that Python holds (`benchmarks/train_step.py`).
+    The memory is an estimate for float32 on a single device. Activations are what TensorFlow keeps
+    for the gradients: the inputs of convolutions and batch norms, and the outputs of ReLUs. The
+    workspace holds images and labels, the logits, their probabilities and their gradient, and the
+    weights in the order that the kernels want. On a CPU, steps took 7 to 17 % more because of gaps
+    in the allocator's memory, and processes grew by 34 to 43 % more from start to peak, with the
+    graph and Python's objects (`benchmarks/train_step.py`).
 
     Args:
-        model: A functional model of one input, `[B, H, W, C]`, as `build_model` returns it.
+        model: A functional model of one input, `[B, H, W, C]`, such as `build_model` returns.
         input_size: Height and width of an image in pixels.
         batch_size: Images of a training step.
+
+    Returns:
+        The rows of all layers and parts, and the memory of a training step.
+
+    Example:
+
+    >>> import deeplab_tf
+    >>> from deeplab_tf.describe import describe
+    >>> model = deeplab_tf.DeepLabV3("mobilenet_v2", num_classes=21, atrous_rates=())
+    >>> round(describe(model, (513, 513), batch_size=16).total.multiply_adds / 1e9, 2)
+    2.74
     """
     input_shape = (*input_size, model.input.shape[-1])
     image = keras.KerasTensor((1, *input_shape))
@@ -160,7 +175,7 @@ def describe(model: keras.Model, input_size: tuple[int, int], batch_size: int) -
         + batch_size * (_bytes(image) + 4 * math.prod(input_size) + 3 * sum(map(_bytes, outputs))),
     )
     layer_rows = tuple(
-        # The largest map is shown, where a layer sees its input at several scales.
+        # Of a layer that runs at several scales, the largest map is shown.
         _merge(name, sorted(calls, key=lambda row: math.prod(row.output_shape)))
         for name, calls in _group(rows, "name").items()
     )
@@ -170,24 +185,26 @@ def describe(model: keras.Model, input_size: tuple[int, int], batch_size: int) -
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """What a pixel of a map sees of the input, down and across, in pixels of the input."""
+    """What a pixel of a map sees of the image, down and across, in pixels of the image."""
 
     extent: tuple[float, float] = (1, 1)
-    step: tuple[float, float] = (1, 1)  # Between what neighbours see.
+    step: tuple[float, float] = (1, 1)  # distance between what neighbours see
 
 
 def _run(model: keras.Model, image: keras.KerasTensor, batch_size: int) -> tuple[list[Row], list]:
-    """Runs a model on a tensor without values.
+    """Runs a model on a tensor without values, down to the layers inside layers.
 
     Returns:
-        A row for every call of a layer, and the model's outputs. What calls share, parameters and
-        activations, is in the row of the first one.
+        A row for each call of a layer, and the model's outputs. Parameters and activations that
+        calls share are in the row of the first one.
     """
     rows, views, layers_seen, kept = [], {image: _View()}, set(), set()
 
     def add_row(layer, model_name, maps, output):
         views[output] = _view(layer, maps, [views[tensor] for tensor in maps], output)
-        new = {key: size for key, size in _looked_at_again(layer, maps, output) if key not in kept}
+        new = {
+            key: size for key, size in _kept_for_gradients(layer, maps, output) if key not in kept
+        }
         kept.update(new)
         variables = [] if layer in layers_seen else layer.trainable_variables
         layers_seen.add(layer)
@@ -205,13 +222,15 @@ def _run(model: keras.Model, image: keras.KerasTensor, batch_size: int) -> tuple
             )
         )
 
-    def run(model, inputs):
+    def run(model, model_name, inputs):
         def recorded(layer):
             def call(*args, **kwargs):
                 if isinstance(layer, keras.Model):
-                    return run(layer, *args)
+                    return run(layer, layer.name, *args)
+                if layers.all_layers(layer):
+                    return run(layers.as_model(layer, *args), model_name, *args)
                 output = layer.compute_output_spec(*args, **kwargs)
-                add_row(layer, model.name, tree.flatten(args), output)
+                add_row(layer, model_name, tree.flatten(args), output)
                 return output
 
             return call
@@ -219,14 +238,14 @@ def _run(model: keras.Model, image: keras.KerasTensor, batch_size: int) -> tuple
         # The public `keras.models.clone_model` would leave a second call on every layer.
         return model._run_through_graph(inputs, operation_fn=recorded)
 
-    outputs = tree.flatten(run(model, image))
+    outputs = tree.flatten(run(model, model.name, image))
     return rows, outputs
 
 
 def _view(layer, maps: list, views: list[_View], output) -> _View:
-    """What the output of a layer sees, from what its inputs see."""
+    """Returns what the output of a layer sees, from what its inputs see."""
     if isinstance(layer, layers.ResizeLike):
-        views = views[:1]  # The second map gives its size only.
+        views = views[:1]  # The second map only gives its size.
     extent = [max(sides) for sides in zip(*(view.extent for view in views))]
     step = [min(sides) for sides in zip(*(view.step for view in views))]
     sides = maps[0].shape[1:3]
@@ -243,7 +262,7 @@ def _view(layer, maps: list, views: list[_View], output) -> _View:
 
 
 def _window(layer, sides: Sequence[int]) -> tuple[Sequence[float], Sequence[int]]:
-    """Height and width of what a layer looks at in a map of these sides, and its strides."""
+    """Returns the window that a layer looks at in a map with these sides, and its strides."""
     if isinstance(layer, _CONVOLUTIONS):
         spread = zip(layer.kernel_size, layer.dilation_rate)
         return [(size - 1) * rate + 1 for size, rate in spread], layer.strides
@@ -252,7 +271,7 @@ def _window(layer, sides: Sequence[int]) -> tuple[Sequence[float], Sequence[int]
     if isinstance(layer, keras.layers.GlobalAveragePooling2D):
         return (math.inf, math.inf), (1, 1)
     if isinstance(layer, layers.ImagePooling):
-        window = layer.pool_size or [-(-s // parts) for s, parts in zip(sides, layer.grid_size)]
+        window = layer.window(sides)
         whole = all(size >= side for size, side in zip(window, sides))
         return (math.inf, math.inf) if whole else window, layer.strides
     if isinstance(layer, (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)):
@@ -261,7 +280,7 @@ def _window(layer, sides: Sequence[int]) -> tuple[Sequence[float], Sequence[int]
 
 
 def _multiply_adds(layer, output, is_padded: bool) -> int:
-    """Multiply-adds of a convolution, on a map padded to a multiple of the rate or as it is."""
+    """Returns a convolution's multiply-adds, on the map or on a padded one as in the papers."""
     if not isinstance(layer, _CONVOLUTIONS):
         return 0
     sides = output.shape[1:3]
@@ -270,8 +289,8 @@ def _multiply_adds(layer, output, is_padded: bool) -> int:
     return math.prod(sides) * math.prod(layer.kernel.shape)
 
 
-def _looked_at_again(layer, maps: list, output) -> Iterator[tuple[object, int]]:
-    """What the gradient of a layer needs: a key for each map, and its bytes."""
+def _kept_for_gradients(layer, maps: list, output) -> Iterator[tuple[object, int]]:
+    """Yields what the gradient of a layer needs: a key for each map, and its bytes."""
     first = maps[0]
     activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
     if isinstance(layer, (*_CONVOLUTIONS, keras.layers.BatchNormalization, layers.ResizeLike)):
@@ -288,12 +307,12 @@ def _looked_at_again(layer, maps: list, output) -> Iterator[tuple[object, int]]:
     if activation in ("relu", "relu6", "sigmoid"):
         yield output, _bytes(output)
     elif activation != "linear":
-        # The two factors of x * relu6(x + 3) and its like.
+        # The two factors of x * relu6(x + 3) and the like.
         yield (output, "factors"), 2 * _bytes(output)
 
 
 def _merge_parts(rows: Sequence[Row]) -> Iterator[Row]:
-    """A row for every part; one without parameters joins the next that has some."""
+    """Yields a row for each part; one without parameters joins the next that has some."""
     waiting = []
     for part, group in _group(rows, "part").items():
         waiting += group
@@ -305,7 +324,7 @@ def _merge_parts(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def _group(rows: Sequence[Row], field: str) -> dict[str, list[Row]]:
-    """Rows by the value of a field, in the order of first rows."""
+    """Groups rows by the value of a field, in the order of first rows."""
     groups = {}
     for row in rows:
         groups.setdefault(getattr(row, field), []).append(row)
@@ -313,7 +332,7 @@ def _group(rows: Sequence[Row], field: str) -> dict[str, list[Row]]:
 
 
 def _merge(name: str, rows: Sequence[Row]) -> Row:
-    """The sums of rows, with the output of the last."""
+    """Sums rows; the output is that of the last."""
     summed = ("parameters", "multiply_adds", "computed_multiply_adds", "activations")
     sums = {field: sum(getattr(row, field) for row in rows) for field in summed}
     return dataclasses.replace(rows[-1], name=name, **sums)
@@ -333,25 +352,25 @@ def _row_line(name: str, row: Row) -> str:
 
 
 def _line(name: str, output: str, parameters: str, multiply_adds: str, field: str, kept: str):
-    """One line of the table; a long name loses its beginning."""
+    """Returns a line of the table; a long name loses its beginning."""
     name = name if len(name) <= 40 else "  ..." + name[-35:]
     line = f"{name:<40}{output:>13}{parameters:>12}{multiply_adds:>11}{field:>12}{kept:>10}"
     return line.rstrip()
 
 
 def _name_within_part(row: Row) -> str:
-    """A layer's name below the name of its part, without what all names there have in common."""
+    """Returns a layer's name without what all names of its part have in common."""
     name = row.name.removeprefix(row.part + "/").removeprefix(row.part.rpartition("/")[0] + "/")
     return re.sub("/(xception_module|bottleneck_v1)", "", name)
 
 
 def _official_scope(layer: keras.layers.Layer) -> str:
-    """The original's scope; dots before digits are no separators but those of `image_at_0.5`."""
+    """Returns the original's scope; the dot in `image_at_0.5` is not a separator."""
     return re.sub(r"\.(?!\d)", "/", layer.name)
 
 
 def _part(scope: str, model_name: str) -> str:
-    """`xception_65/entry_flow/block1`, `aspp1` or `decoder`, for a layer's scope within a model."""
+    """Returns the part of a scope: `xception_65/entry_flow/block1`, `aspp1` or `decoder`."""
     separable = "_depthwise|_pointwise"
     pattern = rf"({model_name}/)?((entry|middle|exit)_flow/)?.+?(?={separable}|/|$)"
     return re.match(pattern, scope).group()
@@ -389,7 +408,7 @@ def main(
     train_config: TrainConfig,
 ) -> None:
     if model_config.num_classes is None:
-        print(f"--num_classes is not given: taken to be {_NUM_CLASSES}.\n")
+        print(f"--num_classes is not given; describing a model of {_NUM_CLASSES} classes.\n")
         model_config = dataclasses.replace(model_config, num_classes=_NUM_CLASSES)
     model = models.build_model(**dataclasses.asdict(model_config))
     description = describe(model, data_config.train_crop_size, train_config.train_batch_size)

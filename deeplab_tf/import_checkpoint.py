@@ -18,9 +18,9 @@ from deeplab_tf.data.class_lists import read_class_list
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
-from deeplab_tf.runs import tf1_checkpoint
 from deeplab_tf.settings import REQUIRED
 from deeplab_tf.settings import setting
+from deeplab_tf.weights import tf1_checkpoint
 
 
 def import_checkpoint(

@@ -27,12 +27,12 @@ from deeplab_tf.evaluation.evaluate import print_metrics
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
-from deeplab_tf.runs import tf1_checkpoint
 from deeplab_tf.training import optimizers
 from deeplab_tf.training import preemption
 from deeplab_tf.training import train_step
 from deeplab_tf.training import training_log
 from deeplab_tf.training import validation
+from deeplab_tf.weights import tf1_checkpoint
 
 
 def train(

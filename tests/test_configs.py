@@ -23,7 +23,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.models import complete
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
-from deeplab_tf.runs import tf1_checkpoint
+from deeplab_tf.weights import tf1_checkpoint
 
 FLAGFILES = sorted((REPOSITORY / "configs").glob("*.flagfile"))
 of_every_flagfile = pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)

@@ -204,8 +204,10 @@ def test_parts_are_blocks_and_branches_and_add_up_to_the_layers():
 
 def test_what_gradients_look_at_again_is_kept_once():
     def conv_batch_norm_twice(image):
-        x = layers.conv_batch_norm(image, 8, 3, "a", {})  # keeps the image, its output, its ReLU
-        return layers.conv_batch_norm(x, 4, 1, "b", {}, activation=None)  # keeps its output
+        blocks = layers.ConvBlocks()
+        first = blocks.conv(8, 3, "a")  # keeps the image, its output, its ReLU
+        second = blocks.conv(4, 1, "b", activation=None)  # keeps its output
+        return layers.call_in_order([*first, *second], image)
 
     memory = describe(functional(conv_batch_norm_twice), (16, 16), 5).memory
     assert memory.activations == 5 * 16 * 16 * (3 + 8 + 8 + 4) * 4
@@ -226,14 +228,16 @@ from deeplab_tf.describe import describe
 def memory(kind):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if kind in line)
 
-batch_norm = {"momentum": 0.9, "epsilon": 1e-3}
+blocks = layers.ConvBlocks(momentum=0.9, epsilon=1e-3)
 image = keras.Input((None, None, 3))
-x = layers.conv_batch_norm(image, 32, 3, "stem", batch_norm, strides=2)
+x = layers.call_in_order(blocks.conv(32, 3, "stem", strides=2), image)
 for unit in range(4):
-    y = layers.conv_batch_norm(x, 96, 1, f"{unit}/expand", batch_norm, "relu6")
-    y = layers.depthwise_batch_norm(y, 3, f"{unit}/depthwise", batch_norm, rate=1 + unit)
-    y = layers.conv_batch_norm(y, 32, 1, f"{unit}/project", batch_norm, None)
-    x = keras.layers.Add()([x, y])
+    branch = [
+        *blocks.conv(96, 1, f"{unit}/expand", "relu6"),
+        *blocks.depthwise(3, f"{unit}/depthwise", rate=1 + unit),
+        *blocks.conv(32, 1, f"{unit}/project", None),
+    ]
+    x = keras.layers.Add()([x, layers.call_in_order(branch, x)])
 x = keras.layers.Conv2D(21, 1)(keras.layers.Dropout(0.1)(x))
 model = keras.Model(image, layers.ResizeLike()(x, image))
 variables = model.trainable_variables

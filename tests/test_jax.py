@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import deeplab_tf
 from conftest import short_mobilenet_v2
+from deeplab_tf import layers
 
 if importlib.util.find_spec("jax") is None:
     pytest.skip("needs jax, which is not installed", allow_module_level=True)
@@ -94,7 +95,7 @@ def exchange(tmp_path_factory):
         for variable in model.non_trainable_variables:
             if variable.name.startswith("moving"):
                 variable.assign(generator.uniform(0.5, 1.5, variable.shape))
-        for layer in model.layers:
+        for layer in layers.all_layers(model):
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0  # The two backends draw other numbers.
         model.save(folder / f"{name}.keras")

@@ -20,6 +20,7 @@ ROOMS = (
     "command_line",
     "zoo",
     "layers",
+    "weights",
     "backbones",
     "models",
     "crf",

@@ -1,35 +1,69 @@
-"""The networks that features come from."""
+"""The networks that extract features from images.
 
-import functools
-from collections.abc import Sequence
+Xception41, Xception65, Xception71                           the modified aligned Xception
+ResNetV1_50, ResNetV1_101, ResNetV1_50Beta, ResNetV1_101Beta ResNet v1
+MobileNetV2, MobileNetV3LargeSeg, MobileNetV3SmallSeg        the mobile networks
+VGG16                                                        VGG-16
+build_backbone                                               any of them, by its official name
+
+Each returns a `keras.Model` from pixels 0..255 to a dict of features, whose strides become atrous
+rates behind the output stride.
+"""
+
+import inspect
 
 import keras
 
-from deeplab_tf.backbones import mobilenet_v2
-from deeplab_tf.backbones import mobilenet_v3
 from deeplab_tf.backbones import pixels
-from deeplab_tf.backbones import resnet
-from deeplab_tf.backbones import vgg
-from deeplab_tf.backbones import xception
-from deeplab_tf.backbones.atrous import check_output_stride
+from deeplab_tf.backbones.mobilenet_v2 import MobileNetV2
+from deeplab_tf.backbones.mobilenet_v3 import MobileNetV3LargeSeg
+from deeplab_tf.backbones.mobilenet_v3 import MobileNetV3SmallSeg
+from deeplab_tf.backbones.resnet import ResNetV1_50
+from deeplab_tf.backbones.resnet import ResNetV1_50Beta
+from deeplab_tf.backbones.resnet import ResNetV1_101
+from deeplab_tf.backbones.resnet import ResNetV1_101Beta
+from deeplab_tf.backbones.vgg import VGG16
+from deeplab_tf.backbones.xception import Xception41
+from deeplab_tf.backbones.xception import Xception65
+from deeplab_tf.backbones.xception import Xception71
 from deeplab_tf.errors import UserError
 
+__all__ = [
+    "BACKBONES",
+    "VGG16",
+    "MobileNetV2",
+    "MobileNetV3LargeSeg",
+    "MobileNetV3SmallSeg",
+    "ResNetV1_50",
+    "ResNetV1_50Beta",
+    "ResNetV1_101",
+    "ResNetV1_101Beta",
+    "Xception41",
+    "Xception65",
+    "Xception71",
+    "build_backbone",
+    "pad_pixel",
+]
+
+# Official name -> function.
 BACKBONES = {
-    "mobilenet_v3_large_seg": functools.partial(
-        mobilenet_v3.mobilenet_v3, "mobilenet_v3_large_seg"
-    ),
-    "mobilenet_v3_small_seg": functools.partial(
-        mobilenet_v3.mobilenet_v3, "mobilenet_v3_small_seg"
-    ),
-    "mobilenet_v2": mobilenet_v2.mobilenet_v2,
-    "xception_41": functools.partial(xception.xception, "xception_41"),
-    "xception_65": functools.partial(xception.xception, "xception_65"),
-    "xception_71": functools.partial(xception.xception, "xception_71"),
-    "resnet_v1_50": functools.partial(resnet.resnet_v1, "resnet_v1_50"),
-    "resnet_v1_101": functools.partial(resnet.resnet_v1, "resnet_v1_101"),
-    "resnet_v1_50_beta": functools.partial(resnet.resnet_v1, "resnet_v1_50_beta"),
-    "resnet_v1_101_beta": functools.partial(resnet.resnet_v1, "resnet_v1_101_beta"),
-    "vgg_16": vgg.vgg_16,
+    "mobilenet_v3_large_seg": MobileNetV3LargeSeg,
+    "mobilenet_v3_small_seg": MobileNetV3SmallSeg,
+    "mobilenet_v2": MobileNetV2,
+    "xception_41": Xception41,
+    "xception_65": Xception65,
+    "xception_71": Xception71,
+    "resnet_v1_50": ResNetV1_50,
+    "resnet_v1_101": ResNetV1_101,
+    "resnet_v1_50_beta": ResNetV1_50Beta,
+    "resnet_v1_101_beta": ResNetV1_101Beta,
+    "vgg_16": VGG16,
+}
+# Setting -> who has it, and the value that all others have.
+_OWNERS = {
+    "multi_grid": ("Only Xception and ResNet have a block that it applies to.", None),
+    "depth_multiplier": ("Only a MobileNet can be scaled.", 1),
+    "last_block": ("Only a ResNet can repeat its last block.", 4),
 }
 # Backbones that map pixels to -1..1 are not listed.
 _PIXEL_MEANS = {
@@ -39,77 +73,51 @@ _PIXEL_MEANS = {
 }
 
 
-def build_backbone(
-    name: str,
-    output_stride: int = 16,
-    multi_grid: Sequence[int] | None = None,
-    depth_multiplier: float = 1.0,
-    batch_norm_decay: float | None = None,
-    in_channels: int = 3,
-    last_block: int = 4,
-) -> keras.Model:
-    """Builds a backbone, from pixels 0..255 to named features.
+def build_backbone(name: str, output_stride: int = 16, **settings) -> keras.Model:
+    """Builds a backbone by its official name.
 
     Args:
-        name: One of `BACKBONES`.
+        name: One of `BACKBONES`, e.g. "xception_65".
         output_stride: Input size over the size of the last features: 4, 8, 16 or 32.
-        multi_grid: Multipliers of the atrous rates in the last block (in Xception, of its three
-            separable convolutions; in a ResNet, of the three units of block4 and its copies); None
-            for 1, 1, 1. MobileNet and VGG have no such block.
-        depth_multiplier: Scales the filters of a MobileNet.
-        batch_norm_decay: Decay of the moving statistics; None for the original's. VGG has none.
-        in_channels: Channels of the images; the first three are R, G and B.
-        last_block: Of a ResNet: 4, or 5 to 7 for copies of block4 behind it (v3 in cascade).
+        **settings: The other arguments of the backbone's function, e.g. of `Xception65`:
+            `in_channels`, `multi_grid`, `depth_multiplier`, `last_block`, `batch_norm_decay`,
+            `weights`. None stands for the default. `batch_norm_decay` is ignored by VGG-16, which
+            has no batch norm.
 
     Returns:
-        A `keras.Model` with the name of the original's scope. It takes uint8 or float
-        `[B, H, W, in_channels]` and returns a dict: `features` at the output stride, and what a
-        decoder can refine them with, by stride: `stride_4` is `[B, ceil(H/4), ceil(W/4), C]`, and
-        so are `stride_8` and `stride_16` where the output stride is not below.
+        A `keras.Model` named by the original's scope, from pixels 0..255, uint8 or float
+        `[B, H, W, in_channels]`, to a dict of float features: `features` at the output stride, and
+        for decoders `stride_4`, `[B, H/4, W/4, C]`, `stride_8` and `stride_16` as far as these
+        strides are not above the output stride. Sizes are rounded up.
 
     Raises:
-        UserError: For an argument that the backbone does not have.
+        UserError: If there is no such backbone, the backbone has no such setting, or a value is
+            wrong.
+
+    Reference: DeepLabv3, arXiv:1706.05587, section 3.1.
+
+    Example:
+
+    >>> import deeplab_tf
+    >>> backbone = deeplab_tf.build_backbone("mobilenet_v2", depth_multiplier=0.5)
+    >>> sorted(backbone.output)
+    ['features', 'stride_16', 'stride_4', 'stride_8']
     """
     if name not in BACKBONES:
-        raise UserError(f"backbone is {name!r}; it can be {', '.join(BACKBONES)}.")
-    check_output_stride(output_stride)
-    if not isinstance(in_channels, int) or in_channels < 1:
-        raise UserError(f"in_channels is {in_channels!r}; it must be a whole number, 1 or more.")
-    settings = {"output_stride": output_stride, "in_channels": in_channels}
-    if batch_norm_decay is not None and name != "vgg_16":
-        settings["batch_norm_decay"] = batch_norm_decay
-    if name.startswith("mobilenet"):
-        if depth_multiplier <= 0:
-            raise UserError(f"depth_multiplier is {depth_multiplier}; it must be above 0.")
-        settings["depth_multiplier"] = depth_multiplier
-    elif depth_multiplier != 1:
-        raise UserError(
-            f"depth_multiplier is {depth_multiplier}, but {name} has a single width: only a "
-            "MobileNet can be scaled. Leave it at 1."
-        )
-    if multi_grid is not None:
-        if not name.startswith(("xception", "resnet")):
+        raise UserError(f"backbone is {name!r}; it must be one of {', '.join(BACKBONES)}.")
+    known = inspect.signature(BACKBONES[name]).parameters
+    given = {key: value for key, value in settings.items() if value is not None}
+    for key in given.keys() - known.keys() - {"batch_norm_decay"}:
+        reason, neutral = _OWNERS.get(key, (f"Its settings are {', '.join(known)}.", None))
+        if given[key] != neutral:
             raise UserError(
-                f"multi_grid is {tuple(multi_grid)}, but {name} has no block it could apply to. "
-                "Leave it out."
+                f"{key} is {given[key]}, but {name} does not have this setting. {reason} Leave it "
+                "out."
             )
-        if len(multi_grid) != 3 or min(multi_grid) < 1:
-            raise UserError(
-                f"multi_grid is {tuple(multi_grid)}; it must be three whole numbers, as 1,2,4."
-            )
-        settings["multi_grid"] = tuple(multi_grid)
-    if name.startswith("resnet"):
-        if last_block not in (4, 5, 6, 7):
-            raise UserError(f"last_block is {last_block!r}; it can be 4, 5, 6 or 7.")
-        settings["last_block"] = last_block
-    elif last_block != 4:
-        raise UserError(
-            f"last_block is {last_block!r}, but {name} has no copies of its last block: only a "
-            "ResNet can. Leave it at 4."
-        )
-    return BACKBONES[name](**settings)
+    given = {key: value for key, value in given.items() if key in known}
+    return BACKBONES[name](output_stride, **given)
 
 
 def pad_pixel(name: str) -> tuple[float, float, float]:
-    """The R, G and B that a backbone maps to zeros, with which images are padded."""
+    """Returns the R, G and B that a backbone maps to zeros; images are padded with them."""
     return _PIXEL_MEANS.get(name, (127.5, 127.5, 127.5))

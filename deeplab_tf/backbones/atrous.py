@@ -1,4 +1,4 @@
-"""How a classification network is made to put out features at any stride."""
+"""How a classification network is made to return features at any stride."""
 
 from collections.abc import Sequence
 
@@ -11,21 +11,30 @@ def check_output_stride(output_stride: int) -> None:
     """Raises a `UserError` for an output stride that no backbone has."""
     if output_stride not in OUTPUT_STRIDES:
         raise UserError(
-            f"output_stride is {output_stride!r}; it can be {', '.join(map(str, OUTPUT_STRIDES))}."
+            f"output_stride is {output_stride!r}; it must be one of "
+            f"{', '.join(map(str, OUTPUT_STRIDES))}."
+        )
+
+
+def check_multi_grid(multi_grid: Sequence[int]) -> None:
+    """Raises a `UserError` for anything but three multipliers."""
+    if len(multi_grid) != 3 or min(multi_grid) < 1:
+        raise UserError(
+            f"multi_grid is {tuple(multi_grid)}; it must be three whole numbers, such as 1,2,4."
         )
 
 
 def strides_and_rates(unit_strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
     """Turns the strides of a network's units into strides and atrous rates.
 
-    Once the units so far have reached the output stride, the following ones no longer stride;
-    each stride left out multiplies the rate of all units *behind* it. The unit that lost its stride
-    looks at the same pixels as before, so that features at a stride are the subsampled features at
-    any smaller one.
+    Once the units have reached the output stride, the following ones lose their strides; each lost
+    stride multiplies the rate of all units *behind* it. The unit that lost its stride looks at the
+    same pixels as before. So the features at a stride are the subsampled features at any smaller
+    stride.
 
     Args:
         unit_strides: Stride of each unit of the classification network.
-        output_stride: Size before the first unit over the size wanted behind the last one.
+        output_stride: Size of the first unit's input over the size of the last unit's output.
 
     Returns:
         A pair (stride, rate) for each unit.

@@ -3,11 +3,16 @@
 Reference: MobileNetV2, arXiv:1801.04381, table 2.
 """
 
+import os
+
 import keras
 
 from deeplab_tf import layers
 from deeplab_tf.backbones import pixels
+from deeplab_tf.backbones.atrous import check_output_stride
 from deeplab_tf.backbones.atrous import strides_and_rates
+from deeplab_tf.backbones.features import Features
+from deeplab_tf.errors import UserError
 
 # Expansion, filters, units, stride of the first unit; table 2.
 _BOTTLENECKS = (
@@ -19,19 +24,48 @@ _BOTTLENECKS = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-# Bottleneck -> stride at which its depthwise features are handed to a decoder.
+# Bottleneck -> stride at which its depthwise features go to a decoder.
 _DECODER_STRIDES = {2: 4, 5: 8, 12: 16}
 
 
-def mobilenet_v2(
-    output_stride: int,
-    in_channels: int = 3,
+def MobileNetV2(
+    output_stride: int = 16,
     depth_multiplier: float = 1.0,
+    in_channels: int = 3,
     batch_norm_decay: float = 0.997,
+    weights: str | os.PathLike | None = None,
 ) -> keras.Model:
-    """Builds the MobileNetV2 backbone; see `build_backbone`."""
+    """Builds MobileNetV2 up to its last bottleneck.
+
+    Args:
+        output_stride: Input size over the size of the last features: 4, 8, 16 or 32.
+        depth_multiplier: Factor of the number of filters.
+        in_channels: Channels of the images; the first three are R, G and B.
+        batch_norm_decay: Decay of the moving statistics of all batch norms.
+        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
+            checkpoint of the original; None for random weights.
+
+    Returns:
+        A `keras.Model` from pixels 0..255, uint8 or float `[B, H, W, in_channels]`, to a dict of
+        float features: `features`, `[B, H/output_stride, W/output_stride, 320]` (times
+        `depth_multiplier`), and for decoders `stride_4`, `stride_8` and `stride_16` as far as these
+        strides are not above the output stride. Sizes are rounded up.
+
+    Raises:
+        UserError: If an argument has a wrong value, or the checkpoint does not fit.
+
+    Reference: MobileNetV2, arXiv:1801.04381, table 2.
+
+    Example:
+
+    >>> from deeplab_tf import backbones
+    >>> model = backbones.MobileNetV2(output_stride=8)
+    >>> model.compute_output_shape((1, 257, 257, 3))["features"]
+    (1, 33, 33, 320)
+    """
+    check_output_stride(output_stride)
+    check_depth_multiplier(depth_multiplier)
     scope = "MobilenetV2"
-    batch_norm = {"momentum": batch_norm_decay, "epsilon": 1e-3}
 
     def scaled(filters: int) -> int:
         # The original rounds to multiples of 8 at multiplier 1 only.
@@ -42,36 +76,37 @@ def mobilenet_v2(
         for expansion, filters, count, stride in _BOTTLENECKS
         for unit in range(count)
     ]
-    (stem_stride, _), *strides = strides_and_rates(
-        [2] + [stride for *_, stride in units], output_stride
-    )
+    unit_strides = [stride for *_, stride in units]
+    (stem_stride, _), *strides = strides_and_rates([2, *unit_strides], output_stride)
+    blocks = layers.ConvBlocks(batch_norm_decay, epsilon=1e-3)
 
     image = pixels.image_input(in_channels)
-    x = pixels.to_unit_range(image)
-    x = layers.conv_batch_norm(
-        x, scaled(32), 3, f"{scope}/Conv", batch_norm, "relu6", strides=stem_stride
-    )
-    outputs = {}
+    stem = blocks.conv(scaled(32), 3, f"{scope}/Conv", "relu6", strides=stem_stride)
+    x = layers.call_in_order(stem, pixels.to_unit_range(image))
+    outputs = Features(output_stride)
     for index, ((expansion, filters, _), (stride, rate)) in enumerate(zip(units, strides)):
         name = f"{scope}/expanded_conv_{index}" if index else f"{scope}/expanded_conv"
         unit_input = x
         if expansion > 1:
             expanded = make_divisible(x.shape[-1] * expansion, 8)
-            x = layers.conv_batch_norm(x, expanded, 1, f"{name}/expand", batch_norm, "relu6")
-        x = layers.depthwise_batch_norm(
-            x, 3, f"{name}/depthwise", batch_norm, "relu6", strides=stride, rate=rate
-        )
-        if _DECODER_STRIDES.get(index, output_stride + 1) <= output_stride:
-            outputs[f"stride_{_DECODER_STRIDES[index]}"] = x
-        x = layers.conv_batch_norm(
-            x, scaled(filters), 1, f"{name}/project", batch_norm, activation=None
-        )
+            x = layers.call_in_order(blocks.conv(expanded, 1, f"{name}/expand", "relu6"), x)
+        depthwise = blocks.depthwise(3, f"{name}/depthwise", "relu6", strides=stride, rate=rate)
+        x = layers.call_in_order(depthwise, x)
+        outputs.offer(x, _DECODER_STRIDES.get(index))
+        project = blocks.conv(scaled(filters), 1, f"{name}/project", activation=None)
+        x = layers.call_in_order(project, x)
         if stride == 1 and x.shape[-1] == unit_input.shape[-1]:
             x = keras.layers.Add(name=layers.layer_name(f"{name}/add"))([unit_input, x])
-    return keras.Model(image, {**outputs, "features": x}, name=scope)
+    return outputs.to_model(image, x, scope, weights)
+
+
+def check_depth_multiplier(depth_multiplier: float) -> None:
+    """Raises a `UserError` for a multiplier that would leave no filters."""
+    if depth_multiplier <= 0:
+        raise UserError(f"depth_multiplier is {depth_multiplier}; it must be above 0.")
 
 
 def make_divisible(value: float, divisor: int) -> int:
-    """Rounds to a multiple of the divisor, up where rounding down would lose more than 10 %."""
+    """Rounds to a multiple of the divisor, up if rounding down would lose more than 10 %."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * value else rounded + divisor

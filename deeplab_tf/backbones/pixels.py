@@ -2,13 +2,21 @@
 
 import keras
 
-# Means of R, G and B over ImageNet: the original's for ResNet, and those VGG was trained with.
+from deeplab_tf.errors import UserError
+
+# Means of R, G and B over ImageNet: those of the original's ResNet, and those VGG was trained with.
 IMAGENET_MEAN = (123.15, 115.90, 103.06)
 VGG_MEAN = (123.68, 116.78, 103.94)
 
 
 def image_input(in_channels: int):
-    """The input of a backbone: pixels 0..255, `[B, H, W, in_channels]`."""
+    """Returns the input of a backbone: pixels 0..255, `[B, H, W, in_channels]`.
+
+    Raises:
+        UserError: If `in_channels` is not a whole number above 0.
+    """
+    if not isinstance(in_channels, int) or in_channels < 1:
+        raise UserError(f"in_channels is {in_channels!r}; it must be a whole number, 1 or more.")
     return keras.Input((None, None, in_channels), name="image")
 
 
@@ -19,10 +27,10 @@ def to_unit_range(image):
 
 
 def subtract_mean(image, mean: tuple[float, float, float]):
-    """Subtracts the means of R, G and B, and their mean from any channel behind these.
+    """Subtracts the means of R, G and B, and the mean of these from any further channel.
 
-    (The original leaves such channels as they are.) Images of one or two channels have no R, G
-    and B: there, all are taken for channels behind.
+    (The original leaves further channels unchanged.) Images of one or two channels have no R, G and
+    B: all of their channels count as further ones.
     """
     in_channels = image.shape[-1]
     rgb = mean if in_channels >= 3 else ()

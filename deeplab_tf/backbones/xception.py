@@ -3,13 +3,18 @@
 Reference: DeepLabv3+, arXiv:1802.02611, section 3.2 and figure 4.
 """
 
+import functools
+import os
 from collections.abc import Sequence
 
 import keras
 
 from deeplab_tf import layers
 from deeplab_tf.backbones import pixels
+from deeplab_tf.backbones.atrous import check_multi_grid
+from deeplab_tf.backbones.atrous import check_output_stride
 from deeplab_tf.backbones.atrous import strides_and_rates
+from deeplab_tf.backbones.features import Features
 
 # Blocks: scope, filters of a unit's three separable convolutions, units, stride.
 _ENTRY_FLOW = (
@@ -28,10 +33,11 @@ _EXIT_FLOW = (
     ("exit_flow/block1", (728, 1024, 1024), 1, 2),
     ("exit_flow/block2", (1536, 1536, 2048), 1, 1),
 )
-# Block -> stride at which the features before its own stride are handed to a decoder.
+_MIDDLE_BLOCK, _LAST_BLOCK = "middle_flow/block1", "exit_flow/block2"
+# Block -> stride at which the features before its own stride go to a decoder.
 _DECODER_STRIDES = {"entry_flow/block2": 4, "entry_flow/block3": 8, "exit_flow/block1": 16}
 _DECODER_STRIDES_71 = {"entry_flow/block3": 4, "entry_flow/block5": 8, "exit_flow/block1": 16}
-# Variant: entry flow, units of the middle flow, what a decoder gets.
+# Variant: entry flow, units of the middle flow, features for a decoder.
 _VARIANTS = {
     "xception_41": (_ENTRY_FLOW, 8, _DECODER_STRIDES),
     "xception_65": (_ENTRY_FLOW, 16, _DECODER_STRIDES),
@@ -39,77 +45,129 @@ _VARIANTS = {
 }
 
 
-def xception(
-    variant: str,
-    output_stride: int,
-    in_channels: int = 3,
+def Xception41(
+    output_stride: int = 16,
     multi_grid: Sequence[int] = (1, 1, 1),
+    in_channels: int = 3,
     batch_norm_decay: float = 0.9997,
+    weights: str | os.PathLike | None = None,
 ) -> keras.Model:
-    """Builds an Xception backbone; see `build_backbone`."""
-    scope = variant
-    entry_flow, middle_units, decoder_strides = _VARIANTS[variant]
-    middle_flow = ("middle_flow/block1", (728, 728, 728), middle_units, 1)
-    blocks = (*entry_flow, middle_flow, *_EXIT_FLOW)
-    batch_norm = {"momentum": batch_norm_decay, "epsilon": 1e-3}
+    return _xception(
+        "xception_41", output_stride, multi_grid, in_channels, batch_norm_decay, weights
+    )
+
+
+def Xception65(
+    output_stride: int = 16,
+    multi_grid: Sequence[int] = (1, 1, 1),
+    in_channels: int = 3,
+    batch_norm_decay: float = 0.9997,
+    weights: str | os.PathLike | None = None,
+) -> keras.Model:
+    return _xception(
+        "xception_65", output_stride, multi_grid, in_channels, batch_norm_decay, weights
+    )
+
+
+def Xception71(
+    output_stride: int = 16,
+    multi_grid: Sequence[int] = (1, 1, 1),
+    in_channels: int = 3,
+    batch_norm_decay: float = 0.9997,
+    weights: str | os.PathLike | None = None,
+) -> keras.Model:
+    return _xception(
+        "xception_71", output_stride, multi_grid, in_channels, batch_norm_decay, weights
+    )
+
+
+for _function in (Xception41, Xception65, Xception71):
+    _layers = _function.__name__.removeprefix("Xception")
+    _function.__doc__ = f"""Builds the modified aligned Xception with {_layers} layers.
+
+    Args:
+        output_stride: Input size over the size of the last features: 4, 8, 16 or 32.
+        multi_grid: Multipliers of the atrous rates of the last three separable convolutions.
+        in_channels: Channels of the images; the first three are R, G and B.
+        batch_norm_decay: Decay of the moving statistics of all batch norms.
+        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
+            checkpoint of the original; None for random weights.
+
+    Returns:
+        A `keras.Model` from pixels 0..255, uint8 or float `[B, H, W, in_channels]`, to a dict of
+        float features: `features`, `[B, H/output_stride, W/output_stride, 2048]`, and for decoders
+        `stride_4`, `stride_8` and `stride_16` as far as these strides are not above the output
+        stride. Sizes are rounded up.
+
+    Raises:
+        UserError: If an argument has a wrong value, or the checkpoint does not fit.
+
+    Reference: DeepLabv3+, arXiv:1802.02611, section 3.2 and figure 4.
+
+    Example:
+
+    >>> from deeplab_tf import backbones
+    >>> model = backbones.{_function.__name__}(output_stride=8)
+    >>> model.compute_output_shape((1, 257, 257, 3))["features"]
+    (1, 33, 33, 2048)
+    """
+
+
+def _xception(
+    scope: str,
+    output_stride: int,
+    multi_grid: Sequence[int],
+    in_channels: int,
+    batch_norm_decay: float,
+    weights: str | os.PathLike | None,
+) -> keras.Model:
+    check_output_stride(output_stride)
+    check_multi_grid(multi_grid)
+    entry_flow, middle_units, decoder_strides = _VARIANTS[scope]
+    middle_flow = (_MIDDLE_BLOCK, (728, 728, 728), middle_units, 1)
     units = [
         (block, unit, filters, stride)
-        for block, filters, count, stride in blocks
+        for block, filters, count, stride in (*entry_flow, middle_flow, *_EXIT_FLOW)
         for unit in range(1, count + 1)
     ]
     # The stem has stride 2 at any output stride.
     strides = strides_and_rates([stride for *_, stride in units], output_stride // 2)
+    blocks = layers.ConvBlocks(batch_norm_decay, epsilon=1e-3, padding="symmetric")
+    separable_conv = functools.partial(
+        layers.AtrousSeparableConv2D,
+        padding="symmetric",
+        batch_norm_momentum=batch_norm_decay,
+        batch_norm_epsilon=1e-3,
+    )
 
     image = pixels.image_input(in_channels)
     x = pixels.to_unit_range(image)
-    x = layers.conv_batch_norm(
-        x, 32, 3, f"{scope}/entry_flow/conv1_1", batch_norm, strides=2, padding="symmetric"
-    )
-    x = layers.conv_batch_norm(x, 64, 3, f"{scope}/entry_flow/conv1_2", batch_norm)
-    outputs = {}
+    stem = f"{scope}/entry_flow"
+    x = layers.call_in_order(blocks.conv(32, 3, f"{stem}/conv1_1", strides=2), x)
+    x = layers.call_in_order(blocks.conv(64, 3, f"{stem}/conv1_2"), x)
+    outputs = Features(output_stride)
     for (block, unit, filters, _), (stride, rate) in zip(units, strides):
-        name = f"{scope}/{block}/unit_{unit}/xception_module"
+        name = layers.layer_name(f"{scope}/{block}/unit_{unit}/xception_module")
         unit_input = x
-        is_last = block == "exit_flow/block2"
-        rates = [rate * grid for grid in multi_grid] if is_last else [rate] * 3
+        # The last block has its ReLUs inside the separable convolutions, the others before them.
+        is_last = block == _LAST_BLOCK
         for index in range(3):
-            x = _separable_conv(
-                x,
+            conv = f"{name}.separable_conv{index + 1}"
+            if not is_last:
+                x = keras.layers.Activation("relu", name=f"{conv}.relu")(x)
+            x = separable_conv(
                 filters[index],
-                f"{name}/separable_conv{index + 1}",
-                batch_norm,
                 strides=stride if index == 2 else 1,
-                rate=rates[index],
-                relu_inside=is_last,
-            )
-            if index == 1 and decoder_strides.get(block, output_stride + 1) <= output_stride:
-                outputs[f"stride_{decoder_strides[block]}"] = x
-        if block == "middle_flow/block1":
-            x = keras.layers.Add(name=layers.layer_name(f"{name}/add"))([unit_input, x])
+                dilation_rate=rate * multi_grid[index] if is_last else rate,
+                activation="relu" if is_last else None,
+                name=conv,
+            )(x)
+            if index == 1:
+                outputs.offer(x, decoder_strides.get(block))
+        if block == _MIDDLE_BLOCK:
+            x = keras.layers.Add(name=f"{name}.add")([unit_input, x])
         elif not is_last:
-            shortcut = layers.conv_batch_norm(
-                unit_input, filters[-1], 1, f"{name}/shortcut", batch_norm, None, strides=stride
-            )
-            x = keras.layers.Add(name=layers.layer_name(f"{name}/add"))([shortcut, x])
-    return keras.Model(image, {**outputs, "features": x}, name=scope)
-
-
-def _separable_conv(
-    inputs, filters: int, name: str, batch_norm: dict, strides: int, rate: int, relu_inside: bool
-):
-    """A separable convolution with its ReLUs inside, or one before it."""
-    activation = "relu" if relu_inside else None
-    x = inputs
-    if not relu_inside:
-        x = keras.layers.Activation("relu", name=layers.layer_name(f"{name}/relu"))(x)
-    x = layers.depthwise_batch_norm(
-        x,
-        3,
-        f"{name}_depthwise",
-        batch_norm,
-        activation,
-        strides=strides,
-        rate=rate,
-        padding="symmetric",
-    )
-    return layers.conv_batch_norm(x, filters, 1, f"{name}_pointwise", batch_norm, activation)
+            projection = blocks.conv(filters[-1], 1, f"{name}/shortcut", None, strides=stride)
+            shortcut = layers.call_in_order(projection, unit_input)
+            x = keras.layers.Add(name=f"{name}.add")([shortcut, x])
+    return outputs.to_model(image, x, scope, weights)

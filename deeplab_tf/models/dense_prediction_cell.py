@@ -28,7 +28,7 @@ def dense_prediction_cell(
     Args:
         features: `[B, H, W, C]`, H and W at the output stride.
         cell_json: Path of the cell's JSON, or the JSON itself.
-        output_stride: Of the features; the rates of a cell are for 16.
+        output_stride: Output stride of the features; the rates of a cell are for 16.
         batch_norm_decay: Decay of the moving statistics.
         filters: Channels of every branch and of the result.
 
@@ -36,34 +36,34 @@ def dense_prediction_cell(
         `[B, H, W, filters]`.
 
     Raises:
-        UserError: The file or its content is no cell.
+        UserError: If the file or its content is not a cell.
 
     Reference: arXiv:1809.04184, section 3.2 and figure 5.
     """
-    batch_norm = {"momentum": batch_norm_decay, "epsilon": 1e-5}
+    blocks = layers.ConvBlocks(batch_norm_decay)
     branches = []
     for index, branch in enumerate(read_cell(cell_json)):
         x = features if branch["input"] < 0 else branches[branch["input"]]
-        name = f"{_SCOPE}/branch{index}"
+        name = f"{_SCOPE}.branch{index}"
         if branch["op"] == "pyramid_pooling":
-            pool = layers.ImagePooling(
-                grid_size=branch["grid_size"], name=layers.layer_name(f"{name}/mean")
-            )
-            x = pool(x)
-            x = layers.conv_batch_norm(x, filters, 1, name, batch_norm)
-            x = layers.ResizeLike(name=layers.layer_name(f"{name}/resize"))(x, features)
+            pool = layers.ImagePooling(grid_size=branch["grid_size"], name=f"{name}.mean")
+            x = layers.call_in_order([pool, *blocks.conv(filters, 1, name)], x)
+            x = layers.ResizeLike(name=f"{name}.resize")(x, features)
         elif branch["kernel"] == 1:
-            x = layers.conv_batch_norm(x, filters, 1, name, batch_norm)
+            x = layers.call_in_order(blocks.conv(filters, 1, name), x)
         else:
             # A multiplier of whole numbers, as the original's: 1 at 16 and 2 at 8.
             rate = tuple(side * max(16 // output_stride, 1) for side in branch["rate"])
-            x = layers.separable_conv_batch_norm(x, filters, name, batch_norm, rate)
+            x = layers.AtrousSeparableConv2D(
+                filters, dilation_rate=rate, batch_norm_momentum=batch_norm_decay, name=name
+            )(x)
         branches.append(x)
     x = branches[0]
     if len(branches) > 1:
         x = keras.layers.Concatenate(name=f"{_SCOPE}.concat")(branches)
-    x = keras.layers.Dropout(0.1, name=f"{_SCOPE}.concat_projection.dropout")(x)
-    return layers.conv_batch_norm(x, filters, 1, f"{_SCOPE}/concat_projection", batch_norm)
+    dropout = keras.layers.Dropout(0.1, name=f"{_SCOPE}.concat_projection.dropout")
+    projection = blocks.conv(filters, 1, f"{_SCOPE}.concat_projection")
+    return layers.call_in_order([dropout, *projection], x)
 
 
 def read_cell(cell_json: str) -> list[dict]:
@@ -73,7 +73,7 @@ def read_cell(cell_json: str) -> list[dict]:
         A dict for each branch: `op`, `input`, and `grid_size`, or `kernel` and `rate`.
 
     Raises:
-        UserError: The file or its content is no cell.
+        UserError: If the file or its content is not a cell.
     """
     where = "dense_prediction_cell_json"
     text = cell_json
@@ -87,9 +87,9 @@ def read_cell(cell_json: str) -> list[dict]:
     try:
         branches = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where} is no JSON: {error}. {_FORMAT}") from error
+        raise UserError(f"{where} is not JSON: {error}. {_FORMAT}") from error
     if not isinstance(branches, list) or not branches:
-        raise UserError(f"{where} holds no list of branches. {_FORMAT}")
+        raise UserError(f"{where} is not a list of branches. {_FORMAT}")
     try:
         return [_read_branch(branch, index) for index, branch in enumerate(branches)]
     except (KeyError, TypeError, ValueError) as error:
@@ -97,15 +97,15 @@ def read_cell(cell_json: str) -> list[dict]:
 
 
 def cell_to_text(cell_json: str) -> str:
-    """The JSON of a cell on one line, from a file or from the JSON itself."""
+    """Returns the JSON of a cell on one line, from a file or from the JSON itself."""
     return json.dumps(read_cell(cell_json))
 
 
 def _read_branch(branch: dict, index: int) -> dict:
-    """One branch with its values checked and in one form."""
+    """Returns a branch with its values checked and in one form."""
     operation, source = branch["op"], int(branch["input"])
     if source >= index:
-        raise ValueError(f"branch {index} has input {source}, which is no earlier branch")
+        raise ValueError(f"branch {index} has input {source}, which is not an earlier branch")
     if operation == "pyramid_pooling":
         return {"op": operation, "input": source, "grid_size": _pair(branch["grid_size"])}
     if operation != "conv":
@@ -118,7 +118,7 @@ def _read_branch(branch: dict, index: int) -> dict:
 
 
 def _pair(value: int | list[int]) -> tuple[int, int]:
-    """Height and width, each 1 or more, from a pair or from one number for both."""
+    """Returns height and width, each 1 or more, from a pair or from one number for both."""
     height, width = value if isinstance(value, list) else (value, value)
     if min(height, width) < 1:
         raise ValueError(f"{value} is below 1")

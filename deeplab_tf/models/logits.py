@@ -1,14 +1,23 @@
-"""The last convolution of every generation."""
+"""The last convolution of every version."""
 
 import keras
 
 from deeplab_tf import layers
+from deeplab_tf.errors import UserError
 
 
 def logits(
     features, num_classes: int, kernel_size: int = 1, rate: int = 1, name: str = "logits/semantic"
 ):
-    """The scores of the classes, float32 under any policy, `[B, H, W, num_classes]`."""
+    """Returns the scores of the classes, float32 under any policy, `[B, H, W, num_classes]`.
+
+    Raises:
+        UserError: If `num_classes` is not a whole number above 0.
+    """
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise UserError(
+            f"num_classes is {num_classes!r}; it must be a whole number of classes, 1 or more."
+        )
     return layers.AtrousConv2D(
         num_classes,
         kernel_size,

@@ -3,62 +3,105 @@
 Reference: arXiv:1706.05587.
 """
 
+import os
+from collections.abc import Sequence
+
+import keras
+
 from deeplab_tf.errors import UserError
-from deeplab_tf.models.aspp import aspp
-from deeplab_tf.models.dense_prediction_cell import dense_prediction_cell
+from deeplab_tf.models import assembly
+from deeplab_tf.models.encoder import encode
 from deeplab_tf.models.logits import logits
+from deeplab_tf.models.settings import EncoderSettings
+from deeplab_tf.models.settings import OutputSettings
+from deeplab_tf.models.settings import check_pyramid
+from deeplab_tf.models.settings import sort_settings
 
 
-def head(features: dict, num_classes: int, **encoder_settings):
-    """From the features of a backbone to logits at the output stride.
+def DeepLabV3(
+    backbone: str | keras.Model,
+    num_classes: int,
+    output_stride: int | None = None,
+    atrous_rates: Sequence[int] | None = None,
+    last_block: int | None = None,
+    weights: str | os.PathLike | None = None,
+    **settings,
+) -> keras.Model:
+    """Builds DeepLab v3: a backbone, then the ASPP, then the logits.
+
+    With `last_block` it is the cascade: a ResNet with copies of its last block in place of the
+    ASPP.
 
     Args:
-        features: The dict that the backbone returns.
+        backbone: A model of `deeplab_tf.backbones`, or an official name such as
+            "resnet_v1_50_beta".
         num_classes: Channels of the logits.
-        **encoder_settings: The arguments of `encode`.
+        output_stride: Input size over the size of the logits before they are resized; None for 32
+            on MobileNetV3 and 16 on all others.
+        atrous_rates: Rate of each 3x3 branch of the ASPP; `()` for none (MobileNet's light head);
+            None for 6, 12, 18 at output stride 16, in proportion at others.
+        last_block: 4 to 7 for a cascade that ends there; None for the ASPP.
+        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
+            checkpoint of the original; None for random weights.
+        **settings: The other fields of `deeplab_tf.models.EncoderSettings`, such as
+            `aspp_convs_filters`; `image_pyramid`, `merge_method` and `upsample_logits` of
+            `deeplab_tf.models.OutputSettings`; if `backbone` is a name, also the backbone's own
+            settings, such as `in_channels` and `multi_grid`. On a MobileNetV3 the defaults are
+            those of its light head.
 
     Returns:
-        float32 `[B, H / output_stride, W / output_stride, num_classes]`.
+        A `keras.Model` from pixels 0..255, uint8 or float `[B, H, W, in_channels]`, to float32
+        logits `[B, H, W, num_classes]`; with `upsample_logits=False`
+        `[B, H/output_stride, W/output_stride, num_classes]`, rounded up.
+
+    Raises:
+        UserError: If a value is wrong, or v3 or the backbone does not have a setting.
+        TypeError: If no version has a setting.
+
+    Reference: arXiv:1706.05587, sections 3.2 and 3.3.
+
+    Example:
+
+    >>> import deeplab_tf
+    >>> model = deeplab_tf.DeepLabV3("mobilenet_v2", num_classes=21, atrous_rates=())
+    >>> model.output_shape
+    (None, None, None, 21)
     """
-    return logits(encode(features["features"], **encoder_settings), num_classes)
+    settings = {**settings, "atrous_rates": atrous_rates}
+    if last_block is not None:
+        return _cascade(backbone, num_classes, output_stride, last_block, weights, settings)
+    encoder, output, backbone_settings = sort_settings(
+        "v3", backbone, settings, EncoderSettings, OutputSettings
+    )
+    check_pyramid(encoder, output)
+    trunk = assembly.start("v3", backbone, output_stride, backbone_settings)
+    x = encode(trunk.features["features"], trunk.output_stride, encoder)
+    return assembly.finish(trunk, logits(x, num_classes), output, weights)
 
 
-def cascaded_head(features: dict, num_classes: int, *, output_stride: int):
-    """From the last block of a cascade to logits at its output stride, `output_stride`.
+def _cascade(
+    backbone: str | keras.Model,
+    num_classes: int,
+    output_stride: int | None,
+    last_block: int,
+    weights: str | os.PathLike | None,
+    settings: dict,
+) -> keras.Model:
+    """Builds the cascade: the backbone has seen its rates through already.
 
     Reference: arXiv:1706.05587, section 3.2.
     """
-    del output_stride  # The cascade has seen its rates through already.
-    return logits(features["features"], num_classes)
-
-
-def encode(
-    features,
-    *,
-    output_stride: int,
-    dense_prediction_cell_json: str | None = None,
-    batch_norm_decay: float = 0.9997,
-    **aspp_settings,
-):
-    """Looks at the features in context, by the ASPP or by a dense prediction cell.
-
-    Args:
-        features: `[B, H, W, C]`, H and W at the output stride.
-        output_stride: Of the features.
-        dense_prediction_cell_json: Path of a cell's JSON, or the JSON itself; None for the ASPP.
-        batch_norm_decay: Decay of the moving statistics.
-        **aspp_settings: The other arguments of `aspp`.
-
-    Returns:
-        `[B, H, W, filters]`.
-    """
-    if not dense_prediction_cell_json:
-        return aspp(features, output_stride, batch_norm_decay=batch_norm_decay, **aspp_settings)
-    if aspp_settings:
-        raise UserError(
-            f"{', '.join(aspp_settings)} would shape the ASPP, but dense_prediction_cell_json "
-            "replaces it. Leave one of them out."
-        )
-    return dense_prediction_cell(
-        features, dense_prediction_cell_json, output_stride, batch_norm_decay
+    output, backbone_settings = sort_settings(
+        "the cascade of v3", backbone, settings, OutputSettings
     )
+    if isinstance(backbone, str):
+        backbone_settings["last_block"] = last_block
+    elif not any(
+        layer.name.startswith(f"{backbone.name}.block{last_block}.") for layer in backbone.layers
+    ):
+        raise UserError(
+            f"last_block is {last_block}, but the backbone {backbone.name} has no such block. "
+            "Give last_block to the function that builds it."
+        )
+    trunk = assembly.start("v3", backbone, output_stride, backbone_settings)
+    return assembly.finish(trunk, logits(trunk.features["features"], num_classes), output, weights)

@@ -16,11 +16,11 @@ import tensorflow as tf
 from deeplab_tf import layers
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoint_files
-from deeplab_tf.runs import checkpoint_values
 from deeplab_tf.runs import distribution
-from deeplab_tf.runs.checkpoint_values import CheckpointValues
-from deeplab_tf.runs.checkpoint_values import few
-from deeplab_tf.runs.checkpoint_values import first_line
+from deeplab_tf.weights import checkpoint_values
+from deeplab_tf.weights.checkpoint_values import CheckpointValues
+from deeplab_tf.weights.checkpoint_values import few
+from deeplab_tf.weights.checkpoint_values import first_line
 
 _KEPT = {"last": 2, "best": 1}
 

@@ -227,10 +227,10 @@ def freeze(model: keras.Model, scopes: Sequence[str]) -> None:
     Raises:
         UserError: The model has no layer with weights in such a scope.
     """
-    all_layers = _leaf_layers(model)
+    leaves = [layer for layer in layers.all_layers(model) if not layers.all_layers(layer)]
     for scope in scopes:
         prefix = layers.layer_name(scope.rstrip("/")) + "."
-        frozen = [layer for layer in all_layers if f"{layer.name}.".startswith(prefix)]
+        frozen = [layer for layer in leaves if f"{layer.name}.".startswith(prefix)]
         if not any(layer.variables for layer in frozen):
             raise UserError(
                 f"There is no scope {scope!r} to freeze in {model.name}, which is made of "
@@ -238,14 +238,6 @@ def freeze(model: keras.Model, scopes: Sequence[str]) -> None:
             )
         for layer in frozen:
             layer.trainable = False
-
-
-def _leaf_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Every layer of a model and of the models in it."""
-    nested = [
-        _leaf_layers(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers
-    ]
-    return [layer for layers_of_one in nested for layer in layers_of_one]
 
 
 def _first_scopes(model: keras.Model) -> list[str]:

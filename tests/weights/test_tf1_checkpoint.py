@@ -8,8 +8,8 @@ from PIL import Image
 import deeplab_tf
 from deeplab_tf.errors import UserError
 from deeplab_tf.layers import official_name
-from deeplab_tf.runs.tf1_checkpoint import is_backbone_checkpoint
-from deeplab_tf.runs.tf1_checkpoint import load_tf1_checkpoint
+from deeplab_tf.weights.tf1_checkpoint import is_backbone_checkpoint
+from deeplab_tf.weights.tf1_checkpoint import load_tf1_checkpoint
 
 
 def _build(num_classes=3):

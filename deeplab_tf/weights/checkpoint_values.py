@@ -21,7 +21,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from deeplab_tf.errors import UserError
-from deeplab_tf.runs import object_graph
+from deeplab_tf.weights import object_graph
 
 AVERAGE = "ExponentialMovingAverage"
 STEP = "global_step"

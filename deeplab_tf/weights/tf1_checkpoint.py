@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from deeplab_tf.errors import UserError
 from deeplab_tf.layers import official_name
-from deeplab_tf.runs import checkpoint_values
-from deeplab_tf.runs.checkpoint_values import CheckpointValues
-from deeplab_tf.runs.checkpoint_values import few
+from deeplab_tf.weights import checkpoint_values
+from deeplab_tf.weights.checkpoint_values import CheckpointValues
+from deeplab_tf.weights.checkpoint_values import few
 
 # Behind every backbone's scope; the logits of a classification network are within it.
 _HEAD = ("logits/", "aspp0/", "decoder/")

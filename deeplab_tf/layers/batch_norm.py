@@ -1,0 +1,137 @@
+"""Batch normalization as the original has it, and what is done to all of a model's."""
+
+import keras
+from keras import ops
+
+from deeplab_tf.layers.names import register
+from deeplab_tf.layers.nesting import all_layers
+
+_ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+if _ON_TENSORFLOW:
+    import tensorflow as tf
+
+
+@register
+class BatchNorm(keras.layers.BatchNormalization):
+    """Batch normalization of the last axis whose statistics follow the original's.
+
+    The moving variance follows the unbiased variance of a batch: N / (N - 1) times the variance
+    that normalizes it. `keras.layers.BatchNormalization` keeps the biased one.
+
+    Args:
+        momentum: Decay of the moving statistics: the weight of their old value in an update.
+        epsilon: Added to the variance.
+        frozen: Whether training too normalizes with the moving statistics and keeps them unchanged,
+            while gamma and beta still train (`fine_tune_batch_norm=False` of the original).
+        synchronized: Whether the replicas of a `tf.distribute` strategy share their statistics.
+        **kwargs: The other arguments of `keras.layers.BatchNormalization`.
+
+    Call arguments:
+        inputs: Float tensor `[B, H, W, C]`.
+        training: Whether to normalize with the statistics of the batch and update the moving ones.
+
+    Returns:
+        Float tensor `[B, H, W, C]`.
+
+    Reference: arXiv:1502.03167, algorithms 1 and 2.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from deeplab_tf import layers
+    >>> images = np.array([0, 2, 4, 6], "float32").reshape(1, 2, 2, 1)
+    >>> layer = layers.BatchNorm(momentum=0.9)
+    >>> _ = layer(images, training=True)
+    >>> round(float(layer.moving_variance[0]), 4)  # 0.9 * 1 + 0.1 * 20 / 3
+    1.5667
+    """
+
+    def __init__(self, momentum=0.99, epsilon=1e-3, frozen=False, synchronized=False, **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
+        self.frozen = frozen
+
+    def call(self, inputs, training=None):
+        if not training or not self.trainable or self.frozen:
+            return super().call(inputs, training=False)
+        if _ON_TENSORFLOW and not self.synchronized and inputs.dtype != tf.float64:
+            outputs, mean, unbiased_variance = self._normalize_fused(inputs)
+        else:
+            outputs, mean, unbiased_variance = self._normalize(inputs)
+        for statistic, of_batch in (
+            (self.moving_mean, mean),
+            (self.moving_variance, unbiased_variance),
+        ):
+            statistic.assign(statistic * self.momentum + of_batch * (1.0 - self.momentum))
+        return outputs
+
+    def _normalize_fused(self, inputs):
+        """Uses one kernel, which takes half the time of the separate steps on a CPU."""
+        outputs, mean, unbiased_variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=[],
+            variance=[],
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        return outputs, mean, unbiased_variance
+
+    def _normalize(self, inputs):
+        inputs = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        count = ops.cast(ops.prod(ops.shape(inputs)[:-1]), inputs.dtype)
+        if self.synchronized and (replica := tf.distribute.get_replica_context()):
+            count *= replica.num_replicas_in_sync  # Each has the same share of the batch.
+            sums = tf.stack([tf.reduce_sum(x, [0, 1, 2]) for x in (inputs, inputs**2)])
+            mean, mean_square = tf.unstack(_sum_over_replicas(replica, sums) / count)
+            variance = tf.maximum(mean_square - mean**2, 0)
+        else:
+            mean, variance = ops.moments(inputs, axes=[0, 1, 2])
+        outputs = ops.batch_normalization(
+            inputs, mean, variance, -1, self.beta, self.gamma, self.epsilon
+        )
+        unbiased_variance = variance * count / ops.maximum(count - 1, 1)
+        return ops.cast(outputs, self.compute_dtype), mean, unbiased_variance
+
+    def get_config(self):
+        return {**super().get_config(), "frozen": self.frozen}
+
+
+def _sum_over_replicas(replica, values):
+    """Sums tensors over the replicas of a `tf.distribute` strategy, with the right gradient.
+
+    TensorFlow would search the graphs of all other replicas for variables behind the sum, which
+    takes minutes for a network; it does not search behind `stop_gradient`.
+    """
+
+    @tf.custom_gradient
+    def all_reduce(values):
+        def gradient(upstream):
+            return replica.all_reduce("SUM", tf.stop_gradient(upstream))
+
+        return replica.all_reduce("SUM", tf.stop_gradient(values)), gradient
+
+    return all_reduce(values)
+
+
+def batch_norms(model: keras.Model) -> list[BatchNorm]:
+    """Returns every `BatchNorm` of a model, at any depth."""
+    return [layer for layer in all_layers(model) if isinstance(layer, BatchNorm)]
+
+
+def freeze_batch_norm(model: keras.Model) -> None:
+    """Makes every `BatchNorm` of a model use and keep its moving statistics in training too.
+
+    Call it before a training step is traced.
+    """
+    for layer in batch_norms(model):
+        layer.frozen = True
+
+
+def synchronize_batch_norm(model: keras.Model) -> None:
+    """Makes every `BatchNorm` of a model share its statistics with the other replicas.
+
+    Call it before a training step is traced.
+    """
+    for layer in batch_norms(model):
+        layer.synchronized = True

@@ -1,0 +1,60 @@
+"""What the layers made or traced inside a `with` block are meant for."""
+
+import contextlib
+import dataclasses
+
+import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphOptions:
+    """How layers are traced; see `portable_graphs`."""
+
+    portable: bool = False
+    means_by_pooling: bool = False
+
+
+_options = GraphOptions()
+
+
+def graph_options() -> GraphOptions:
+    """Returns the options that layers are traced with at the moment."""
+    return _options
+
+
+@contextlib.contextmanager
+def portable_graphs(means_by_pooling: bool = False):
+    """Traces graphs that run on any device, not only on devices like this one.
+
+    Use it around the tracing of a model for export. Outside it, inference uses the dilated
+    depthwise kernel where it works, which exists only on CPUs with oneDNN.
+
+    Args:
+        means_by_pooling: Whether to compute the mean over a map of known size as a pooling, which
+            the GPU delegate of TensorFlow Lite supports; it may not support means over axes. In 8
+            bits a pooling is less precise: its output has the scale of the map, whose largest value
+            is far above the means.
+    """
+    global _options
+    before = _options
+    _options = GraphOptions(portable=True, means_by_pooling=means_by_pooling)
+    try:
+        yield
+    finally:
+        _options = before
+
+
+@contextlib.contextmanager
+def mixed_precision(dtype: str):
+    """Makes layers created inside the block compute in `dtype`, with float32 weights.
+
+    Args:
+        dtype: "bfloat16" or "float16"; an empty string changes nothing.
+    """
+    before = keras.config.dtype_policy()
+    if dtype:
+        keras.config.set_dtype_policy(f"mixed_{dtype}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -1,0 +1,251 @@
+"""The settings of a model, in groups, and which version has which.
+
+Each field has the name and the meaning of the original's flag. A version's constructor sorts its
+keyword arguments into the groups that it has.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+
+import keras
+
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.errors import UserError
+
+MERGE_METHODS = ("max", "avg")
+# Settings of backbones; that of the whole network is in a group, too.
+_OF_BACKBONE = {"batch_norm_decay", "depth_multiplier", "in_channels", "multi_grid"}
+_ALL = {field.name for field in dataclasses.fields(ModelConfig)}
+_ALL |= _OF_BACKBONE | {"upsample_logits"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """What every version has behind its head.
+
+    Attributes:
+        image_pyramid: Scales at which the network sees its input, such as 0.5, 0.75, 1; empty for
+            the input alone.
+        merge_method: How the logits of these scales are merged: "max" or "avg".
+        upsample_logits: Whether the logits are resized to the size of the input.
+    """
+
+    image_pyramid: Sequence[float] = ()
+    merge_method: str = "max"
+    upsample_logits: bool = True
+
+    def __post_init__(self):
+        scales = tuple(self.image_pyramid)
+        if self.has_pyramid and (min(scales) <= 0 or max(scales) < 1):
+            raise UserError(
+                f"image_pyramid is {scales}; all scales must be above 0, and one must be 1 or more."
+            )
+        if len(set(scales)) != len(scales):
+            raise UserError(f"image_pyramid is {scales}; it has a scale twice.")
+        if self.merge_method not in MERGE_METHODS:
+            raise UserError(
+                f"merge_method is {self.merge_method!r}; it must be one of "
+                f"{', '.join(MERGE_METHODS)}."
+            )
+
+    @property
+    def has_pyramid(self) -> bool:
+        """Whether the network sees its input at any other scale than its own."""
+        return tuple(self.image_pyramid) not in ((), (1,))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """How v3 and v3+ see the features in context.
+
+    Attributes:
+        atrous_rates: Rate of each 3x3 branch of the ASPP; `()` for none (MobileNet's light head);
+            None for the papers' rates at the output stride.
+        add_image_level_feature: Whether the ASPP includes image pooling.
+        image_pooling_crop_size: Height and width in pixels of the input whose features image
+            pooling averages; None for the whole input.
+        image_pooling_stride: Steps between the windows of image pooling, down and across, in pixels
+            of the features.
+        image_se_uses_qsigmoid: Whether squeeze and excitation is piecewise linear.
+        aspp_with_separable_conv: Whether the 3x3 branches are atrous separable convolutions.
+        aspp_with_concat_projection: Whether the concatenated branches are projected.
+        aspp_with_squeeze_and_excitation: Whether image pooling weighs the channels of the ASPP.
+        aspp_convs_filters: Channels of every branch of the ASPP.
+        dense_prediction_cell_json: Path of the JSON of a dense prediction cell, or the JSON itself;
+            the cell replaces the ASPP.
+        batch_norm_decay: Decay of the moving statistics behind the backbone.
+    """
+
+    atrous_rates: Sequence[int] | None = None
+    add_image_level_feature: bool = True
+    image_pooling_crop_size: Sequence[int] | None = None
+    image_pooling_stride: Sequence[int] = (1, 1)
+    image_se_uses_qsigmoid: bool = False
+    aspp_with_separable_conv: bool = True
+    aspp_with_concat_projection: bool = True
+    aspp_with_squeeze_and_excitation: bool = False
+    aspp_convs_filters: int = 256
+    dense_prediction_cell_json: str | None = None
+    batch_norm_decay: float = 0.9997
+
+    def __post_init__(self):
+        check_atrous_rates(self.atrous_rates)
+        for name in ("image_pooling_crop_size", "image_pooling_stride"):
+            pair = getattr(self, name)
+            if pair is not None and (len(pair) != 2 or min(pair) < 1):
+                raise UserError(f"{name} is {tuple(pair)}; give a height and a width, 1 or more.")
+        self._check_cell()
+
+    def _check_cell(self) -> None:
+        aspp = [
+            field.name
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+            and field.name not in ("dense_prediction_cell_json", "batch_norm_decay")
+        ]
+        if self.dense_prediction_cell_json and aspp:
+            raise UserError(
+                f"{', '.join(aspp)} would shape the ASPP, but dense_prediction_cell_json replaces "
+                "it. Leave one of them out."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderSettings:
+    """How v3+ refines the encoder's features.
+
+    Attributes:
+        decoder_output_stride: Input size over decoder size; a sequence for a decoder of several
+            stages.
+        decoder_filters: Channels of the 3x3 convolutions.
+        decoder_use_separable_conv: Whether these are separable.
+        decoder_use_sum_merge: Whether low-level features are added to a single convolution of the
+            encoder's features, instead of concatenated with them before two.
+        decoder_output_is_logits: Whether the decoder ends in the logits; its convolutions are then
+            1x1, without batch norm.
+    """
+
+    decoder_output_stride: int | Sequence[int] = 4
+    decoder_filters: int = 256
+    decoder_use_separable_conv: bool = True
+    decoder_use_sum_merge: bool = False
+    decoder_output_is_logits: bool = False
+
+    def __post_init__(self):
+        is_sum_of_one_stage = self.decoder_use_sum_merge and len(self.strides) == 1
+        if self.decoder_output_is_logits and not is_sum_of_one_stage:
+            raise UserError(
+                "decoder_output_is_logits is for a decoder of one stage with "
+                "decoder_use_sum_merge: switch that on, or this off."
+            )
+
+    @property
+    def strides(self) -> list[int]:
+        """Output stride of each stage."""
+        stride = self.decoder_output_stride
+        return [stride] if isinstance(stride, int) else list(stride)
+
+
+def check_atrous_rates(atrous_rates: Sequence[int] | None) -> None:
+    """Raises a `UserError` for rates below 1."""
+    if atrous_rates and min(atrous_rates) < 1:
+        raise UserError(f"atrous_rates is {tuple(atrous_rates)}; each must be 1 or more.")
+
+
+def sort_settings(version: str, backbone: str | keras.Model, given: dict, *groups: type) -> list:
+    """Sorts settings into the groups that a version has.
+
+    Settings that are not given have the value that the backbone's paper fixes, or the group's
+    default.
+
+    Args:
+        version: What errors call the version.
+        backbone: The backbone or its official name.
+        given: Settings by name; None stands for "not given".
+        *groups: Classes of settings.
+
+    Returns:
+        An instance of each group, then a dict of the backbone's settings.
+
+    Raises:
+        UserError: If a given setting belongs to another version, unless it is switched off, or to
+            a backbone that is built already.
+        TypeError: If no version has a given setting.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    fields = {group: {field.name for field in dataclasses.fields(group)} for group in groups}
+    known = set.union(_OF_BACKBONE, *fields.values())
+    for name, value in given.items():
+        if name not in _ALL:
+            _refuse_unknown(version, name, known)
+        if name not in known:
+            if value not in (False, ()):
+                raise UserError(
+                    f"{name} is {value}, but {version} does not have this setting. Leave it out, "
+                    "or choose another version."
+                )
+        elif not isinstance(backbone, str) and not any(name in group for group in fields.values()):
+            raise UserError(
+                f"{name} is {value}, but the backbone is built already. Give {name} to the "
+                "function that builds it."
+            )
+    of_backbone = {name: value for name, value in given.items() if name in _OF_BACKBONE}
+    given = _settings_of_paper(backbone, given) | given
+    instances = [
+        group(**{name: given[name] for name in fields[group] & given.keys()}) for group in groups
+    ]
+    return [*instances, of_backbone]
+
+
+def check_pyramid(encoder: EncoderSettings, output: OutputSettings) -> None:
+    """Raises a `UserError` if an image pyramid meets windows of a fixed size."""
+    if output.has_pyramid and encoder.image_pooling_crop_size:
+        raise UserError(
+            "image_pyramid does not go with image_pooling_crop_size, whose features have another "
+            "size at each scale. Leave one of them out."
+        )
+
+
+def default_output_stride(version: str, backbone: str) -> int:
+    """Returns the output stride that the papers give a version on a backbone."""
+    if version in ("v1", "v2"):
+        return 8
+    return 32 if is_mobilenet_v3(backbone) else 16
+
+
+def _refuse_unknown(version: str, name: str, known: set[str]) -> None:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise TypeError(f"{version} got an unexpected setting {name!r}.{hint}")
+
+
+def is_mobilenet_v3(backbone: str | keras.Model) -> bool:
+    """Whether a backbone, or an official name of one, is a MobileNetV3."""
+    name = backbone if isinstance(backbone, str) else backbone.name
+    return name.lower().replace("_", "").startswith("mobilenetv3")
+
+
+def _settings_of_paper(backbone: str | keras.Model, given: dict) -> dict:
+    """Returns what the paper of a backbone fixes in the encoder and the decoder.
+
+    Reference: MobileNetV3, arXiv:1905.02244, section 6.4, with the windows of the released models.
+    """
+    if not is_mobilenet_v3(backbone):
+        return {}
+    decoder = {
+        "decoder_output_stride": 8,
+        "decoder_use_sum_merge": True,
+        "decoder_output_is_logits": True,
+    }
+    if given.get("dense_prediction_cell_json"):
+        return decoder
+    return decoder | {
+        "atrous_rates": (),
+        "image_pooling_crop_size": (769, 769),
+        "image_pooling_stride": (4, 5),
+        "image_se_uses_qsigmoid": True,
+        "aspp_convs_filters": 128,
+        "aspp_with_concat_projection": False,
+        "aspp_with_squeeze_and_excitation": True,
+    }

@@ -1,0 +1,31 @@
+"""Trained weights from checkpoints: reading them by name, and matching them with a model.
+
+tf1_checkpoint.py      fills a model from a checkpoint of the original
+checkpoint_values.py   the values of a checkpoint by the original's names, whatever wrote it
+object_graph.py        the names in checkpoints of deeplab_tf 0.1
+"""
+
+import os
+
+import keras
+
+from deeplab_tf import zoo
+
+
+def load_weights(model: keras.Model, weights: str | os.PathLike | None) -> None:
+    """Fills a new model with trained weights.
+
+    Args:
+        model: A whole model or a backbone.
+        weights: Name of released weights (`python -m deeplab_tf.zoo list`), which are downloaded if
+            necessary; or path of a TensorFlow 1 checkpoint of the original. None changes nothing.
+
+    Raises:
+        UserError: If there are no such weights, or they do not fit the model.
+    """
+    if weights is None:
+        return
+    # Needs TensorFlow, which is not loaded with Keras' other backends.
+    from deeplab_tf.weights import tf1_checkpoint
+
+    tf1_checkpoint.load_tf1_checkpoint(model, zoo.resolve(weights))
