@@ -200,7 +200,7 @@ class Step:
         strategy = tf.distribute.get_strategy()
         keras.utils.set_random_seed(7)
         self.model = train._build_model(run, strategy)
-        for layer in self.model.layers:
+        for layer in layers.all_layers(self.model):
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0
         optimizer = train_step.build_optimizer(self.model, train_config)

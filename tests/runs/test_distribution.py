@@ -29,7 +29,7 @@ def cluster(index: int, size: int) -> str:
 def trained_weights(source, folder, monkeypatch, strategy) -> dict[str, np.ndarray]:
     def without_dropout(run, strategy):
         model = build(run, strategy)
-        for layer in model.layers:
+        for layer in layers.all_layers(model):
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0  # replicas draw numbers of their own
         return model
