@@ -27,6 +27,7 @@ from deeplab_tf import command_line
 from deeplab_tf import config
 from deeplab_tf.config import OwnDataConfig
 from deeplab_tf.data import label_files
+from deeplab_tf.data import near_duplicates
 from deeplab_tf.data import own_data
 from deeplab_tf.data import records
 from deeplab_tf.data.class_lists import read_class_list
@@ -182,6 +183,7 @@ def _check(
     names: dict[str, list[str]] = collections.defaultdict(list)
     encodings: dict[str, str] = {}
     bad_samples, fine_samples = [], []
+    looks: list[tuple[str, str, near_duplicates.Look]] = []  # split, name, look
 
     for done, image in enumerate(_measure_all(source.examples(), measure_example), start=1):
         if image.split:
@@ -192,6 +194,8 @@ def _check(
         if image.encoding:
             encodings.setdefault(image.encoding, image.name)
         _find_duplicates(image, seen)
+        if image.look:
+            looks.append((image.split, image.name, image.look))
         is_new = False
         for problem in image.problems:
             counts[problem.kind] += 1
@@ -207,6 +211,10 @@ def _check(
             progress(done, max(done, total))
     if not splits:
         raise UserError(f"there is no image in {source}")
+    for detail in _near_leaks(looks):
+        counts["near_leak"] += 1
+        if len(names["near_leak"]) < findings.MAX_NAMES:
+            names["near_leak"].append(detail)
     bad_samples.sort(key=lambda sample: sample.image is None)  # there is more to see in the others
     return Report(
         str(source),
@@ -245,6 +253,16 @@ def _find_duplicates(image: MeasuredImage, seen: dict[str, dict[bytes, str]]) ->
         elif statistics.is_leak(image.split, split):
             image.add("leak", f"in {image.split}, equals {name} in {split}")
     seen.setdefault(image.split, {}).setdefault(image.digest, image.name)
+
+
+def _near_leaks(looks: list[tuple[str, str, near_duplicates.Look]]) -> Iterator[str]:
+    """Yields what images of different splits show nearly the same."""
+    for first, second, how in near_duplicates.find_alike([look for _, _, look in looks]):
+        (split, name, _), (other_split, other, _) = looks[first], looks[second]
+        if how != "equal" and statistics.is_leak(split, other_split):
+            yield f"{other}: in {other_split}, {how} to {name} in {split}".replace(
+                "mirrored to", "mirrored from"
+            )
 
 
 def _sample(image: MeasuredImage) -> Sample:

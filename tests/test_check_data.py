@@ -422,3 +422,12 @@ def test_one_image_in_two_splits_is_an_error_of_its_own(tmp_path):
             save(array, tmp_path / split / part / "a.png")
     report = check_data.check_own_data(tmp_path)
     assert the_finding(report, "leak").severity == findings.ERROR
+
+
+def test_a_mirrored_image_in_another_split_is_a_warning(folder):
+    smooth = np.kron(np.arange(12).reshape(3, 4) * 7919 % 251, np.ones((8, 8))).astype(np.uint8)
+    save(smooth, folder / "images" / "image_00.png")
+    save(smooth[:, ::-1], folder / "images" / "image_11.png")
+    finding = the_finding(check(folder), "near_leak")
+    assert finding.severity == findings.WARNING
+    assert "image_11.png: in val, mirrored from" in finding.where[0]

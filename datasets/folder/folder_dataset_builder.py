@@ -55,7 +55,9 @@ class Builder(segmentation.SegmentationBuilder):
         self._data = own_data.find_own_data(root, self.options)
         info = self._data.info
         self.info.metadata.update(
-            class_names=list(info.class_names), colors=[list(color) for color in info.colors]
+            class_names=list(info.class_names),
+            colors=[list(color) for color in info.colors],
+            notes=list(self._data.notes),  # among them how images were scaled
         )
         for note in self._data.notes:
             print(note)

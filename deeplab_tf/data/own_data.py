@@ -7,6 +7,7 @@
 fit.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import os
@@ -376,8 +377,10 @@ def _divide(data: OwnData, options: OwnDataOptions, refuse_leaks: bool) -> OwnDa
         name: list(_map_in_threads(lambda image: _see(image, data.max_pixels), images))
         for name, images in splits.items()
     }
-    looks = {name: [look for look, _ in own] for name, own in seen.items()}
-    unclear = [name for own in seen.values() for _, name in own if name]
+    looks = {name: [sight.look for sight in own] for name, own in seen.items()}
+    sights = [sight for own in seen.values() for sight in own]
+    notes += _told_scaling(sights)
+    unclear = [sight.name for sight in sights if sight.is_unclear]
     if unclear and data.format in formats.LABEL_IMAGES:
         notes.append(
             f"{counted(len(unclear), 'image')} turned by EXIF data, with label images whose size "
@@ -432,12 +435,20 @@ def _leaks(
     ]
 
 
-def _see(image: AnnotatedImage, max_pixels: int) -> tuple[near_duplicates.Look, str]:
-    """What an image looks like, and its name if its size does not tell which way it is up.
+@dataclasses.dataclass(frozen=True)
+class _Sight:
+    """What was seen of an image before it is read for a record."""
 
-    What cannot be read is like no other image, and is told when it is read for a record.
-    """
+    name: str
+    look: near_duplicates.Look
+    is_unclear: bool = False  # whether EXIF data turn it, and its size does not tell that
+    told: str = ""  # how its pixels were scaled
+
+
+def _see(image: AnnotatedImage, max_pixels: int) -> _Sight:
+    """Looks at an image; what cannot be read is like no other, and told when it is read."""
     name = str(image.image)
+    told: list[str] = []
     try:
         content = image.image.read_bytes()
         with image_files.open_image(content, name=name, max_pixels=max_pixels) as file:
@@ -448,11 +459,29 @@ def _see(image: AnnotatedImage, max_pixels: int) -> tuple[near_duplicates.Look, 
             pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_COLOR_8)
         if pixels is None:
             pixels = image_files.read_image(
-                content, name=name, max_pixels=max_pixels, tell=lambda line: None
+                content, name=name, max_pixels=max_pixels, tell=told.append
             )
     except (OSError, UserError):
-        return near_duplicates.Look(name.encode(), None), ""
-    return near_duplicates.Look.of(pixels), image.name * is_unclear
+        return _Sight(image.name, near_duplicates.Look(name.encode(), None))
+    line = told[-1].removeprefix(f"{name}: ") if told else ""
+    return _Sight(image.name, near_duplicates.Look.of(pixels), is_unclear, line)
+
+
+def _told_scaling(sights: Sequence[_Sight]) -> list[str]:
+    """Says how pixels of more than 8 bits were scaled, and whether that differs among images."""
+    scaled = [sight for sight in sights if "are read as" in sight.told]
+    if not scaled:
+        return []
+    ways = collections.Counter(sight.told.partition("are read as ")[2] for sight in scaled)
+    listed_ways = ", ".join(f"{count} as {way}" for way, count in ways.most_common())
+    differs = (
+        " They are scaled in different ways: if they are of one camera, convert them to 8 bits "
+        "yourself, all alike."
+    )
+    return [
+        f"{counted(len(scaled), 'image')} of more than 8 bits are scaled to 8: {listed_ways}, such "
+        f"as {scaled[0].name} ({scaled[0].told}).{differs * (len(ways) > 1)}"
+    ]
 
 
 def _classes(data: OwnData, images: Sequence[AnnotatedImage]) -> list[set[int]]:

@@ -95,6 +95,12 @@ KINDS = {
         ERROR, "images that are in another split too, which spoils evaluation",
         "Remove them from one of the splits.",
     ),
+    "near_leak": Kind(
+        WARNING,
+        "images that show nearly the same as one in another split (compressed again, resized, "
+        "mirrored)",
+        "Put both into one split: otherwise the figures look better than they are.",
+    ),
     "duplicate": Kind(
         WARNING, "images that are in their split more than once", "Remove all but one.",
     ),

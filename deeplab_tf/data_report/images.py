@@ -11,6 +11,7 @@ import numpy as np
 
 from deeplab_tf.data import decoding
 from deeplab_tf.data import label_files
+from deeplab_tf.data import near_duplicates
 from deeplab_tf.data import source_images
 from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.data.records import DatasetInfo
@@ -56,6 +57,7 @@ class MeasuredImage:
     problems: list[Problem] = dataclasses.field(default_factory=list)
     size: tuple[int, int] | None = None  # width and height in pixels
     digest: bytes = b""  # equal for equal pixels
+    look: near_duplicates.Look | None = None  # to find images that show nearly the same
     color_sums: np.ndarray | None = None  # of the values and of their squares, float64 [2, 3]
     encoding: str = ""  # of the label, one of `label_files.ENCODINGS`
     pixels_by_id: dict[int, int] | None = None
@@ -115,6 +117,7 @@ def measure(
                 f"states {stated_width}x{stated_height}, its image has {width}x{height} pixels",
             )
         measured.digest = hashlib.blake2b(image, digest_size=16, salt=b"%d" % width).digest()
+        measured.look = near_duplicates.Look.of(image)
         mean, deviation = (values[:, 0] for values in cv2.meanStdDev(image))
         measured.color_sums = height * width * np.stack([mean, deviation**2 + mean**2])
     if label is not None and not label.size:

@@ -199,3 +199,17 @@ def test_images_of_one_name_in_several_folders_are_kept_apart(tmp_path):
     names = [image.name for image in find(tmp_path, val_share=0).splits["train"]]
     assert sorted(names) == ["monday/a", "tuesday/a"]
     assert json.loads((tmp_path / "monday" / "a.json").read_text())["imagePath"] == "a.jpg"
+
+
+def test_images_of_more_than_8_bits_are_scaled_and_that_is_told(tmp_path):
+    write_label_images(tmp_path, [np.eye(12, 20, dtype=np.uint8)] * 2)
+    rng = np.random.default_rng(0)
+    for name in "01":
+        values = rng.integers(0, 4096, (12, 20)).astype(np.uint16)
+        values[0, 0] = 4095
+        assert cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), values)
+    notes = " ".join(find(tmp_path).notes)
+    assert "2 images of more than 8 bits are scaled to 8: 2 as 12-bit ones" in notes
+    assert "different ways" not in notes
+    assert cv2.imwrite(str(tmp_path / "images" / "1.png"), values // 8)
+    assert "different ways" in " ".join(find(tmp_path).notes)
