@@ -147,10 +147,15 @@ def main(arguments: Arguments, own_data_config: OwnDataConfig) -> None:
     options = own_data.OwnDataOptions.of(own_data_config)
     built = build(**dataclasses.asdict(arguments), own=options)
     counts = ", ".join(f"{count} {split}" for split, count in built.num_examples.items())
+    train = command_line.shell_command(
+        "deeplab_tf.train",
+        data_dir=arguments.data_dir,
+        dataset=arguments.dataset,
+        run_dir="RUN_DIR",
+    )
     print(
         f"{arguments.dataset}: {counts}, {built.info.num_classes} classes, in {built.folder}\n"
-        "Next: python -m deeplab_tf.train --flagfile=configs/EXPERIMENT.flagfile "
-        f"--data_dir={arguments.data_dir} --dataset={arguments.dataset} --run_dir=RUN_DIR"
+        f"Next: {train}"
     )
 
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab_tf import command_line
 from deeplab_tf.data import class_ids
 from deeplab_tf.data import label_files
 from deeplab_tf.data import source_images
@@ -64,6 +65,12 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         content = label_files.read_bytes(pair.image, "image")
         image = source_images.read_source_image(content, str(pair.image))
         return image, image.upright(self._read_label(pair.label))
+
+    def check_command(self, pair: Pair) -> str:
+        """Returns the command that lists all that is wrong, not only the first."""
+        return command_line.shell_command(
+            "deeplab_tf.check_data", images=pair.image.parent, labels=pair.label.parent
+        )
 
     def find_pairs(
         self, root: str | pathlib.Path | None, class_map: str | None = None

@@ -190,8 +190,7 @@ def _serialize(builder: segmentation.SegmentationBuilder, pair: segmentation.Pai
         example = builder.read_example(pair)
     except UserError as error:
         raise UserError(
-            f"{error}\nTo see everything that is wrong at once: python -m deeplab_tf.check_data "
-            f"--images={pair.image.parent} --labels={pair.label.parent}"
+            f"{error}\nTo see everything that is wrong at once: {builder.check_command(pair)}"
         ) from error
     serialized = builder.info.features.serialize_example(example)
     # TFDS leaves the keys in an order that changes from run to run; so that the same images give

@@ -344,6 +344,15 @@ def main(arguments: Arguments, own_data_config: OwnDataConfig) -> None:
         )
     print(report.to_text())
     print("written to " + ", ".join(write_report(report, arguments.output_dir)))
+    if arguments.data and report.is_fit_to_train:
+        build = command_line.shell_command(
+            "deeplab_tf.datasets.build",
+            own_data_config,
+            dataset="folder",
+            manual_dir=arguments.data,
+            data_dir="RECORDS_DIR",
+        )
+        print(f"Next: {build}")
     sys.exit(0 if report.is_fit_to_train else 1)
 
 

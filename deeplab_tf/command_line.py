@@ -21,7 +21,9 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import textwrap
 import typing
@@ -117,6 +119,25 @@ def to_arguments(*configs: settings.Config) -> list[str]:
         for setting, value in _values(config)
         if value is not None
     ]
+
+
+def shell_command(module: str, *configs: settings.Config, **more: object) -> str:
+    """Returns a command that works when it is pasted into a terminal of this platform.
+
+    Args:
+        module: The command's module, such as "deeplab_tf.train".
+        *configs: Their values are given as flags where they are not the defaults.
+        **more: Further flags; empty ones are left out.
+    """
+    given = [f"--{name}={value}" for name, value in more.items() if value not in (None, "")]
+    for config in configs:
+        given += [
+            f"--{setting.name}={setting.to_text(value)}"
+            for setting, value in _values(config)
+            if value not in (None, setting.default)
+        ]
+    words = ["python", "-m", module, *given]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def write_flagfile(path: files.Path, *configs: settings.Config) -> None:

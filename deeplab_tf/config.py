@@ -793,6 +793,7 @@ class OwnDataConfig(Config):
     )
     crowd: str = setting("ignore", "What COCO's crowd regions are.", choices=("ignore", "class"))
     line_width: int = setting(10, "Width of annotated lines.", at_least=1, unit="pixels")
+    max_image_pixels: int = max_image_pixels(2**26)
 
 
 def _check(holds: object, problem: str) -> None:

@@ -289,3 +289,12 @@ def test_a_training_that_damaged_records_stop_is_one_message_and_exit_code_1(tmp
     (message,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert message.startswith("error: 2 of 24 records are damaged")
     assert result.stderr.endswith(message + "\n")
+
+
+def test_a_command_to_paste_has_what_differs_from_the_defaults_and_is_quoted():
+    own = config.OwnDataConfig(label_suffix="_mask", classes="my classes.txt")
+    words = command_line.shell_command("deeplab_tf.check_data", own, data="a b", images=None)
+    assert words == (
+        "python -m deeplab_tf.check_data '--data=a b' --label_suffix=_mask "
+        "'--classes=my classes.txt'"
+    )

@@ -173,7 +173,7 @@ def test_a_bad_image_is_one_message_and_leaves_no_records(what, raw, tmp_path):
         build.build("folder", tmp_path / "out", raw)
     assert file in str(error.value)
     if what in ("truncated JPEG", "ids out of range", "sizes differ"):
-        assert "deeplab_tf.check_data --images=" in str(error.value)
+        assert "python -m deeplab_tf.check_data --data=" in str(error.value)
     with pytest.raises(UserError):
         records.find_records(tmp_path / "out")
 

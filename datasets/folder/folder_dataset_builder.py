@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab_tf import command_line
 from deeplab_tf.data import own_data
 from deeplab_tf.data import records
 from deeplab_tf.data import source_images
@@ -68,6 +69,12 @@ class Builder(segmentation.SegmentationBuilder):
     def fingerprint(self) -> str:
         """Tells what records are made of besides the files: version, classes, options."""
         return super().fingerprint() + repr((self.options, self._data.format))
+
+    def check_command(self, pair: segmentation.Pair) -> str:
+        """Returns the command that lists all that is wrong, not only the first."""
+        return command_line.shell_command(
+            "deeplab_tf.check_data", self.options.config(), data=self._data.root
+        )
 
     def _read(self, pair: segmentation.Pair) -> tuple[source_images.SourceImage, np.ndarray]:
         return self._data.read(pair.annotated)

@@ -93,8 +93,12 @@ def read_bytes(path: str | os.PathLike | EmbeddedImage, kind: str) -> bytes:
         raise UserError(f"{kind} {path} cannot be read: {error.strerror}") from error
 
 
-def load_label(path: str | os.PathLike) -> LabelPixels:
+def load_label(path: str | os.PathLike, max_pixels: int = image_files.MAX_PIXELS) -> LabelPixels:
     """Reads what a label file stores, to its last pixel.
+
+    Args:
+        path: The file.
+        max_pixels: Larger images are refused before they are decoded.
 
     Raises:
         UserError: It is missing, damaged, too large, or holds numbers that are not ids.
@@ -103,7 +107,7 @@ def load_label(path: str | os.PathLike) -> LabelPixels:
     if path.suffix.lower() in ARRAY_EXTENSIONS:
         return LabelPixels(_integers(label_arrays.read_array(path), path), None, "array")
     content = read_bytes(path, "label")
-    with image_files.open_image(content, name=f"label {path}") as image:
+    with image_files.open_image(content, name=f"label {path}", max_pixels=max_pixels) as image:
         try:
             image.load()
             with PIL.Image.open(io.BytesIO(content)) as again:
@@ -118,12 +122,17 @@ def load_label(path: str | os.PathLike) -> LabelPixels:
         return _pixels(image, content, path)
 
 
-def detect_encoding(paths: Sequence[str | os.PathLike], colors: Sequence[RGB] = ()) -> str:
+def detect_encoding(
+    paths: Sequence[str | os.PathLike],
+    colors: Sequence[RGB] = (),
+    max_pixels: int = image_files.MAX_PIXELS,
+) -> str:
     """Tells from some label files how all of them are encoded.
 
     Args:
         paths: The label files; a few dozen, spread evenly, are looked at.
         colors: Of the classes, for labels in colours.
+        max_pixels: Larger labels are refused before they are decoded.
 
     Returns:
         One of `ENCODINGS`, but for those that a person has to say.
@@ -135,7 +144,7 @@ def detect_encoding(paths: Sequence[str | os.PathLike], colors: Sequence[RGB] = 
     step = max(len(paths) // _NUM_PROBED, 1)
     possible: dict[pathlib.Path, tuple[str, ...]] = {}
     for path in map(pathlib.Path, paths[::step]):
-        pixels = load_label(path)
+        pixels = load_label(path, max_pixels)
         if pixels.is_lossy:
             raise _lossy(pixels, path)
         possible[path] = pixels.encodings(colors)
@@ -157,13 +166,16 @@ def read_label(
     path: str | os.PathLike,
     encoding: str | None = None,
     colors: Mapping[RGB, int] | None = None,
+    *,
+    max_pixels: int = image_files.MAX_PIXELS,
 ) -> np.ndarray:
     """Returns the class ids of a label file, int32 `[H, W]`, whatever ids these are.
 
     Args:
         path: An image, or an array: `.npy`, `.npz`, `.mat`.
         encoding: One of `ENCODINGS`; by default what the file looks like.
-        colors: The id of every colour, for labels in colours, and for masks.
+        colors: The id of every colour, for labels in colours.
+        max_pixels: Larger labels are refused before they are decoded.
 
     Raises:
         UserError: It is missing, damaged, encoded in another way, or has unknown colours.
@@ -171,7 +183,7 @@ def read_label(
     path = pathlib.Path(path)
     if encoding == "array" and path.suffix.lower() not in ARRAY_EXTENSIONS:
         label_arrays.read_array(path)  # says that it is none
-    return label_ids(load_label(path), path, encoding, colors)
+    return label_ids(load_label(path, max_pixels), path, encoding, colors)
 
 
 def label_ids(

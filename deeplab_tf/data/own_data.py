@@ -83,6 +83,21 @@ class OwnDataOptions:
             classes=config.classes,
             val_share=config.val_share,
             drawing=Options(config.unlabeled, config.crowd, config.line_width),
+            max_pixels=config.max_image_pixels,
+        )
+
+    def config(self) -> OwnDataConfig:
+        """Returns the flags that describe the options."""
+        return OwnDataConfig(
+            format=self.format,
+            label_encoding=self.label_encoding or "auto",
+            label_suffix=self.label_suffix,
+            classes=str(self.classes),
+            val_share=self.val_share,
+            unlabeled=self.drawing.unlabeled,
+            crowd=self.drawing.crowd,
+            line_width=self.drawing.line_width,
+            max_image_pixels=self.max_pixels,
         )
 
 
@@ -160,7 +175,9 @@ class OwnData:
     def read_label(self, path: pathlib.Path) -> np.ndarray:
         """Returns the class ids of a label file, as it is stored, int [H, W]."""
         ids_by_color = {color: class_id for class_id, color in enumerate(self.info.colors)}
-        return label_files.read_label(path, self.label_encoding, ids_by_color)
+        return label_files.read_label(
+            path, self.label_encoding, ids_by_color, max_pixels=self.max_pixels
+        )
 
     def _draw(self, image: AnnotatedImage, size: tuple[int, int]) -> np.ndarray:
         ids = {name: class_id for class_id, name in enumerate(self.info.class_names)}
@@ -251,8 +268,8 @@ def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> Ow
         encoding = encoding or "color_map"  # palette files have the colours of the label map, too
     paths = [image.label for image in images if image.label]
     if not encoding:
-        encoding = label_files.detect_encoding(paths, colors)
-        if encoding == "grey" and _are_black_and_white(paths):
+        encoding = label_files.detect_encoding(paths, colors, max_pixels=options.max_pixels)
+        if encoding == "grey" and _are_black_and_white(paths, options.max_pixels):
             if len(names) not in (0, 2):
                 raise UserError(
                     f"{class_list} lists {counted(len(names), 'class')}, but all labels hold 0 and "
@@ -262,7 +279,7 @@ def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> Ow
             encoding = "mask"
             notes = (*notes, _TOLD_MASKS)
     if encoding == "mask":
-        _check_masks(paths)
+        _check_masks(paths, options.max_pixels)
     if encoding == "color_map" and len(set(colors)) < len(colors):
         twice = next(color for color in colors if colors.count(color) > 1)
         raise UserError(
@@ -270,7 +287,7 @@ def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> Ow
             "tell them apart. A class without a colour gets that of its id in Pascal VOC."
         )
     if not names:
-        names, more = _numbered_names(paths, encoding)
+        names, more = _numbered_names(paths, encoding, options.max_pixels)
         notes = (*notes, *more)
         colors = records.default_colors(len(names))
     return OwnData(
@@ -286,12 +303,13 @@ def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> Ow
     )
 
 
-def _are_black_and_white(paths: Sequence[pathlib.Path]) -> bool:
+def _are_black_and_white(paths: Sequence[pathlib.Path], max_pixels: int) -> bool:
     """Whether labels hold 0 and 255 only, and 255 at all."""
     found: set[int] = set()
     for start in range(0, len(paths), _AT_ONCE):
         for ids in _map_in_threads(
-            lambda path: _ids(label_files.read_label(path, "grey")), paths[start : start + _AT_ONCE]
+            lambda path: _ids(label_files.read_label(path, "grey", max_pixels=max_pixels)),
+            paths[start : start + _AT_ONCE],
         ):
             found |= ids
         if not found <= {0, 255}:
@@ -299,10 +317,12 @@ def _are_black_and_white(paths: Sequence[pathlib.Path]) -> bool:
     return 255 in found
 
 
-def _check_masks(paths: Sequence[pathlib.Path]) -> None:
+def _check_masks(paths: Sequence[pathlib.Path], max_pixels: int) -> None:
     """Refuses masks that do not tell which of their values is background."""
     values: dict[int, pathlib.Path] = {}
-    for path, found in zip(paths, _map_in_threads(_mask_values, paths)):
+    for path, found in zip(
+        paths, _map_in_threads(lambda path: _mask_values(path, max_pixels), paths)
+    ):
         for value in found:
             values.setdefault(value, path)
     if 0 not in values and len(values) > 1:
@@ -314,15 +334,15 @@ def _check_masks(paths: Sequence[pathlib.Path]) -> None:
         )
 
 
-def _mask_values(path: pathlib.Path) -> set[int]:
-    pixels = label_files.load_label(path)
+def _mask_values(path: pathlib.Path, max_pixels: int) -> set[int]:
+    pixels = label_files.load_label(path, max_pixels)
     if pixels.is_lossy:
         return {0}
     return _ids(label_colors.encode(pixels.rgb) if pixels.values is None else pixels.values)
 
 
 def _numbered_names(
-    paths: Sequence[pathlib.Path], encoding: str
+    paths: Sequence[pathlib.Path], encoding: str, max_pixels: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names for classes of which there is no list, and notes."""
     if encoding == "mask":
@@ -330,7 +350,9 @@ def _numbered_names(
             f"No class list: the classes are called {' and '.join(MASK_CLASSES)}.",
         )
     found: set[int] = set()
-    for ids in _map_in_threads(lambda path: _ids(label_files.read_label(path, encoding)), paths):
+    for ids in _map_in_threads(
+        lambda path: _ids(label_files.read_label(path, encoding, max_pixels=max_pixels)), paths
+    ):
         found |= ids
     found.discard(records.IGNORE_LABEL)
     if not found or min(found) < 0 or max(found) >= records.IGNORE_LABEL:
