@@ -15,6 +15,7 @@ from deeplab_tf import command_line
 from deeplab_tf import settings
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.config import OwnDataConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 
@@ -292,7 +293,7 @@ def test_a_training_that_damaged_records_stop_is_one_message_and_exit_code_1(tmp
 
 
 def test_a_command_to_paste_has_what_differs_from_the_defaults_and_is_quoted():
-    own = config.OwnDataConfig(label_suffix="_mask", classes="my classes.txt")
+    own = OwnDataConfig(label_suffix="_mask", classes="my classes.txt")
     words = command_line.shell_command("deeplab_tf.check_data", own, data="a b", images=None)
     assert words == (
         "python -m deeplab_tf.check_data '--data=a b' --label_suffix=_mask "
