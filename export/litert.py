@@ -1,7 +1,7 @@
 """The packages that make `.tflite` files and look into them are used here only.
 
 TensorFlow's own converter converts graphs, and quantises them on request. The tools of
-ai-edge-litert read files; `evaluation.artefacts.TFLiteModel` runs them. In a trial on VOC and
+ai-edge-litert read files; `evaluation.artefacts.tflite` runs them. In a trial on VOC and
 CamVid images, ai-edge-quantizer kept as many labels as the converter, but its inputs and outputs
 are signed.
 """

@@ -25,7 +25,7 @@ from deeplab_tf import crf
 from deeplab_tf import layers
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation.artefacts import TFLiteModel
+from deeplab_tf.evaluation.artefacts.tflite import TFLiteModel
 from deeplab_tf.evaluation.fitting import image_fitter
 from deeplab_tf.evaluation.views import without_last_resize
 from deeplab_tf.export import config as export_config

@@ -317,7 +317,7 @@ def test_eval_reads_it_as_a_function_from_image_to_labels(run_dir, base, exporte
     image = parity.draw_images((1, 80, 61, 3), seed=3)[0]
     expected = label_of(image)
     for path in (base, exported):  # the highest version, and that version
-        label = artefacts.saved_model_label_function(str(path))(image)
+        label = artefacts.load_artefact(str(path), run.model_config, run.data_config)(image)
         assert label.dtype == np.int32 and label.shape == (80, 61)
         assert np.mean(label == expected) > 0.999
 
@@ -328,7 +328,7 @@ def test_a_folder_that_is_no_export_is_no_model_to_evaluate(tmp_path, content):
     if content:
         (tmp_path / "7/saved_model.pb").write_bytes(content)
     with pytest.raises(UserError, match=str(tmp_path)):
-        artefacts.saved_model_label_function(str(tmp_path))
+        artefacts.load_artefact(str(tmp_path), TINY_MODEL, DataConfig())
 
 
 def test_a_saved_model_of_something_else_is_no_model_to_evaluate(tmp_path):
@@ -336,7 +336,7 @@ def test_a_saved_model_of_something_else_is_no_model_to_evaluate(tmp_path):
     module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([], tf.float32)])
     tf.saved_model.save(module, str(tmp_path))
     with pytest.raises(UserError, match="not an export of deeplab_tf"):
-        artefacts.saved_model_label_function(str(tmp_path))
+        artefacts.load_artefact(str(tmp_path), TINY_MODEL, DataConfig())
 
 
 def test_an_export_that_disagrees_fails_and_is_not_left(run_dir, tmp_path, monkeypatch):
@@ -368,7 +368,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_a_server_takes(
     (left,) = entries(base)  # half an export, under a name that is no number
     assert left.startswith(".new_")
     with pytest.raises(UserError, match="is not a SavedModel"):
-        artefacts.saved_model_label_function(str(base))
+        artefacts.load_artefact(str(base), TINY_MODEL, DataConfig())
 
     def stop(*_):
         raise UserError("has begun")

@@ -1,0 +1,84 @@
+"""What a run was saved or exported to, as functions from an image to its class ids.
+
+SavedModels, `.keras` and `.tflite` files. What they return is checked, so that a damaged artefact,
+or one of another run, ends in one message and not in a wrong figure.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from deeplab_tf.config import WHOLE_IMAGES
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config import EvalConfig
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation.artefacts import answers
+from deeplab_tf.evaluation.artefacts import keras_file
+from deeplab_tf.evaluation.artefacts import saved_model
+from deeplab_tf.evaluation.artefacts import tflite
+from deeplab_tf.evaluation.fitting import image_fitter
+from deeplab_tf.evaluation.prediction import label_function
+
+
+def load_artefact(
+    path: str,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    *,
+    eval_config: EvalConfig = WHOLE_IMAGES,
+    crf_parameters: dict | None = None,
+    tell: Callable[[str], None] = print,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Loads a saved or exported model as a function from one image to its class ids.
+
+    A SavedModel is a program that does whatever its graph says: load only those that you trust.
+    `.keras` files with code in them are refused; `.tflite` files hold no code.
+
+    Args:
+        path: Folder of a SavedModel of `deeplab_tf.export`, or of its versions, of which the
+            highest is taken; a `.keras` file of a model of `deeplab_tf.build_model`; or a
+            `.tflite` file, see `tflite.TFLiteModel`.
+        model_config: The run's. A SavedModel has its own, but must have as many classes.
+        data_config: The run's. A SavedModel has its own.
+        eval_config: Scales, mirror images, windows and output stride for a `.keras` file; the
+            other artefacts have one view of an image.
+        crf_parameters: Arguments of `dense_crf`; None for no CRF.
+        tell: Called with what the artefact is, in words.
+
+    Returns:
+        A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W]. It raises
+        a `UserError` if the artefact fails or returns something else.
+
+    Raises:
+        UserError: The artefact is missing, damaged or something else; its weights are NaN or
+            infinite; or it cannot do what `eval_config` or `crf_parameters` ask for.
+    """
+    num_classes = model_config.num_classes
+    if path.endswith(".keras"):
+        tell(keras_file.describe(path))
+        label_of = label_function(
+            keras_file.load(path, num_classes),
+            model_config,
+            data_config,
+            eval_config=eval_config,
+            crf_parameters=crf_parameters,
+        )
+        return answers.checked(label_of, path, num_classes)
+    if eval_config != WHOLE_IMAGES:
+        raise UserError(
+            f"{path} has one view of an image, fixed when it was exported: leave out "
+            "--eval_scales, --add_flipped_images, --window_size and --eval_output_stride, or use "
+            "the run or its .keras file."
+        )
+    if path.endswith(".tflite"):
+        tflite.probe(path)
+        model = tflite.TFLiteModel(path)
+        tell(model.description)
+        fitter = image_fitter(model_config, data_config, model.size)
+        label_of = tflite.label_function(model, fitter, num_classes, crf_parameters)
+    else:
+        path = saved_model.newest_version(path)
+        tell(saved_model.describe(path))
+        label_of = saved_model.label_function(path, num_classes, crf_parameters)
+    return answers.checked(label_of, path, num_classes)

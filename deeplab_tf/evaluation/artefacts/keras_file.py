@@ -1,0 +1,75 @@
+"""`.keras` files of models of `deeplab_tf.build_model`."""
+
+import json
+import os
+import zipfile
+
+import keras
+
+from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation.artefacts.answers import printable
+from deeplab_tf.evaluation.artefacts.answers import reason
+from deeplab_tf.runs import checkpoints
+
+_MAX_METADATA_BYTES = 2**20
+_MAX_UNPACKED_RATIO = 4  # Keras stores weights as they are; what packs better is a bomb
+_FREE_BYTES = 64 * 2**20
+
+
+def describe(path: str) -> str:
+    """Says in words what a `.keras` file is, without loading the model.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"There is no file {path}: give a .keras file.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            with archive.open("metadata.json") as file:
+                metadata = json.loads(file.read(_MAX_METADATA_BYTES))
+        version, date = metadata["keras_version"], metadata["date_saved"]
+    except Exception as error:  # of many kinds, for all the ways in which a zip file can be damaged
+        raise _damaged(path, error) from error
+    if unpacked > _MAX_UNPACKED_RATIO * os.path.getsize(path) + _FREE_BYTES:
+        raise UserError(
+            f"{path} cannot be used: it would unpack to {unpacked / 2**20:.0f} MiB, which no file "
+            "written by Keras does."
+        )
+    return f"{path}: a file of Keras {printable(str(version))}, saved {printable(str(date))}"
+
+
+def load(path: str, num_classes: int) -> keras.Model:
+    """Loads the model; Keras refuses files with code in them.
+
+    Args:
+        path: The file.
+        num_classes: Number of classes that the model must have.
+
+    Returns:
+        A model of images of any size.
+
+    Raises:
+        UserError: The file is damaged, holds another model, or weights that are NaN or infinite.
+    """
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        raise _damaged(path, error) from error
+    takes, returns = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
+    is_of_run = takes == (None, None, None, 3) and isinstance(returns, tuple) and len(returns) == 4
+    if not is_of_run or returns[-1] != num_classes:
+        raise UserError(
+            f"{path} takes {takes} and returns {returns}, but a model of this run takes images of "
+            f"any size and returns {num_classes} classes: give a file that a model of this run was "
+            "saved in."
+        )
+    checkpoints.check_finite(model, path)
+    return model
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be used: it is damaged, or not a model of deeplab_tf ({reason(error)})."
+    )
