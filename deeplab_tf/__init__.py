@@ -1,26 +1,82 @@
-"""DeepLab v1, v2, v3 and v3+ for TensorFlow and Keras 3."""
+"""DeepLab v1, v2, v3 and v3+ for TensorFlow and Keras 3.
+
+Models, from pixels 0..255 to logits:
+
+    DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus   a constructor for each version
+    build_model(version, backbone, num_classes)      any version, by name
+    load_model(path)                                 a trained model: a run dir or a .keras file
+
+Their parts:
+
+    backbones                                        Xception65, ResNetV1_50, MobileNetV2, ...
+    build_backbone(name)                             any backbone, by its official name
+    layers                                           ASPP, AtrousSeparableConv2D, AtrousConv2D, ...
+
+Weights of the original:
+
+    load_tf1_checkpoint(model, path)                 fills a model from a TensorFlow 1 checkpoint
+
+The fully-connected CRF:
+
+    dense_crf(image, probabilities)                  refines the scores of an image
+    unary_from_labels(labels, num_classes)           scores of a label map, to refine it
+
+Errors:
+
+    UserError                                        says what was wrong and what to do about it
+
+Commands: `python -m deeplab_tf.train`, `eval`, `predict`, `describe`, `check_data`, `zoo`,
+`import_checkpoint`, `tune_crf`, `supervise`, `data_service`, `datasets.build`, `export.savedmodel`,
+`export.tflite`, `export.onnx`; each explains itself with `--help`.
+"""
 
 import importlib
 import os
 
+from deeplab_tf.keras_registration import register_with_keras
+
 __version__ = "0.1.0"
+__all__ = [
+    "DeepLabV1",
+    "DeepLabV2",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "UserError",
+    "__version__",
+    "backbones",
+    "build_backbone",
+    "build_model",
+    "dense_crf",
+    "layers",
+    "load_model",
+    "load_tf1_checkpoint",
+    "unary_from_labels",
+]
 
-# TensorFlow's start-up notes about the machine hide what a command has to say.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-# Public name -> module that defines it. Loaded on first use, so that importing the package is free.
+# Name -> module that defines it. Loaded on first use, so that importing the package is free.
 _PUBLIC = {
-    "build_model": "deeplab_tf.models",
-    "build_backbone": "deeplab_tf.backbones",
-    "load_tf1_checkpoint": "deeplab_tf.weights.tf1_checkpoint",
-    "dense_crf": "deeplab_tf.crf",
-    "unary_from_labels": "deeplab_tf.crf",
+    "DeepLabV1": "deeplab_tf.models",
+    "DeepLabV2": "deeplab_tf.models",
+    "DeepLabV3": "deeplab_tf.models",
+    "DeepLabV3Plus": "deeplab_tf.models",
     "UserError": "deeplab_tf.errors",
+    "build_backbone": "deeplab_tf.backbones",
+    "build_model": "deeplab_tf.models",
+    "dense_crf": "deeplab_tf.crf",
+    "load_model": "deeplab_tf.runs.saved_models",
+    "load_tf1_checkpoint": "deeplab_tf.weights.tf1_checkpoint",
+    "unary_from_labels": "deeplab_tf.crf",
 }
-__all__ = ["__version__", *_PUBLIC]
+_MODULES = ("backbones", "layers")
+
+# TensorFlow's start-up messages about the machine hide what a command has to say.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+register_with_keras()
 
 
 def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"deeplab_tf.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'deeplab_tf' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -122,7 +122,7 @@ class Description:
         return "\n".join(lines)
 
 
-def describe(model: keras.Model, input_size: tuple[int, int], batch_size: int) -> Description:
+def describe(model: keras.Model, input_size: Sequence[int], batch_size: int) -> Description:
     """Lists the layers of a model and what they cost at an input size.
 
     Multiply-adds are those of convolutions: each weight of a kernel counts once for each pixel of
@@ -162,7 +162,8 @@ def describe(model: keras.Model, input_size: tuple[int, int], batch_size: int) -
     >>> round(describe(model, (513, 513), batch_size=16).total.multiply_adds / 1e9, 2)
     2.74
     """
-    input_shape = (*input_size, model.input.shape[-1])
+    height, width = input_size
+    input_shape = (height, width, model.input.shape[-1])
     image = keras.KerasTensor((1, *input_shape))
     rows, outputs = _run(model, image, batch_size)
     gradients = 4 * _size(model.trainable_variables)
@@ -373,7 +374,8 @@ def _part(scope: str, model_name: str) -> str:
     """Returns the part of a scope: `xception_65/entry_flow/block1`, `aspp1` or `decoder`."""
     separable = "_depthwise|_pointwise"
     pattern = rf"({model_name}/)?((entry|middle|exit)_flow/)?.+?(?={separable}|/|$)"
-    return re.match(pattern, scope).group()
+    match = re.match(pattern, scope)
+    return match[0] if match else scope
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -8,6 +8,13 @@ class UserError(ValueError):
     """Something the user gave is wrong; the message says what, where, and what to do.
 
     The commands print the message without a traceback and exit with 1.
+
+    Example:
+
+    >>> import deeplab_tf
+    >>> deeplab_tf.build_model("v5", "mobilenet_v2", num_classes=21)
+    Traceback (most recent call last):
+    deeplab_tf.errors.UserError: version is 'v5'; it must be one of v1, v2, v3, v3plus.
     """
 
 

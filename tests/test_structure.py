@@ -13,6 +13,7 @@ PACKAGE = REPOSITORY / "deeplab_tf"
 # From the vocabulary down; a room may import from those before it. Commands come last.
 ROOMS = (
     "errors",
+    "keras_registration",
     "settings",
     "config",
     "files",

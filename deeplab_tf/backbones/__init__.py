@@ -11,6 +11,7 @@ rates behind the output stride.
 """
 
 import inspect
+from collections.abc import Callable
 
 import keras
 
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 # Official name -> function.
-BACKBONES = {
+BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilenet_v3_large_seg": MobileNetV3LargeSeg,
     "mobilenet_v3_small_seg": MobileNetV3SmallSeg,
     "mobilenet_v2": MobileNetV2,

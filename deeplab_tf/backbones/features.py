@@ -2,6 +2,7 @@
 
 import keras
 
+from deeplab_tf.weights import Weights
 from deeplab_tf.weights import load_weights
 
 
@@ -26,7 +27,7 @@ class Features:
         if stride is not None and stride <= self._output_stride:
             self._by_name[f"stride_{stride}"] = x
 
-    def to_model(self, image, features, scope: str, weights: str | None) -> keras.Model:
+    def to_model(self, image, features, scope: str, weights: Weights) -> keras.Model:
         """Makes the backbone.
 
         Args:

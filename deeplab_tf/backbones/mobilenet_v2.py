@@ -3,8 +3,6 @@
 Reference: MobileNetV2, arXiv:1801.04381, table 2.
 """
 
-import os
-
 import keras
 
 from deeplab_tf import layers
@@ -13,6 +11,7 @@ from deeplab_tf.backbones.atrous import check_output_stride
 from deeplab_tf.backbones.atrous import strides_and_rates
 from deeplab_tf.backbones.features import Features
 from deeplab_tf.errors import UserError
+from deeplab_tf.weights import Weights
 
 # Expansion, filters, units, stride of the first unit; table 2.
 _BOTTLENECKS = (
@@ -33,7 +32,7 @@ def MobileNetV2(
     depth_multiplier: float = 1.0,
     in_channels: int = 3,
     batch_norm_decay: float = 0.997,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     """Builds MobileNetV2 up to its last bottleneck.
 

@@ -3,8 +3,6 @@
 Reference: MobileNetV3, arXiv:1905.02244, tables 1 and 2, section 6.4.
 """
 
-import os
-
 import keras
 
 from deeplab_tf import layers
@@ -14,6 +12,7 @@ from deeplab_tf.backbones.atrous import strides_and_rates
 from deeplab_tf.backbones.features import Features
 from deeplab_tf.backbones.mobilenet_v2 import check_depth_multiplier
 from deeplab_tf.backbones.mobilenet_v2 import make_divisible
+from deeplab_tf.weights import Weights
 
 # Bottlenecks: kernel size, expanded filters, filters, squeeze and excite, activation, stride.
 _LARGE = (
@@ -60,7 +59,7 @@ def MobileNetV3LargeSeg(
     depth_multiplier: float = 1.0,
     in_channels: int = 3,
     batch_norm_decay: float = 0.997,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     return _mobilenet_v3(
         "mobilenet_v3_large_seg",
@@ -77,7 +76,7 @@ def MobileNetV3SmallSeg(
     depth_multiplier: float = 1.0,
     in_channels: int = 3,
     batch_norm_decay: float = 0.997,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     return _mobilenet_v3(
         "mobilenet_v3_small_seg",
@@ -130,7 +129,7 @@ def _mobilenet_v3(
     depth_multiplier: float,
     in_channels: int,
     batch_norm_decay: float,
-    weights: str | os.PathLike | None,
+    weights: Weights,
 ) -> keras.Model:
     check_output_stride(output_stride)
     check_depth_multiplier(depth_multiplier)

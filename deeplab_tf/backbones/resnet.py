@@ -3,7 +3,6 @@
 References: ResNet, arXiv:1512.03385, table 1; DeepLabv3, arXiv:1706.05587, sections 3.1 and 3.2.
 """
 
-import os
 from collections.abc import Sequence
 
 import keras
@@ -15,6 +14,7 @@ from deeplab_tf.backbones.atrous import check_output_stride
 from deeplab_tf.backbones.atrous import strides_and_rates
 from deeplab_tf.backbones.features import Features
 from deeplab_tf.errors import UserError
+from deeplab_tf.weights import Weights
 
 # Units of block1 to block4; table 1.
 _UNITS = {"resnet_v1_50": (3, 4, 6, 3), "resnet_v1_101": (3, 4, 23, 3)}
@@ -27,7 +27,7 @@ def ResNetV1_50(
     last_block: int = 4,
     in_channels: int = 3,
     batch_norm_decay: float = 0.95,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     return _resnet(
         "resnet_v1_50",
@@ -46,7 +46,7 @@ def ResNetV1_101(
     last_block: int = 4,
     in_channels: int = 3,
     batch_norm_decay: float = 0.95,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     return _resnet(
         "resnet_v1_101",
@@ -65,7 +65,7 @@ def ResNetV1_50Beta(
     last_block: int = 4,
     in_channels: int = 3,
     batch_norm_decay: float = 0.95,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     return _resnet(
         "resnet_v1_50_beta",
@@ -84,7 +84,7 @@ def ResNetV1_101Beta(
     last_block: int = 4,
     in_channels: int = 3,
     batch_norm_decay: float = 0.95,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     return _resnet(
         "resnet_v1_101_beta",
@@ -142,7 +142,7 @@ def _resnet(
     last_block: int,
     in_channels: int,
     batch_norm_decay: float,
-    weights: str | os.PathLike | None,
+    weights: Weights,
 ) -> keras.Model:
     check_output_stride(output_stride)
     check_multi_grid(multi_grid)

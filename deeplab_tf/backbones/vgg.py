@@ -3,8 +3,6 @@
 References: VGG, arXiv:1409.1556, table 1, column D; DeepLab, arXiv:1412.7062, section 3.1.
 """
 
-import os
-
 import keras
 
 from deeplab_tf import layers
@@ -12,6 +10,7 @@ from deeplab_tf.backbones import pixels
 from deeplab_tf.backbones.atrous import check_output_stride
 from deeplab_tf.backbones.atrous import strides_and_rates
 from deeplab_tf.backbones.features import Features
+from deeplab_tf.weights import Weights
 
 # Blocks: convolutions, filters; a pooling of stride 2 follows each.
 _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -22,7 +21,7 @@ _DECODER_STRIDES = {3: 4, 4: 8, 5: 16}
 def VGG16(
     output_stride: int = 16,
     in_channels: int = 3,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     """Builds VGG-16 up to its last pooling.
 

@@ -4,7 +4,6 @@ Reference: DeepLabv3+, arXiv:1802.02611, section 3.2 and figure 4.
 """
 
 import functools
-import os
 from collections.abc import Sequence
 
 import keras
@@ -15,6 +14,7 @@ from deeplab_tf.backbones.atrous import check_multi_grid
 from deeplab_tf.backbones.atrous import check_output_stride
 from deeplab_tf.backbones.atrous import strides_and_rates
 from deeplab_tf.backbones.features import Features
+from deeplab_tf.weights import Weights
 
 # Blocks: scope, filters of a unit's three separable convolutions, units, stride.
 _ENTRY_FLOW = (
@@ -50,7 +50,7 @@ def Xception41(
     multi_grid: Sequence[int] = (1, 1, 1),
     in_channels: int = 3,
     batch_norm_decay: float = 0.9997,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     return _xception(
         "xception_41", output_stride, multi_grid, in_channels, batch_norm_decay, weights
@@ -62,7 +62,7 @@ def Xception65(
     multi_grid: Sequence[int] = (1, 1, 1),
     in_channels: int = 3,
     batch_norm_decay: float = 0.9997,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     return _xception(
         "xception_65", output_stride, multi_grid, in_channels, batch_norm_decay, weights
@@ -74,7 +74,7 @@ def Xception71(
     multi_grid: Sequence[int] = (1, 1, 1),
     in_channels: int = 3,
     batch_norm_decay: float = 0.9997,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
 ) -> keras.Model:
     return _xception(
         "xception_71", output_stride, multi_grid, in_channels, batch_norm_decay, weights
@@ -119,7 +119,7 @@ def _xception(
     multi_grid: Sequence[int],
     in_channels: int,
     batch_norm_decay: float,
-    weights: str | os.PathLike | None,
+    weights: Weights,
 ) -> keras.Model:
     check_output_stride(output_stride)
     check_multi_grid(multi_grid)

@@ -100,6 +100,17 @@ def dense_crf(
             deviation is out of range.
 
     Reference: arXiv:1210.5644, sections 2 and 3.
+
+    Example:
+
+    >>> import deeplab_tf
+    >>> import numpy as np
+    >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>> labels = np.zeros((8, 8), np.uint8)
+    >>> labels[4, 4] = 1  # a single pixel in a map of another class
+    >>> probabilities = deeplab_tf.unary_from_labels(labels, num_classes=2, certainty=0.6)
+    >>> int(deeplab_tf.dense_crf(image, probabilities)[4, 4].argmax())
+    0
     """
     image, probabilities = np.asarray(image), np.asarray(probabilities)
     check_sizes(image, probabilities.shape)
@@ -162,6 +173,15 @@ def unary_from_labels(
 
     Raises:
         UserError: The certainty or a label is out of range.
+
+    Example:
+
+    >>> import deeplab_tf
+    >>> import numpy as np
+    >>> labels = np.array([[1, 255]], np.uint8)
+    >>> deeplab_tf.unary_from_labels(labels, num_classes=2, certainty=0.75)
+    array([[[0.25, 0.75],
+            [0.5 , 0.5 ]]], dtype=float32)
     """
     labels = np.asarray(labels)
     if num_classes < 2:

@@ -19,6 +19,13 @@ def h_swish(x):
         Float tensor of the same shape.
 
     Reference: MobileNetV3, arXiv:1905.02244, section 5.2.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from deeplab_tf import layers
+    >>> layers.h_swish(np.array([-3, 0, 3], "float32")).numpy()
+    array([-0.,  0.,  3.], dtype=float32)
     """
     return x * ops.relu6(x + 3) * (1 / 6)
 
@@ -36,5 +43,12 @@ def q_sigmoid(x):
         Float tensor of the same shape.
 
     Reference: MobileNetV3, arXiv:1905.02244, section 5.2.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from deeplab_tf import layers
+    >>> layers.q_sigmoid(np.array([-3, 0, 3], "float32")).numpy()
+    array([0.     , 0.50001, 1.00002], dtype=float32)
     """
     return ops.relu6(x + 3) * 0.16667

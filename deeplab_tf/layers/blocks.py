@@ -153,4 +153,5 @@ class Chain(keras.layers.Layer):
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     """Returns a number down and one across, from one for both or from such a pair."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width

@@ -6,7 +6,7 @@ EncoderSettings, DecoderSettings, OutputSettings  the settings that they share
 """
 
 import dataclasses
-import os
+from collections.abc import Callable
 
 import keras
 
@@ -23,6 +23,7 @@ from deeplab_tf.models.v1 import DeepLabV1
 from deeplab_tf.models.v2 import DeepLabV2
 from deeplab_tf.models.v3 import DeepLabV3
 from deeplab_tf.models.v3plus import DeepLabV3Plus
+from deeplab_tf.weights import Weights
 
 __all__ = [
     "VERSIONS",
@@ -40,7 +41,12 @@ __all__ = [
     "with_logits_of_every_scale",
 ]
 
-VERSIONS = {"v1": DeepLabV1, "v2": DeepLabV2, "v3": DeepLabV3, "v3plus": DeepLabV3Plus}
+VERSIONS: dict[str, Callable[..., keras.Model]] = {
+    "v1": DeepLabV1,
+    "v2": DeepLabV2,
+    "v3": DeepLabV3,
+    "v3plus": DeepLabV3Plus,
+}
 
 
 def build_model(
@@ -48,7 +54,7 @@ def build_model(
     backbone: str | keras.Model,
     num_classes: int,
     output_stride: int | None = None,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
     **settings,
 ) -> keras.Model:
     """Builds a DeepLab of any version.

@@ -1,7 +1,6 @@
 """What all versions share: a backbone in front of the head, and the logits' way to the output."""
 
 import dataclasses
-import os
 
 import keras
 
@@ -12,6 +11,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.models import pyramid
 from deeplab_tf.models.settings import OutputSettings
 from deeplab_tf.models.settings import default_output_stride
+from deeplab_tf.weights import Weights
 from deeplab_tf.weights import load_weights
 
 
@@ -64,9 +64,7 @@ def start(
     return Trunk(f"deeplab_{version}_{name}", image, backbone, backbone(image), output_stride)
 
 
-def finish(
-    trunk: Trunk, logits, output: OutputSettings, weights: str | os.PathLike | None
-) -> keras.Model:
+def finish(trunk: Trunk, logits, output: OutputSettings, weights: Weights) -> keras.Model:
     """Makes the model from an image to its logits.
 
     Args:

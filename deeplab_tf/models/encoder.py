@@ -1,11 +1,13 @@
 """How v3 and v3+ see the features in context: by the ASPP, its light form or a cell."""
 
+from typing import Any
+
 from deeplab_tf import layers
 from deeplab_tf.models.dense_prediction_cell import dense_prediction_cell
 from deeplab_tf.models.settings import EncoderSettings
 
 
-def aspp_rates(output_stride: int) -> tuple[int, int, int]:
+def aspp_rates(output_stride: int) -> tuple[int, ...]:
     """Returns the atrous rates that the papers tie to an output stride: 6, 12, 18 at 16.
 
     Reference: DeepLabv3, arXiv:1706.05587, section 3.3: doubled at output stride 8.
@@ -33,7 +35,7 @@ def encode(features, output_stride: int, settings: EncoderSettings):
             output_stride,
             settings.batch_norm_decay,
         )
-    shared = {
+    shared: dict[str, Any] = {
         "filters": settings.aspp_convs_filters,
         "pool_size": _pool_size(settings, output_stride),
         "gate": layers.q_sigmoid if settings.image_se_uses_qsigmoid else "sigmoid",
@@ -70,4 +72,6 @@ def _is_lite(settings: EncoderSettings) -> bool:
 def _pool_size(settings: EncoderSettings, output_stride: int) -> list[int] | None:
     """Returns the height and width of image pooling's window in pixels of the features."""
     crop_size = settings.image_pooling_crop_size
-    return crop_size and [layers.size_at_stride(side, output_stride) for side in crop_size]
+    if crop_size is None:
+        return None
+    return [layers.size_at_stride(side, output_stride) for side in crop_size]

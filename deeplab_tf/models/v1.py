@@ -5,7 +5,6 @@ Its fully-connected CRF is applied at prediction: `deeplab_tf.dense_crf`.
 Reference: arXiv:1412.7062.
 """
 
-import os
 from collections.abc import Sequence
 
 import keras
@@ -17,6 +16,7 @@ from deeplab_tf.models.logits import logits
 from deeplab_tf.models.settings import OutputSettings
 from deeplab_tf.models.settings import check_atrous_rates
 from deeplab_tf.models.settings import sort_settings
+from deeplab_tf.weights import Weights
 
 
 def DeepLabV1(
@@ -26,7 +26,7 @@ def DeepLabV1(
     atrous_rates: Sequence[int] | None = None,
     fc6_kernel_size: int | None = None,
     fc_filters: int | None = None,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
     **settings,
 ) -> keras.Model:
     """Builds DeepLab v1: a backbone, then VGG's fc6 and fc7 as convolutions, then the logits.

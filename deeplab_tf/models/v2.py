@@ -3,7 +3,6 @@
 Reference: arXiv:1606.00915.
 """
 
-import os
 from collections.abc import Sequence
 
 import keras
@@ -14,6 +13,7 @@ from deeplab_tf.models.settings import OutputSettings
 from deeplab_tf.models.settings import check_atrous_rates
 from deeplab_tf.models.settings import sort_settings
 from deeplab_tf.models.v1 import fully_connected
+from deeplab_tf.weights import Weights
 
 _VGG_FILTERS = 1024  # section 4.1.2
 
@@ -24,7 +24,7 @@ def DeepLabV2(
     output_stride: int | None = None,
     atrous_rates: Sequence[int] | None = None,
     fc_filters: int | None = None,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
     **settings,
 ) -> keras.Model:
     """Builds DeepLab v2: a backbone, then a classifier at each rate, then their sum.

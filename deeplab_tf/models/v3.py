@@ -3,7 +3,6 @@
 Reference: arXiv:1706.05587.
 """
 
-import os
 from collections.abc import Sequence
 
 import keras
@@ -16,6 +15,7 @@ from deeplab_tf.models.settings import EncoderSettings
 from deeplab_tf.models.settings import OutputSettings
 from deeplab_tf.models.settings import check_pyramid
 from deeplab_tf.models.settings import sort_settings
+from deeplab_tf.weights import Weights
 
 
 def DeepLabV3(
@@ -24,7 +24,7 @@ def DeepLabV3(
     output_stride: int | None = None,
     atrous_rates: Sequence[int] | None = None,
     last_block: int | None = None,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
     **settings,
 ) -> keras.Model:
     """Builds DeepLab v3: a backbone, then the ASPP, then the logits.
@@ -84,7 +84,7 @@ def _cascade(
     num_classes: int,
     output_stride: int | None,
     last_block: int,
-    weights: str | os.PathLike | None,
+    weights: Weights,
     settings: dict,
 ) -> keras.Model:
     """Builds the cascade: the backbone has seen its rates through already.

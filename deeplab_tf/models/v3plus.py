@@ -3,7 +3,6 @@
 Reference: arXiv:1802.02611.
 """
 
-import os
 from collections.abc import Sequence
 
 import keras
@@ -16,6 +15,7 @@ from deeplab_tf.models.settings import EncoderSettings
 from deeplab_tf.models.settings import OutputSettings
 from deeplab_tf.models.settings import check_pyramid
 from deeplab_tf.models.settings import sort_settings
+from deeplab_tf.weights import Weights
 
 
 def DeepLabV3Plus(
@@ -24,7 +24,7 @@ def DeepLabV3Plus(
     output_stride: int | None = None,
     atrous_rates: Sequence[int] | None = None,
     decoder_output_stride: int | Sequence[int] | None = None,
-    weights: str | os.PathLike | None = None,
+    weights: Weights = None,
     **settings,
 ) -> keras.Model:
     """Builds DeepLab v3+: a backbone, then the ASPP, then a decoder, then the logits.

@@ -11,8 +11,10 @@ import keras
 
 from deeplab_tf import zoo
 
+Weights = str | os.PathLike | None
 
-def load_weights(model: keras.Model, weights: str | os.PathLike | None) -> None:
+
+def load_weights(model: keras.Model, weights: Weights) -> None:
     """Fills a new model with trained weights.
 
     Args:

@@ -51,22 +51,37 @@ class ImportReport:
 def load_tf1_checkpoint(
     model: keras.Model, path: str | os.PathLike, skip_mismatched: bool = False
 ) -> ImportReport:
-    """Fills a model with the weights of an original checkpoint; all is checked before any is set.
+    """Fills a model with the weights of a TensorFlow 1 checkpoint of the original.
 
-    A model for images of other than three channels gets the first convolution of the checkpoint
-    spread over its channels, such that it sees in grey images what the original does.
+    Everything is checked before any variable is set. In a model for images of other than three
+    channels, the first convolution of the checkpoint is spread over the channels so that grey
+    images give the same results as in the original.
 
     Args:
         model: A whole model, or a backbone alone (`model.get_layer("MobilenetV2")`).
-        path: Prefix of the checkpoint (`.../model.ckpt`), or the folder it is in.
-        skip_mismatched: Leave variables as they are that the checkpoint lacks, or has in another
-            shape.
+        path: Prefix of the checkpoint (`.../model.ckpt`), or its folder.
+        skip_mismatched: Whether to leave variables unchanged that the checkpoint lacks or has in
+            another shape.
 
     Returns:
-        What was loaded, skipped and not used.
+        A report with the names of the variables that were loaded, skipped and not used.
 
     Raises:
-        UserError: If there is no checkpoint, or if it does not fit the model.
+        UserError: If there is no checkpoint, or it does not fit the model.
+
+    Reference: the checkpoints of
+    https://github.com/tensorflow/models/blob/master/research/deeplab/g3doc/model_zoo.md.
+
+    Example:
+
+    >>> import deeplab_tf
+    >>> from deeplab_tf.weights import checkpoint_values
+    >>> model = deeplab_tf.DeepLabV3("mobilenet_v2", num_classes=3, atrous_rates=())
+    >>> names = {deeplab_tf.layers.official_name(weight): weight for weight in model.weights}
+    >>> checkpoint_values.write("model.ckpt", names)
+    >>> report = deeplab_tf.load_tf1_checkpoint(model, "model.ckpt")
+    >>> len(report.loaded) == len(model.weights), report.skipped, report.unused
+    (True, [], [])
     """
     values = _open(path)
     return _fill(model, values.prefix, values.shapes, values.read, skip_mismatched)

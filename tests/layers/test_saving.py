@@ -48,3 +48,12 @@ def test_a_layer_whose_dtype_is_a_policy_survives_saving(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert [layer.dtype_policy.name for layer in loaded.layers[1:]] == ["mixed_bfloat16"] * 2
+
+
+def test_files_of_the_first_version_find_their_classes():
+    names = (
+        *("AtrousConv2D", "AtrousDepthwiseConv2D", "AtrousMaxPool2D", "BatchNorm", "ImagePooling"),
+        *("ResizeLike", "ScaleImage", "h_swish", "q_sigmoid"),
+    )
+    for name in names:
+        assert keras.saving.get_registered_object(f"deeplab_tf>{name}") is getattr(layers, name)
