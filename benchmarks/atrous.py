@@ -115,7 +115,7 @@ def main() -> None:
         for (form, phase, rate, shape), ratio in faster.items()
         if form == "dense" and phase == "training" and rate in SUMMARY_RATES
     ]
-    slowest = min(faster, key=faster.get)
+    slowest = min(faster, key=faster.__getitem__)
     parts.append(
         f"least of all {faster[slowest]:.2f} ({slowest[0]} {slowest[1]}, rate {slowest[2]}), "
         f"where the control reads {min(controls):.2f} to {max(controls):.2f}"

@@ -131,7 +131,7 @@ def peak_memory() -> int:
     """Returns the peak of this process' resident memory in MiB, TensorFlow's own included."""
     # Not getrusage: a child's figure begins with its parent's.
     status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) // 1024
 
 
 def in_own_process(function: str, *arguments) -> dict | None:

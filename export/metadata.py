@@ -210,15 +210,15 @@ def _write(builder: flatbuffers.Builder, value) -> int:
             builder.PrependUOffsetTRelative(offset)
         return builder.EndVector()
     # Only numbers lie in the table itself; flatbuffers are written from the leaves up.
-    offsets = {
+    places = {
         number: _write(builder, field)
         for number, field in value.items()
         if not isinstance(field, np.generic)
     }
     builder.StartObject(max(value) + 1)
     for number, field in value.items():
-        if number in offsets:
-            builder.PrependUOffsetTRelativeSlot(number, offsets[number], 0)
+        if number in places:
+            builder.PrependUOffsetTRelativeSlot(number, places[number], 0)
         else:
             prepend = {
                 np.int8: builder.PrependInt8Slot,

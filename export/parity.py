@@ -254,7 +254,7 @@ def _difference_problem(parity: Parity, limits: Limits) -> str:
 
 
 def _miou_problem(parity: Parity, limits: Limits) -> str:
-    if parity.miou_keras is None:
+    if parity.miou_keras is None or parity.miou_artefact is None:
         return ""
     drop = parity.miou_keras - parity.miou_artefact
     if drop <= limits.max_miou_drop:

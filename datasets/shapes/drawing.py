@@ -173,16 +173,15 @@ def _color(rng: np.random.Generator, form: str, others: list[np.ndarray]) -> np.
         hues, saturations = (0.0, 360.0), GROUND_SATURATION
     else:
         hues, saturations = HUES[form], OBJECT_SATURATION
-    best, best_distance = None, -1.0
+    candidates = []
     for _ in range(50):
         hsv = (rng.uniform(*hues) % 360.0, rng.uniform(*saturations), rng.uniform(0.4, 0.95))
         color = 255.0 * cv2.cvtColor(np.array([[hsv]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
-        distance = min([np.linalg.norm(color - other) for other in others], default=np.inf)
+        distance = min((float(np.linalg.norm(color - other)) for other in others), default=np.inf)
         if distance >= MIN_CONTRAST:
             return color
-        if distance > best_distance:
-            best, best_distance = color, distance
-    return best
+        candidates.append((distance, color))
+    return max(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def _pattern(rng: np.random.Generator, color: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -28,7 +28,7 @@ class Look:
     def of(cls, image: np.ndarray) -> "Look":
         """Reduces an image, uint8 [H, W, 3] or [H, W]."""
         digest = hashlib.blake2b(
-            np.ascontiguousarray(image), digest_size=16, salt=b"%d" % image.shape[1]
+            np.ascontiguousarray(image).data, digest_size=16, salt=b"%d" % image.shape[1]
         ).digest()
         grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         square = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -54,10 +54,11 @@ def find_alike(looks: Sequence[Look]) -> list[tuple[int, int, str]]:
         first = first_by_digest.setdefault(look.digest, index)
         if first != index:
             pairs[first, index] = "equal"
-    indices = [index for index, look in enumerate(looks) if look.square is not None]
+    by_index = {index: look.square for index, look in enumerate(looks) if look.square is not None}
+    indices = list(by_index)
     if not indices:
         return sorted((*pair, how) for pair, how in pairs.items())
-    squares = np.stack([looks[index].square for index in indices])  # [N, 256]
+    squares = np.stack(list(by_index.values()))  # [N, 256]
     images = squares.reshape(-1, _SIDE, _SIDE)
     versions = {
         "nearly equal": images,

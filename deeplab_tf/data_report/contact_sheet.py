@@ -78,8 +78,8 @@ def _cell(
             image = overlays.overlay(image, sample.label, colors)
         scale = min(_WIDTH / image.shape[1], _HEIGHT / image.shape[0])
         size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-        image = Image.fromarray(image).resize(size, Image.Resampling.BOX)
-        canvas.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
+        scaled = Image.fromarray(image).resize((size[0], size[1]), Image.Resampling.BOX)
+        canvas.paste(scaled, ((width - size[0]) // 2, (height - size[1]) // 2))
     for number, line in enumerate(caption):
         place = (_FRAME, height + number * _LINE_HEIGHT + _LINE_HEIGHT // 2)
         color = _RED if number else palettes.INK

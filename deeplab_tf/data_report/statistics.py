@@ -103,7 +103,7 @@ class SplitStatistics:
         Returns:
             Height and width in pixels, and why; None without images.
         """
-        if not self.sizes:
+        if self.median_size is None:
             return None
         width, height = self.median_size
         upright = sum(1 for w, h in self._each_size() if h > w) / self.sizes.total()
@@ -114,12 +114,12 @@ class SplitStatistics:
             reason = (
                 f"square, for images upright and lying, about their median longer side, {width}"
             )
-        wanted = [
+        height, width = (
             OUTPUT_STRIDE * math.ceil((side - 1) / OUTPUT_STRIDE) + 1 for side in (height, width)
-        ]
-        if max(wanted) > LARGEST_CROP:
+        )
+        if max(height, width) > LARGEST_CROP:
             reason += f"; no side above {LARGEST_CROP}, for memory's sake"
-        return tuple(min(side, LARGEST_CROP) for side in wanted), reason
+        return (min(height, LARGEST_CROP), min(width, LARGEST_CROP)), reason
 
     def _each_size(self) -> list[tuple[int, int]]:
         return list(self.sizes.elements())

@@ -122,7 +122,8 @@ class ImageFitter:
         """The sizes that an image is resized to, one after the other."""
         sizes = []
         if self.resize_range is not None:
-            own_size = transforms.resize_to_range_size(*tf.unstack(own_size), *self.resize_range)
+            height, width = tf.unstack(own_size)
+            own_size = transforms.resize_to_range_size(height, width, *self.resize_range)
             sizes.append(own_size)
         if self.size is not None:
             sizes.append(self._size_within(own_size))

@@ -182,7 +182,7 @@ class _Reader:
             parents.add(str(category.get("supercategory")))
             color = category.get("color")
             if isinstance(color, list) and len(color) == 3 and set(color) <= set(range(256)):
-                self.colors.setdefault(name, tuple(map(int, color)))
+                self.colors.setdefault(name, (int(color[0]), int(color[1]), int(color[2])))
             if category.get("supercategory") == "none":
                 self._unused.add(name)
         self._unused &= parents
@@ -191,7 +191,7 @@ class _Reader:
     def _instance(
         self, annotation: dict, categories: dict, path: pathlib.Path, where: str
     ) -> list[Shape]:
-        label = _label(annotation, categories, path, where)
+        label: str | None = _label(annotation, categories, path, where)
         segmentation = annotation.get("segmentation")
         if not segmentation or segmentation == [[]]:
             self._counts["empty"] += 1
@@ -216,7 +216,7 @@ class _Reader:
             raise UserError(f"{path}, {where}: there is no label image {name} in {folder}.")
         drawn = []
         for segment in field(annotation, "segments_info", list, path, where):
-            label = _label(segment, categories, path, where)
+            label: str | None = _label(segment, categories, path, where)
             if segment.get("iscrowd"):
                 self._counts["crowd"] += 1
                 label = None if self._options.crowd == "ignore" else label

@@ -129,7 +129,7 @@ class _Reader:
                 path,
                 tuple(shape for _, shape in drawn),
                 split or self._listing.split_of(file),
-                None if math.nan in size or any(map(math.isnan, size)) else tuple(map(int, size)),
+                None if any(map(math.isnan, size)) else (int(size[0]), int(size[1])),
             )
         )
 
@@ -157,11 +157,15 @@ def _geometry(element: ElementTree.Element, line_width: int) -> shapes.Geometry 
     if kind == "polyline":
         return shapes.Drawing("linestrip", _points(element, 2), line_width)
     if kind == "box":
-        corners = [_number(element, key) for key in ("xtl", "ytl", "xbr", "ybr")]
-        return shapes.rectangle(*corners, rotation=_number(element, "rotation", 0))
+        left, top, right, bottom = (_number(element, key) for key in ("xtl", "ytl", "xbr", "ybr"))
+        rotation = _number(element, "rotation", 0)
+        return shapes.rectangle(left, top, right, bottom, rotation)
     if kind == "ellipse":
-        values = [_number(element, key) for key in ("cx", "cy", "rx", "ry")]
-        return shapes.ellipse(*values, rotation=_number(element, "rotation", 0))
+        center_x, center_y, radius_x, radius_y = (
+            _number(element, key) for key in ("cx", "cy", "rx", "ry")
+        )
+        rotation = _number(element, "rotation", 0)
+        return shapes.ellipse(center_x, center_y, radius_x, radius_y, rotation)
     if kind == "mask":
         counts = [int(count) for count in element.get("rle", "").split(",")]
         left, top, width, height = (

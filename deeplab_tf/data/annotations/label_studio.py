@@ -88,7 +88,7 @@ def read(listing: Listing, options: Options) -> Annotations:
         )
     if counts["other"]:
         notes.append(f"{counted(counts['other'], 'region')} without an area left out.")
-    labels = sorted({shape.label for image in images for shape in image.shapes})
+    labels = sorted({shape.label for image in images for shape in image.shapes if shape.label})
     return collect(labels, images, options, notes=notes)
 
 

@@ -101,7 +101,7 @@ def _annotation_files(listing: Listing) -> list[pathlib.Path]:
 
 
 def _labels(listing: Listing, images: list[AnnotatedImage]) -> list[str]:
-    used = {shape.label for image in images for shape in image.shapes} - {None}
+    used = {shape.label for image in images for shape in image.shapes if shape.label is not None}
     for name in _LABEL_LISTS:
         path = listing.root / name
         if path not in listing.files:
@@ -153,6 +153,7 @@ def _shape(
         )
     counts["line"] += kind in ("line", "linestrip")
     low, high = _NUM_POINTS[kind]
+    geometry: shapes.Geometry
     try:
         points = shapes.to_points(field(shape, "points", list, path, where), minimum=low)
         if high and len(points) > high:

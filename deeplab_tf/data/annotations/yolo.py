@@ -178,7 +178,7 @@ def _double(names: list[str]) -> str:
 
 
 def _num_classes(images: list[AnnotatedImage]) -> int:
-    used = [shape.label for image in images for shape in image.shapes]
+    used = [shape.label for image in images for shape in image.shapes if shape.label]
     return 1 + max((int(label.removeprefix("class_")) for label in used), default=-1)
 
 
