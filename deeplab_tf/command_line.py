@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import gc
 import inspect
+import io
 import json
 import os
 import re
@@ -55,6 +56,9 @@ def run(main: Callable[..., None]) -> None:
 
     A `UserError` is printed as one message, with exit code 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may not fit its encoding
+            stream.reconfigure(errors="backslashreplace")
     config_classes = configs_of(main)
     for config_class in config_classes:
         define_flags(config_class)

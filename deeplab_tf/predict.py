@@ -48,7 +48,7 @@ _Predict = Callable[[np.ndarray], predictions.Prediction]  # of an image, uint8 
 
 def predict(
     run_dir: str,
-    images: str,
+    images: str | Sequence[str],
     output_dir: str,
     *,
     inference: Inference = BEST_CHECKPOINT,
@@ -58,8 +58,8 @@ def predict(
 
     Args:
         run_dir: Folder of a trained or imported run.
-        images: A file, a folder, a glob (`**` looks into folders) or the index of a camera; or
-            several of them, separated by commas.
+        images: A file, a folder, a glob (`**` looks into folders) or the index of a camera, or
+            several of them.
         output_dir: Folder to write to; made if it is missing.
         inference: Weights, views and CRF; by default the best checkpoint on whole images.
         predict_config: What else is written, and how much of a video is labelled.
@@ -214,7 +214,7 @@ def main(
 ) -> None:
     predict(
         arguments.run_dir,
-        ",".join(arguments.images),
+        arguments.images,
         arguments.output_dir,
         inference=Inference(arguments.checkpoint, arguments.model, eval_config, crf_config),
         predict_config=predict_config,

@@ -392,7 +392,7 @@ class _Answer:
 
 def label_images(
     client: Client,
-    images: str,
+    images: str | Sequence[str],
     output_dir: str,
     palette: str | None = None,
     batch_size: int = 1,
@@ -401,7 +401,7 @@ def label_images(
 
     Args:
         client: The server.
-        images: A file, a folder or a glob; or several of them, separated by commas.
+        images: A file, a folder or a glob, or several of them.
         output_dir: Folder to write to, other than those of the images; made if missing.
         palette: `palette.json` of the export, which names the classes if `labels.txt` lies beside
             it; by default classes have numbers and VOC's colours.
@@ -598,7 +598,7 @@ def main(arguments: Arguments) -> None:
     ) as client:
         label_images(
             client,
-            ",".join(arguments.images),
+            arguments.images,
             arguments.output_dir,
             palette=arguments.palette,
             batch_size=arguments.batch_size,

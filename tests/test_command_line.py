@@ -32,6 +32,22 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+def test_names_of_files_that_the_terminal_cannot_show_are_printed_all_the_same(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from deeplab_tf import command_line\n"
+        "def main() -> None: print('photo \\udcff \\u00e4.png')\n"
+        "command_line.run(main)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert result.stdout == "photo \\udcff \\xe4.png\n" and result.returncode == 0
+
+
 @pytest.mark.parametrize(
     "model_config",
     [

@@ -81,23 +81,23 @@ def is_litter(path: str | os.PathLike) -> bool:
 
 
 def find_images(
-    images: str,
+    images: str | Sequence[str],
     endings: Sequence[str] = ENDINGS,
     is_other_source: Callable[[str], bool] = lambda name: False,
 ) -> list[str]:
     """Returns the files that `--images` stands for, sorted.
 
-    From a folder those with one of the endings are taken, and a line is printed that counts the
+    The files of a folder that have one of the endings are taken; a line is printed that counts the
     others. `~` is the home folder.
 
     Args:
-        images: A file, a folder, a glob (`**` looks into folders), or several with commas between.
+        images: A file, a folder or a glob (`**` looks into folders), or several of them.
         endings: Endings of the files that are taken from a folder, in lower case.
         is_other_source: Whether a name that is not a file, such as the index of a camera, is to be
             returned as it is.
 
     Raises:
-        UserError: There is none, or one of several stands for none.
+        UserError: There are none, or one of several names stands for none.
     """
 
     def find(name: str) -> list[str]:
@@ -111,16 +111,13 @@ def find_images(
         paths = glob.glob(path, recursive=True)
         return [path for path in paths if os.path.isfile(path) and not is_litter(path)]
 
-    # As a whole first: a comma may belong to the name of a file or a folder.
-    found = find(images)
-    for part in [] if found or "," not in images else images.split(","):
-        paths = find(part.strip())
+    found = set()
+    for name in [images] if isinstance(images, str) else images:
+        paths = find(name)
         if not paths:
-            raise _nothing_found(part.strip(), endings)
-        found += paths
-    if not found:
-        raise _nothing_found(images, endings)
-    return sorted(set(found))
+            raise _nothing_found(name, endings)
+        found.update(paths)
+    return sorted(found)
 
 
 def read_image(
@@ -205,8 +202,8 @@ def check_size(width: int, height: int, *, name: str, max_pixels: int = MAX_PIXE
     """
     if width * height > max_pixels:
         raise ImageFileError(
-            f"{name} has {width}x{height} pixels, which is more than the limit of {max_pixels}. "
-            f"If that is its true size, raise the limit with {MAX_PIXELS_FLAG}={width * height}."
+            f"{name} has {width}x{height} pixels, which is more than the limit of {max_pixels}. If "
+            f"that is its true size, raise the limit with {MAX_PIXELS_FLAG}={width * height}."
         )
 
 

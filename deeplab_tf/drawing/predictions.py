@@ -9,6 +9,7 @@ overview.png        the first images together
 import collections
 import contextlib
 import dataclasses
+import errno
 import functools
 import itertools
 import os
@@ -23,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf import files
+from deeplab_tf.data import image_files
 from deeplab_tf.drawing import overlays
 from deeplab_tf.drawing import palettes
 from deeplab_tf.drawing import panels
@@ -151,7 +153,7 @@ class PredictionWriter:
         progress = _FrameProgress(-(-reader.num_frames // every_nth_frame), max_frames)
         first = None
         with files.draft_folder(self.output_dir) as folder:
-            draft = os.path.join(folder, f"{name}{OVERLAY}")
+            draft = os.path.join(folder, "draft")  # the name of a file may not be UTF-8
             with (
                 video.Writer(draft, rate, reader.height, reader.width) as writer,
                 _ended_by_ctrl_c(reader.is_camera),
@@ -165,8 +167,9 @@ class PredictionWriter:
                     progress.add_frame()
             if first is None:  # Ctrl-C before the first frame was labelled
                 raise KeyboardInterrupt
-            video.Reader(writer.path)  # OpenCV does not tell of a full disk
-            path = os.path.join(self.output_dir, os.path.basename(writer.path))
+            _check_readable(writer.path)
+            ending = os.path.splitext(writer.path)[1]
+            path = os.path.join(self.output_dir, f"{name}{OVERLAY}{ending}")
             os.replace(writer.path, path)
         progress.finish()
         self._add_to_overview(*first)
@@ -221,6 +224,14 @@ class _FrameProgress:
 
     def _speed(self, now: float) -> str:
         return f"{self._done / max(now - self._started, 1e-9):.2f} frames/s"
+
+
+def _check_readable(path: str) -> None:
+    """Raises an OSError if a video that was written cannot be read: OpenCV itself says nothing."""
+    try:
+        video.Reader(path)
+    except image_files.ImageFileError as error:
+        raise OSError(errno.EIO, "what was written is not a video; the disk may be full") from error
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -27,14 +28,14 @@ def is_video(source: str) -> bool:
     return camera_index(source) is not None or source.lower().endswith(VIDEO_ENDINGS)
 
 
-def find_sources(images: str) -> list[str]:
+def find_sources(images: str | Sequence[str]) -> list[str]:
     """Returns what `--images` stands for: the indices of cameras, then images and videos, sorted.
 
     Args:
-        images: A file, a folder, a glob or the index of a camera; or several with commas between.
+        images: A file, a folder, a glob or the index of a camera, or several of them.
 
     Raises:
-        UserError: There is none, or one of several stands for none.
+        UserError: There are none, or one of several names stands for none.
     """
     found = image_files.find_images(
         images,
@@ -67,6 +68,7 @@ class Reader:
         """
         index = camera_index(source)
         self.is_camera = index is not None
+        _check_name(source)
         with image_files.quiet_opencv():  # which prints every way in which it finds no camera
             if index is None:
                 self._capture = cv2.VideoCapture(source)
@@ -127,7 +129,9 @@ class Writer:
 
         Raises:
             UserError: None of the formats can be written.
+            ImageFileError: The path is not UTF-8.
         """
+        _check_name(stem)
         self.num_frames = 0
         self._frames_per_second = frames_per_second
         self._last = np.zeros(0, np.uint8)  # no frame yet
@@ -170,3 +174,13 @@ class Writer:
     def _write(self, frame: np.ndarray) -> None:
         self._writer.write(frame)
         self.num_frames += 1
+
+
+def _check_name(path: str) -> None:
+    """Refuses a path at which OpenCV would crash."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise image_files.ImageFileError(
+            f"{path}: the name of a video must be UTF-8: rename the file or its folder."
+        ) from error

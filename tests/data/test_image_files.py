@@ -31,7 +31,9 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, list[str]]:
     return image_files.read_image(str(path), tell=told.append), told
 
 
-@pytest.mark.parametrize("images", ["nowhere/*.jpg", "nowhere/a.jpg", ".", "notes.txt,nowhere/a"])
+@pytest.mark.parametrize(
+    "images", ["nowhere/*.jpg", "nowhere/a.jpg", ".", ("notes.txt", "nowhere/a")]
+)
 def test_no_image_is_an_error_that_names_the_flag(tmp_path, monkeypatch, images):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("no image")

@@ -1,5 +1,6 @@
 """Videos and cameras: found, read, written frame by frame."""
 
+import os
 import pathlib
 
 import cv2
@@ -47,14 +48,15 @@ class Camera:
         self.frames = None
 
 
-def test_files_folders_globs_and_cameras_can_be_mixed_with_commas(tmp_path, monkeypatch):
+def test_files_folders_globs_and_cameras_can_be_mixed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a, b").mkdir()
     for name in ("1.JPG", "2.mp4", "notes.txt"):
         (tmp_path / "a, b" / name).touch()
     (tmp_path / "3.png").touch()
     assert video.find_sources("a, b") == ["a, b/1.JPG", "a, b/2.mp4"]
-    assert video.find_sources("3.png, *.png,7,a*/1.*") == ["7", "3.png", "a, b/1.JPG"]
+    several = ("3.png", "*.png", "7", "a*/1.*")
+    assert video.find_sources(several) == ["7", "3.png", "a, b/1.JPG"]
     (tmp_path / "7").touch()
     assert video.camera_index("7") is None  # it is a file now
 
@@ -89,6 +91,30 @@ def test_what_is_not_a_camera_or_a_video_is_named(tmp_path):
     (tmp_path / "notes.mp4").write_text("not a video")
     with pytest.raises(image_files.ImageFileError, match=r"notes\.mp4 is not a video"):
         video.Reader(str(tmp_path / "notes.mp4"))
+
+
+def test_a_video_that_could_not_be_written_to_its_end_is_an_error(tmp_path, monkeypatch):
+    draw_video(tmp_path / "clip.mp4", plain_frames(2))
+    writer = predictions.PredictionWriter(str(tmp_path / "out"), NAMES, COLORS)
+    reader = video.Reader(str(tmp_path / "clip.mp4"))
+    # As on a full disk: OpenCV says nothing, and the file is cut.
+    leave = video.Writer.__exit__
+
+    def leave_and_cut(self, *error):
+        leave(self, *error)
+        os.truncate(self.path, 20)
+
+    monkeypatch.setattr(video.Writer, "__exit__", leave_and_cut)
+    with pytest.raises(OSError, match="the disk may be full"):
+        writer.write_video("clip", reader, labels_of_ones)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_name_at_which_opencv_would_crash_is_refused(tmp_path):
+    name = os.fsdecode(b"\xff.mp4")
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(image_files.ImageFileError, match="must be UTF-8: rename"):
+        video.Reader(str(tmp_path / name))
 
 
 def test_a_frame_stays_until_the_time_of_the_next(tmp_path):
