@@ -39,6 +39,7 @@ from absl import logging
 
 from deeplab_tf import files
 from deeplab_tf import settings
+from deeplab_tf import start_up
 from deeplab_tf.errors import UserError
 
 _HELP_FLAGS = ("help", "helpshort", "helpfull", "h", "?")
@@ -51,10 +52,15 @@ _FLAGFILE_HELP = (
 _COMMENTS = ("#", "//")
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None], starts_tensorflow: bool = True) -> None:
     """Runs a command: calls `main` with the configs that its parameters are annotated with.
 
     A `UserError` is printed as one message, with exit code 1.
+
+    Args:
+        main: The command; what takes long to import, it imports itself, so that `--help` and wrong
+            flags are answered at once.
+        starts_tensorflow: Whether TensorFlow is started before, without its notes on stderr.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may not fit its encoding
@@ -64,9 +70,7 @@ def run(main: Callable[..., None]) -> None:
         define_flags(config_class)
 
     def run_main(_) -> None:
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # TensorFlow logs every variable that it saves
-        outcome = _outcome(lambda: main(*map(read_flags, config_classes)))
+        outcome = _outcome(main, config_classes, starts_tensorflow)
         # An input pipeline whose threads still call Python when it shuts down makes it abort. What
         # an error's frames held is free by now; this frees what is left of it.
         gc.collect()
@@ -364,10 +368,19 @@ def _quoted(text: str) -> str:
     return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
-def _outcome(main: Callable[[], None]) -> str | int | None:
+def _outcome(
+    main: Callable[..., None],
+    config_classes: Sequence[type[settings.Config]],
+    starts_tensorflow: bool,
+) -> str | int | None:
     """Calls `main`; returns what `sys.exit` takes."""
     try:
-        main()
+        configs = list(map(read_flags, config_classes))
+        if starts_tensorflow:
+            start_up.start_tensorflow()
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # TensorFlow logs every variable that it saves
+        main(*configs)
     except UserError as error:
         return f"error: {error}"
     except KeyboardInterrupt:

@@ -234,4 +234,4 @@ def main(
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, starts_tensorflow=False)

@@ -606,4 +606,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, starts_tensorflow=False)

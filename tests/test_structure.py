@@ -17,6 +17,7 @@ ROOMS = (
     "settings",
     "config",
     "files",
+    "start_up",
     "fast",
     "command_line",
     "zoo",
