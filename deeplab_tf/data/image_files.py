@@ -301,6 +301,8 @@ def _decode_deep(content: bytes, name: str, max_pixels: int) -> np.ndarray | Non
     if not is_deep:
         return None
     check_size(width, height, name=name, max_pixels=max_pixels)
+    if content.startswith(_PNG):
+        _check_chunks(content, name)
     # Both turn the image upright: the first by a PNG's EXIF data, the second by a TIFF's tag.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     if content.startswith(_TIFF):
@@ -323,6 +325,15 @@ def quiet_opencv() -> Iterator[None]:
         yield
     finally:
         cv2.utils.logging.setLogLevel(level)
+
+
+def _check_chunks(png: bytes, name: str) -> None:
+    """Checks that every chunk of a PNG ends within the file: OpenCV allocates what it states."""
+    position = len(_PNG)
+    while position < len(png):
+        position += 12 + int.from_bytes(png[position : position + 4], "big")
+    if position > len(png):
+        raise ImageFileError(f"{name} is cut off or damaged: replace it.")
 
 
 def _tiff_tags(content: bytes) -> PIL.TiffImagePlugin.ImageFileDirectory_v2:
@@ -350,30 +361,34 @@ def _decode(content: bytes, name: str, max_pixels: int, tell: Callable[[str], No
 
 
 def _to_8_bits(pixels: np.ndarray, name: str, tell: Callable[[str], None]) -> np.ndarray:
-    """Scales pixels of more bits by the rules above; uint8 of the same shape."""
+    """Scales pixels of more than 8 bits by the rules above; uint8 of the same shape."""
     if pixels.dtype == np.uint8:
         return pixels
     low, high = pixels.min(), pixels.max()
-    if pixels.dtype.kind == "f":
-        scale = _scale_of_floats(low, high)
-    elif pixels.dtype == np.uint16:
-        bits = next(bits for bits in _BITS if high < 2**bits)
-        scale = 255 / (2**bits - 1)
-        if bits < 16:
-            tell(f"{name}: 16-bit values {low}..{high} are read as {bits}-bit ones")
-    else:
-        scale = 1.0 if low >= 0 and high <= 255 else None
+    scale, remark = _scale(pixels.dtype, low, high)
     if scale is None:
         raise ImageFileError(
             f"{name} holds {pixels.dtype} values {low:g}..{high:g}, and it is not clear which of "
             "them are black and white: scale them to 8 bits, 0..255."
         )
-    if pixels.dtype == np.uint16:
-        table = np.round(np.arange(2**16) * scale).clip(0, 255).astype(np.uint8)
-        return table[pixels]
-    told = "0..1" if scale == 255 else "0..255"
-    tell(f"{name}: {pixels.dtype} values {low:g}..{high:g} are read as ones of {told}")
-    return np.round(pixels * np.float32(scale)).clip(0, 255).astype(np.uint8)
+    if remark:
+        tell(f"{name}: {pixels.dtype} values {low:g}..{high:g} are read as {remark}")
+    scaled = np.empty(pixels.shape, np.uint8)
+    for row, scaled_row in zip(pixels, scaled):  # a copy of all in floats would be large
+        scaled_row[:] = np.round(row * np.float32(scale)).clip(0, 255)
+    return scaled
+
+
+def _scale(dtype: np.dtype, low: float, high: float) -> tuple[float | None, str]:
+    """What pixels are multiplied by, or None if that is not clear; and what is told of it."""
+    if dtype == np.uint16:
+        bits = next(bits for bits in _BITS if high < 2**bits)
+        return 255 / (2**bits - 1), "" if bits == 16 else f"ones of {bits} bits"
+    if dtype.kind == "f":
+        scale = _scale_of_floats(low, high)
+    else:
+        scale = 1.0 if low >= 0 and high <= 255 else None
+    return scale, "ones of 0..1" if scale == 255 else "ones of 0..255"
 
 
 def _scale_of_floats(low: float, high: float) -> float | None:
