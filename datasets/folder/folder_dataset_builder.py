@@ -77,6 +77,7 @@ class Builder(segmentation.SegmentationBuilder):
         )
 
     def _read(self, pair: segmentation.Pair) -> tuple[source_images.SourceImage, np.ndarray]:
+        assert isinstance(pair, OwnPair)
         return self._data.read(pair.annotated)
 
 

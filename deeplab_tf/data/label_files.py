@@ -61,6 +61,13 @@ class LabelPixels:
     kind: str
     is_lossy: bool = False
 
+    def colors(self) -> np.ndarray:
+        """Returns the colours, uint8 [H, W, 3]; grey ones of an image of one channel."""
+        if self.rgb is not None:
+            return self.rgb
+        assert self.values is not None
+        return np.repeat(self.values.clip(0, 255).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+
     def encodings(self, colors: Mapping[RGB, int] | Sequence[RGB]) -> tuple[str, ...]:
         """Returns the encodings that the file may have, the likeliest first."""
         if self.kind == "array":
@@ -71,7 +78,7 @@ class LabelPixels:
             return ("grey", "palette")
         is_grey = self.values is not None  # three equal channels
         known = set(label_colors.encode(np.array(list(colors) or [(-1, 0, 0)])).tolist())
-        found = set(np.unique(label_colors.encode(self.rgb)).tolist())
+        found = set(np.unique(label_colors.encode(self.colors())).tolist())
         if not is_grey:
             return ("color_map",)
         return ("color_map", "grey", "palette") if found <= known else ("grey", "palette")
@@ -144,12 +151,19 @@ def detect_encoding(
     step = max(len(paths) // _NUM_PROBED, 1)
     possible: dict[pathlib.Path, tuple[str, ...]] = {}
     for path in map(pathlib.Path, paths[::step]):
-        pixels = load_label(path, max_pixels)
+        try:
+            pixels = load_label(path, max_pixels)
+        except DataProblem:  # of a damaged file, which is told when it is read
+            if len(paths) == 1:
+                raise
+            continue
         if pixels.is_lossy:
             raise _lossy(pixels, path)
         possible[path] = pixels.encodings(colors)
         if possible[path] == ("color_map",) and not colors:
             raise _colors_unknown(pixels, path)
+    if not possible:
+        load_label(paths[0], max_pixels)
     common = set.intersection(*map(set, possible.values()))
     for encoding in ("color_map", "grey", "palette", "array"):
         if encoding in common:
@@ -332,11 +346,10 @@ def _integers(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
 
 
 def _rgb(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
-    if pixels.rgb is not None:
-        return pixels.rgb
-    if pixels.values is None or pixels.values.max() > 255 or pixels.values.min() < 0:
+    values = pixels.values
+    if pixels.rgb is None and values is not None and (values.max() > 255 or values.min() < 0):
         raise UserError(f"label {path} has no colours: say by --label_encoding how it holds ids")
-    return np.repeat(pixels.values.astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+    return pixels.colors()
 
 
 def _mask(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
@@ -351,7 +364,7 @@ def _mask(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
             )
         return (rgb > 127).astype(np.int32)
     is_color = pixels.values is None
-    values = label_colors.encode(_rgb(pixels, path)) if is_color else pixels.values
+    values = label_colors.encode(pixels.colors()) if pixels.values is None else pixels.values
     found = np.unique(values).tolist()
     if len(found) > 2:
         shown = [label_colors.decode(value) if is_color else value for value in found[:5]]
@@ -364,7 +377,7 @@ def _mask(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
     if is_color:
         found.sort(key=lambda value: (sum(label_colors.decode(value)), value))
     background = found[0] if len(found) == 2 else 0
-    return (values != background).astype(np.int32)
+    return np.where(values != background, 1, 0).astype(np.int32)
 
 
 def _lossy(pixels: LabelPixels, path: pathlib.Path) -> DataProblem:

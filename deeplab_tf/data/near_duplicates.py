@@ -54,11 +54,11 @@ def find_alike(looks: Sequence[Look]) -> list[tuple[int, int, str]]:
         first = first_by_digest.setdefault(look.digest, index)
         if first != index:
             pairs[first, index] = "equal"
-    by_index = {index: look.square for index, look in enumerate(looks) if look.square is not None}
-    indices = list(by_index)
+    found = [(index, look.square) for index, look in enumerate(looks) if look.square is not None]
+    indices = [index for index, _ in found]
     if not indices:
         return sorted((*pair, how) for pair, how in pairs.items())
-    squares = np.stack(list(by_index.values()))  # [N, 256]
+    squares = np.stack([square for _, square in found])  # [N, 256]
     images = squares.reshape(-1, _SIDE, _SIDE)
     versions = {
         "nearly equal": images,

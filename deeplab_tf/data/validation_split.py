@@ -8,14 +8,12 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Collection
+from collections.abc import Iterable
 from collections.abc import Sequence
 
 from deeplab_tf.data import near_duplicates
 from deeplab_tf.data.wording import counted
 from deeplab_tf.errors import UserError
-
-# Of all images; a larger group of images that look alike is a fixed camera, not copies.
-_MAX_GROUP_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +47,13 @@ def divide(
             f"There is {counted(len(names), 'image')}, which cannot be divided into train and "
             "val. Add images, or give --val_share=0 to train without validation."
         )
-    groups, notes = _groups(looks)
+    num_val = min(max(num_val, 1), len(names) - 1)
+    groups, notes = _groups(looks, num_val)
     if len(groups) < 2:
         raise UserError(
             f"All {len(names)} images show the same, so validation would measure what was trained "
             "on. Give --val_share=0 to train without validation."
         )
-    num_val = min(max(num_val, 1), len(names) - 1)
     chosen = _choose(groups, names, classes, num_val)
     notes.append(
         f"There is no split for validation: {len(chosen)} of {len(names)} images, chosen by their "
@@ -64,11 +62,13 @@ def divide(
     return Division(tuple(index in chosen for index in range(len(names))), tuple(notes))
 
 
-def _groups(looks: Sequence[near_duplicates.Look]) -> tuple[list[list[int]], list[str]]:
+def _groups(
+    looks: Sequence[near_duplicates.Look], num_val: int
+) -> tuple[list[list[int]], list[str]]:
     """Images that have to stay together, and notes."""
     pairs = near_duplicates.find_alike(looks)
     groups = near_duplicates.groups(len(looks), pairs)
-    if max(map(len, groups)) > _MAX_GROUP_SHARE * len(looks):
+    if len(looks) - max(map(len, groups)) < num_val:  # too few are left beside the largest group
         equal = [pair for pair in pairs if pair[2] == "equal"]
         note = (
             f"{max(map(len, groups))} images look alike, as those of a fixed camera do: only equal "
@@ -96,54 +96,66 @@ def _choose(
     Classes come one after the other, the rarest first; of each, groups are taken in a random order
     that their names decide, until validation has its share.
     """
-    share = num_val / len(names)
     order = sorted(groups, key=lambda group: _hash(min(names[index] for index in group)))
-    classes_of = [set().union(*(classes[index] for index in group)) for group in order]
-    holders = collections.Counter(c for held in classes_of for c in held)
-    chosen: set[int] = set()  # of `order`
-    num_chosen = 0
-
-    def take(place: int) -> None:
-        nonlocal num_chosen
-        chosen.add(place)
-        num_chosen += len(order[place])
-
-    for class_id, count in sorted(holders.items(), key=lambda item: (item[1], item[0])):
-        if count < 2:
-            continue  # train needs the only one
-        wanted = max(1, round(share * count))
-        for place in range(len(order)):
-            have = sum(class_id in classes_of[other] for other in chosen)
-            if have >= wanted or num_chosen >= num_val:
-                break
-            if place in chosen or class_id not in classes_of[place]:
-                continue
-            if num_chosen + len(order[place]) > num_val and num_chosen:
-                continue
-            if _leaves_every_class(place, chosen, classes_of, holders):
-                take(place)
-    for place in range(len(order)):
-        if num_chosen >= num_val:
-            break
-        if place in chosen or num_chosen + len(order[place]) > num_val:
-            continue
-        if _leaves_every_class(place, chosen, classes_of, holders):
-            take(place)
-    if not chosen:  # every group holds a class that no other has: the fewest are lost
-        alone = [sum(holders[class_id] == 1 for class_id in held) for held in classes_of]
-        take(min(range(len(order)), key=lambda place: (alone[place], len(order[place]))))
-    return {index for place in chosen for index in order[place]}
+    held = [set().union(*(classes[index] for index in group)) for group in order]
+    choice = _Choice(order, held, num_val)
+    by_rarity = sorted(choice.holders.items(), key=lambda item: (item[1], item[0]))
+    for class_id, count in by_rarity:
+        wanted = max(1, round(num_val * count / len(names)))
+        holders = [place for place in range(len(order)) if class_id in held[place]]
+        choice.take_some(holders, class_id, wanted)
+    choice.take_some(range(len(order)))
+    if not choice.places:  # every group holds a class that no other has: the fewest are lost
+        alone = [sum(choice.holders[class_id] == 1 for class_id in classes) for classes in held]
+        choice.take(min(range(len(order)), key=lambda place: (alone[place], len(order[place]))))
+    return {index for place in choice.places for index in order[place]}
 
 
-def _leaves_every_class(
-    place: int,
-    chosen: set[int],
-    classes_of: list[set[int]],
-    holders: collections.Counter,
-) -> bool:
-    """Whether all classes of a group are also in a group that is trained on."""
-    taken = collections.Counter(c for other in chosen for c in classes_of[other])
-    return all(taken[c] + 1 < holders[c] for c in classes_of[place])
+class _Choice:
+    """The groups that were chosen for validation.
+
+    Args:
+        groups: All groups.
+        held: The classes of each.
+        num_val: How many images validation is to have.
+    """
+
+    def __init__(self, groups: list[list[int]], held: list[set[int]], num_val: int):
+        self._groups = groups
+        self._held = held
+        self._num_left = num_val
+        self.holders = collections.Counter(
+            c for classes in held for c in classes
+        )  # groups by class
+        self.taken: collections.Counter = collections.Counter()  # chosen groups by class
+        self.places: set[int] = set()
+
+    def take(self, place: int) -> None:
+        """Chooses a group."""
+        self.places.add(place)
+        self.taken.update(self._held[place])
+        self._num_left -= len(self._groups[place])
+
+    def take_some(
+        self, places: Iterable[int], class_id: int | None = None, wanted: int = 0
+    ) -> None:
+        """Chooses groups that fit, as long as training keeps every class.
+
+        Args:
+            places: The groups to choose from, in order.
+            class_id: A class; by default all are chosen from until validation is full.
+            wanted: How many groups with this class validation is to have.
+        """
+        for place in places:
+            is_enough = class_id is not None and self.taken[class_id] >= wanted
+            if is_enough or self._num_left <= 0:
+                return
+            fits = len(self._groups[place]) <= self._num_left
+            if fits and place not in self.places and self._leaves_every_class(place):
+                self.take(place)
+
+    def _leaves_every_class(self, place: int) -> bool:
+        return all(self.taken[c] + 1 < self.holders[c] for c in self._held[place])
 
 
 def _hash(name: str) -> bytes:

@@ -5,15 +5,15 @@ from collections.abc import Iterable
 _MAX_NAMES = 5  # examples in a message
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[object]) -> str:
     """Returns some names and how many more there are.
 
     >>> listed(["a", "b"])
     'a, b'
     """
-    names = [str(name) for name in names]
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more
+    words = [str(name) for name in names]
+    more = f" and {len(words) - _MAX_NAMES} more" if len(words) > _MAX_NAMES else ""
+    return ", ".join(words[:_MAX_NAMES]) + more
 
 
 def counted(count: int, noun: str) -> str:

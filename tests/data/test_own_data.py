@@ -81,7 +81,7 @@ def test_black_and_white_labels_are_masks_of_two_classes(tmp_path):
     assert any("--label_encoding=mask" in note for note in data.notes)
     np.testing.assert_array_equal(label_maps(data)["0"], masks[0] // 255)
     (tmp_path / "classes.txt").write_text("ground\nroad\nhouse\n")
-    with pytest.raises(UserError, match="lists 3 classes, but all labels hold 0 and 255 only"):
+    with pytest.raises(UserError, match="lists 3 classes, but all labels hold two values"):
         find(tmp_path)
     assert find(tmp_path, label_encoding="grey").label_encoding == "grey"
 

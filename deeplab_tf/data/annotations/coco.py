@@ -254,6 +254,8 @@ def _geometry(segmentation) -> shapes.Geometry:
             raise ShapeError("its run lengths have no size [height, width]")
         if isinstance(counts, str):
             counts = _decompressed(counts)
+        if not isinstance(counts, list):
+            raise ShapeError("its run lengths are not a list of integers")
         return shapes.runs(counts, size[0], size[1])
     if not isinstance(segmentation, list):
         raise ShapeError("its segmentation is neither polygons nor run lengths")

@@ -97,6 +97,11 @@ class Annotations:
     notes: tuple[str, ...] = ()
 
 
+def labels_of(images: Iterable[AnnotatedImage]) -> set[str]:
+    """Returns the labels of all shapes that count."""
+    return {shape.label for image in images for shape in image.shapes if shape.label is not None}
+
+
 def collect(
     labels: Iterable[str],
     images: Sequence[AnnotatedImage],
@@ -131,9 +136,9 @@ def collect(
         background = BACKGROUND
         names.insert(0, background)
         notes.append("Pixels that no shape covers are the class `background`, with id 0.")
-    drawn = {shape.label for image in images for shape in image.shapes}
+    drawn = labels_of(images)
     empty = [image for image in images if not image.shapes]
-    if not drawn - {None}:
+    if not drawn:
         raise UserError("There is no shape with a label in these annotations. " + " ".join(notes))
     if never := [name for name in names if name not in drawn and name != background]:
         notes.append(f"Classes without a single shape: {listed(never)}.")

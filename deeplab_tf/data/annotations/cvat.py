@@ -121,7 +121,7 @@ class _Reader:
             except (ShapeError, ValueError) as error:
                 raise UserError(f"{where}: {_reason(error)}. Correct or delete it.") from error
         drawn.sort(key=lambda item: item[0])  # stable: equal ones keep their order
-        size = _number(image, "width", math.nan), _number(image, "height", math.nan)
+        width, height = (int(_number(image, key, 0)) for key in ("width", "height"))
         self.images.append(
             AnnotatedImage(
                 pathlib.PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix(),
@@ -129,7 +129,7 @@ class _Reader:
                 path,
                 tuple(shape for _, shape in drawn),
                 split or self._listing.split_of(file),
-                None if any(map(math.isnan, size)) else (int(size[0]), int(size[1])),
+                (width, height) if width > 0 and height > 0 else None,
             )
         )
 
@@ -158,14 +158,10 @@ def _geometry(element: ElementTree.Element, line_width: int) -> shapes.Geometry 
         return shapes.Drawing("linestrip", _points(element, 2), line_width)
     if kind == "box":
         left, top, right, bottom = (_number(element, key) for key in ("xtl", "ytl", "xbr", "ybr"))
-        rotation = _number(element, "rotation", 0)
-        return shapes.rectangle(left, top, right, bottom, rotation)
+        return shapes.rectangle(left, top, right, bottom, _number(element, "rotation", 0))
     if kind == "ellipse":
-        center_x, center_y, radius_x, radius_y = (
-            _number(element, key) for key in ("cx", "cy", "rx", "ry")
-        )
-        rotation = _number(element, "rotation", 0)
-        return shapes.ellipse(center_x, center_y, radius_x, radius_y, rotation)
+        x, y, radius_x, radius_y = (_number(element, key) for key in ("cx", "cy", "rx", "ry"))
+        return shapes.ellipse(x, y, radius_x, radius_y, _number(element, "rotation", 0))
     if kind == "mask":
         counts = [int(count) for count in element.get("rle", "").split(",")]
         left, top, width, height = (

@@ -16,6 +16,7 @@ from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.annotations.common import Annotations
 from deeplab_tf.data.annotations.common import Options
 from deeplab_tf.data.annotations.common import collect
+from deeplab_tf.data.annotations.common import labels_of
 from deeplab_tf.data.annotations.fields import MAX_ANNOTATION_BYTES
 from deeplab_tf.data.annotations.fields import field
 from deeplab_tf.data.annotations.probing import edges
@@ -47,7 +48,8 @@ def read(listing: Listing, options: Options) -> Annotations:
     Raises:
         UserError: A file is damaged, or no image was found.
     """
-    images, missing, doubles = [], [], 0
+    images: list[AnnotatedImage] = []
+    missing: list[str] = []
     counts: collections.Counter = collections.Counter()
     for path in _annotation_files(listing):
         tasks = files.read_json(path, "Label Studio file", max_bytes=MAX_ANNOTATION_BYTES)
@@ -55,41 +57,57 @@ def read(listing: Listing, options: Options) -> Annotations:
             raise UserError(f"{path} is not a list of tasks: export it again as JSON.")
         for number, task in enumerate(tasks):
             where = f"task {task.get('id', number) if isinstance(task, dict) else number}"
-            name, results, num_annotations = _task(task, path, where)
-            doubles += num_annotations > 1
-            split = split_of(path.stem) or listing.split_of(path)
-            file = _find(listing, name, path, split)
-            if file is None:
+            name, results = _task(task, path, where, counts)
+            image = _image(listing, name, results, path, where, counts)
+            if image:
+                images.append(image)
+            else:
                 missing.append(name)
-                continue
-            drawn: list[Shape] = []
-            sizes: list[tuple[int, int]] = []
-            for index, result in enumerate(results):
-                drawn += _shape(result, f"{path}, {where}, region {index}", sizes, counts)
-            images.append(
-                AnnotatedImage(
-                    file.stem,
-                    file,
-                    path,
-                    tuple(drawn),
-                    split or listing.split_of(file),
-                    sizes[0] if sizes else None,
-                )
-            )
+    labels = sorted(labels_of(images))
+    return collect(labels, images, options, notes=_notes(missing, counts))
+
+
+def _notes(missing: list[str], counts: collections.Counter) -> list[str]:
     notes = []
     if missing:
         notes.append(
             f"{counted(len(missing), 'image')} of the annotations not found, left out: "
             f"{listed(missing)}."
         )
-    if doubles:
+    if counts["double"]:
         notes.append(
-            f"{counted(doubles, 'task')} with several annotations: the last one was taken."
+            f"{counted(counts['double'], 'task')} with several annotations: the last one was taken."
         )
     if counts["other"]:
         notes.append(f"{counted(counts['other'], 'region')} without an area left out.")
-    labels = sorted({shape.label for image in images for shape in image.shapes if shape.label})
-    return collect(labels, images, options, notes=notes)
+    return notes
+
+
+def _image(
+    listing: Listing,
+    name: str,
+    results: list,
+    path: pathlib.Path,
+    where: str,
+    counts: collections.Counter,
+) -> AnnotatedImage | None:
+    """The image of a task with its shapes; None if there is no such image."""
+    split = split_of(path.stem) or listing.split_of(path)
+    file = _find(listing, name, path, split)
+    if file is None:
+        return None
+    drawn: list[Shape] = []
+    sizes: list[tuple[int, int]] = []
+    for index, result in enumerate(results):
+        drawn += _shape(result, f"{path}, {where}, region {index}", sizes, counts)
+    return AnnotatedImage(
+        name=file.stem,
+        image=file,
+        source=path,
+        shapes=tuple(drawn),
+        split=split or listing.split_of(file),
+        size=sizes[0] if sizes else None,
+    )
 
 
 def _annotation_files(listing: Listing) -> list[pathlib.Path]:
@@ -101,8 +119,8 @@ def _annotation_files(listing: Listing) -> list[pathlib.Path]:
     ]
 
 
-def _task(task, path: pathlib.Path, where: str) -> tuple[str, list, int]:
-    """The image's name, the regions, and how many annotations there are."""
+def _task(task, path: pathlib.Path, where: str, counts: collections.Counter) -> tuple[str, list]:
+    """The name of the image and the regions."""
     if not isinstance(task, dict):
         raise UserError(f"{path}, {where}: this is not a task. Export the project again as JSON.")
     if "annotations" in task or "completions" in task:
@@ -114,7 +132,8 @@ def _task(task, path: pathlib.Path, where: str) -> tuple[str, list, int]:
             if isinstance(annotation, dict) and not annotation.get("was_cancelled")
         ]
         results = field(annotations[-1], "result", list, path, where) if annotations else []
-        return _image_name(data, path, where), results, len(annotations)
+        counts["double"] += len(annotations) > 1
+        return _image_name(data, path, where), results
     # JSON-MIN: the regions are lists beside the image.
     results = [
         region
@@ -123,7 +142,7 @@ def _task(task, path: pathlib.Path, where: str) -> tuple[str, list, int]:
         for region in value
         if isinstance(region, dict) and "original_width" in region
     ]
-    return _image_name(task, path, where), results, 1
+    return _image_name(task, path, where), results
 
 
 def _image_name(data: dict, path: pathlib.Path, where: str) -> str:

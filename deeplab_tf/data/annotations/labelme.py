@@ -17,6 +17,7 @@ from deeplab_tf.data.annotations.common import Annotations
 from deeplab_tf.data.annotations.common import EmbeddedImage
 from deeplab_tf.data.annotations.common import Options
 from deeplab_tf.data.annotations.common import collect
+from deeplab_tf.data.annotations.common import labels_of
 from deeplab_tf.data.annotations.fields import MAX_ANNOTATION_BYTES
 from deeplab_tf.data.annotations.fields import field
 from deeplab_tf.data.annotations.fields import size_field
@@ -101,7 +102,7 @@ def _annotation_files(listing: Listing) -> list[pathlib.Path]:
 
 
 def _labels(listing: Listing, images: list[AnnotatedImage]) -> list[str]:
-    used = {shape.label for image in images for shape in image.shapes if shape.label is not None}
+    used = labels_of(images)
     for name in _LABEL_LISTS:
         path = listing.root / name
         if path not in listing.files:
@@ -158,6 +159,7 @@ def _shape(
         points = shapes.to_points(field(shape, "points", list, path, where), minimum=low)
         if high and len(points) > high:
             raise ShapeError(f"a {kind} has {high} points, not {len(points)}")
+        geometry: shapes.Geometry
         if kind == "mask":
             left, top = points[0].astype(int).tolist()
             geometry = shapes.Bitmap(field(shape, "mask", str, path, where), top, left)

@@ -13,6 +13,7 @@ from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.annotations.common import Annotations
 from deeplab_tf.data.annotations.common import Options
 from deeplab_tf.data.annotations.common import collect
+from deeplab_tf.data.annotations.common import labels_of
 from deeplab_tf.data.annotations.shapes import Shape
 from deeplab_tf.data.annotations.shapes import ShapeError
 from deeplab_tf.data.listing import Listing
@@ -178,8 +179,8 @@ def _double(names: list[str]) -> str:
 
 
 def _num_classes(images: list[AnnotatedImage]) -> int:
-    used = [shape.label for image in images for shape in image.shapes if shape.label]
-    return 1 + max((int(label.removeprefix("class_")) for label in used), default=-1)
+    ids = [int(label.removeprefix("class_")) for label in labels_of(images)]
+    return 1 + max(ids, default=-1)
 
 
 def _listed_splits(listing: Listing) -> dict[str, str]:
