@@ -17,6 +17,7 @@ times, and collects.
 import dataclasses
 import difflib
 import gc
+import importlib
 import inspect
 import io
 import json
@@ -77,6 +78,20 @@ def run(main: Callable[..., None], starts_tensorflow: bool = True) -> None:
         sys.exit(outcome)
 
     app.run(run_main, flags_parser=lambda argv: _parse_or_exit(argv, config_classes))
+
+
+def lazy_function(module: str, name: str) -> Callable[..., typing.Any]:
+    """Returns a function that imports another one when it is called, and calls it.
+
+    Commands offer what they do as such a function, so that their `--help` need not import it.
+    """
+
+    def call(*args, **kwargs):
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = f"See `{module}.{name}`."
+    return call
 
 
 def configs_of(main: Callable[..., None]) -> list[type[settings.Config]]:

@@ -26,7 +26,8 @@ BACKBONES = (
     "xception_65",
     "xception_71",
 )
-CRFS = ("", "v1", "v2", "tuned")
+CRF_PRESETS = ("v1", "v2")
+CRFS = ("", *CRF_PRESETS, "tuned")
 OUTPUT_STRIDES = (4, 8, 16, 32)
 CHECKPOINTS = ("best", "last")
 LABEL_FORMATS = (

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from conftest import COMMANDS
 from conftest import configs_of
 from deeplab_tf import command_line
 from deeplab_tf import settings
@@ -222,7 +223,7 @@ def test_booleans_are_read_as_absl_reads_them():
         assert data_config.random_flip is value
 
 
-@pytest.mark.parametrize("command", ("deeplab_tf.supervise", "deeplab_tf.datasets.shapes.draw"))
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_lists_every_flag_with_its_default_its_choices_and_its_unit(command):
     result = run(command, "--help")
     assert result.returncode == 0
@@ -250,7 +251,7 @@ def test_help_is_as_wide_as_the_terminal():
         assert columns - 20 < max(widths) <= columns
 
 
-@pytest.mark.parametrize("command", ("deeplab_tf.supervise", "deeplab_tf.datasets.shapes.draw"))
+@pytest.mark.parametrize("command", COMMANDS)
 def test_stray_arguments_unknown_flags_and_missing_ones_are_one_message(command):
     needed = [
         f"--{setting.name}={setting.choices[0] if setting.choices else 'x'}"

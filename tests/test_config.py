@@ -165,7 +165,7 @@ def test_a_name_means_the_same_in_every_command():
     [
         (config.BACKBONES, backbones.BACKBONES),
         (config.VERSIONS, models.VERSIONS),
-        (config.CRFS, {"", "tuned", *crf.PRESETS}),
+        (config.CRF_PRESETS, crf.PRESETS),
         (config.LABEL_ENCODINGS, {"auto", *label_files.ENCODINGS}),
         (config.LABEL_FORMATS, {formats.AUTO, *formats.FORMATS}),
     ],

@@ -14,6 +14,7 @@ from deeplab_tf import tune_crf
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import crf_search
 from deeplab_tf.evaluation import prediction
 from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
@@ -34,10 +35,10 @@ def test_tuning_finds_parameters_as_good_as_those_it_starts_from(tuned_run_dir):
     with open(f"{tuned_run_dir}/crf.json", encoding="utf-8") as file:
         found = json.load(file)
     run = run_dirs.read(tuned_run_dir)
-    examples = tune_crf._predict(run, "val", 1, "best")
-    assert found["miou_without_crf"] == tune_crf._miou(examples, run.dataset, None)
-    assert found["miou"] == tune_crf._miou(examples, run.dataset, found["parameters"])
-    assert found["miou"] >= tune_crf._miou(examples, run.dataset, crf.PRESETS["v1"])
+    examples = crf_search._predict(run, "val", 1, "best")
+    assert found["miou_without_crf"] == crf_search._miou(examples, run.dataset, None)
+    assert found["miou"] == crf_search._miou(examples, run.dataset, found["parameters"])
+    assert found["miou"] >= crf_search._miou(examples, run.dataset, crf.PRESETS["v1"])
     assert (found["num_images"], found["split"]) == (1, "val")
 
 

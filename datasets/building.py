@@ -1,0 +1,94 @@
+"""Building the records of a dataset."""
+
+import importlib
+import os
+import pathlib
+from collections.abc import Sequence
+
+from deeplab_tf.data import own_data
+from deeplab_tf.data import records
+from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets import shards
+from deeplab_tf.datasets.config import DATASETS
+from deeplab_tf.errors import UserError
+
+
+def build(
+    dataset: str,
+    data_dir: str | os.PathLike,
+    manual_dir: str | os.PathLike | None = None,
+    num_shards: int = 4,
+    class_map: str | None = None,
+    num_workers: int | None = None,
+    splits: Sequence[str] = (),
+    own: own_data.OwnDataOptions | None = None,
+) -> records.Records:
+    """Builds the records of a dataset, unless they are there already.
+
+    A build that was cut off goes on when it is started again: finished shards are kept as long as
+    what they were made of has not changed.
+
+    Args:
+        dataset: One of `DATASETS`.
+        data_dir: The records go to `<dataset>/<version>/` in it; nothing is there before all is.
+        manual_dir: The raw images, for a dataset that does not draw its own.
+        num_shards: Files per split; fewer where a split has fewer images.
+        class_map: Merges or drops classes, see `label_files.parse_class_map`.
+        num_workers: Threads; by default as many as there are CPU cores.
+        splits: Which to build; by default all that are there.
+        own: What is known about the images and labels, for `folder`.
+
+    Returns:
+        The records.
+
+    Raises:
+        UserError: Something is wrong with the raw images, they are not where they should be, or
+          the records cannot be written.
+    """
+    builder = _builder_class(dataset)(data_dir=pathlib.Path(data_dir).expanduser())
+    manual_dir = manual_dir and pathlib.Path(manual_dir).expanduser()
+    if builder.data_path.exists():
+        print(f"{builder.data_path} is there already; delete it to build it anew.")
+        return records.find_records(builder.data_path)
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        _check_manual_dir(builder, manual_dir)
+    elif manual_dir:
+        raise UserError(f"{dataset} draws its own images: leave out --manual_dir={manual_dir}")
+    if own and own != own_data.OwnDataOptions():
+        if dataset != "folder":
+            raise UserError(
+                f"How {dataset} looks is known: leave out the flags that are for the dataset "
+                "`folder` (--format, --label_encoding, --label_suffix, --classes, --val_share, "
+                "--unlabeled, --crowd, --line_width)."
+            )
+        builder.options = own
+    pairs = builder.find_pairs(manual_dir, class_map)
+    if missing := [split for split in splits if split not in pairs]:
+        raise UserError(
+            f"--splits asks for {missing[0]!r}, but of {dataset} there is {', '.join(pairs)}"
+        )
+    pairs = {split: pairs[split] for split in splits or pairs}
+    print(f"Building {dataset} in {builder.data_path}")
+    shards.write_shards(builder, pairs, num_shards, num_workers)
+    return records.find_records(builder.data_path)
+
+
+def _builder_class(dataset: str) -> type[segmentation.SegmentationBuilder]:
+    if dataset not in DATASETS:
+        raise UserError(f"there is no dataset {dataset!r}; there is {', '.join(DATASETS)}")
+    module = importlib.import_module(f"deeplab_tf.datasets.{dataset}.{dataset}_dataset_builder")
+    return module.Builder
+
+
+def _check_manual_dir(
+    builder: segmentation.SegmentationBuilder, manual_dir: str | os.PathLike | None
+) -> None:
+    problem = None
+    if not manual_dir:
+        problem = "--manual_dir is missing"
+    elif not os.path.isdir(manual_dir):
+        problem = f"there is no folder --manual_dir={manual_dir}"
+    elif not os.listdir(manual_dir):
+        problem = f"the folder --manual_dir={manual_dir} is empty"
+    if problem:
+        raise UserError(f"{problem}.\n{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
