@@ -83,6 +83,7 @@ def make_artefact(artefact: str, run_dir: str, path: str, size: tuple[int, int])
     """Writes what a run is exported to."""
     from deeplab_tf.export import savedmodel
     from deeplab_tf.export import tflite
+    from deeplab_tf.export.config import LABELS_IN_FLOAT32
     from deeplab_tf.runs import run_dir as run_dirs
 
     if artefact == "SavedModel":
@@ -92,7 +93,7 @@ def make_artefact(artefact: str, run_dir: str, path: str, size: tuple[int, int])
     if artefact == ".keras":
         model.save(path)
         return
-    pathlib.Path(path).write_bytes(tflite.convert(model, tflite.LABELS_IN_FLOAT32, size))
+    pathlib.Path(path).write_bytes(tflite.convert(model, LABELS_IN_FLOAT32, size))
 
 
 def measure(way: str, run_dir: str, artefact_path: str, size: tuple[int, int]) -> dict:

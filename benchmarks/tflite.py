@@ -45,6 +45,9 @@ from deeplab_tf.evaluation import prediction
 from deeplab_tf.export import litert
 from deeplab_tf.export import proof_images
 from deeplab_tf.export import tflite
+from deeplab_tf.export.config import CalibrationConfig
+from deeplab_tf.export.config import TFLiteConfig
+from deeplab_tf.export.config import TFLiteProofConfig
 from deeplab_tf.runs import run_dir as run_dirs
 
 SHARED = pathlib.Path(__file__).resolve().parent.parent.parent / "shared"
@@ -58,11 +61,11 @@ IGNORE_LABEL = 255
 PROOF_IMAGES = 4  # of each export; here they are compared more closely
 REFERENCE = "original, int8"
 EXPORTS = {
-    "float32": tflite.TFLiteConfig(input_size=SIZE),
-    "float16": tflite.TFLiteConfig(quantize="float16", input_size=SIZE),
-    "float16 /4": tflite.TFLiteConfig(quantize="float16", result_stride=4, input_size=SIZE),
-    "int8": tflite.TFLiteConfig(quantize="int8", input_size=SIZE),
-    "int8 /4": tflite.TFLiteConfig(quantize="int8", result_stride=4, input_size=SIZE),
+    "float32": TFLiteConfig(input_size=SIZE),
+    "float16": TFLiteConfig(quantize="float16", input_size=SIZE),
+    "float16 /4": TFLiteConfig(quantize="float16", result_stride=4, input_size=SIZE),
+    "int8": TFLiteConfig(quantize="int8", input_size=SIZE),
+    "int8 /4": TFLiteConfig(quantize="int8", result_stride=4, input_size=SIZE),
 }
 WANTED = ("float16 /4", "int8")  # are to reach:
 MAX_RATIO = 0.8
@@ -145,9 +148,10 @@ def export_files(
             run_dir,
             paths[name],
             tflite_config=config,
-            calibration_images=calibration,
-            num_calibration_images=num_calibration_images,
-            num_proof_images=PROOF_IMAGES,
+            calibration_config=CalibrationConfig(
+                calibration_images=calibration, num_calibration_images=num_calibration_images
+            ),
+            proof_config=TFLiteProofConfig(num_proof_images=PROOF_IMAGES),
         )
     return paths
 

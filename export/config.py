@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from deeplab_tf import config
 from deeplab_tf.errors import UserError
 from deeplab_tf.settings import Config
 from deeplab_tf.settings import setting
@@ -24,14 +25,59 @@ def input_size(default_help):
 def num_proof_images(default):
     return setting(
         default,
-        "Number of images on which the export is compared with the Keras model.",
+        "Largest number of images on which the export is compared with the Keras model.",
         at_least=1,
     )
 
 
 def max_miou_drop(default):
     return setting(
-        default, "Largest loss of mIoU, against the Keras model, that is accepted.", at_least=0
+        default,
+        "Largest accepted drop of the mIoU below the Keras model's.",
+        at_least=0,
+        at_most=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProofConfig(Config):
+    """What an export is compared with its Keras model on, and what it may lose."""
+
+    title = "proof"
+
+    data_dir: str | None = config.data_dir(None, "the records of the run, or drawn images")
+    num_proof_images: int = num_proof_images(8)
+    max_miou_drop: float = max_miou_drop(0.01)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedModelProofConfig(ProofConfig):
+    """How a SavedModel is proved: it computes in float32, as the Keras model does."""
+
+    max_miou_drop: float = max_miou_drop(0.001)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TFLiteProofConfig(ProofConfig):
+    """How a `.tflite` file is proved: on more images, since 8 bits move borders."""
+
+    num_proof_images: int = num_proof_images(32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrationConfig(Config):
+    """The images whose ranges of values 8-bit files are calibrated with."""
+
+    title = "calibration of int8"
+
+    calibration_images: str | None = setting(
+        None,
+        "Quoted glob of images to calibrate int8 with.",
+        default_help="the records",
+        is_path=True,
+    )
+    num_calibration_images: int = setting(
+        128, "Largest number of images to calibrate int8 with.", at_least=1
     )
 
 
@@ -117,3 +163,7 @@ class OnnxConfig(Config):
 LABELS_ALONE = ServingConfig()
 LABELS_IN_FLOAT32 = TFLiteConfig()
 ANY_SIZE = OnnxConfig()
+CALIBRATION_BY_RECORDS = CalibrationConfig()
+ONNX_PROOF = ProofConfig()
+SAVEDMODEL_PROOF = SavedModelProofConfig()
+TFLITE_PROOF = TFLiteProofConfig()

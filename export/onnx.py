@@ -25,13 +25,14 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
 from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.prediction import predict_logits
-from deeplab_tf.export import config as export_config
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
 from deeplab_tf.export import proving
 from deeplab_tf.export import publishing
 from deeplab_tf.export.config import ANY_SIZE
+from deeplab_tf.export.config import ONNX_PROOF
 from deeplab_tf.export.config import OnnxConfig
+from deeplab_tf.export.config import ProofConfig
 from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -40,7 +41,6 @@ OPSET = 17  # the version of ONNX's operators: runtimes of 2022 and later know i
 # Nothing is quantised: a right export differs by rounding alone, as a SavedModel does.
 MIN_LABEL_AGREEMENT = 0.999
 MAX_RELATIVE_DIFFERENCE = 0.01
-MAX_MIOU_DROP = 0.01
 
 _PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
@@ -51,9 +51,7 @@ def export_onnx(
     *,
     checkpoint: str = "best",
     onnx_config: OnnxConfig = ANY_SIZE,
-    data_dir: str | None = None,
-    num_proof_images: int = 8,
-    max_miou_drop: float = MAX_MIOU_DROP,
+    proof_config: ProofConfig = ONNX_PROOF,
 ) -> parity.Parity:
     """Writes a run's model as an ONNX file, with its parity figures beside it.
 
@@ -66,9 +64,7 @@ def export_onnx(
         output: The file; one that is there already is replaced when the new one is proved.
         checkpoint: "best" or "last".
         onnx_config: What the file takes; by default any number of images of any size.
-        data_dir: Records to prove the export with, see `proof_images.from_records_or_drawn`.
-        num_proof_images: How many images of them, at most.
-        max_miou_drop: Largest drop of the mIoU on these.
+        proof_config: The images to prove the export with, and what it may lose.
 
     Returns:
         How close the file is to the Keras model.
@@ -81,10 +77,8 @@ def export_onnx(
         for package in _PACKAGES:
             importlib.import_module(package)
     place = publishing.File(output, ".onnx")
-    exporter = _OnnxExporter(run_dirs.read(run_dir), onnx_config, max_miou_drop)
-    _, figures = proving.prove_and_publish(
-        exporter, place, checkpoint=checkpoint, data_dir=data_dir, num_images=num_proof_images
-    )
+    exporter = _OnnxExporter(run_dirs.read(run_dir), onnx_config, proof_config.max_miou_drop)
+    _, figures = proving.prove_and_publish(exporter, place, checkpoint, proof_config)
     return figures
 
 
@@ -233,13 +227,12 @@ class Arguments(config.Config):
     run_dir: str = config.run_dir()
     output: str = config.output()
     checkpoint: str = config.checkpoint()
-    data_dir: str | None = config.data_dir(None, "the records of the run, or drawn images")
-    num_proof_images: int = export_config.num_proof_images(8)
-    max_miou_drop: float = export_config.max_miou_drop(MAX_MIOU_DROP)
 
 
-def main(arguments: Arguments, onnx_config: OnnxConfig) -> None:
-    figures = export_onnx(**dataclasses.asdict(arguments), onnx_config=onnx_config)
+def main(arguments: Arguments, onnx_config: OnnxConfig, proof_config: ProofConfig) -> None:
+    figures = export_onnx(
+        **dataclasses.asdict(arguments), onnx_config=onnx_config, proof_config=proof_config
+    )
     print(f"{arguments.output}: {figures.summary} ({publishing.parity_path(arguments.output)})")
 
 

@@ -13,6 +13,7 @@ from deeplab_tf import files
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
 from deeplab_tf.export import publishing
+from deeplab_tf.export.config import ProofConfig
 from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -78,10 +79,8 @@ class Exporter(abc.ABC):
 def prove_and_publish(
     exporter: Exporter,
     place: publishing.File | publishing.VersionFolder,
-    *,
     checkpoint: str,
-    data_dir: str | None,
-    num_images: int,
+    config: ProofConfig,
 ) -> tuple[str, parity.Parity]:
     """Exports a run: the file or folder appears under its name when it is proved.
 
@@ -89,9 +88,7 @@ def prove_and_publish(
         exporter: Converts the run's model to a format.
         place: Where the export appears.
         checkpoint: "best" or "last".
-        data_dir: Records to compare the export with the Keras model on, see
-            `proof_images.from_records_or_drawn`.
-        num_images: How many images of them, at most.
+        config: The images that the export is compared with the Keras model on.
 
     Returns:
         Path of the export, and how close it is to the Keras model.
@@ -102,7 +99,9 @@ def prove_and_publish(
     """
     place.remove_drafts()
     run = exporter.run
-    source, images = proof_images.from_records_or_drawn(run, data_dir, num_images)
+    source, images = proof_images.from_records_or_drawn(
+        run, config.data_dir, config.num_proof_images
+    )
     exporter.check_images(images)
     images = [exporter.fit(image) for image in images]
     model = run_dirs.load_model(run, checkpoint)

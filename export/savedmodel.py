@@ -23,13 +23,15 @@ from deeplab_tf import layers
 from deeplab_tf.config import NO_CRF
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.errors import UserError
-from deeplab_tf.export import config as export_config
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
 from deeplab_tf.export import proving
 from deeplab_tf.export import publishing
 from deeplab_tf.export import serving
 from deeplab_tf.export import warmup
+from deeplab_tf.export.config import LABELS_ALONE
+from deeplab_tf.export.config import SAVEDMODEL_PROOF
+from deeplab_tf.export.config import SavedModelProofConfig
 from deeplab_tf.export.config import ServingConfig
 from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
@@ -38,7 +40,6 @@ from deeplab_tf.runs import run_dir as run_dirs
 # (statistics of batch norm, a resize, a lost variable) moves them by far more.
 MIN_LABEL_AGREEMENT = 0.999
 MAX_RELATIVE_DIFFERENCE = 0.01
-MAX_MIOU_DROP = 0.001
 
 
 def export_savedmodel(
@@ -47,11 +48,9 @@ def export_savedmodel(
     *,
     checkpoint: str = "best",
     crf_config: CrfConfig = NO_CRF,
-    serving_config: serving.ServingConfig = serving.LABELS_ALONE,
+    serving_config: ServingConfig = LABELS_ALONE,
     model_version: int | None = None,
-    data_dir: str | None = None,
-    num_proof_images: int = 8,
-    max_miou_drop: float = MAX_MIOU_DROP,
+    proof_config: SavedModelProofConfig = SAVEDMODEL_PROOF,
 ) -> tuple[str, parity.Parity]:
     """Writes a run's model as a SavedModel, with class names, palette and parity figures as assets.
 
@@ -63,9 +62,7 @@ def export_savedmodel(
         crf_config: The fully-connected CRF in the export; by default none.
         serving_config: What is served besides labels, at which size, and the warm-up.
         model_version: Number of the version; by default one more than the highest.
-        data_dir: Records to prove the export with, see `proof_images.from_records_or_drawn`.
-        num_proof_images: How many images of them, at most.
-        max_miou_drop: Largest drop of the mIoU on these.
+        proof_config: The images to prove the export with, and what it may lose.
 
     Returns:
         The version's folder, and how close it is to the Keras model.
@@ -80,11 +77,9 @@ def export_savedmodel(
         run_dirs.read(run_dir),
         crf_parameters=run_dirs.crf_parameters(run_dir, crf_config),
         config=serving_config,
-        max_miou_drop=max_miou_drop,
+        max_miou_drop=proof_config.max_miou_drop,
     )
-    return proving.prove_and_publish(
-        exporter, place, checkpoint=checkpoint, data_dir=data_dir, num_images=num_proof_images
-    )
+    return proving.prove_and_publish(exporter, place, checkpoint, proof_config)
 
 
 class _SavedModelExporter(proving.Exporter):
@@ -93,7 +88,7 @@ class _SavedModelExporter(proving.Exporter):
         run: run_dirs.Run,
         *,
         crf_parameters: dict | None,
-        config: serving.ServingConfig,
+        config: ServingConfig,
         max_miou_drop: float,
     ):
         self.run = run
@@ -221,16 +216,21 @@ class Arguments(config.Config):
     output_dir: str = config.output_dir()
     checkpoint: str = config.checkpoint()
     model_version: int | None = config.model_version("one more than the highest in output_dir")
-    data_dir: str | None = config.data_dir(None, "the records of the run, or drawn images")
-    num_proof_images: int = export_config.num_proof_images(8)
-    max_miou_drop: float = export_config.max_miou_drop(MAX_MIOU_DROP)
 
 
-def main(arguments: Arguments, serving_config: ServingConfig, crf_config: CrfConfig) -> None:
-    folder, proof = export_savedmodel(
-        **dataclasses.asdict(arguments), serving_config=serving_config, crf_config=crf_config
+def main(
+    arguments: Arguments,
+    serving_config: ServingConfig,
+    crf_config: CrfConfig,
+    proof_config: SavedModelProofConfig,
+) -> None:
+    folder, figures = export_savedmodel(
+        **dataclasses.asdict(arguments),
+        serving_config=serving_config,
+        crf_config=crf_config,
+        proof_config=proof_config,
     )
-    print(f"{folder}: {proof.summary} (assets/parity.json)")
+    print(f"{folder}: {figures.summary} (assets/parity.json)")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.artefacts.tflite import TFLiteModel
 from deeplab_tf.evaluation.fitting import image_fitter
 from deeplab_tf.evaluation.views import without_last_resize
-from deeplab_tf.export import config as export_config
 from deeplab_tf.export import litert
 from deeplab_tf.export import metadata
 from deeplab_tf.export import mobile_operators
@@ -36,11 +35,14 @@ from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
 from deeplab_tf.export import proving
 from deeplab_tf.export import publishing
+from deeplab_tf.export.config import CALIBRATION_BY_RECORDS
 from deeplab_tf.export.config import LABELS_IN_FLOAT32
+from deeplab_tf.export.config import TFLITE_PROOF
+from deeplab_tf.export.config import CalibrationConfig
 from deeplab_tf.export.config import TFLiteConfig
+from deeplab_tf.export.config import TFLiteProofConfig
 from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
-from deeplab_tf.settings import setting
 
 # By `quantize`: the smallest share of labels that equal the Keras model's, and the largest
 # difference of scores over the largest logit (None: labels alone count). Rounding floats moves
@@ -51,7 +53,6 @@ _LIMITS = {
     "dynamic": (0.95, None),
     "int8": (0.95, None),
 }
-MAX_MIOU_DROP = 0.01
 
 
 def export_tflite(
@@ -60,11 +61,8 @@ def export_tflite(
     *,
     checkpoint: str = "best",
     tflite_config: TFLiteConfig = LABELS_IN_FLOAT32,
-    data_dir: str | None = None,
-    calibration_images: str | None = None,
-    num_calibration_images: int = 128,
-    num_proof_images: int = 32,
-    max_miou_drop: float = MAX_MIOU_DROP,
+    calibration_config: CalibrationConfig = CALIBRATION_BY_RECORDS,
+    proof_config: TFLiteProofConfig = TFLITE_PROOF,
 ) -> tuple[parity.Parity, list[str]]:
     """Writes a run's model as a `.tflite` file, with its parity figures beside it.
 
@@ -73,12 +71,8 @@ def export_tflite(
         output: The file; one that is there already is replaced when the new one is proved.
         checkpoint: "best" or "last".
         tflite_config: What the file takes, computes in, and returns.
-        data_dir: Records to calibrate and prove the export with, see
-            `proof_images.from_records_or_drawn`.
-        calibration_images: Images to calibrate with in place of records, as a glob.
-        num_calibration_images: How many images to calibrate with, at most; for "int8" only.
-        num_proof_images: How many images to prove with, at most.
-        max_miou_drop: Largest drop of the mIoU on these.
+        calibration_config: The images to calibrate "int8" with.
+        proof_config: The images to prove the export with, and what it may lose.
 
     Returns:
         How close the file is to the Keras model; and sentences on what the run does but the file
@@ -91,18 +85,16 @@ def export_tflite(
     litert.require_installed()
     place = publishing.File(output, ".tflite")
     run = run_dirs.read(run_dir)
-    exporter = _TFLiteExporter(run, tflite_config, max_miou_drop)
+    exporter = _TFLiteExporter(run, tflite_config, proof_config.max_miou_drop)
     if tflite_config.quantize == "int8":
         exporter.calibration_images = proof_images.calibration_images(
             run,
-            data_dir,
-            calibration_images,
-            number=num_calibration_images,
+            proof_config.data_dir,
+            calibration_config.calibration_images,
+            number=calibration_config.num_calibration_images,
             fit=lambda image: exporter.fit(ProofImage("", image, None)).image,
         )
-    _, figures = proving.prove_and_publish(
-        exporter, place, checkpoint=checkpoint, data_dir=data_dir, num_images=num_proof_images
-    )
+    _, figures = proving.prove_and_publish(exporter, place, checkpoint, proof_config)
     return figures, exporter.notes
 
 
@@ -304,22 +296,20 @@ class Arguments(config.Config):
     run_dir: str = config.run_dir()
     output: str = config.output()
     checkpoint: str = config.checkpoint()
-    data_dir: str | None = config.data_dir(None, "the records of the run, or drawn images")
-    calibration_images: str | None = setting(
-        None,
-        "Quoted glob of images to calibrate int8 with.",
-        default_help="the records",
-        is_path=True,
-    )
-    num_calibration_images: int = setting(
-        128, "Largest number of images to calibrate int8 with.", at_least=1
-    )
-    num_proof_images: int = export_config.num_proof_images(32)
-    max_miou_drop: float = export_config.max_miou_drop(MAX_MIOU_DROP)
 
 
-def main(arguments: Arguments, tflite_config: TFLiteConfig) -> None:
-    figures, notes = export_tflite(**dataclasses.asdict(arguments), tflite_config=tflite_config)
+def main(
+    arguments: Arguments,
+    tflite_config: TFLiteConfig,
+    calibration_config: CalibrationConfig,
+    proof_config: TFLiteProofConfig,
+) -> None:
+    figures, notes = export_tflite(
+        **dataclasses.asdict(arguments),
+        tflite_config=tflite_config,
+        calibration_config=calibration_config,
+        proof_config=proof_config,
+    )
     for note in notes:
         print(note)
     print(f"{arguments.output}: {figures.summary} ({publishing.parity_path(arguments.output)})")

@@ -35,6 +35,7 @@ from deeplab_tf.data.records import default_colors
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import client
 from deeplab_tf.export import savedmodel
+from deeplab_tf.export.config import SavedModelProofConfig
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -98,7 +99,9 @@ def base_folder(tmp_path_factory) -> pathlib.Path:
     with short_mobilenet_v2():
         keras.utils.set_random_seed(0)
         checkpoints.save_weights(build_model(**dataclasses.asdict(model_config)), run_folder)
-        savedmodel.export_savedmodel(run_folder, str(folder), num_proof_images=1)
+        savedmodel.export_savedmodel(
+            run_folder, str(folder), proof_config=SavedModelProofConfig(num_proof_images=1)
+        )
     shutil.copytree(folder / "1", folder / "2")
     return folder
 

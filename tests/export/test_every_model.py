@@ -28,6 +28,7 @@ from deeplab_tf.export import mobile_operators
 from deeplab_tf.export import parity
 from deeplab_tf.export import serving
 from deeplab_tf.export import tflite
+from deeplab_tf.export.config import TFLiteConfig
 from deeplab_tf.models import VERSIONS
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -59,7 +60,7 @@ SIBLINGS = {
     "xception_65",
     "xception_71",
 }
-INT8 = tflite.TFLiteConfig(quantize="int8")
+INT8 = TFLiteConfig(quantize="int8")
 
 
 @pytest.fixture(autouse=True)

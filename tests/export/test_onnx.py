@@ -18,12 +18,15 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import prediction
 from deeplab_tf.export import onnx as onnx_export
 from deeplab_tf.export import parity
+from deeplab_tf.export.config import OnnxConfig
+from deeplab_tf.export.config import ProofConfig
 from deeplab_tf.runs import run_dir as run_dirs
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("tf2onnx")
 
+ONE_IMAGE = ProofConfig(num_proof_images=1)
 NAMES = ("background", "disc", "box", "star")
 
 
@@ -52,7 +55,7 @@ def exported(run_dir, tmp_path_factory):
     """A file that has replaced an earlier one."""
     path = tmp_path_factory.mktemp("export") / "model.onnx"
     path.write_bytes(b"earlier")
-    onnx_export.export_onnx(run_dir, str(path), num_proof_images=2)
+    onnx_export.export_onnx(run_dir, str(path), proof_config=ProofConfig(num_proof_images=2))
     return path
 
 
@@ -91,8 +94,8 @@ def test_its_figures_lie_beside_it_and_nothing_else_does(exported):
 
 def test_it_can_have_fixed_shapes(run_dir, tmp_path):
     path = str(tmp_path / "fixed.onnx")
-    config = onnx_export.OnnxConfig(input_size=(60, 80))
-    figures = onnx_export.export_onnx(run_dir, path, onnx_config=config, num_proof_images=1)
+    config = OnnxConfig(input_size=(60, 80))
+    figures = onnx_export.export_onnx(run_dir, path, onnx_config=config, proof_config=ONE_IMAGE)
     assert figures.shapes == ((60, 80),)
     session = onnxruntime.InferenceSession(path)
     assert session.get_inputs()[0].shape == [1, 60, 80, 3]
@@ -112,7 +115,7 @@ def test_an_export_that_disagrees_fails_and_the_earlier_one_stays(
     content = other.SerializeToString()
     monkeypatch.setattr(onnx_export, "convert", lambda *_: (content, {}))
     with pytest.raises(UserError, match="does not compute what the Keras model does"):
-        onnx_export.export_onnx(run_dir, str(path), num_proof_images=1)
+        onnx_export.export_onnx(run_dir, str(path), proof_config=ONE_IMAGE)
     assert path.read_bytes() == b"earlier"
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
@@ -135,7 +138,7 @@ def test_missing_packages_are_named_with_their_extra(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [(513,), (0, 513)])
 def test_an_input_size_that_is_none_is_refused(size):
     with pytest.raises(UserError, match="--input_size"):
-        onnx_export.OnnxConfig(input_size=size)
+        OnnxConfig(input_size=size)
 
 
 def test_a_name_of_another_kind_of_file_is_refused(tmp_path):

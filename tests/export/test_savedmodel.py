@@ -41,6 +41,8 @@ from deeplab_tf.export import proof_images
 from deeplab_tf.export import savedmodel
 from deeplab_tf.export import serving
 from deeplab_tf.export import warmup
+from deeplab_tf.export.config import SavedModelProofConfig
+from deeplab_tf.export.config import ServingConfig
 from deeplab_tf.runs import run_dir as run_dirs
 
 STRANGER = """
@@ -64,6 +66,9 @@ from deeplab_tf.export import savedmodel
 with short_mobilenet_v2():
     savedmodel.export_savedmodel(*sys.argv[1:])
 """
+
+
+ONE_IMAGE, TWO_IMAGES = (SavedModelProofConfig(num_proof_images=number) for number in (1, 2))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,11 +101,9 @@ def base(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def exported(run_dir, base) -> pathlib.Path:
     """An export with all that can be asked for, which is proved with two drawn images."""
-    config = serving.ServingConfig(
-        with_probabilities=True, with_confidence=True, warmup_batch_sizes=(3,)
-    )
+    config = ServingConfig(with_probabilities=True, with_confidence=True, warmup_batch_sizes=(3,))
     folder, _ = savedmodel.export_savedmodel(
-        run_dir, str(base), serving_config=config, num_proof_images=2
+        run_dir, str(base), serving_config=config, proof_config=TWO_IMAGES
     )
     return pathlib.Path(folder)
 
@@ -347,7 +350,7 @@ def test_an_export_that_disagrees_fails_and_is_not_left(run_dir, tmp_path, monke
 
     monkeypatch.setattr(serving, "ServingModule", WrongModule)
     with pytest.raises(UserError, match="does not compute what the Keras model does"):
-        savedmodel.export_savedmodel(run_dir, str(tmp_path / "model"), num_proof_images=1)
+        savedmodel.export_savedmodel(run_dir, str(tmp_path / "model"), proof_config=ONE_IMAGE)
     assert entries(tmp_path) == set()
 
 
@@ -458,16 +461,20 @@ def test_an_export_of_resized_images_answers_at_their_own_size(tmp_path):
 def test_the_serving_size_is_one_that_the_network_sees_without_padding():
     run = run_of(4, DataConfig(train_crop_size=(512, 769)))
     assert serving.serving_size(run) == (513, 769)
-    assert serving.serving_size(run, serving.ServingConfig(serving_size=(1, 130))) == (1, 145)
+    assert serving.serving_size(run, ServingConfig(serving_size=(1, 130))) == (1, 145)
     for flag, value in (("serving_size", (513,)), ("warmup_batch_sizes", (4, 0))):
         with pytest.raises(UserError, match=f"--{flag}="):
-            serving.ServingConfig(**{flag: value})
+            ServingConfig(**{flag: value})
 
 
 def test_an_export_can_carry_the_crf(run_dir, tmp_path):
     config = CrfConfig(crf="v1", crf_iterations=1)
     folder, proof = savedmodel.export_savedmodel(
-        run_dir, str(tmp_path), crf_config=config, model_version=20, num_proof_images=1
+        run_dir,
+        str(tmp_path),
+        crf_config=config,
+        model_version=20,
+        proof_config=ONE_IMAGE,
     )
     assert folder == str(tmp_path / "20")
     # It was compared with `dense_crf`; what it says is not what the network alone does.

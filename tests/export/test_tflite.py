@@ -27,8 +27,14 @@ from deeplab_tf.export import mobile_operators
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
 from deeplab_tf.export import tflite
+from deeplab_tf.export.config import CalibrationConfig
+from deeplab_tf.export.config import TFLiteConfig
+from deeplab_tf.export.config import TFLiteProofConfig
 from deeplab_tf.runs import run_dir as run_dirs
 
+NO_FILES = CalibrationConfig(calibration_images="none/*.jpg")
+NO_RECORDS = TFLiteProofConfig(data_dir="none")
+ANY_MIOU = TFLiteProofConfig(max_miou_drop=1.0)
 SIZE = (49, 65)  # multiples of the output stride 16 plus 1
 
 # An export as the command makes it, up to its proof.
@@ -43,7 +49,7 @@ def wait(*_):
 
 parity.measure = wait
 with short_mobilenet_v2():
-    tflite.export_tflite(*sys.argv[1:], num_proof_images=1)
+    tflite.export_tflite(*sys.argv[1:])
 """
 
 
@@ -111,7 +117,7 @@ def test_eval_takes_the_file(run_dir, float_labels):
 
 def test_scores_in_float16_are_wholly_for_the_gpu_delegate(run_dir, tmp_path):
     output = tmp_path / "model.tflite"
-    config = tflite.TFLiteConfig(quantize="float16", result="scores")
+    config = TFLiteConfig(quantize="float16", result="scores")
     figures, (gpu_note,) = tflite.export_tflite(run_dir, str(output), tflite_config=config)
     assert figures.largest_logit_difference < 0.1 * figures.largest_logit
     assert "All operators are on" in gpu_note
@@ -121,8 +127,10 @@ def test_scores_in_float16_are_wholly_for_the_gpu_delegate(run_dir, tmp_path):
 
 def test_coarse_labels_in_8_bits_agree(run_dir, tmp_path):
     output = tmp_path / "model.tflite"
-    config = tflite.TFLiteConfig(quantize="int8", result_stride=16, input_size=(33, 33))
-    figures, _ = tflite.export_tflite(run_dir, str(output), tflite_config=config, max_miou_drop=1.0)
+    config = TFLiteConfig(quantize="int8", result_stride=16, input_size=(33, 33))
+    figures, _ = tflite.export_tflite(
+        run_dir, str(output), tflite_config=config, proof_config=ANY_MIOU
+    )
     report = json.loads((tmp_path / "model.parity.json").read_text())
     # As sure as the labels of every 16th pixel, but not those of the pixels between.
     cost = report["against_labels_of_all_pixels"]
@@ -214,7 +222,7 @@ def test_the_gpu_sentence_names_operators_and_layers():
 def test_an_input_size_is_a_multiple_of_the_output_stride_plus_1(run_dir, crop, given, expected):
     run = run_dirs.read(run_dir)
     run = dataclasses.replace(run, data_config=DataConfig(train_crop_size=crop))
-    config = tflite.TFLiteConfig(input_size=given)
+    config = TFLiteConfig(input_size=given)
     if isinstance(expected, tuple):
         assert tflite.fixed_input_size(run, config) == expected
     else:
@@ -228,7 +236,7 @@ def test_a_file_that_says_something_else_is_not_left_behind(run_dir, tmp_path, m
     output = tmp_path / "model.tflite"
     output.write_bytes(b"earlier")
     with pytest.raises(UserError, match="does not compute what the Keras model does"):
-        tflite.export_tflite(run_dir, str(output), max_miou_drop=1.0)
+        tflite.export_tflite(run_dir, str(output), proof_config=ANY_MIOU)
     assert output.read_bytes() == b"earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
 
@@ -265,8 +273,12 @@ def test_an_export_that_is_killed_leaves_nothing_after_the_next_start(
     [
         ("model.onnx", {}, "ends in .tflite"),
         ("a_file/model.tflite", {}, "cannot be written: .*a_file is not a folder"),
-        ("model.tflite", {"calibration_images": "none/*.jpg"}, "none/.*no file matches"),
-        ("model.tflite", {"data_dir": "none"}, "none"),
+        (
+            "model.tflite",
+            {"calibration_config": CalibrationConfig(calibration_images="none/*.jpg")},
+            "none/.*no file matches",
+        ),
+        ("model.tflite", {"proof_config": TFLiteProofConfig(data_dir="none")}, "none"),
     ],
 )
 def test_what_cannot_work_is_said_before_any_work(
@@ -274,7 +286,7 @@ def test_what_cannot_work_is_said_before_any_work(
 ):
     monkeypatch.setattr(run_dirs, "load_model", lambda *_: pytest.fail("has begun to work"))
     (tmp_path / "a_file").write_text("")
-    config = tflite.TFLiteConfig(quantize="int8")
+    config = TFLiteConfig(quantize="int8")
     with pytest.raises(UserError, match=complaint):
         tflite.export_tflite(run_dir, str(tmp_path / output), tflite_config=config, **settings)
 
@@ -289,7 +301,7 @@ def test_what_cannot_work_is_said_before_any_work(
 )
 def test_settings_that_there_are_not_are_refused(setting, complaint):
     with pytest.raises(UserError, match=complaint):
-        tflite.TFLiteConfig(**setting)
+        TFLiteConfig(**setting)
 
 
 def test_what_of_a_run_is_not_in_the_file_is_told(run_dir, tmp_path):
@@ -304,7 +316,7 @@ def test_what_of_a_run_is_not_in_the_file_is_told(run_dir, tmp_path):
 
 def test_a_result_stride_that_does_not_divide_the_output_stride_is_refused(run_dir):
     with pytest.raises(UserError, match="--result_stride=3.*can be 1, 2, 4, 8, 16"):
-        tflite.fixed_input_size(run_dirs.read(run_dir), tflite.TFLiteConfig(result_stride=3))
+        tflite.fixed_input_size(run_dirs.read(run_dir), TFLiteConfig(result_stride=3))
 
 
 def test_a_missing_interpreter_is_named_with_its_extra_before_any_work(tmp_path, monkeypatch):
