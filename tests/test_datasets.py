@@ -1,6 +1,7 @@
 """Building records: what is written, and what is said of images that are no good."""
 
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -291,6 +292,31 @@ def test_a_killed_build_goes_on_and_keeps_what_has_not_changed(raw, tmp_path, mo
     assert tfds.builder_from_directory(found.folder).info.splits["train"].num_bytes == sum(
         len(serialized.numpy()) for serialized in tf.data.TFRecordDataset(found.shards("train"))
     )
+
+
+def test_annotations_become_records_and_the_notes_stay_with_them(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name, left in (("a", 3), ("b", 9), ("c", 15)):
+        pixels = np.random.default_rng(left).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(raw / f"{name}.jpg")
+        points = [[left, 2], [left + 9, 2], [left + 9, 11], [left, 11]]
+        shape = {"label": "leaf", "points": points, "shape_type": "polygon"}
+        content = {"shapes": [shape], "imagePath": f"{name}.jpg", "imageData": None}
+        (raw / f"{name}.json").write_text(json.dumps(content))
+    found = build.build("folder", tmp_path / "out", raw, own=own_data.OwnDataOptions(val_share=0.4))
+    assert found.info.class_names == ("background", "leaf")
+    assert found.num_examples == {"train": 2, "val": 1}
+    for split in found.num_examples:
+        for name, example in examples(found, split).items():
+            wanted = np.zeros((20, 30))
+            left = {"a": 3, "b": 9, "c": 15}[name]
+            wanted[2:12, left : left + 10] = 1
+            label = tf.io.decode_png(example.label)[..., 0]
+            np.testing.assert_array_equal(label, wanted)
+            assert example.image == (raw / f"{name}.jpg").read_bytes()
+    notes = json.loads((pathlib.Path(found.folder) / "metadata.json").read_text())["notes"]
+    assert "Format labelme: 3 .json files of labelme beside 3 images." in notes
 
 
 def test_a_full_disk_and_a_folder_that_cannot_be_written_are_one_message(

@@ -154,12 +154,10 @@ def _shape(
         )
     counts["line"] += kind in ("line", "linestrip")
     low, high = _NUM_POINTS[kind]
-    geometry: shapes.Geometry
     try:
         points = shapes.to_points(field(shape, "points", list, path, where), minimum=low)
         if high and len(points) > high:
             raise ShapeError(f"a {kind} has {high} points, not {len(points)}")
-        geometry: shapes.Geometry
         if kind == "mask":
             left, top = points[0].astype(int).tolist()
             geometry = shapes.Bitmap(field(shape, "mask", str, path, where), top, left)
