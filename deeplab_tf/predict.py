@@ -19,173 +19,16 @@ is then 1.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable
-from collections.abc import Sequence
-
-import numpy as np
-import tensorflow as tf
 
 from deeplab_tf import command_line
 from deeplab_tf import config
-from deeplab_tf.config import LABELS_AND_OVERLAYS
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import PredictConfig
-from deeplab_tf.data import image_files
-from deeplab_tf.drawing import predictions
-from deeplab_tf.drawing import server_ids
-from deeplab_tf.drawing import video
-from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
-from deeplab_tf.evaluation.inference import Inference
-from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.settings import REQUIRED
 from deeplab_tf.settings import setting
 
-_Predict = Callable[[np.ndarray], predictions.Prediction]  # of an image, uint8 [H, W, 3]
-
-
-def predict(
-    run_dir: str,
-    images: str | Sequence[str],
-    output_dir: str,
-    *,
-    inference: Inference = BEST_CHECKPOINT,
-    predict_config: PredictConfig = LABELS_AND_OVERLAYS,
-) -> list[str]:
-    """Writes a label PNG and an overlay for every image, and overlays for every video.
-
-    Args:
-        run_dir: Folder of a trained or imported run.
-        images: A file, a folder, a glob (`**` looks into folders) or the index of a camera, or
-            several of them.
-        output_dir: Folder to write to; made if it is missing.
-        inference: Weights, views and CRF; by default the best checkpoint on whole images.
-        predict_config: What else is written, and how much of a video is labelled.
-
-    Returns:
-        Paths of the label PNGs and videos, in the order of the sorted images and videos.
-
-    Raises:
-        UserError: No image was found; the run or the artefact cannot do what is asked for; or
-            images could not be labelled, which is raised after all others were.
-    """
-    paths = video.find_sources(images)
-    names = predictions.output_names(paths)
-    predictions.check_overwrites(paths, names, output_dir)
-    run = run_dirs.read(run_dir)
-    class_names = run.dataset.class_names
-    label_ids = server_ids.read_label_ids(predict_config.label_ids, class_names)
-    labeller = _Labeller(run, inference, predict_config)
-    writer = predictions.PredictionWriter(
-        output_dir,
-        class_names,
-        run.dataset.colors,
-        save_confidence=predict_config.save_confidence,
-        save_probabilities=predict_config.save_probabilities,
-        label_ids=label_ids,
-    )
-    written, failures = _label_all(labeller, writer, paths, names)
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {len(paths)} images or videos could not be labelled; the others "
-            f"are in {output_dir}:\n  " + "\n  ".join(failures)
-        )
-    return written
-
-
-def _label_all(
-    labeller: "_Labeller",
-    writer: predictions.PredictionWriter,
-    paths: Sequence[str],
-    names: Sequence[str],
-) -> tuple[list[str], list[str]]:
-    """Labels images and videos; returns the main files written, and what failed."""
-    written, failures = [], []
-    started = time.monotonic()
-    for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
-        progress = f"{number} of {len(paths)}"
-        try:
-            written.append(labeller.label(path, name, writer))
-        except _FAILURES as error:
-            failures.append(_describe(path, error))
-            print(f"{progress}  skipped: {failures[-1]}", flush=True)
-        else:
-            speed = number / (time.monotonic() - started)
-            print(f"{progress}  {path} -> {written[-1]}  {speed:.2f} files/s", flush=True)
-    try:
-        writer.write_overview()
-    except OSError as error:
-        failures.append(_describe(predictions.OVERVIEW, error))
-    return written, failures
-
-
-# What one image can fail of, without an effect on the next.
-_FAILURES = (image_files.ImageFileError, OSError, MemoryError, tf.errors.ResourceExhaustedError)
-
-
-def _describe(path: str, error: Exception) -> str:
-    if isinstance(error, image_files.ImageFileError):
-        return str(error)  # which names the file
-    if isinstance(error, OSError):
-        return f"{path}: the result cannot be written ({error.strerror or error})."
-    return (
-        f"{path}: there is not enough memory. Give --window_size, e.g. 513,513, or a smaller one."
-    )
-
-
-class _Labeller:
-    """Labels images, videos and cameras, one after the other."""
-
-    def __init__(self, run: run_dirs.Run, inference: Inference, predict_config: PredictConfig):
-        self._run, self._inference, self._config = run, inference, predict_config
-        self._max_pixels = predict_config.max_image_pixels or (
-            image_files.MAX_WINDOWED_PIXELS
-            if inference.eval_config.window_size
-            else image_files.MAX_PIXELS
-        )
-        if predict_config.save_confidence or predict_config.save_probabilities:
-            self._predict = _with_probabilities(inference.probability_function(run))
-        else:
-            self._predict = self._labels_only(inference.label_function(run))
-
-    def label(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
-        """Labels a file or a camera; returns the path of the label PNG or the video."""
-        if not video.is_video(path):
-            image = image_files.read_image(path, max_pixels=self._max_pixels)
-            return writer.write(name, image, self._predict(image))
-        return writer.write_video(
-            name,
-            video.Reader(path),
-            lambda frame: self._predict(frame).label,
-            every_nth_frame=self._config.every_nth_frame,
-            max_frames=self._config.max_frames,
-        )
-
-    def _labels_only(self, label_of: Callable[[np.ndarray], np.ndarray]) -> _Predict:
-        num_classes = self._run.dataset.num_classes
-
-        def predict_image(image):
-            label = label_of(image)
-            if label.max() >= num_classes:
-                raise UserError(
-                    f"--model={self._inference.artefact} finds class {label.max()}, but the run "
-                    f"in {self._run.folder} has {num_classes} classes: give a model that was "
-                    "exported from this run."
-                )
-            return predictions.Prediction(label)
-
-        return predict_image
-
-
-def _with_probabilities(probabilities_of: Callable[[np.ndarray], np.ndarray]) -> _Predict:
-    def predict_image(image):
-        probabilities = probabilities_of(image)
-        label = np.argmax(probabilities, axis=-1).astype(np.int32)
-        return predictions.Prediction(label, probabilities)
-
-    return predict_image
+predict = command_line.lazy_function("deeplab_tf.evaluation.labelling", "predict")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,6 +55,8 @@ def main(
     eval_config: EvalConfig,
     crf_config: CrfConfig,
 ) -> None:
+    from deeplab_tf.evaluation.inference import Inference
+
     predict(
         arguments.run_dir,
         arguments.images,
