@@ -7,6 +7,7 @@ Lists shapes, parameters, multiply-adds and receptive fields, part by part, for 
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -165,16 +166,12 @@ def describe(model: keras.Model, input_size: Sequence[int], batch_size: int) -> 
     height, width = input_size
     input_shape = (height, width, model.input.shape[-1])
     image = keras.KerasTensor((1, *input_shape))
-    rows, outputs = _run(model, image, batch_size)
-    gradients = 4 * _size(model.trainable_variables)
-    memory = TrainingMemory(
-        weights=4 * _size(model.weights),
-        gradients=gradients,
-        momentum=gradients,
-        activations=sum(row.activations for row in rows),
-        workspace=gradients
-        + batch_size * (_bytes(image) + 4 * math.prod(input_size) + 3 * sum(map(_bytes, outputs))),
-    )
+    recorder = _Recorder(batch_size)
+    outputs, rows = recorder.run(model, image), recorder.rows
+    label_bytes = 4 * height * width
+    # The loss holds the logits, their probabilities and their gradient.
+    loss_bytes = _bytes(image) + label_bytes + 3 * sum(map(_bytes, outputs))
+    memory = _training_memory(model, rows, batch_size * loss_bytes)
     layer_rows = tuple(
         # Of a layer that runs at several scales, the largest map is shown.
         _merge(name, sorted(calls, key=lambda row: math.prod(row.output_shape)))
@@ -182,6 +179,17 @@ def describe(model: keras.Model, input_size: Sequence[int], batch_size: int) -> 
     )
     part_rows = tuple(_merge_parts(layer_rows))
     return Description(model.name, input_shape, batch_size, layer_rows, part_rows, memory)
+
+
+def _training_memory(model: keras.Model, rows: Sequence[Row], loss_bytes: int) -> TrainingMemory:
+    gradients = 4 * _size(model.trainable_variables)
+    return TrainingMemory(
+        weights=4 * _size(model.weights),
+        gradients=gradients,
+        momentum=gradients,
+        activations=sum(row.activations for row in rows),
+        workspace=gradients + loss_bytes,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,25 +200,53 @@ class _View:
     step: tuple[float, float] = (1, 1)  # distance between what neighbours see
 
 
-def _run(model: keras.Model, image: keras.KerasTensor, batch_size: int) -> tuple[list[Row], list]:
-    """Runs a model on a tensor without values, down to the layers inside layers.
+class _Recorder:
+    """Runs models on tensors without values, down to the layers inside layers.
 
-    Returns:
-        A row for each call of a layer, and the model's outputs. Parameters and activations that
-        calls share are in the row of the first one.
+    Args:
+        batch_size: Images of a training step.
+
+    Attributes:
+        rows: A row for each call of a layer. Parameters and activations that calls share are in the
+            row of the first one.
     """
-    rows, views, layers_seen, kept = [], {image: _View()}, set(), set()
 
-    def add_row(layer, model_name, maps, output):
-        views[output] = _view(layer, maps, [views[tensor] for tensor in maps], output)
-        new = {
-            key: size for key, size in _kept_for_gradients(layer, maps, output) if key not in kept
-        }
-        kept.update(new)
-        variables = [] if layer in layers_seen else layer.trainable_variables
-        layers_seen.add(layer)
+    def __init__(self, batch_size: int):
+        self.rows: list[Row] = []
+        self._batch_size = batch_size
+        self._views: dict[keras.KerasTensor, _View] = {}
+        self._layers_seen: set[keras.layers.Layer] = set()
+        self._kept: set[object] = set()
+
+    def run(self, model: keras.Model, image: keras.KerasTensor) -> list[keras.KerasTensor]:
+        """Returns the outputs of a model."""
+        self._views[image] = _View()
+        return tree.flatten(self._run(model, model.name, image))
+
+    def _run(self, model: keras.Model, name: str, *inputs):
+        # The public `keras.models.clone_model` would leave a second call on every layer.
+        return model._run_through_graph(
+            *inputs, operation_fn=lambda layer: functools.partial(self._call, layer, name)
+        )
+
+    def _call(self, layer: keras.layers.Layer, model_name: str, *args, **kwargs):
+        if isinstance(layer, keras.Model):
+            return self._run(layer, layer.name, *args)
+        if layers.all_layers(layer):
+            return self._run(layers.as_model(layer, *args), model_name, *args)
+        output = layer.compute_output_spec(*args, **kwargs)
+        self._add_row(layer, model_name, tree.flatten(args), output)
+        return output
+
+    def _add_row(self, layer: keras.layers.Layer, model_name: str, maps: list, output) -> None:
+        self._views[output] = _view(layer, maps, [self._views[tensor] for tensor in maps], output)
+        kept = dict(_kept_for_gradients(layer, maps, output))
+        new = {key: size for key, size in kept.items() if key not in self._kept}
+        self._kept.update(new)
+        variables = [] if layer in self._layers_seen else layer.trainable_variables
+        self._layers_seen.add(layer)
         name = _official_scope(layer)
-        rows.append(
+        self.rows.append(
             Row(
                 name=name,
                 part=_part(name, model_name),
@@ -218,29 +254,10 @@ def _run(model: keras.Model, image: keras.KerasTensor, batch_size: int) -> tuple
                 parameters=_size(variables),
                 multiply_adds=_multiply_adds(layer, output, is_padded=True),
                 computed_multiply_adds=_multiply_adds(layer, output, is_padded=False),
-                receptive_field=views[output].extent,
-                activations=batch_size * sum(new.values()),
+                receptive_field=self._views[output].extent,
+                activations=self._batch_size * sum(new.values()),
             )
         )
-
-    def run(model, model_name, inputs):
-        def recorded(layer):
-            def call(*args, **kwargs):
-                if isinstance(layer, keras.Model):
-                    return run(layer, layer.name, *args)
-                if layers.all_layers(layer):
-                    return run(layers.as_model(layer, *args), model_name, *args)
-                output = layer.compute_output_spec(*args, **kwargs)
-                add_row(layer, model_name, tree.flatten(args), output)
-                return output
-
-            return call
-
-        # The public `keras.models.clone_model` would leave a second call on every layer.
-        return model._run_through_graph(inputs, operation_fn=recorded)
-
-    outputs = tree.flatten(run(model, model.name, image))
-    return rows, outputs
 
 
 def _view(layer, maps: list, views: list[_View], output) -> _View:

@@ -62,25 +62,33 @@ def MobileNetV2(
     >>> model.compute_output_shape((1, 257, 257, 3))["features"]
     (1, 33, 33, 320)
     """
+    return _mobilenet_v2(output_stride, depth_multiplier, in_channels, batch_norm_decay, weights)
+
+
+def _mobilenet_v2(
+    output_stride: int,
+    depth_multiplier: float,
+    in_channels: int,
+    batch_norm_decay: float,
+    weights: Weights,
+) -> keras.Model:
     check_output_stride(output_stride)
     check_depth_multiplier(depth_multiplier)
     scope = "MobilenetV2"
-
-    def scaled(filters: int) -> int:
-        # The original rounds to multiples of 8 at multiplier 1 only.
-        return make_divisible(filters * depth_multiplier, 8 if depth_multiplier == 1 else 1)
-
+    # The original rounds to multiples of 8 at multiplier 1 only.
+    divisor = 8 if depth_multiplier == 1 else 1
     units = [
-        (expansion, filters, stride if unit == 0 else 1)
+        (expansion, make_divisible(filters * depth_multiplier, divisor), stride if first else 1)
         for expansion, filters, count, stride in _BOTTLENECKS
-        for unit in range(count)
+        for first in [True] + [False] * (count - 1)
     ]
     unit_strides = [stride for *_, stride in units]
     (stem_stride, _), *strides = strides_and_rates([2, *unit_strides], output_stride)
     blocks = layers.ConvBlocks(batch_norm_decay, epsilon=1e-3)
 
     image = pixels.image_input(in_channels)
-    stem = blocks.conv(scaled(32), 3, f"{scope}/Conv", "relu6", strides=stem_stride)
+    filters = make_divisible(32 * depth_multiplier, divisor)
+    stem = blocks.conv(filters, 3, f"{scope}/Conv", "relu6", strides=stem_stride)
     x = layers.call_in_order(stem, pixels.to_unit_range(image))
     outputs = Features(output_stride)
     for index, ((expansion, filters, _), (stride, rate)) in enumerate(zip(units, strides)):
@@ -92,8 +100,7 @@ def MobileNetV2(
         depthwise = blocks.depthwise(3, f"{name}/depthwise", "relu6", strides=stride, rate=rate)
         x = layers.call_in_order(depthwise, x)
         outputs.offer(x, _DECODER_STRIDES.get(index))
-        project = blocks.conv(scaled(filters), 1, f"{name}/project", activation=None)
-        x = layers.call_in_order(project, x)
+        x = layers.call_in_order(blocks.conv(filters, 1, f"{name}/project", None), x)
         if stride == 1 and x.shape[-1] == unit_input.shape[-1]:
             x = keras.layers.Add(name=layers.layer_name(f"{name}/add"))([unit_input, x])
     return outputs.to_model(image, x, scope, weights)

@@ -155,15 +155,14 @@ def _mobilenet_v3(
         name = f"{scope}/expanded_conv_{index}" if index else f"{scope}/expanded_conv"
         unit_input = x
         expanded = make_divisible(x.shape[-1] * (expanded / unit_filters), 8)
+        block = blocks.depthwise(kernel_size, f"{name}/depthwise", activation, stride, rate)
         if expanded > x.shape[-1]:
-            x = layers.call_in_order(blocks.conv(expanded, 1, f"{name}/expand", activation), x)
-        depthwise = blocks.depthwise(kernel_size, f"{name}/depthwise", activation, stride, rate)
-        x = layers.call_in_order(depthwise, x)
+            block = [*blocks.conv(expanded, 1, f"{name}/expand", activation), *block]
+        x = layers.call_in_order(block, x)
         outputs.offer(x, decoder_strides.get(index))
         if has_squeeze_excite:
             x = _squeeze_excite(x, f"{name}/squeeze_excite")
-        project = blocks.conv(scaled(filters), 1, f"{name}/project", activation=None)
-        x = layers.call_in_order(project, x)
+        x = layers.call_in_order(blocks.conv(scaled(filters), 1, f"{name}/project", None), x)
         # Its own stride, which may be lost: the original then adds here what it does not add at
         # output stride 32, and computes another function of the same weights.
         if own_stride == 1 and x.shape[-1] == unit_input.shape[-1]:

@@ -171,12 +171,7 @@ def _resnet(
         filters = 64 * 2 ** (min(block, 4) - 1)
         if block >= 4:
             rate *= multi_grid[unit - 1]
-        branch = [
-            *blocks.conv(filters, 1, f"{name}/conv1"),
-            *blocks.conv(filters, 3, f"{name}/conv2", strides=stride, rate=rate),
-            *blocks.conv(4 * filters, 1, f"{name}/conv3", activation=None),
-        ]
-        residual = layers.call_in_order(branch, x)
+        residual = layers.call_in_order(_branch(filters, name, blocks, stride, rate), x)
         outputs.offer(residual, decoder_strides.get((block, unit)))
         shortcut = _shortcut(x, 4 * filters, f"{name}/shortcut", blocks, stride)
         x = keras.layers.Add(name=layers.layer_name(f"{name}/add"))([shortcut, residual])
@@ -201,6 +196,15 @@ def _stem(image, variant: str, blocks: layers.ConvBlocks):
     pool_name = layers.layer_name(f"{scope}/pool1")
     pool = keras.layers.MaxPooling2D(3, strides=2, padding="same", name=pool_name)
     return layers.call_in_order([*convs, pool], x)
+
+
+def _branch(filters: int, name: str, blocks: layers.ConvBlocks, stride: int, rate: int):
+    """Returns the layers of a bottleneck's branch."""
+    return [
+        *blocks.conv(filters, 1, f"{name}/conv1"),
+        *blocks.conv(filters, 3, f"{name}/conv2", strides=stride, rate=rate),
+        *blocks.conv(4 * filters, 1, f"{name}/conv3", activation=None),
+    ]
 
 
 def _shortcut(x, filters: int, name: str, blocks: layers.ConvBlocks, stride: int):

@@ -3,7 +3,6 @@
 Reference: DeepLabv3+, arXiv:1802.02611, section 3.2 and figure 4.
 """
 
-import functools
 from collections.abc import Sequence
 
 import keras
@@ -133,41 +132,54 @@ def _xception(
     # The stem has stride 2 at any output stride.
     strides = strides_and_rates([stride for *_, stride in units], output_stride // 2)
     blocks = layers.ConvBlocks(batch_norm_decay, epsilon=1e-3, padding="symmetric")
-    separable_conv = functools.partial(
-        layers.AtrousSeparableConv2D,
-        padding="symmetric",
-        batch_norm_momentum=batch_norm_decay,
-        batch_norm_epsilon=1e-3,
-    )
 
     image = pixels.image_input(in_channels)
-    x = pixels.to_unit_range(image)
-    stem = f"{scope}/entry_flow"
-    x = layers.call_in_order(blocks.conv(32, 3, f"{stem}/conv1_1", strides=2), x)
-    x = layers.call_in_order(blocks.conv(64, 3, f"{stem}/conv1_2"), x)
+    stem = [
+        *blocks.conv(32, 3, f"{scope}/entry_flow/conv1_1", strides=2),
+        *blocks.conv(64, 3, f"{scope}/entry_flow/conv1_2"),
+    ]
+    x = layers.call_in_order(stem, pixels.to_unit_range(image))
     outputs = Features(output_stride)
     for (block, unit, filters, _), (stride, rate) in zip(units, strides):
         name = layers.layer_name(f"{scope}/{block}/unit_{unit}/xception_module")
-        unit_input = x
-        # The last block has its ReLUs inside the separable convolutions, the others before them.
         is_last = block == _LAST_BLOCK
-        for index in range(3):
-            conv = f"{name}.separable_conv{index + 1}"
-            if not is_last:
-                x = keras.layers.Activation("relu", name=f"{conv}.relu")(x)
-            x = separable_conv(
-                filters[index],
-                strides=stride if index == 2 else 1,
-                dilation_rate=rate * multi_grid[index] if is_last else rate,
-                activation="relu" if is_last else None,
-                name=conv,
-            )(x)
-            if index == 1:
-                outputs.offer(x, decoder_strides.get(block))
-        if block == _MIDDLE_BLOCK:
-            x = keras.layers.Add(name=f"{name}.add")([unit_input, x])
-        elif not is_last:
-            projection = blocks.conv(filters[-1], 1, f"{name}/shortcut", None, strides=stride)
-            shortcut = layers.call_in_order(projection, unit_input)
-            x = keras.layers.Add(name=f"{name}.add")([shortcut, x])
+        rates = [rate * grid for grid in multi_grid] if is_last else [rate] * 3
+        first, second, third = _separable_convs(name, filters, stride, rates, blocks, is_last)
+        low_level = layers.call_in_order([*first, *second], x)
+        outputs.offer(low_level, decoder_strides.get(block))
+        residual = layers.call_in_order(third, low_level)
+        if is_last:
+            x = residual
+            continue
+        if block != _MIDDLE_BLOCK:
+            shortcut = blocks.conv(filters[-1], 1, f"{name}/shortcut", None, strides=stride)
+            x = layers.call_in_order(shortcut, x)
+        x = keras.layers.Add(name=f"{name}.add")([x, residual])
     return outputs.to_model(image, x, scope, weights)
+
+
+def _separable_convs(
+    name: str,
+    filters: Sequence[int],
+    stride: int,
+    rates: Sequence[int],
+    blocks: layers.ConvBlocks,
+    relu_inside: bool,
+) -> list[list[keras.layers.Layer]]:
+    """Returns a module's three separable convolutions, with ReLUs inside or one before each."""
+    convs = []
+    for index in range(3):
+        conv = f"{name}.separable_conv{index + 1}"
+        relu = [] if relu_inside else [keras.layers.Activation("relu", name=f"{conv}.relu")]
+        separable_conv = layers.AtrousSeparableConv2D(
+            filters[index],
+            strides=stride if index == 2 else 1,
+            dilation_rate=rates[index],
+            activation="relu" if relu_inside else None,
+            padding=blocks.padding,
+            batch_norm_momentum=blocks.momentum,
+            batch_norm_epsilon=blocks.epsilon,
+            name=conv,
+        )
+        convs.append([*relu, separable_conv])
+    return convs

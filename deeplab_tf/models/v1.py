@@ -73,15 +73,21 @@ def DeepLabV1(
     is_large_fov = kernel_size <= 3
     if atrous_rates is None:
         atrous_rates = [(12 if is_large_fov else 4) * 8 // trunk.output_stride]
+    filters = fc_filters or (1024 if is_large_fov else 4096)
+    x = fully_connected(
+        trunk.features["features"], filters, kernel_size, _single_rate(atrous_rates)
+    )
+    return assembly.finish(trunk, logits(x, num_classes), output, weights)
+
+
+def _single_rate(atrous_rates: Sequence[int]) -> int:
     check_atrous_rates(atrous_rates)
     if len(atrous_rates) != 1:
         raise UserError(
             f"atrous_rates is {tuple(atrous_rates)}, but v1 has a single branch: give one rate, "
             "or choose version v2."
         )
-    filters = fc_filters or (1024 if is_large_fov else 4096)
-    x = fully_connected(trunk.features["features"], filters, kernel_size, atrous_rates[0])
-    return assembly.finish(trunk, logits(x, num_classes), output, weights)
+    return atrous_rates[0]
 
 
 def fully_connected(features, filters: int, kernel_size: int, rate: int, branch: str = ""):

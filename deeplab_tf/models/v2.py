@@ -68,16 +68,21 @@ def DeepLabV2(
     check_atrous_rates(atrous_rates)
     if fc_filters is None:
         fc_filters = _VGG_FILTERS if trunk.backbone.name == "vgg_16" else 0
-    branches = []
-    for index, rate in enumerate(atrous_rates):
-        name = f"logits/semantic_{index}" if index else "logits/semantic"
-        x = trunk.features["features"]
-        if fc_filters:
-            x = fully_connected(x, fc_filters, 3, rate, branch=f"_{index + 1}")
-            branches.append(logits(x, num_classes, name=name))
-        else:
-            branches.append(logits(x, num_classes, 3, rate, name))
+    features = trunk.features["features"]
+    branches = [
+        _branch(features, num_classes, index, rate, fc_filters)
+        for index, rate in enumerate(atrous_rates)
+    ]
     total = branches[0]
     if len(branches) > 1:
         total = keras.layers.Add(dtype="float32", name="logits.sum")(branches)
     return assembly.finish(trunk, total, output, weights)
+
+
+def _branch(features, num_classes: int, index: int, rate: int, fc_filters: int):
+    """Returns the logits of a classifier at a rate, with or without its own fc6 and fc7."""
+    name = f"logits/semantic_{index}" if index else "logits/semantic"
+    if not fc_filters:
+        return logits(features, num_classes, 3, rate, name)
+    x = fully_connected(features, fc_filters, 3, rate, branch=f"_{index + 1}")
+    return logits(x, num_classes, name=name)
