@@ -17,20 +17,20 @@ from deeplab_tf.weights.checkpoint_values import few
 
 # Behind every backbone's scope; the logits of a classification network are within it.
 _HEAD = ("logits/", "aspp0/", "decoder/")
+_SKIP = "call load_tf1_checkpoint with skip_mismatched=True (flag: --skip_mismatched)"
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportReport:
-    """What became of a checkpoint's variables, by the original's names.
+    """What happened to the variables of a checkpoint, by the original's names.
 
     Attributes:
-        path: Of the checkpoint.
-        loaded: Variables that are in the model now.
-        adapted: Those of them that were made to fit, and how: the first convolution of a model
-            for images of other than three channels.
-        skipped: Variables of the model that were left as they are, and why.
-        unused: Variables of the checkpoint that the model does not have, without those of the
-            optimizer.
+        path: Path of the checkpoint.
+        loaded: Variables that were loaded into the model.
+        adapted: Loaded variables that were changed to fit, and how: the first convolution of a
+            model for images of other than three channels.
+        skipped: Variables of the model that were left unchanged, and why.
+        unused: Variables of the checkpoint that the model does not have, except the optimizer's.
     """
 
     path: str
@@ -225,16 +225,14 @@ def _find_prefix(path: pathlib.Path) -> str:
 def _remedy(problems: list[tuple[str, str]], shapes: dict) -> str:
     if not any(name.startswith(_HEAD) for name in shapes):
         return (
-            "The checkpoint holds a backbone without a DeepLab head, as those trained on ImageNet: "
-            "load it into the backbone, model.get_layer(...), or pass skip_mismatched=True."
+            "The checkpoint holds a backbone without a DeepLab head, such as those trained on "
+            "ImageNet: give it as the weights of the backbone, load it into model.get_layer(...), "
+            f"or {_SKIP}."
         )
     # MobileNetV3's decoder ends in the logits.
     if all(name.startswith(("logits/", "decoder/")) and name in shapes for name, _ in problems):
-        return (
-            "The checkpoint knows other classes: pass skip_mismatched=True to leave the last layer "
-            "as it is."
-        )
+        return f"The checkpoint has other classes: {_SKIP} to leave the last layer unchanged."
     return (
-        "Build the model with the arguments of the checkpoint's, or pass skip_mismatched=True to "
-        "leave what does not fit as it is."
+        f"Build the model with the settings of the checkpoint's, or {_SKIP} to leave what does not "
+        "fit unchanged."
     )
