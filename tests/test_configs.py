@@ -138,7 +138,7 @@ def test_a_second_stage_starts_from_the_weights_of_the_first(tmp_path):
     assert len(report.loaded) == len(model.weights)
     for weight, expected in zip(model.weights, trained.weights, strict=True):
         np.testing.assert_array_equal(weight, expected)
-    with pytest.raises(UserError, match="run does not fit .* knows other classes"):
+    with pytest.raises(UserError, match="run does not fit .* has other classes"):
         tf1_checkpoint.copy_weights(other, trained, "the run")
     report = tf1_checkpoint.copy_weights(other, trained, "the run", skip_mismatched=True)
     assert [name for name, _ in report.skipped] == [
@@ -158,7 +158,7 @@ def test_batch_norm_that_a_paper_trains_has_the_images_that_it_wants(path):
 @of_every_flagfile
 def test_classes_that_are_oversampled_are_in_the_dataset(path):
     _, data_config, _ = read(path)
-    names = set(filter(None, data_config.oversample_classes.split(",")))
+    names = set(data_config.oversample_classes)
     if names:
         classes = REPOSITORY / f"configs/{data_config.dataset}.classes"
         assert names <= set(classes.read_text().split())
