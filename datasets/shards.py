@@ -1,14 +1,13 @@
-"""Writes the shards of a dataset in parallel, so that a build that was cut off goes on.
+"""Writes the shards of a dataset in parallel, so that a build that was interrupted can resume.
 
 While a dataset is built it lies in `<version>.incomplete/` beside its final folder, where no reader
-looks. Every shard there is written under another name first, and has a file beside it that tells
-what it was made of: by that, the next build knows whether to keep it.
+looks. Every shard there is written under another name first, and has a file beside it that says
+what it was made of: by that, the next build decides whether to keep it.
 """
 
 import collections
 import concurrent.futures
 import dataclasses
-import datetime
 import hashlib
 import inspect
 import json
@@ -16,7 +15,6 @@ import os
 import pathlib
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -24,14 +22,35 @@ from collections.abc import Iterator
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from deeplab_tf import files
 from deeplab_tf.data import label_files
+from deeplab_tf.data.problems import ERROR
+from deeplab_tf.data_report import findings
+from deeplab_tf.data_report.images import count_ids
+from deeplab_tf.data_report.statistics import SplitStatistics
 from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets.progress import Progress
+from deeplab_tf.datasets.source_files import Pair
 from deeplab_tf.errors import UserError
 
 _PARTIAL = ".partial"
 _STATE = ".json"
 _AHEAD = 4  # examples that wait per worker
-_SECONDS_PER_LINE = 60.0  # of progress, where the output is no terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What a finished shard holds.
+
+    Attributes:
+        fingerprint: Of what it was made of.
+        num_bytes: Of its examples.
+        pixels_by_id: Of every label, by class id.
+    """
+
+    fingerprint: str
+    num_bytes: int
+    pixels_by_id: list[dict[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,47 +59,52 @@ class _Shard:
 
     split: str
     path: pathlib.Path  # in the incomplete folder
-    pairs: list[segmentation.Pair]
+    pairs: list[Pair]
     fingerprint: str
 
     @property
     def state_path(self) -> pathlib.Path:
         return self.path.with_name(self.path.name + _STATE)
 
-    def num_bytes_if_finished(self) -> int | None:
-        """Returns the bytes of its examples, or None if it has to be written (again)."""
+    def read_if_finished(self) -> _Written | None:
+        """Returns what it holds, or None if it has to be written (again)."""
         try:
             state = json.loads(self.state_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            written = _Written(
+                state["fingerprint"],
+                state["num_bytes"],
+                [{int(i): count for i, count in label.items()} for label in state["pixels_by_id"]],
+            )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        same = state["fingerprint"] == self.fingerprint and self.path.exists()
-        return state["num_bytes"] if same else None
+        is_same = written.fingerprint == self.fingerprint and self.path.exists()
+        return written if is_same else None
 
-    def write(self, examples: Iterable[bytes]) -> int:
-        """Writes serialized examples and returns their bytes; nothing bears its name before."""
+    def write(self, examples: Iterable[tuple[bytes, dict[int, int]]]) -> _Written:
+        """Writes serialized examples; nothing has its name before all are written."""
         partial = self.path.with_name(f"{self.path.name}.{os.getpid()}{_PARTIAL}")
-        num_bytes = 0
+        written = _Written(self.fingerprint, 0, [])
         with tf.io.TFRecordWriter(str(partial)) as writer:
-            for example in examples:
+            for example, pixels_by_id in examples:
                 writer.write(example)
-                num_bytes += len(example)
-        state = {"fingerprint": self.fingerprint, "num_bytes": num_bytes}
-        self.state_path.write_text(json.dumps(state), encoding="utf-8")
+                written = dataclasses.replace(written, num_bytes=written.num_bytes + len(example))
+                written.pixels_by_id.append(pixels_by_id)
+        files.write_json(self.state_path, dataclasses.asdict(written))
         partial.rename(self.path)  # last: what has its name is whole, and its state is there
-        return num_bytes
+        return written
 
 
 def write_shards(
     builder: segmentation.SegmentationBuilder,
-    pairs: dict[str, list[segmentation.Pair]],
+    pairs: dict[str, list[Pair]],
     num_shards: int,
     num_workers: int | None = None,
 ) -> None:
-    """Writes the records of a dataset to `builder.data_path`, which is not there before all is.
+    """Writes the records of a dataset to `builder.data_path`, which appears when all are written.
 
-    Images are mixed by a hash of their names. They are read and checked by threads (what takes
-    the time, decoding and compressing, leaves Python's lock), and written one shard after another,
-    so that not more than one is lost when the build is cut off.
+    Images are shuffled by a hash of their names. They are read and checked by threads (decoding and
+    compressing, which take the time, release Python's lock), and written one shard after another,
+    so that at most one is lost when the build is interrupted.
 
     Args:
         builder: After `find_pairs`.
@@ -89,37 +113,22 @@ def write_shards(
         num_workers: Threads; by default as many as there are CPU cores.
 
     Raises:
-        UserError: An image or label is no good, or the folder cannot be written.
+        UserError: An image or label is not fit, there is nothing to learn from all of them, or the
+            folder cannot be written.
     """
     folder = pathlib.Path(builder.data_path)
     incomplete = folder.with_name(folder.name + ".incomplete")
-    num_workers = num_workers or os.cpu_count()
-    finished: dict[pathlib.Path, int] = {}
+    finished: dict[pathlib.Path, _Written] = {}
     shards = []
     try:
         incomplete.mkdir(parents=True, exist_ok=True)
         shards = _plan(builder, pairs, num_shards, incomplete)
         for shard in shards:
-            num_bytes = shard.num_bytes_if_finished()
-            if num_bytes is not None:
-                finished[shard.path] = num_bytes
+            if written := shard.read_if_finished():
+                finished[shard.path] = written
         _remove_all_but(incomplete, finished)
-        if finished:
-            print(f"Going on: {len(finished)} of {len(shards)} shards are there already")
-        progress = _Progress(
-            total=sum(len(shard.pairs) for shard in shards),
-            kept=sum(len(shard.pairs) for shard in shards if shard.path in finished),
-        )
-        with progress, concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
-            for shard in shards:
-                if shard.path not in finished:
-                    examples = _map_in_order(
-                        pool,
-                        lambda pair: _serialize(builder, pair),
-                        shard.pairs,
-                        ahead=_AHEAD * num_workers,
-                    )
-                    finished[shard.path] = shard.write(progress.count(examples))
+        _write_missing(builder, shards, finished, num_workers or os.cpu_count() or 1)
+        _check_labels(builder, shards, finished)
         _write_info(builder, shards, finished, incomplete)
         for shard in shards:
             shard.state_path.unlink()
@@ -132,9 +141,60 @@ def write_shards(
         ) from error
 
 
+def _write_missing(
+    builder: segmentation.SegmentationBuilder,
+    shards: list[_Shard],
+    finished: dict[pathlib.Path, _Written],
+    num_workers: int,
+) -> None:
+    """Writes the shards that are not finished, and adds them to those that are."""
+    if finished:
+        print(f"Resuming: {len(finished)} of {len(shards)} shards are finished.")
+    progress = Progress(
+        total=sum(len(shard.pairs) for shard in shards),
+        kept=sum(len(shard.pairs) for shard in shards if shard.path in finished),
+    )
+    with progress, concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
+        for shard in shards:
+            if shard.path not in finished:
+                examples = _map_in_order(
+                    pool,
+                    lambda pair: _serialize(builder, pair),
+                    shard.pairs,
+                    ahead=_AHEAD * num_workers,
+                )
+                finished[shard.path] = shard.write(progress.count(examples))
+
+
+def _check_labels(
+    builder: segmentation.SegmentationBuilder,
+    shards: list[_Shard],
+    finished: dict[pathlib.Path, _Written],
+) -> None:
+    """Judges the labels as a whole, as `check_data` does; prints warnings.
+
+    Raises:
+        UserError: There is an error among the findings.
+    """
+    info = builder.classes
+    splits: dict[str, SplitStatistics] = {}
+    for shard in shards:
+        split = splits.setdefault(shard.split, SplitStatistics(info.num_classes, info.ignore_label))
+        for pixels_by_id in finished[shard.path].pixels_by_id:
+            split.num_images += 1
+            split.add_label(pixels_by_id)
+    found = list(findings.find_in_labels(info, splits))
+    for finding in found:
+        if finding.severity != ERROR:
+            print(f"warning: {finding.what}. {finding.remedy}", file=sys.stderr, flush=True)
+    errors = [f"{finding.what}. {finding.remedy}" for finding in found if finding.severity == ERROR]
+    if errors:
+        raise UserError("The labels are not fit to train: " + "\n".join(errors))
+
+
 def _plan(
     builder: segmentation.SegmentationBuilder,
-    pairs: dict[str, list[segmentation.Pair]],
+    pairs: dict[str, list[Pair]],
     num_shards: int,
     folder: pathlib.Path,
 ) -> list[_Shard]:
@@ -142,24 +202,24 @@ def _plan(
     common = builder.fingerprint() + _code(builder)
     shards = []
     for split, listed in pairs.items():
-        # Sorted sources are often sorted by scene or class: a hash mixes them, always in one way.
-        mixed = sorted(listed, key=lambda pair: hashlib.sha256(pair.name.encode()).digest())
-        template = builder._get_filename_template(split).replace(data_dir=folder)
-        count = min(num_shards, len(mixed))
+        # Sorted sources are often sorted by scene or class: a hash shuffles them, always alike.
+        shuffled = sorted(listed, key=lambda pair: hashlib.sha256(pair.name.encode()).digest())
+        template = builder.filename_template(split).replace(data_dir=folder)
+        count = min(num_shards, len(shuffled))
         for index in range(count):
-            part = mixed[index * len(mixed) // count : (index + 1) * len(mixed) // count]
+            part = shuffled[index * len(shuffled) // count : (index + 1) * len(shuffled) // count]
             path = pathlib.Path(template.sharded_filepath(shard_index=index, num_shards=count))
             shards.append(_Shard(split, path, part, _fingerprint(common, part)))
     return shards
 
 
-def _fingerprint(common: str, pairs: list[segmentation.Pair]) -> str:
+def _fingerprint(common: str, pairs: list[Pair]) -> str:
     """Returns a hash of what a shard is made of; files count by their size and time."""
     digest = hashlib.sha256(common.encode())
     for pair in pairs:
         digest.update(repr(pair).encode())
         for path in pair.sources():
-            if path.exists():  # that one is missing is told when it is read
+            if path.exists():  # a missing one is an error when it is read
                 status = path.stat()
                 digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()
@@ -184,18 +244,22 @@ def _remove_all_but(folder: pathlib.Path, finished: Iterable[pathlib.Path]) -> N
             path.unlink()
 
 
-def _serialize(builder: segmentation.SegmentationBuilder, pair: segmentation.Pair) -> bytes:
-    """Returns a serialized `tf.train.Example`."""
+def _serialize(
+    builder: segmentation.SegmentationBuilder, pair: Pair
+) -> tuple[bytes, dict[int, int]]:
+    """Returns a serialized `tf.train.Example`, and the pixels of every id in its label."""
     try:
-        example = builder.read_example(pair)
+        image, label = builder.read_pair(pair)
     except UserError as error:
-        raise UserError(
-            f"{error}\nTo see everything that is wrong at once: {builder.check_command(pair)}"
-        ) from error
+        command = builder.check_command(pair)
+        hint = f"\nTo see everything that is wrong at once: {command}" if command else ""
+        raise UserError(f"{error}{hint}") from error
+    example = segmentation.encode_example(pair.name, image, label)
     serialized = builder.info.features.serialize_example(example)
     # TFDS leaves the keys in an order that changes from run to run; so that the same images give
     # the same bytes, they are sorted.
-    return tf.train.Example.FromString(serialized).SerializeToString(deterministic=True)
+    ordered = tf.train.Example.FromString(serialized).SerializeToString(deterministic=True)
+    return ordered, count_ids(label)
 
 
 def _map_in_order(
@@ -218,7 +282,7 @@ def _map_in_order(
 def _write_info(
     builder: segmentation.SegmentationBuilder,
     shards: list[_Shard],
-    num_bytes: dict[pathlib.Path, int],
+    finished: dict[pathlib.Path, _Written],
     folder: pathlib.Path,
 ) -> None:
     """Writes what `tfds.builder_from_directory` reads."""
@@ -229,8 +293,8 @@ def _write_info(
             tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=[len(shard.pairs) for shard in own],
-                num_bytes=sum(num_bytes[shard.path] for shard in own),
-                filename_template=builder._get_filename_template(split),
+                num_bytes=sum(finished[shard.path].num_bytes for shard in own),
+                filename_template=builder.filename_template(split),
             )
         )
     builder.info.set_splits(tfds.core.splits.SplitDict(splits))
@@ -240,47 +304,3 @@ def _write_info(
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
-
-
-class _Progress:
-    """Tells how far a build is: a line that is kept up to date, or a rare one in a log file.
-
-    Args:
-        total: Images of the dataset.
-        kept: Images in shards of an earlier build.
-    """
-
-    def __init__(self, total: int, kept: int):
-        self._total = total
-        self._kept = kept
-        self._done = kept
-        self._start = time.monotonic()
-        self._is_terminal = sys.stdout.isatty()
-        self._period = 0.5 if self._is_terminal else _SECONDS_PER_LINE  # seconds
-        self._next_line = self._start + self._period
-
-    def count(self, examples: Iterable) -> Iterator:
-        """Passes examples on and counts them."""
-        for example in examples:
-            yield example
-            self._done += 1
-            if time.monotonic() >= self._next_line:
-                self._next_line = time.monotonic() + self._period
-                self._print()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if self._is_terminal:  # what is printed next, be it an error, gets a line of its own
-            self._print()
-            print()
-
-    def _print(self) -> None:
-        rate = (self._done - self._kept) / max(time.monotonic() - self._start, 1e-9)
-        left = datetime.timedelta(seconds=round((self._total - self._done) / max(rate, 1e-9)))
-        line = f"{self._done}/{self._total} images  {rate:.0f}/s  {left} left"
-        if self._is_terminal:
-            print(f"\r{line:<60}", end="", flush=True)
-        else:
-            print(line, flush=True)

@@ -224,8 +224,8 @@ def test_what_the_terminal_shows_fits_into_100_columns_and_the_sheet_shows_probl
 @pytest.mark.parametrize(
     "change, arguments, kind, words",
     [
-        (lambda ids: np.where(ids == 0, 0, 255), {}, "mask", "divide by 255"),
-        (lambda ids: np.where(ids == 0, 0, 255), {"ignore_label": 9}, "mask", "divide by 255"),
+        (lambda ids: np.where(ids == 0, 0, 255), {}, "mask", "--label_encoding=mask"),
+        (lambda ids: np.where(ids == 0, 0, 255), {"ignore_label": 9}, "mask", "encoding=mask"),
         (lambda ids: np.where(ids == 255, 255, ids + 1), {}, "ids_out_of_range", "subtract 1"),
         (lambda ids: np.where(ids == 2, 3, ids), {}, "ids_out_of_range", "--ignore_label=3"),
         (lambda ids: ids, {"ignore_label": 9}, "ids_out_of_range", "--ignore_label=255"),

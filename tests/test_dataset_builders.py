@@ -294,7 +294,7 @@ def test_the_release_of_mapillary_vistas_is_told_by_its_config_file(raw, tmp_pat
 
     config["labels"].reverse()
     (raw / "config_v2.0.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="config_v2.0.json ends its labels with 'animal--bird'"):
+    with pytest.raises(UserError, match="config_v2.0.json: the last of labels is 'animal--bird'"):
         builder.find_pairs(raw)
 
 

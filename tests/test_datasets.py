@@ -15,6 +15,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from conftest import REPOSITORY
+from deeplab_tf import check_data
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import own_data
 from deeplab_tf.data import record_reading
@@ -137,7 +139,7 @@ BAD_IMAGES = {
     "sizes differ": (
         lambda raw: save(np.zeros((30, 20), np.uint8), raw / "labels/c.png"),
         "labels/c.png",
-        "30x20 in .*, 20x30 in",
+        "has 20x30 pixels .*, but its image .*c.jpg has 30x20",
     ),
     "label missing": (
         lambda raw: (raw / "labels/c.png").unlink(),
@@ -236,14 +238,14 @@ import os, pathlib, signal, sys
 from deeplab_tf.datasets import build, segmentation
 
 out, raw = sys.argv[1:]
-read_example = segmentation.SegmentationBuilder.read_example
+read_pair = segmentation.SegmentationBuilder.read_pair
 
 def read_or_die(self, pair):
     if list(pathlib.Path(out).rglob("train-00001-of-00004.tfrecord")):
         os.kill(os.getpid(), signal.SIGKILL)
-    return read_example(self, pair)
+    return read_pair(self, pair)
 
-segmentation.SegmentationBuilder.read_example = read_or_die
+segmentation.SegmentationBuilder.read_pair = read_or_die
 build.build("folder", out, raw, num_workers=1)
 """
 
@@ -273,14 +275,14 @@ def test_a_killed_build_goes_on_and_keeps_what_has_not_changed(raw, tmp_path, mo
     os.utime(raw / f"images/{min(first)}.jpg", (0, 0))  # this image is another one now
 
     read = set()
-    read_example = segmentation.SegmentationBuilder.read_example
+    read_pair = segmentation.SegmentationBuilder.read_pair
     monkeypatch.setattr(
         segmentation.SegmentationBuilder,
-        "read_example",
-        lambda self, pair: read.add(pair.name) or read_example(self, pair),
+        "read_pair",
+        lambda self, pair: read.add(pair.name) or read_pair(self, pair),
     )
     found = build.build("folder", out, raw)
-    assert "1 of 5 shards are there already" in capsys.readouterr().out
+    assert "Resuming: 1 of 5 shards are finished" in capsys.readouterr().out
     assert len(read) == 3 + 6 + 1 and first < read
     at_once = build.build("folder", tmp_path / "at_once", raw)
     assert found.num_examples == at_once.num_examples == {"train": 12, "val": 1}
@@ -460,7 +462,7 @@ def test_the_command_ends_with_one_message_and_code_1_on_a_truncated_jpeg(raw, t
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     assert finished.returncode == 1
-    assert f"error: image {raw / 'images' / 'c.jpg'} cannot be decoded" in finished.stderr
+    assert f"error: {raw / 'images' / 'c.jpg'} cannot be decoded" in finished.stderr
     assert "Traceback" not in finished.stderr
 
 
@@ -485,3 +487,47 @@ def test_real_camvid_images_keep_bytes_and_ids(shared, tmp_path):
             tf.io.decode_png(example.label)[..., 0],
             np.array(PIL.Image.open(camvid / "trainannot" / name)),
         )
+
+
+@pytest.mark.parametrize("values", [[255], [0, 255]])
+def test_labels_from_which_nothing_can_be_learned_are_refused_at_the_end(raw, tmp_path, values):
+    for path in (raw / "labels").iterdir():
+        save(np.resize(np.array(values, np.uint8), (20, 30)), path)
+    told_ids = own_data.OwnDataOptions(label_encoding="grey")
+    with pytest.raises(UserError, match="not fit to train.*(fewer than two classes|masks)"):
+        build.build("folder", tmp_path / "out", raw, own=told_ids)
+    with pytest.raises(UserError, match="no records in"):
+        records.find_records(tmp_path / "out")
+    report = check_data.check_folders(raw / "images", raw / "labels", 2, label_encoding="grey")
+    assert not report.is_fit_to_train
+
+
+def test_what_is_odd_about_labels_is_told_at_the_end(raw, tmp_path, capsys):
+    (raw / "classes.txt").write_text("ground\ntraffic light\nsky\n")
+    save(np.ones((20, 30), np.uint8), raw / "labels" / "c.png")
+    build.build("folder", tmp_path, raw)
+    told = capsys.readouterr().err
+    assert "largest id that occurs is 1, but there are 3 classes" in told and "sky" in told
+    assert "split val: Only the class 'traffic light' (id 1) occurs" in told
+
+
+def test_litter_of_file_managers_is_not_an_image(tmp_path):
+    raw = shutil.copytree(REPOSITORY / "datasets" / "voc2012" / "dummy_data", tmp_path / "raw")
+    voc = pathlib.Path(raw) / "VOCdevkit" / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug"):
+        for path in list((voc.parent.parent / folder).glob("*")) + list((voc / folder).glob("*")):
+            path.with_name(f"._{path.name}").write_bytes(b"of a Mac")
+            (path.parent / ".DS_Store").write_bytes(b"of a Mac")
+    built = build.build("voc2012", tmp_path / "out", raw)
+    assert built.num_examples == {"train": 2, "val": 1, "trainval": 3, "train_aug": 3}
+
+
+def test_lists_of_images_may_be_of_any_unicode_encoding(raw, tmp_path):
+    (raw / "train.txt").write_text("a\nb\n", encoding="utf-16")
+    (raw / "classes.txt").write_text("ground\ntraffic light\n", encoding="utf-8-sig")
+    built = build.build("folder", tmp_path, raw)
+    assert built.num_examples == {"train": 2, "val": 1}
+    assert built.info.class_names == ("ground", "traffic light")
+    (raw / "train.txt").write_bytes("a\nbücher\n".encode("cp1252"))
+    with pytest.raises(UserError, match=r"train.txt is not a UTF-8 text \(line 2\)"):
+        build.build("folder", tmp_path / "other", raw)

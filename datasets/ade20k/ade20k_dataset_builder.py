@@ -5,6 +5,7 @@ import pathlib
 import tensorflow_datasets as tfds
 
 from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets import source_files
 from deeplab_tf.errors import UserError
 
 # In the order of the class ids; names and colours are those of the challenge.
@@ -187,16 +188,16 @@ class Builder(segmentation.SegmentationBuilder):
             homepage="http://sceneparsing.csail.mit.edu",
         )
 
-    def _pairs(self, root: pathlib.Path) -> dict[str, list[segmentation.Pair]]:
+    def _pairs(self, root: pathlib.Path) -> dict[str, list[source_files.Pair]]:
         if (root / "ADEChallengeData2016").is_dir():
             root = root / "ADEChallengeData2016"
         found = {
-            split: segmentation.pairs_of_folders(
+            split: source_files.pairs_of_folders(
                 root / "images" / folder, root / "annotations" / folder
             )
             for split, folder in SPLITS.items()
         }
         pairs = {split: listed for split, listed in found.items() if listed}
         if not pairs:
-            raise UserError(f"no split of ADE20K is complete in {root}.\n{LAYOUT}")
+            raise UserError(f"No split of ADE20K is complete in {root}.\n{LAYOUT}")
         return pairs

@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 
 from deeplab_tf.data import label_files
 from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets import source_files
 from deeplab_tf.errors import UserError
 
 # In the order of the class ids; the colours are those of CamVid's own label images.
@@ -104,13 +105,13 @@ class Builder(segmentation.SegmentationBuilder):
             homepage="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
         )
 
-    def _pairs(self, root: pathlib.Path) -> dict[str, list[segmentation.Pair]]:
+    def _pairs(self, root: pathlib.Path) -> dict[str, list[source_files.Pair]]:
         folders = [root / _ORIGINAL_IMAGES, root / _ORIGINAL_LABELS]
         self._is_original = any(folder.is_dir() for folder in folders)
         missing = [folder for folder in folders if not folder.is_dir()]
         if self._is_original and missing:
-            raise UserError(f"there is no folder {missing[0]}.\n{LAYOUT}")
-        lists = segmentation.read_split_lists(root, ("train", "val", "test"), LAYOUT)
+            raise UserError(f"There is no folder {missing[0]}.\n{LAYOUT}")
+        lists = source_files.read_split_lists(root, ("train", "val", "test"), LAYOUT)
         pair = _original_pair if self._is_original else _segnet_pair
         return {
             split: [pair(root, split, line) for line in lines] for split, lines in lists.items()
@@ -122,15 +123,15 @@ class Builder(segmentation.SegmentationBuilder):
         return label_files.read_label(path)
 
 
-def _segnet_pair(root: pathlib.Path, split: str, line: str) -> segmentation.Pair:
+def _segnet_pair(root: pathlib.Path, split: str, line: str) -> source_files.Pair:
     # A line is "image label", under the absolute paths of whoever wrote it.
     names = [pathlib.Path(path).name for path in line.split()]
     image = root / split / names[0]
-    return segmentation.Pair(image.stem, image, root / f"{split}annot" / names[-1])
+    return source_files.Pair(image.stem, image, root / f"{split}annot" / names[-1])
 
 
-def _original_pair(root: pathlib.Path, split: str, line: str) -> segmentation.Pair:
+def _original_pair(root: pathlib.Path, split: str, line: str) -> source_files.Pair:
     stem = pathlib.Path(line.split()[0]).stem
-    return segmentation.Pair(
+    return source_files.Pair(
         stem, root / _ORIGINAL_IMAGES / f"{stem}.png", root / _ORIGINAL_LABELS / f"{stem}_L.png"
     )

@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from deeplab_tf.data import class_ids
 from deeplab_tf.data import label_files
 from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets import source_files
 from deeplab_tf.errors import UserError
 
 # In the order of the class ids, which Cityscapes calls trainIds.
@@ -76,7 +77,7 @@ class Builder(segmentation.SegmentationBuilder):
             homepage="https://www.cityscapes-dataset.com",
         )
 
-    def _pairs(self, root: pathlib.Path) -> dict[str, list[segmentation.Pair]]:
+    def _pairs(self, root: pathlib.Path) -> dict[str, list[source_files.Pair]]:
         folders = {folder for folders in SPLITS.values() for folder in folders}
         parts = {folder: _pairs_of_folder(root, folder) for folder in folders}
         pairs = {
@@ -85,7 +86,7 @@ class Builder(segmentation.SegmentationBuilder):
             if all(parts[folder] for folder in folders)
         }
         if not pairs:
-            raise UserError(f"no split of Cityscapes is complete in {root}.\n{LAYOUT}")
+            raise UserError(f"No split of Cityscapes is complete in {root}.\n{LAYOUT}")
         return pairs
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:
@@ -94,14 +95,14 @@ class Builder(segmentation.SegmentationBuilder):
         return TRAIN_IDS[label]
 
 
-def _pairs_of_folder(root: pathlib.Path, folder: str) -> list[segmentation.Pair]:
+def _pairs_of_folder(root: pathlib.Path, folder: str) -> list[source_files.Pair]:
     """Returns the pairs of e.g. gtFine/train, those of all cities."""
     kind, part = folder.split("/")
     if not (root / folder).is_dir():
         return []
     pairs = []
-    for image in sorted((root / "leftImg8bit" / part).glob("*/*_leftImg8bit.png")):
+    for image in source_files.find_files(root / "leftImg8bit" / part, "*/*_leftImg8bit.png"):
         name = image.name.removesuffix("_leftImg8bit.png")
         label = root / folder / image.parent.name / f"{name}_{kind}_labelIds.png"
-        pairs.append(segmentation.Pair(name, image, label))
+        pairs.append(source_files.Pair(name, image, label))
     return pairs

@@ -9,6 +9,7 @@ from deeplab_tf.data import class_ids
 from deeplab_tf.data import label_files
 from deeplab_tf.data import records
 from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets import source_files
 from deeplab_tf.errors import UserError
 
 # In the order of the ids in the label files: 91 things, then 91 kinds of stuff.
@@ -243,17 +244,17 @@ class Builder(segmentation.SegmentationBuilder):
             homepage="https://github.com/nightrome/cocostuff",
         )
 
-    def _pairs(self, root: pathlib.Path) -> dict[str, list[segmentation.Pair]]:
+    def _pairs(self, root: pathlib.Path) -> dict[str, list[source_files.Pair]]:
         images = root / "images" if (root / "images").is_dir() else root
         maps = root / "stuffthingmaps_trainval2017"
         maps = maps if maps.is_dir() else root / "annotations"
         found = {
-            split: segmentation.pairs_of_folders(images / folder, maps / folder)
+            split: source_files.pairs_of_folders(images / folder, maps / folder)
             for split, folder in SPLITS.items()
         }
         pairs = {split: listed for split, listed in found.items() if listed}
         if not pairs:
-            raise UserError(f"no split of COCO-Stuff is complete in {root}.\n{LAYOUT}")
+            raise UserError(f"No split of COCO-Stuff is complete in {root}.\n{LAYOUT}")
         return pairs
 
     def _read_label(self, path: pathlib.Path) -> np.ndarray:

@@ -13,6 +13,7 @@ from deeplab_tf.data import source_images
 from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.annotations.common import EmbeddedImage
 from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets.source_files import Pair
 
 LAYOUT = """Your own data is expected in --manual_dir: images, and their labels as one of
   annotation files   of COCO, labelme, CVAT for images, YOLO segmentation, Label Studio
@@ -24,7 +25,7 @@ GREEN BLUE, one class a line. See datasets/folder/README.md."""
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnPair(segmentation.Pair):
+class OwnPair(Pair):
     """An image and what is known of its label."""
 
     annotated: AnnotatedImage = dataclasses.field(repr=False)
@@ -52,7 +53,7 @@ class Builder(segmentation.SegmentationBuilder):
         # The classes are not known yet.
         return self.dataset_info(ignore_label=records.IGNORE_LABEL)
 
-    def _pairs(self, root: pathlib.Path) -> dict[str, list[segmentation.Pair]]:
+    def _pairs(self, root: pathlib.Path) -> dict[str, list[Pair]]:
         self._data = own_data.find_own_data(root, self.options)
         info = self._data.info
         self.info.metadata.update(
@@ -70,13 +71,13 @@ class Builder(segmentation.SegmentationBuilder):
         """Tells what records are made of besides the files: version, classes, options."""
         return super().fingerprint() + repr((self.options, self._data.format))
 
-    def check_command(self, pair: segmentation.Pair) -> str:
+    def check_command(self, pair: Pair) -> str:
         """Returns the command that lists all that is wrong, not only the first."""
         return command_line.shell_command(
             "deeplab_tf.check_data", self.options.config(), data=self._data.root
         )
 
-    def _read(self, pair: segmentation.Pair) -> tuple[source_images.SourceImage, np.ndarray]:
+    def _read(self, pair: Pair) -> tuple[source_images.SourceImage, np.ndarray]:
         assert isinstance(pair, OwnPair)
         return self._data.read(pair.annotated)
 

@@ -1,11 +1,14 @@
 """TFDS builder of Mapillary Vistas, whose config files name its classes."""
 
-import json
 import pathlib
 
 import tensorflow_datasets as tfds
 
+from deeplab_tf import files
+from deeplab_tf.data import records
+from deeplab_tf.data.json_fields import JsonObject
 from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets import source_files
 from deeplab_tf.errors import UserError
 
 # Config file and label folder of every release, in the order of preference: research reports v1.2,
@@ -15,6 +18,7 @@ RELEASES = {
     "config_v2.0.json": "v2.0/labels",
     "config.json": "labels",
 }
+_LAST = "void--unlabeled"
 SPLITS = {"train": "training", "val": "validation"}
 
 LAYOUT = """Mapillary Vistas is expected in --manual_dir as it unpacks:
@@ -37,34 +41,36 @@ class Builder(segmentation.SegmentationBuilder):
         # The classes are not known yet.
         return self.dataset_info(homepage="https://www.mapillary.com/dataset/vistas")
 
-    def _pairs(self, root: pathlib.Path) -> dict[str, list[segmentation.Pair]]:
+    def _pairs(self, root: pathlib.Path) -> dict[str, list[source_files.Pair]]:
         for config, label_folder in RELEASES.items():
             pairs = _pairs_of_release(root, label_folder)
             if pairs and (root / config).is_file():
-                classes = _read_classes(root / config)
+                names, colors = _read_classes(root / config)
                 self.info.metadata.update(
-                    class_names=[entry["readable"] for entry in classes],
-                    colors=[entry["color"] for entry in classes],
-                    ignore_label=len(classes),  # Unlabeled, the last of the ids
+                    class_names=names,
+                    colors=colors,
+                    ignore_label=len(names),  # Unlabeled, the last of the ids
                 )
                 return pairs
-        raise UserError(f"no release of Mapillary Vistas is complete in {root}.\n{LAYOUT}")
+        raise UserError(f"No release of Mapillary Vistas is complete in {root}.\n{LAYOUT}")
 
 
-def _pairs_of_release(root: pathlib.Path, label_folder: str) -> dict[str, list[segmentation.Pair]]:
+def _pairs_of_release(root: pathlib.Path, label_folder: str) -> dict[str, list[source_files.Pair]]:
     found = {
-        split: segmentation.pairs_of_folders(root / folder / "images", root / folder / label_folder)
+        split: source_files.pairs_of_folders(root / folder / "images", root / folder / label_folder)
         for split, folder in SPLITS.items()
     }
     return {split: listed for split, listed in found.items() if listed}
 
 
-def _read_classes(config: pathlib.Path) -> list[dict]:
-    """Returns the entries of the classes, in the order of their ids; not the last, Unlabeled."""
-    *classes, last = json.loads(config.read_text("utf-8"))["labels"]
-    if last["name"] != "void--unlabeled":
-        raise UserError(
-            f"{config} ends its labels with {last['name']!r}, not with void--unlabeled: take the "
-            "file as it was distributed, whose order says what the ids mean"
-        )
-    return classes
+def _read_classes(config: pathlib.Path) -> tuple[list[str], list[list[int]]]:
+    """Returns names and colours in the order of the ids, without the last, Unlabeled."""
+    remedy = "Take the file as it was distributed; its order says what the ids mean."
+    fields = JsonObject(files.read_json(config, "class list"), str(config), remedy)
+    *classes, last = fields.objects("labels", records.MAX_CLASSES) or [fields]
+    if last.text("name") != _LAST:
+        raise fields.error("the last of labels", last.text("name"), _LAST)
+    return (
+        [entry.text("readable") for entry in classes],
+        [entry.color("color") for entry in classes],
+    )

@@ -6,6 +6,7 @@ import tensorflow_datasets as tfds
 
 from deeplab_tf.data import records
 from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets import source_files
 from deeplab_tf.errors import UserError
 
 # In the order of the class ids: the 59 frequent ones of 459 classes, and what is none of them.
@@ -98,21 +99,19 @@ class Builder(segmentation.SegmentationBuilder):
             homepage="https://cs.stanford.edu/~roozbeh/pascal-context/",
         )
 
-    def _pairs(self, root: pathlib.Path) -> dict[str, list[segmentation.Pair]]:
+    def _pairs(self, root: pathlib.Path) -> dict[str, list[source_files.Pair]]:
         places = (root, root / "VOC2010", root / "VOCdevkit" / "VOC2010")
         annotated = [place for place in places if (place / "SegmentationClassContext").is_dir()]
         if not annotated:
-            raise UserError(f"there is no SegmentationClassContext in {root}.\n{LAYOUT}")
+            raise UserError(f"There is no SegmentationClassContext in {root}.\n{LAYOUT}")
         voc = annotated[0]
-        images = {path.stem: path for path in (voc / "JPEGImages").glob("*.jpg")}
-        labels_by_name = {
-            path.stem: path for path in (voc / "SegmentationClassContext").glob("*.png")
-        }
+        images = source_files.files_by_stem(voc / "JPEGImages", ".jpg")
+        labels = source_files.files_by_stem(voc / "SegmentationClassContext", ".png")
         lists = voc / "ImageSets" / "SegmentationContext"
-        names = segmentation.read_split_lists(lists, ("train", "val"), LAYOUT)
+        names = source_files.read_split_lists(lists, ("train", "val"), LAYOUT)
         return {
-            split: segmentation.pairs_of_names(
-                lists / f"{split}.txt", names[split], images, labels_by_name, LAYOUT
+            split: source_files.pairs_of_names(
+                lists / f"{split}.txt", names[split], images, labels, LAYOUT
             )
             for split in names
         }

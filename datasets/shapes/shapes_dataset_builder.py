@@ -3,8 +3,10 @@
 import dataclasses
 import pathlib
 
+import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab_tf.data import source_images
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.datasets.shapes import drawing
 
@@ -41,6 +43,9 @@ class Builder(segmentation.SegmentationBuilder):
             for split, count in NUM_EXAMPLES.items()
         }
 
-    def read_example(self, pair: Drawing) -> dict[str, dict]:
+    def read_pair(self, pair: Drawing) -> tuple[source_images.SourceImage, np.ndarray]:
+        """Draws an image and its label."""
         image, label = drawing.draw(pair.split, pair.index)
-        return segmentation.encode_example(pair.name, drawing.encode_jpeg(image), "jpeg", label)
+        size = label.shape[1], label.shape[0]
+        content = drawing.encode_jpeg(image)
+        return source_images.SourceImage(content, "jpeg", size, size, orientation=1), label

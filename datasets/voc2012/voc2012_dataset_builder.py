@@ -2,12 +2,12 @@
 
 import pathlib
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from deeplab_tf.data import label_files
 from deeplab_tf.data import records
 from deeplab_tf.datasets import segmentation
+from deeplab_tf.datasets import source_files
+from deeplab_tf.datasets.source_files import Pair
 from deeplab_tf.errors import UserError
 
 # In the order of the class ids; their colours are VOC's, which are the default.
@@ -66,50 +66,27 @@ class Builder(segmentation.SegmentationBuilder):
             homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
         )
 
-    def _pairs(self, root: pathlib.Path) -> dict[str, list[segmentation.Pair]]:
+    def _pairs(self, root: pathlib.Path) -> dict[str, list[Pair]]:
         lists = _find(root, "ImageSets/Segmentation")
         if not lists:
-            raise UserError(f"there is no ImageSets/Segmentation in {root}.\n{LAYOUT}")
+            raise UserError(f"There is no ImageSets/Segmentation in {root}.\n{LAYOUT}")
         voc = lists.parent.parent
-        images = _files_by_stem(voc / "JPEGImages", ".jpg")
-        own_labels = _files_by_stem(voc / "SegmentationClass", ".png")
-        names = segmentation.read_split_lists(lists, ("train", "val", "trainval"), LAYOUT)
+        images = source_files.files_by_stem(voc / "JPEGImages", ".jpg")
+        labels = source_files.files_by_stem(voc / "SegmentationClass", ".png")
+        names = source_files.read_split_lists(lists, ("train", "val", "trainval"), LAYOUT)
         pairs = {
-            split: segmentation.pairs_of_names(
-                lists / f"{split}.txt", names[split], images, own_labels, LAYOUT
+            split: source_files.pairs_of_names(
+                lists / f"{split}.txt", names[split], images, labels, LAYOUT
             )
             for split in names
         }
         if more_labels := _augmented_labels(root):
-            all_labels = more_labels | own_labels  # VOC's own are finer, and have their borders
-            given = [lists / name for name in ("train_aug.txt", "trainaug.txt")]
-            if train_aug := next(filter(pathlib.Path.is_file, given), None):
-                lines = segmentation.read_split_lists(lists, (train_aug.stem,), LAYOUT)
-                # DrSleep's list has "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png".
-                train_aug_names = [
-                    pathlib.PurePath(line.split()[0]).stem for line in lines[train_aug.stem]
-                ]
-            elif {"train", "val"} <= names.keys():
-                train_aug = next(iter(more_labels.values())).parent
-                # SBD was split another way: VOC's validation images are in it, with labels.
-                train_aug_names = sorted({*more_labels, *names["train"]} - {*names["val"]})
-            else:
-                raise UserError(
-                    f"train_aug is what VOC's train.txt and SBD list, without VOC's val.txt, but "
-                    f"{lists} does not have both lists: add them, or train_aug.txt"
-                )
-            pairs["train_aug"] = segmentation.pairs_of_names(
-                train_aug, train_aug_names, images, all_labels, LAYOUT
+            listed_in, augmented_names = _augmented_names(lists, names, more_labels)
+            all_labels = more_labels | labels  # VOC's own are finer, and have their borders
+            pairs["train_aug"] = source_files.pairs_of_names(
+                listed_in, augmented_names, images, all_labels, LAYOUT
             )
         return pairs
-
-    def _read_label(self, path: pathlib.Path) -> np.ndarray:
-        if path.suffix != ".mat":
-            return label_files.read_label(path)
-        variables = label_files.load_mat(path)
-        if "GTcls" not in variables:
-            raise UserError(f"label {path} is none of SBD's folder cls: it has no GTcls")
-        return variables["GTcls"][0, 0].Segmentation.astype(np.int32)
 
 
 def _find(root: pathlib.Path, folder: str) -> pathlib.Path | None:
@@ -117,14 +94,29 @@ def _find(root: pathlib.Path, folder: str) -> pathlib.Path | None:
     return next(filter(pathlib.Path.is_dir, candidates), None)
 
 
-def _files_by_stem(folder: pathlib.Path, suffix: str) -> dict[str, pathlib.Path]:
-    return {path.stem: path for path in folder.glob(f"*{suffix}")}
-
-
 def _augmented_labels(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns the label files beyond VOC's own by name; none where they are not there."""
+    """Returns the label files beyond VOC's own by name; none where they are missing."""
     if folder := _find(root, "SegmentationClassAug"):
-        return _files_by_stem(folder, ".png")
+        return source_files.files_by_stem(folder, ".png")
     if folder := _find(root, "benchmark_RELEASE/dataset/cls"):
-        return _files_by_stem(folder, ".mat")
+        return source_files.files_by_stem(folder, ".mat")
     return {}
+
+
+def _augmented_names(
+    lists: pathlib.Path, names: dict[str, list[str]], labels: dict[str, pathlib.Path]
+) -> tuple[pathlib.Path, list[str]]:
+    """Returns the images of train_aug, and the list or folder that says so."""
+    for stem in ("train_aug", "trainaug"):
+        path = lists / f"{stem}.txt"
+        if path.is_file():
+            lines = source_files.read_split_lists(lists, (stem,), LAYOUT)[stem]
+            # DrSleep's list has "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png".
+            return path, [pathlib.PurePath(line.split()[0]).stem for line in lines]
+    if not {"train", "val"} <= names.keys():
+        raise UserError(
+            f"train_aug is what VOC's train.txt and SBD list, without VOC's val.txt, but {lists} "
+            "does not have both lists: add them, or train_aug.txt."
+        )
+    # SBD was split another way: VOC's validation images are in it, with labels.
+    return next(iter(labels.values())).parent, sorted({*labels, *names["train"]} - {*names["val"]})

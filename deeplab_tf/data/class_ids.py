@@ -137,4 +137,5 @@ def too_few_classes(
         text = f"No pixel has a class: all have the ignore label {ignore_label}."
     else:
         text = f"Only the class {class_names[classes[0]]!r} (id {classes[0]}) occurs."
-    return f"{text} {MASK_REMEDY}" if looks_like_mask(ids) else text
+    is_mask = looks_like_mask(ids) and len(class_names) > 1
+    return f"{text} {MASK_REMEDY}" if is_mask else text

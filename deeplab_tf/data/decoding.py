@@ -108,6 +108,16 @@ def label_encoding(content: bytes) -> str:
     return "palette" if content[_COLOR_TYPE] == _PALETTE else "grey"
 
 
+def check_png_is_whole(content: bytes) -> None:
+    """Raises a `DataProblem` if a label, a PNG of any kind, is damaged.
+
+    Pillow takes a PNG for whole whose last rows are missing, and passes over checksums.
+    """
+    _read_png_header(content, "label")
+    if _imdecode(content, cv2.IMREAD_UNCHANGED) is None:
+        raise DataProblem("label_damaged", "cannot be decoded to its end", subject="label")
+
+
 def check_image_header(content: bytes, max_pixels: int = image_files.MAX_PIXELS) -> str:
     """Checks an image by its header, and returns its format: "jpeg" or "png".
 

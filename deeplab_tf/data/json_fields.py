@@ -54,6 +54,14 @@ class JsonObject:
             raise self.error(name, value, f"a list of at most {at_most} entries")
         return value
 
+    def color(self, name: str) -> list[int]:
+        """Returns a colour, [R, G, B] in 0..255."""
+        value = self._take(name, _REQUIRED)
+        color = as_color(value)
+        if color is None:
+            raise self.error(name, value, "a colour [R, G, B] in 0..255")
+        return list(color)
+
     def objects(self, name: str, at_most: int) -> list["JsonObject"]:
         """Returns a list of objects of bounded length."""
         return [
@@ -74,6 +82,15 @@ class JsonObject:
         if default is _REQUIRED:
             raise UserError(f"{self._where}: the field {name!r} is missing. {self._remedy}")
         return default
+
+
+def as_color(value: Any) -> tuple[int, int, int] | None:
+    """Returns a JSON value as a colour, RGB in 0..255, or None if it is not one."""
+    numbers = list(map(as_integer, value)) if isinstance(value, list) else []
+    if len(numbers) != 3 or any(number is None or not 0 <= number <= 255 for number in numbers):
+        return None
+    red, green, blue = numbers
+    return red, green, blue
 
 
 def as_integer(value: Any) -> int | None:

@@ -1,23 +1,38 @@
-"""Label maps in arrays of numpy and MATLAB."""
+"""Label maps in arrays of numpy and MATLAB.
 
+Shapes are checked before numbers are read, so that a few bytes cannot ask for gigabytes.
+"""
+
+import math
 import os
 import pathlib
 import zipfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 
+from deeplab_tf.data import image_files
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
 
 ENDINGS = (".npy", ".npz", ".mat")
 _MAX_DEPTH = 4  # of structs within structs
+_MAX_ARRAYS = 1000  # in one file
+_HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
-def read_array(path: str | os.PathLike) -> np.ndarray:
+def read_array(path: str | os.PathLike, max_pixels: int = image_files.MAX_PIXELS) -> np.ndarray:
     """Returns the numbers of the only label map in a file, [H, W].
 
     In a `.mat` file it may lie in a struct.
+
+    Args:
+        path: The file.
+        max_pixels: Larger arrays are refused before their numbers are read.
 
     Raises:
         UserError: The file is missing or damaged, or it is not clear which array is meant.
@@ -26,40 +41,65 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix not in ENDINGS:
         raise UserError(f"label {path} is not an array file: these end in {', '.join(ENDINGS)}")
-    if suffix == ".mat":
-        arrays = dict(_in_structs(load_mat(path)))
-    elif not path.is_file():
+    if not path.is_file():
         raise UserError(f"there is no label {path}")
-    else:
-        try:
-            loaded = np.load(path, allow_pickle=False)
-            arrays = dict(loaded) if suffix == ".npz" else {path.name: loaded}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"label {path} cannot be read ({error}): replace it") from error
-    maps = [array for array in arrays.values() if array.ndim == 2 and array.dtype.kind in "biuf"]
-    if len(maps) > 1:  # lists of classes, beside the label map
-        maps = [array for array in maps if min(array.shape) > 1]
-    if len(maps) != 1:
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        raise UserError(
-            f"label {path} has to hold one array of ids [height, width]; it holds "
-            f"{shapes or 'none'}"
-        )
-    return maps[0]
+    if suffix == ".mat":
+        return _only_map(dict(_in_structs(_load_mat(path, max_pixels))), path)
+    try:
+        return _read_numpy(path, max_pixels)
+    except UserError:
+        raise
+    except Exception as error:  # numpy and zipfile raise errors of every kind on damaged files
+        raise UserError(f"label {path} cannot be read ({error}): replace it") from error
 
 
-def load_mat(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Returns the variables of a MATLAB file; structs are indexed as `variables[name].field`.
+def _read_numpy(path: pathlib.Path, max_pixels: int) -> np.ndarray:
+    if path.suffix.lower() == ".npy":
+        with open(path, "rb") as file:
+            _only_map({path.name: _read_header(file)}, path)
+            file.seek(0)
+            return _read_numbers(file, path, max_pixels)
+    with zipfile.ZipFile(path) as archive:
+        shapes = {}
+        for name in archive.namelist()[:_MAX_ARRAYS]:
+            with archive.open(name) as file:
+                shapes[name] = _read_header(file)
+        label = _only_map(shapes, path)
+        name = next(name for name, header in shapes.items() if header is label)
+        with archive.open(name) as file:
+            return _read_numbers(file, path, max_pixels)
 
-    Raises:
-        UserError: It is missing or damaged, or scipy is not installed.
-    """
+
+def _read_header(file: BinaryIO) -> np.ndarray:
+    """Returns an array of the shape and type that a file states, which takes no memory."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADER_READERS:
+        raise ValueError(f"version {version} of the format")
+    shape, _, dtype = _HEADER_READERS[version](file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _read_numbers(file: BinaryIO, path: pathlib.Path, max_pixels: int) -> np.ndarray:
+    start = file.tell()
+    height, width = _read_header(file).shape
+    image_files.check_size(width, height, name=f"label {path}", max_pixels=max_pixels)
+    file.seek(start)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _load_mat(path: pathlib.Path, max_pixels: int) -> dict[str, np.ndarray]:
+    """Returns the variables of a MATLAB file; structs are indexed as `variables[name].field`."""
     with extra_for("Reading .mat files", extra="mat"):
         import scipy.io
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"there is no label {path}")
     try:
+        for name, shape, _ in scipy.io.whosmat(path):
+            size = math.prod(shape)
+            image_files.check_size(size, 1, name=f"{name} in label {path}", max_pixels=max_pixels)
         variables = scipy.io.loadmat(path, squeeze_me=False, struct_as_record=False)
+    except UserError:
+        raise
     except NotImplementedError as error:  # MATLAB 7.3 files are HDF5
         raise UserError(f"{path}: {error}; save it in MATLAB by `save(..., '-v7')`") from error
     except Exception as error:  # scipy's readers raise errors of every kind on damaged files
@@ -78,3 +118,17 @@ def _in_structs(variables: dict, prefix: str = "", depth: int = 0) -> Iterator[t
             fields = getattr(value.item(), "__dict__", {})
             own = {key: field for key, field in fields.items() if not key.startswith("_")}
             yield from _in_structs(own, f"{prefix}{name}.", depth + 1)
+
+
+def _only_map(arrays: dict[str, np.ndarray], path: pathlib.Path) -> np.ndarray:
+    """Returns the one array that can be a label map."""
+    maps = [array for array in arrays.values() if array.ndim == 2 and array.dtype.kind in "biuf"]
+    if len(maps) > 1:  # lists of classes, beside the label map
+        maps = [array for array in maps if min(array.shape) > 1]
+    if len(maps) != 1:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in list(arrays.items())[:10])
+        raise UserError(
+            f"label {path} has to hold one array of ids [height, width]; it holds "
+            f"{shapes or 'none'}"
+        )
+    return maps[0]

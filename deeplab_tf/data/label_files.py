@@ -5,8 +5,6 @@ its compression changes values.
 """
 
 import dataclasses
-import difflib
-import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -15,11 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 import PIL.Image
 
+from deeplab_tf.data import decoding
 from deeplab_tf.data import image_files
 from deeplab_tf.data import label_arrays
 from deeplab_tf.data import label_colors
 from deeplab_tf.data.annotations.common import EmbeddedImage
-from deeplab_tf.data.label_arrays import load_mat as load_mat
 from deeplab_tf.data.label_colors import RGB
 from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.errors import UserError
@@ -37,7 +35,6 @@ ARRAY_EXTENSIONS = label_arrays.ENDINGS
 EXIF_ORIENTATION = 0x0112
 # Decoded to three channels all the same: grey is repeated, palettes looked up, alpha dropped.
 IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA")
-IGNORE = "ignore"  # in a class map, in place of a class name
 
 _UNLABELLED, _IGNORE_LABEL = -1, 255  # the first is read as the second
 _LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")
@@ -105,20 +102,26 @@ def load_label(path: str | os.PathLike, max_pixels: int = image_files.MAX_PIXELS
 
     Args:
         path: The file.
-        max_pixels: Larger images are refused before they are decoded.
+        max_pixels: Larger labels are refused before they are decoded.
 
     Raises:
         UserError: It is missing, damaged, too large, or holds numbers that are not ids.
     """
     path = pathlib.Path(path)
     if path.suffix.lower() in ARRAY_EXTENSIONS:
-        return LabelPixels(_integers(label_arrays.read_array(path), path), None, "array")
+        numbers = label_arrays.read_array(path, max_pixels)
+        return LabelPixels(_integers(numbers, path), None, "array")
     content = read_bytes(path, "label")
     with image_files.open_image(content, name=f"label {path}", max_pixels=max_pixels) as image:
         try:
+            if image.format == "PNG":
+                decoding.check_png_is_whole(content)
             image.load()
-            with PIL.Image.open(io.BytesIO(content)) as again:
-                again.verify()  # the checksums, to the last byte
+            return _pixels(image, content, path, max_pixels)
+        except DataProblem as problem:
+            raise problem.named(str(path)) from None
+        except UserError:
+            raise
         except Exception as error:  # Pillow raises errors of every kind on damaged files
             raise DataProblem(
                 "label_damaged",
@@ -126,7 +129,6 @@ def load_label(path: str | os.PathLike, max_pixels: int = image_files.MAX_PIXELS
                 subject="label",
                 name=str(path),
             ) from error
-        return _pixels(image, content, path)
 
 
 def detect_encoding(
@@ -232,108 +234,28 @@ def label_ids(
     return np.where(pixels.values == _UNLABELLED, _IGNORE_LABEL, pixels.values)
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassMap:
-    """Classes after some were merged or dropped, and the new id of every old one."""
-
-    class_names: tuple[str, ...]
-    colors: tuple[RGB, ...]
-    ignore_label: int
-    table: Mapping[int, int]  # old id -> new id, or the ignore label
-
-    def apply(self, label: np.ndarray) -> np.ndarray:
-        """Returns the new ids of a label whose old ids are in range, integers `[H, W]`."""
-        lookup = np.full(256, self.ignore_label, label.dtype)
-        lookup[list(self.table)] = list(self.table.values())
-        return lookup[label]
-
-
-def parse_class_map(
-    text: str, class_names: Sequence[str], colors: Sequence[RGB], ignore_label: int
-) -> ClassMap:
-    """Reads how classes are merged or dropped; those that are not named stay.
-
-    New ids follow the old ones without gaps. A merged class has the colour of the old class of its
-    name, or else that of its first part.
-
-    Args:
-        text: `car:vehicle,truck:vehicle,sky:ignore`, or a file of such pairs, one a line.
-        class_names: Of the old classes.
-        colors: Of the old classes.
-        ignore_label: Of the old labels; stays as it is, unless it is one of the classes' ids.
-
-    Raises:
-        UserError: It makes no sense, or names a class that is not there.
-    """
-    inline = not os.path.isfile(text)
-    if inline and ":" not in text:
-        raise UserError(
-            f"--class_map={text} is neither a file nor pairs like car:vehicle,sky:ignore"
-        )
-    lines = text.split(",") if inline else pathlib.Path(text).read_text("utf-8").splitlines()
-    new_names = {}
-    for line in filter(None, map(str.strip, lines)):
-        old, colon, new = (part.strip() for part in line.partition(":"))
-        if not colon or not new:
-            raise UserError(f"{line!r} in --class_map={text} is no pair like car:vehicle")
-        if old not in class_names:
-            close = difflib.get_close_matches(old, class_names, n=1)
-            instead = f"did you mean {close[0]!r}?" if close else f"there is {list(class_names)}"
-            raise UserError(f"--class_map={text}: there is no class {old!r}; {instead}")
-        if old in new_names:
-            raise UserError(f"--class_map={text} maps the class {old!r} twice")
-        new_names[old] = new
-    renamed = [new_names.get(name, name) for name in class_names]
-    kept = list(dict.fromkeys(name for name in renamed if name != IGNORE))
-    if not kept:
-        raise UserError(f"--class_map={text} leaves no class")
-    old_ids = {name: class_id for class_id, name in enumerate(class_names)}
-    if ignore_label < len(class_names):
-        if class_names[ignore_label] in new_names:
-            raise UserError(
-                f"--class_map={text}: {class_names[ignore_label]!r} has the ignore label "
-                f"{ignore_label} and is ignored as it is: leave it out"
-            )
-        ignore_label = kept.index(renamed[ignore_label])
-    return ClassMap(
-        class_names=tuple(kept),
-        colors=tuple(
-            tuple(colors[old_ids[name] if name in old_ids else renamed.index(name)])
-            for name in kept
-        ),
-        ignore_label=ignore_label,
-        table={
-            class_id: ignore_label if name == IGNORE else kept.index(name)
-            for class_id, name in enumerate(renamed)
-        },
-    )
-
-
-def _pixels(image: PIL.Image.Image, content: bytes, path: pathlib.Path) -> LabelPixels:
+def _pixels(
+    image: PIL.Image.Image, content: bytes, path: pathlib.Path, max_pixels: int
+) -> LabelPixels:
     """What a decoded label image stores."""
     is_lossy = image.format not in _LOSSLESS
+
+    def values() -> np.ndarray:
+        if image.format == "PNG":
+            return decoding.decode_label(content, max_pixels).astype(np.int32)
+        return _integers(np.asarray(image), path)
+
     if image.mode == "P":
-        indices = np.asarray(image).astype(np.int32)
-        return LabelPixels(indices, np.asarray(image.convert("RGB")), "palette", is_lossy)
+        return LabelPixels(values(), np.asarray(image.convert("RGB")), "palette", is_lossy)
     if "A" in image.mode or image.mode in ("RGB", "CMYK", "YCbCr"):
         rgb = np.asarray(image.convert("RGB"))
         if "A" in image.mode and (rgb == rgb[0, 0]).all():
             # One colour of changing opacity: the mask is the alpha channel.
             rgb = np.repeat(np.asarray(image.getchannel("A"))[..., np.newaxis], 3, axis=-1)
         is_grey = (rgb == rgb[..., :1]).all()
-        values = rgb[..., 0].astype(np.int32) if is_grey else None
-        return LabelPixels(values, rgb, "color", is_lossy)
-    return LabelPixels(
-        _integers(np.asarray(image), path) // _grey_step(content), None, "grey", is_lossy
-    )
-
-
-def _grey_step(content: bytes) -> int:
-    """Returns the pixel value that stands for id 1: Pillow spreads 2 and 4 bits over 0..255."""
-    if not content.startswith(b"\x89PNG"):
-        return 1
-    bit_depth, color_type = content[24], content[25]  # of the header that opens every PNG
-    return 255 // (2**bit_depth - 1) if color_type == 0 and bit_depth in (2, 4) else 1
+        equal = rgb[..., 0].astype(np.int32) if is_grey else None
+        return LabelPixels(equal, rgb, "color", is_lossy)
+    return LabelPixels(values(), None, "grey", is_lossy)
 
 
 def _integers(array: np.ndarray, path: pathlib.Path) -> np.ndarray:

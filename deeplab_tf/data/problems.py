@@ -29,7 +29,7 @@ class Kind:
 KINDS = {
     "shard_damaged": Kind(
         ERROR, "shards damaged or cut off, whose other records were not read",
-        "Copy these shards again, or build the records again.",
+        "Copy the shard again, or build the records again.",
     ),
     "record_count": Kind(
         ERROR, "shards with another number of records than dataset_info.json says",
@@ -40,14 +40,15 @@ KINDS = {
         "Build the records again.",
     ),
     "image_damaged": Kind(
-        ERROR, "images damaged or cut off", "Replace them, or remove them with their labels.",
+        ERROR, "images damaged or cut off", "Replace the image, or remove it with its label.",
     ),
     "image_format": Kind(
-        ERROR, "images that are not an 8-bit RGB or grey JPEG or PNG", "Convert them.",
+        ERROR, "images that are not an 8-bit RGB or grey JPEG or PNG",
+        "Convert the image to an 8-bit RGB JPEG or PNG.",
     ),
     "image_too_large": Kind(
         ERROR, "images or labels larger than the limit, which were not decoded",
-        "Cut them into parts. If the size is true, raise the limit with --max_image_pixels.",
+        "If that is the true size, raise the limit with --max_image_pixels, or cut the image up.",
     ),
     "image_missing": Kind(
         ERROR, "labels, records, or lines of a list, without an image",
@@ -59,10 +60,10 @@ KINDS = {
     ),
     "same_name": Kind(
         ERROR, "files that differ from another one only in the extension",
-        "Rename one of the two, with its partner, or remove it.",
+        "Rename one of the two, with its label, or remove it.",
     ),
     "label_damaged": Kind(
-        ERROR, "labels damaged, cut off, or without class ids", "Replace them.",
+        ERROR, "labels damaged, cut off, or without class ids", "Replace the label.",
     ),
     "label_jpeg": Kind(
         ERROR, "labels that are JPEGs, whose compression changes ids",
@@ -93,7 +94,7 @@ KINDS = {
     ),
     "leak": Kind(
         ERROR, "images that are in another split too, which spoils evaluation",
-        "Remove them from one of the splits.",
+        "Remove the image from one of the splits.",
     ),
     "near_leak": Kind(
         WARNING,
@@ -102,10 +103,11 @@ KINDS = {
         "Put both into one split: otherwise the figures look better than they are.",
     ),
     "duplicate": Kind(
-        WARNING, "images that are in their split more than once", "Remove all but one.",
+        WARNING, "images that are in their split more than once", "Remove all copies but one.",
     ),
     "all_ignored": Kind(
-        WARNING, "labels with ignored pixels only", "Remove them: they teach nothing.",
+        WARNING, "labels with ignored pixels only",
+        "Remove the image and the label: they teach nothing.",
     ),
 }  # fmt: skip
 
@@ -129,7 +131,8 @@ class DataProblem(UserError):
         self.subject = subject
         self.name = name
         self.remedy = remedy or KINDS[kind].remedy
-        super().__init__(f"{subject} {name} {detail}. {self.remedy}".replace("  ", " "))
+        who = name if name and subject == "image" else f"{subject} {name}".strip()
+        super().__init__(f"{who} {detail}. {self.remedy}")
 
     def named(self, name: str) -> "DataProblem":
         """Returns the same problem with the name of its file or record."""

@@ -103,13 +103,16 @@ def read_record(
     return record.name, image, label.astype(np.uint8, copy=False)
 
 
-def check_fit(image_size: tuple[int, int], label: np.ndarray, info: DatasetInfo) -> None:
+def check_fit(
+    image_size: tuple[int, int], label: np.ndarray, info: DatasetInfo, image_name: str = ""
+) -> None:
     """Checks that a label fits its image and the classes.
 
     Args:
         image_size: Height and width in pixels.
         label: Integers [H, W].
         info: The classes and the ignore label.
+        image_name: File of the image, for messages; empty for a record.
 
     Raises:
         DataProblem: The sizes differ, or an id is neither a class nor the ignore label.
@@ -118,7 +121,8 @@ def check_fit(image_size: tuple[int, int], label: np.ndarray, info: DatasetInfo)
         (height, width), (label_height, label_width) = image_size, label.shape
         raise DataProblem(
             "size_mismatch",
-            f"has {label_width}x{label_height} pixels, and its image {width}x{height}",
+            f"has {label_width}x{label_height} pixels (width x height), but its image "
+            f"{image_name} has {width}x{height}".replace("  ", " "),
             subject="label",
         )
     class_ids.check_ids(label, info.num_classes, info.ignore_label)

@@ -16,6 +16,7 @@ from deeplab_tf import files
 from deeplab_tf.data import image_files
 from deeplab_tf.data import shard_files
 from deeplab_tf.data.json_fields import JsonObject
+from deeplab_tf.data.json_fields import as_color
 from deeplab_tf.data.json_fields import as_integer
 from deeplab_tf.errors import UserError
 
@@ -303,16 +304,10 @@ def _read_classes(
     are_names = all(isinstance(name, str) and 0 < len(name) <= 255 for name in names)
     if not names or not are_names or len(set(names)) < len(names):
         raise fields.error("class_names", names, "a list of different names, at least one")
-    colors = [
-        tuple(map(as_integer, color)) if isinstance(color, list) else ()
-        for color in fields.items("colors", MAX_CLASSES)
-    ]
-    are_rgb = all(
-        len(color) == 3 and all(value is not None and 0 <= value <= 255 for value in color)
-        for color in colors
-    )
-    if not are_rgb or len(colors) != len(names):
-        raise fields.error("colors", colors, f"a list of {len(names)} colours [R, G, B] in 0..255")
+    listed = fields.items("colors", MAX_CLASSES)
+    colors = [color for color in map(as_color, listed) if color]
+    if not len(names) == len(colors) == len(listed):
+        raise fields.error("colors", listed, f"a list of {len(names)} colours [R, G, B] in 0..255")
     return tuple(names), tuple(colors), fields.integer("ignore_label", 0, 255)
 
 

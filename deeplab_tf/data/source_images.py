@@ -96,17 +96,13 @@ def read_source_image(
             and image.mode in _KEPT_MODES.get(image.format or "", ())
             and not (image.format == "PNG" and content[_PNG_DEPTH] > 8)
         )
-        if is_kept:
-            try:
-                image.load()
-                decoding.decode_image(content, max_pixels)  # as training does
-            except DataProblem as problem:
-                raise problem.named(name) from problem
-            except Exception as error:  # Pillow raises errors of every kind on damaged files
-                reason = f"cannot be decoded to its end ({error})"
-                raise DataProblem("image_damaged", reason, name=name) from error
-            image_format = "png" if image.format == "PNG" else "jpeg"
-            return SourceImage(content, image_format, stored_size, stored_size, 1)
+    if is_kept:
+        try:
+            decoding.decode_image_strictly(content, max_pixels)
+        except DataProblem as problem:
+            raise problem.named(name) from None
+        image_format = "png" if image.format == "PNG" else "jpeg"
+        return SourceImage(content, image_format, stored_size, stored_size, 1)
     pixels = image_files.read_image(content, name=name, max_pixels=max_pixels, tell=tell)
     encoded = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes()
     return SourceImage(encoded, "png", pixels.shape[1::-1], stored_size, orientation)

@@ -179,14 +179,19 @@ def _read_label(
         return None
 
 
-def _count_ids(label: np.ndarray, info: DatasetInfo, measured: MeasuredImage) -> None:
+def count_ids(label: np.ndarray) -> dict[int, int]:
+    """Returns the number of pixels of every id that occurs in a label, integers [H, W]."""
     if label.min() >= 0 and label.max() < 2**16:
         counts = np.bincount(label.ravel())
         ids = np.flatnonzero(counts)
         counts = counts[ids]
     else:
         ids, counts = np.unique(label, return_counts=True)
-    measured.pixels_by_id = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+
+
+def _count_ids(label: np.ndarray, info: DatasetInfo, measured: MeasuredImage) -> None:
+    measured.pixels_by_id = count_ids(label)
     wrong = [
         f"{class_id} ({pixels:,} px)"
         for class_id, pixels in measured.pixels_by_id.items()
@@ -195,7 +200,7 @@ def _count_ids(label: np.ndarray, info: DatasetInfo, measured: MeasuredImage) ->
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         measured.add_of_label("ids_out_of_range", "id " + ", ".join(wrong[:4]) + more)
-    elif ids.tolist() == [info.ignore_label]:
+    elif measured.pixels_by_id.keys() == {info.ignore_label}:
         measured.add_of_label("all_ignored")
 
 

@@ -43,12 +43,16 @@ class SplitStatistics:
             self.sizes[image.size] += 1
             self.color_sums += image.color_sums
         if image.pixels_by_id:
-            self.num_labels += 1
-            counted = {i: image.pixels_by_id.get(i, 0) for i in self.class_ids}
-            total = sum(counted.values())
-            self.pixels.update(image.pixels_by_id)
-            self.images.update(image.pixels_by_id.keys())
-            self.pixels_beside.update({i: total for i, pixels in counted.items() if pixels})
+            self.add_label(image.pixels_by_id)
+
+    def add_label(self, pixels_by_id: Mapping[int, int]) -> None:
+        """Counts a label in."""
+        self.num_labels += 1
+        counted = {i: pixels_by_id.get(i, 0) for i in self.class_ids}
+        total = sum(counted.values())
+        self.pixels.update(pixels_by_id)
+        self.images.update(pixels_by_id.keys())
+        self.pixels_beside.update({i: total for i, pixels in counted.items() if pixels})
 
     @property
     def class_ids(self) -> list[int]:
