@@ -81,9 +81,9 @@ def make_run(model_name: str, run_dir: str) -> None:
 
 def make_artefact(artefact: str, run_dir: str, path: str, size: tuple[int, int]) -> None:
     """Writes what a run is exported to."""
-    from deeplab_tf.export import savedmodel
-    from deeplab_tf.export import tflite
     from deeplab_tf.export.config import LABELS_IN_FLOAT32
+    from deeplab_tf.export.formats import savedmodel
+    from deeplab_tf.export.formats import tflite
     from deeplab_tf.runs import run_dir as run_dirs
 
     if artefact == "SavedModel":

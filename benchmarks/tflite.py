@@ -44,10 +44,10 @@ from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import prediction
 from deeplab_tf.export import litert
 from deeplab_tf.export import proof_images
-from deeplab_tf.export import tflite
 from deeplab_tf.export.config import CalibrationConfig
 from deeplab_tf.export.config import TFLiteConfig
 from deeplab_tf.export.config import TFLiteProofConfig
+from deeplab_tf.export.formats import tflite
 from deeplab_tf.runs import run_dir as run_dirs
 
 SHARED = pathlib.Path(__file__).resolve().parent.parent.parent / "shared"

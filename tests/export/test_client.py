@@ -34,8 +34,8 @@ from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.data.records import default_colors
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import client
-from deeplab_tf.export import savedmodel
 from deeplab_tf.export.config import SavedModelProofConfig
+from deeplab_tf.export.formats import savedmodel
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
 

@@ -27,8 +27,8 @@ from deeplab_tf.export import litert
 from deeplab_tf.export import mobile_operators
 from deeplab_tf.export import parity
 from deeplab_tf.export import serving
-from deeplab_tf.export import tflite
 from deeplab_tf.export.config import TFLiteConfig
+from deeplab_tf.export.formats import tflite
 from deeplab_tf.models import VERSIONS
 from deeplab_tf.runs import run_dir as run_dirs
 

@@ -16,10 +16,10 @@ from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.data.records import default_colors
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import prediction
-from deeplab_tf.export import onnx as onnx_export
 from deeplab_tf.export import parity
 from deeplab_tf.export.config import OnnxConfig
 from deeplab_tf.export.config import ProofConfig
+from deeplab_tf.export.formats import onnx as onnx_export
 from deeplab_tf.runs import run_dir as run_dirs
 
 onnx = pytest.importorskip("onnx")

@@ -38,11 +38,11 @@ from deeplab_tf.evaluation import artefacts
 from deeplab_tf.evaluation import prediction
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
-from deeplab_tf.export import savedmodel
 from deeplab_tf.export import serving
 from deeplab_tf.export import warmup
 from deeplab_tf.export.config import SavedModelProofConfig
 from deeplab_tf.export.config import ServingConfig
+from deeplab_tf.export.formats import savedmodel
 from deeplab_tf.runs import run_dir as run_dirs
 
 STRANGER = """
@@ -61,7 +61,7 @@ np.savez(sys.argv[3], labels=labels, logits=loaded.logits(images))
 EXPORT = """
 import sys
 from conftest import short_mobilenet_v2
-from deeplab_tf.export import savedmodel
+from deeplab_tf.export.formats import savedmodel
 
 with short_mobilenet_v2():
     savedmodel.export_savedmodel(*sys.argv[1:])

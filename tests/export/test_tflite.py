@@ -26,10 +26,10 @@ from deeplab_tf.export import litert
 from deeplab_tf.export import mobile_operators
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
-from deeplab_tf.export import tflite
 from deeplab_tf.export.config import CalibrationConfig
 from deeplab_tf.export.config import TFLiteConfig
 from deeplab_tf.export.config import TFLiteProofConfig
+from deeplab_tf.export.formats import tflite
 from deeplab_tf.runs import run_dir as run_dirs
 
 NO_FILES = CalibrationConfig(calibration_images="none/*.jpg")
@@ -41,7 +41,8 @@ SIZE = (49, 65)  # multiples of the output stride 16 plus 1
 BLOCKED_EXPORT = """
 import sys, time
 from conftest import short_mobilenet_v2
-from deeplab_tf.export import parity, tflite
+from deeplab_tf.export import parity
+from deeplab_tf.export.formats import tflite
 
 def wait(*_):
     print("proving", flush=True)
