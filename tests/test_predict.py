@@ -128,7 +128,9 @@ def test_an_image_over_the_limit_is_refused_and_windows_raise_the_limit(
 ):
     Image.new("RGB", (9000, 8000)).save(tmp_path / "large.png")
     Image.fromarray(drawn_image(33, 33)).save(tmp_path / "small.png")
-    with pytest.raises(UserError, match=r"(?s)1 of 2.*large\.png has 9000x8000 pixels.*=72000000"):
+    with pytest.raises(
+        UserError, match=r"(?s)1 of 2.*large\.png has 9000x8000 pixels.*=72000000.*--window_size"
+    ):
         predict.predict(tiny_run_dir, str(tmp_path), str(tmp_path / "out"))
     limits = []
 

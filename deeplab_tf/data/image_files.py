@@ -70,6 +70,10 @@ class ImageFileError(UserError):
     """An image file cannot be read; the message names the file, the reason and the remedy."""
 
 
+class ImageSizeError(ImageFileError):
+    """An image has more pixels than the limit."""
+
+
 def is_litter(path: str | os.PathLike) -> bool:
     """Whether file managers and archives left a file behind: `._a.jpg`, `.DS_Store`, `Thumbs.db`.
 
@@ -198,10 +202,10 @@ def check_size(width: int, height: int, *, name: str, max_pixels: int = MAX_PIXE
         max_pixels: The limit.
 
     Raises:
-        ImageFileError: The image is larger.
+        ImageSizeError: The image is larger.
     """
     if width * height > max_pixels:
-        raise ImageFileError(
+        raise ImageSizeError(
             f"{name} has {width}x{height} pixels, which is more than the limit of {max_pixels}. If "
             f"that is its true size, raise the limit with {MAX_PIXELS_FLAG}={width * height}."
         )

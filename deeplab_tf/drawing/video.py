@@ -12,6 +12,9 @@ import numpy as np
 from deeplab_tf.data import image_files
 from deeplab_tf.errors import UserError
 
+# OpenCV reads videos by FFmpeg, which would print what it does not understand in a damaged one.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # Ending and codec of written videos; the first that works is taken.
 FORMATS = (("mp4", "mp4v"), ("avi", "MJPG"))

@@ -128,7 +128,7 @@ class _Labeller:
     def label(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
         """Labels a file or a camera; returns the path of the label PNG or the video."""
         if not video.is_video(path):
-            image = image_files.read_image(path, max_pixels=self._max_pixels)
+            image = self._read_image(path)
             return writer.write(name, image, self._predict(image))
         return writer.write_video(
             name,
@@ -137,6 +137,16 @@ class _Labeller:
             every_nth_frame=self._config.every_nth_frame,
             max_frames=self._config.max_frames,
         )
+
+    def _read_image(self, path: str) -> np.ndarray:
+        try:
+            return image_files.read_image(path, max_pixels=self._max_pixels)
+        except image_files.ImageSizeError as error:
+            if self._inference.eval_config.window_size:
+                raise
+            raise image_files.ImageSizeError(
+                f"{error} With --window_size=513,513, larger images are labelled in bounded memory."
+            ) from error
 
     def _labels_only(self, label_of: Callable[[np.ndarray], np.ndarray]) -> _Predict:
         num_classes = self._run.dataset.num_classes
