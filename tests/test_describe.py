@@ -1,4 +1,4 @@
-"""What a model is said to be made of, against the papers and against what it does."""
+"""The figures of `describe`, against the papers and against measurements."""
 
 import dataclasses
 import subprocess
@@ -35,7 +35,7 @@ def functional(function, channels=3):
         (54.17, {"version": "v3plus", "backbone": "xception_65"}),  # arXiv:1802.02611, table 5
     ],
 )
-def test_multiply_adds_are_the_published_ones_less_what_the_papers_tool_counted_besides(
+def test_multiply_adds_are_the_published_ones_without_the_other_operations_counted_there(
     published, arguments
 ):
     model = build_model(num_classes=21, **arguments)
@@ -109,7 +109,7 @@ def test_a_side_counts_up_to_the_next_multiple_of_the_rate(size, rate, counted):
 
 
 def seen(model, size: int) -> tuple[int, int]:
-    """Height and width of the pixels that an output pixel next to the middle depends on."""
+    """Returns the height and width of what an output pixel next to the middle depends on."""
     images = tf.fill((1, size, size, model.input.shape[-1]), 255.0)
     with tf.GradientTape() as tape:
         tape.watch(images)
@@ -121,7 +121,7 @@ def seen(model, size: int) -> tuple[int, int]:
 
 
 def with_positive_weights(model):
-    """So that nothing an output depends on cancels out."""
+    """Makes all weights positive, so that no dependence cancels out."""
     for variable in model.trainable_variables:
         if variable.name == "kernel":
             variable.assign(tf.fill(variable.shape, 1 / np.prod(variable.shape[:3])))
@@ -158,7 +158,7 @@ def test_the_receptive_field_is_where_the_gradient_is():
         assert seen(model, size) == expected
 
 
-def test_image_pooling_sees_all_but_a_window_of_it_does_not():
+def test_image_pooling_sees_everything_but_its_windows_do_not():
     whole = functional(layers.ImagePooling())
     window = functional(layers.ImagePooling(pool_size=(5, 9), strides=(4, 5)))
     assert describe(whole, (17, 33), 1).total.receptive_field == (np.inf, np.inf)
@@ -202,7 +202,7 @@ def test_parts_are_blocks_and_branches_and_add_up_to_the_layers():
         assert parts == rows == getattr(description.total, field)
 
 
-def test_what_gradients_look_at_again_is_kept_once():
+def test_what_several_gradients_need_is_kept_once():
     def conv_batch_norm_twice(image):
         blocks = layers.ConvBlocks()
         first = blocks.conv(8, 3, "a")  # keeps the image, its output, its ReLU

@@ -1,4 +1,4 @@
-"""Models whose layers need only `keras.ops` also run with Keras's JAX backend, on the CPU."""
+"""Models also run on Keras' JAX backend, on the CPU."""
 
 import importlib.util
 import os
@@ -23,7 +23,7 @@ MODELS = {
         "version": "v3",
         "aspp_with_separable_conv": False,
         "aspp_convs_filters": 32,
-        # Batch norm of the two pixels that it has of two images would blow up rounding.
+        # Batch norm of one pixel per image would amplify rounding.
         "add_image_level_feature": False,
     },
     "v3plus": {"version": "v3plus"},
@@ -43,7 +43,7 @@ import jax, keras, numpy as np
 import deeplab_tf.models  # registers the layers
 
 assert keras.backend.backend() == "jax"
-# Saved weights replace what is drawn, and JAX compiles a program for every shape it draws.
+# Weights are loaded anyway, and JAX would compile a program for every shape that it draws.
 for random in (keras.initializers.VarianceScaling, keras.initializers.TruncatedNormal):
     random.__call__ = keras.initializers.Zeros.__call__
 folder = sys.argv[1]
@@ -82,7 +82,7 @@ np.savez(f"{folder}/results.npz", **results)
 
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory):
-    """Models of TensorFlow, the folder and images they share with JAX, and what that made."""
+    """Returns TensorFlow models, their folder, images, and the results of JAX on these."""
     folder = tmp_path_factory.mktemp("jax")
     keras.utils.set_random_seed(0)  # How far rounding goes depends on the weights.
     generator = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def exchange(tmp_path_factory):
         model.save(folder / f"{name}.keras")
     finished = subprocess.run(
         [sys.executable, "-c", ON_JAX, str(folder)],
-        # Most of the time would go into optimizing what runs once.
+        # Optimizing what runs once would take most of the time.
         env={**os.environ, "KERAS_BACKEND": "jax", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         capture_output=True,
         text=True,
@@ -127,7 +127,7 @@ def test_a_training_step_on_jax_has_the_loss_gradients_and_statistics_of_tensorf
     np.testing.assert_allclose(on_jax["loss"], loss, rtol=1e-4)
     got = [on_jax[f"gradient of {variable.path}"] for variable in model.trainable_variables]
     difference = tf.linalg.global_norm([a - b for a, b in zip(got, gradients)])
-    # Rounding carries single pixels over the corners of ReLU6.
+    # Rounding moves single pixels across the corners of ReLU6.
     assert difference < 0.01 * tf.linalg.global_norm(gradients)
     for variable in model.non_trainable_variables:
         if variable.name.startswith("moving"):

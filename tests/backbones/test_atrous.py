@@ -1,4 +1,4 @@
-"""How strides become rates."""
+"""The conversion of strides into rates."""
 
 import pytest
 
@@ -21,6 +21,6 @@ def test_a_unit_that_loses_its_stride_keeps_the_rate_of_those_before_it(output_s
 
 
 @pytest.mark.parametrize("output_stride", [0, 2, 12, 64, None, "16"])
-def test_other_output_strides_are_refused_by_naming_those_there_are(output_stride):
+def test_the_error_for_another_output_stride_lists_the_valid_ones(output_stride):
     with pytest.raises(UserError, match="4, 8, 16, 32"):
         check_output_stride(output_stride)

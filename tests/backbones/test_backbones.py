@@ -1,4 +1,4 @@
-"""Truths about every backbone."""
+"""What holds for every backbone."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ def undrawn():
 
 
 def _scatter(model):
-    """Weights that make batch norm and biases do something, at moderate activations.
+    """Draws weights for which batch norm and biases matter, at moderate activations.
 
     The gates of squeeze and excite become constants: otherwise they follow from the mean over a
     map, which changes with the pixels that are in it.
@@ -65,7 +65,7 @@ def coarse(request, undrawn):
 
 @pytest.fixture
 def short_resnets(monkeypatch):
-    """ResNets of two units in each block, as quick as they are wrong."""
+    """Gives ResNets two units in each block, which is quick."""
     monkeypatch.setattr(resnet, "_UNITS", dict.fromkeys(resnet._UNITS, (2, 2, 2, 2)))
 
 
@@ -93,7 +93,7 @@ def _assert_equals_subsampled(fine, coarse, output_stride):
     )
 
 
-# Those with more of the same units take long to build.
+# Backbones with many units take long to build: one stride each.
 FINER_STRIDES = {
     **dict.fromkeys(BACKBONES, (16, 8, 4)),
     "xception_41": (16,),
@@ -229,7 +229,7 @@ def test_features_of_resnet_are_those_of_the_original_layer_by_layer(shared, rul
         )
         compared = 0
         for key, endpoint in json.loads((folder / f"{case}.endpoints.json").read_text()).items():
-            # Convolutions and units end in their ReLU, and where there is none in batch norm.
+            # Convolutions and units end in a ReLU or, without one, in batch norm.
             for end in ("relu", "BatchNorm"):
                 outputs = got.get(layer_name(f"{key}/{end}"))
                 if outputs is not None:
@@ -248,8 +248,8 @@ def test_features_of_resnet_are_those_of_the_original_layer_by_layer(shared, rul
 
 
 # Features at output stride 32, as float64: mean and deviation, first channels at the top left and
-# last at the bottom right. Computed by a second implementation, written with plain convolutions
-# from the description of the original, of which there are no recordings here.
+# last at the bottom right. The original left no recordings of these, so a second implementation
+# computed them with plain convolutions, written from the description of the original.
 MOBILENET_V3_FEATURES = {
     "large": (
         (1.1103686, 2.1500504),
@@ -300,7 +300,7 @@ def test_strides_and_rates_of_resnet_are_those_of_original_and_paper(
     assert got == expected.split()
 
 
-def test_a_pooling_of_vgg_behind_lost_strides_looks_at_the_pixels_that_these_would_have_left():
+def test_poolings_of_vgg_behind_removed_strides_are_atrous():
     model = build_backbone("vgg_16", 8)
     layers = [model.get_layer(f"vgg_16.{name}") for name in ("conv4.conv4_3", "conv5.conv5_1")]
     assert [layer.dilation_rate for layer in layers] == [(1, 1), (2, 2)]
@@ -318,7 +318,7 @@ def test_multi_grid_multiplies_the_rates_of_the_last_block():
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet_v1_50", "vgg_16"])
-def test_channels_behind_rgb_change_nothing_where_their_weights_are_zeros(short_resnets, name):
+def test_channels_behind_rgb_change_nothing_if_their_weights_are_zero(short_resnets, name):
     images = _images(33, 49, channels=5)
     usual, wide = build_backbone(name), build_backbone(name, in_channels=5)
     _scatter(usual)
@@ -339,7 +339,7 @@ def test_channels_behind_rgb_change_nothing_where_their_weights_are_zeros(short_
     "in_channels, expected",
     [(1, [20]), (3, [10, 20, 30]), (5, [10, 20, 30, 20, 20])],
 )
-def test_a_channel_that_is_not_rgb_loses_the_mean_of_the_means(in_channels, expected):
+def test_the_mean_of_the_means_is_subtracted_from_other_channels(in_channels, expected):
     image = pixels.image_input(in_channels)
     model = keras.Model(image, pixels.subtract_mean(image, (10, 20, 30)))
     outputs = model(np.zeros((1, 1, 1, in_channels)))
@@ -351,7 +351,7 @@ def test_a_channel_that_is_not_rgb_loses_the_mean_of_the_means(in_channels, expe
     ["mobilenet_v3_large_seg", "mobilenet_v3_small_seg", "resnet_v1_50", "resnet_v1_50_beta",
      "vgg_16"],
 )  # fmt: skip
-def test_a_backbone_survives_saving(short_resnets, tmp_path, name):
+def test_a_saved_backbone_loads_with_equal_outputs(short_resnets, tmp_path, name):
     model = build_backbone(name, output_stride=8)
     _scatter(model)
     model.save(tmp_path / "model.keras")
@@ -394,6 +394,6 @@ def test_filters_are_rounded_to_multiples_but_lose_at_most_a_tenth(value, diviso
         ({"name": "xception_65", "multi_grid": (1, 2)}, "three"),
     ],
 )
-def test_a_wrong_argument_is_refused_by_saying_what_there_is(arguments, message):
+def test_the_error_for_a_wrong_argument_says_what_is_allowed(arguments, message):
     with pytest.raises(UserError, match=message):
         build_backbone(**arguments)

@@ -17,7 +17,7 @@ def _random(*shape):
 
 
 def _outputs_and_gradients(layer, images, **kwargs):
-    """What a layer gives, and its gradients to inputs and kernel, weighted by position."""
+    """Returns outputs, and gradients to inputs and kernel of a sum weighted by position."""
     images = tf.constant(images, layer.compute_dtype)
     with tf.GradientTape() as tape:
         tape.watch(images)
@@ -58,7 +58,7 @@ def test_a_kernel_at_a_rate_equals_the_dense_kernel_with_zeros_between_its_weigh
 
 
 def _make(depthwise, kernel_size=3, stock=False, filters=8, **arguments):
-    """One of our layers or the stock one; the filters are a dense one's."""
+    """Returns one of our layers or a stock one; only dense ones have filters."""
     arguments = {"padding": "same", "use_bias": False, **arguments}
     if depthwise:
         layer_class = keras.layers.DepthwiseConv2D if stock else layers.AtrousDepthwiseConv2D
@@ -137,7 +137,7 @@ def test_gradients_of_atrous_convolutions_equal_finite_differences(depthwise, ra
 
 @pytest.mark.parametrize("rate", [2, 12, 24, (6, 21), (1, 6)])
 @pytest.mark.parametrize("depthwise", [False, True])
-def test_atrous_convolutions_work_where_sizes_are_known_only_at_run_time(depthwise, rate):
+def test_atrous_convolutions_work_if_sizes_are_only_known_at_run_time(depthwise, rate):
     images = _random(2, 17, 14, 16)
     layer = _make(depthwise, dilation_rate=rate)
     layer.build(images.shape)
@@ -190,8 +190,8 @@ def test_atrous_convolutions_work_in_other_dtypes(depthwise, dtype, tolerance, r
         np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
 
 
-def test_atrous_convolutions_have_right_gradients_where_there_is_no_onednn():
-    """Not a matter of the test's process: TensorFlow reads the switch when it is imported."""
+def test_atrous_convolutions_have_right_gradients_without_onednn():
+    """Runs in another process: TensorFlow reads the switch when it is imported."""
     tests = "equal_the_stock_layers and size0 and (2-same or 12 or rate12) or portable_dense"
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", __file__, "-k", tests],
@@ -204,7 +204,7 @@ def test_atrous_convolutions_have_right_gradients_where_there_is_no_onednn():
 
 
 def _operations(layer, *shape):
-    """Names of the operations in a layer's graph."""
+    """Returns the names of the operations in a layer's graph."""
     run = tf.function(lambda images: layer(images))
     graph = run.get_concrete_function(tf.TensorSpec(shape)).graph
     return {node.type for node in graph.get_operations()}
@@ -226,7 +226,7 @@ def test_a_portable_dense_convolution_has_no_space_to_batch_in_its_graph(shape, 
     assert not operations & {"SpaceToBatchND", "BatchToSpaceND"}
 
 
-def test_a_dilated_kernel_leaves_no_space_to_batch_where_there_is_onednn():
+def test_a_dilated_kernel_needs_no_space_to_batch_with_onednn():
     for depthwise in (False, True):
         layer = _make(depthwise, dilation_rate=12)
         layer.build((None, None, None, 4))

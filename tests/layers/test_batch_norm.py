@@ -89,7 +89,7 @@ np.testing.assert_allclose(shared.moving_variance.numpy(), alone.moving_variance
 
 
 def test_synchronized_batch_norm_on_two_replicas_equals_one_with_the_whole_batch():
-    """In a process of its own: devices are divided before TensorFlow starts."""
+    """Runs in another process: devices are divided before TensorFlow starts."""
     finished = subprocess.run(
         [sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True, timeout=300
     )

@@ -35,7 +35,7 @@ def make(request):
 
 
 def _with_statistics(layer):
-    """Builds a layer, and gives it statistics as after training."""
+    """Builds a layer and gives it statistics as after training."""
     layer.build(FEATURES.shape)
     for variable in layer.non_trainable_variables:
         if variable.name.startswith("moving"):
@@ -52,7 +52,7 @@ class Subclassed(keras.Model):
         return self.layer(features)
 
 
-def test_a_layer_gives_the_same_wherever_it_is_used(make):
+def test_a_layer_computes_the_same_wherever_it_is_used(make):
     layer = _with_statistics(make())
     number_of_weights = len(layer.weights)
     expected = layer(FEATURES, training=False)

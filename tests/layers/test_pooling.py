@@ -1,4 +1,4 @@
-"""Image pooling, against means by hand."""
+"""Image pooling, against NumPy's means."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def _random(*shape):
         ({}, (7, 9), (1, 1)),
     ],
 )
-def test_image_pooling_means_over_windows_whether_the_size_is_known_or_not(settings, size, windows):
+def test_image_pooling_averages_windows_whether_the_size_is_known_or_not(settings, size, windows):
     features = _random(2, *size, 3)
     layer = layers.ImagePooling(**settings)
     pooled = layer(features)

@@ -41,7 +41,7 @@ def test_resizing_aligns_the_corners(name, old, new):
 
 
 @pytest.mark.parametrize("name", RESIZES)
-def test_resizing_gives_what_was_recorded_from_the_original(name):
+def test_resizing_equals_recordings_of_the_original(name):
     record = {
         name: np.float32(value)[np.newaxis, ..., np.newaxis]
         for name, value in original.load("resizing").items()
@@ -52,7 +52,7 @@ def test_resizing_gives_what_was_recorded_from_the_original(name):
         np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max(), err_msg=size)
 
 
-def test_resizing_works_where_sizes_are_known_only_at_run_time():
+def test_resizing_works_if_sizes_are_only_known_at_run_time():
     layer = layers.ResizeLike()
 
     @tf.function(input_signature=[tf.TensorSpec([1, 1, 1, 2]), tf.TensorSpec([1, None, None, 3])])

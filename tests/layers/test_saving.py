@@ -10,7 +10,7 @@ def _random(*shape):
     return np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
-def test_every_layer_survives_saving(tmp_path):
+def test_saved_layers_load_with_equal_outputs(tmp_path):
     inputs = keras.Input((None, None, 3))
     x = layers.AtrousConv2D(4, 3, dilation_rate=2, padding="same")(inputs)
     x = layers.AtrousDepthwiseConv2D(3, dilation_rate=2, padding="same")(x)
@@ -25,7 +25,7 @@ def test_every_layer_survives_saving(tmp_path):
     assert (batch_norm.momentum, batch_norm.epsilon, batch_norm.frozen) == (0.7, 1e-4, True)
 
 
-def test_activations_and_atrous_pooling_survive_saving(tmp_path):
+def test_saved_activations_and_atrous_pooling_load_with_equal_outputs(tmp_path):
     inputs = keras.Input((None, None, 3))
     blocks = layers.ConvBlocks()
     first = blocks.conv(4, 3, "first", layers.h_swish)
@@ -40,7 +40,7 @@ def test_activations_and_atrous_pooling_survive_saving(tmp_path):
     np.testing.assert_array_equal(model(images, training=False), loaded(images, training=False))
 
 
-def test_a_layer_whose_dtype_is_a_policy_survives_saving(tmp_path):
+def test_a_layer_whose_dtype_is_a_policy_can_be_saved(tmp_path):
     policy = keras.DTypePolicy("mixed_bfloat16")
     inputs = keras.Input((None, None, 3))
     x = layers.ASPP(4, rates=(2,), dtype=policy)(inputs)

@@ -1,4 +1,4 @@
-"""What `build_model` gives, whatever the weights."""
+"""What models of `build_model` compute and refuse, whatever their weights."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from deeplab_tf.models import complete
 from deeplab_tf.models import with_logits_of_every_scale
 from deeplab_tf.models.encoder import aspp_rates
 
-# What makes a head small.
+# Settings for small heads.
 SMALL = {
     "v1": {"fc_filters": 16},
     "v2": {},
@@ -31,7 +31,7 @@ CELL = """[
 
 
 def _small(version="v3plus", backbone="mobilenet_v2", **arguments):
-    """A model of a few thousand weights."""
+    """Returns a model of a few thousand weights."""
     arguments = {"depth_multiplier": 0.25, **SMALL[version], **arguments}
     return deeplab_tf.build_model(version, backbone, 5, **arguments)
 
@@ -42,7 +42,7 @@ def _images(height, width):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "vgg_16"])
-def test_every_version_gives_float32_logits_of_any_size(version, backbone):
+def test_every_version_returns_float32_logits_for_any_size(version, backbone):
     model = deeplab_tf.build_model(version, backbone, num_classes=3, **SMALL[version])
     assert model.input_shape == (None, None, None, 3)
     assert model.output_shape == (None, None, None, 3)
@@ -65,12 +65,12 @@ def test_the_aspp_of_a_model_has_the_rates_of_its_output_stride():
 @pytest.mark.parametrize(
     "version, rates", [("v1", {"fc6": 12}), ("v2", {"logits.semantic": 6, "logits.semantic_3": 24})]
 )
-def test_early_heads_keep_their_rates_on_a_backbone_whose_paper_has_none(version, rates):
+def test_v1_and_v2_keep_their_rates_on_mobilenet_v3(version, rates):
     model = deeplab_tf.build_model(version, "mobilenet_v3_small_seg", 3)
     assert {name: model.get_layer(name).dilation_rate[0] for name in rates} == rates
 
 
-def test_mobilenet_v3_head_without_aspp_branches_has_the_released_number_of_parameters():
+def test_v3_without_aspp_branches_has_the_released_number_of_parameters():
     model = deeplab_tf.build_model("v3", "mobilenet_v2", 21, atrous_rates=())
     assert sum(int(np.prod(variable.shape)) for variable in model.trainable_variables) == 2113557
 
@@ -85,7 +85,7 @@ def test_logits_have_the_size_of_the_input_or_of_the_head(version, stride):
         assert head(images, training=False).shape == (1, *expected, 5)
 
 
-def test_one_graph_serves_all_sizes_and_pixels_of_either_dtype():
+def test_one_graph_accepts_all_sizes_and_both_dtypes_of_pixels():
     model = _small()
     run = tf.function(
         lambda images: model(images, training=False),
@@ -100,7 +100,7 @@ def test_one_graph_serves_all_sizes_and_pixels_of_either_dtype():
         )
 
 
-def test_image_pooling_of_a_crop_is_global_pooling_at_that_size_only():
+def test_image_pooling_with_a_crop_size_equals_global_pooling_only_at_that_size():
     pooled_globally = _small("v3")
     pooled_by_crop = _small("v3", image_pooling_crop_size=[65, 97])
     pooled_by_crop.set_weights(pooled_globally.get_weights())
@@ -113,7 +113,7 @@ def test_image_pooling_of_a_crop_is_global_pooling_at_that_size_only():
     assert np.abs(difference).max() > 1e-4
 
 
-def test_a_training_step_reaches_every_weight_and_moves_every_statistic():
+def test_a_training_step_has_gradients_for_every_weight_and_moves_every_statistic():
     model = _small(output_stride=8)
     before = [variable.numpy() for variable in model.non_trainable_variables]
     images = tf.constant(np.random.default_rng(0).integers(0, 256, (2, 65, 65, 3)), tf.float32)
@@ -126,7 +126,7 @@ def test_a_training_step_reaches_every_weight_and_moves_every_statistic():
         assert np.any(variable.numpy() != old), variable.path
 
 
-def test_a_model_survives_saving(tmp_path):
+def test_a_saved_model_loads_with_equal_outputs(tmp_path):
     model = _small(multi_grid=None, image_pooling_crop_size=(65, 65))
     images = _images(70, 81)
     model(images.astype("float32"), training=True)
@@ -142,7 +142,7 @@ def test_a_model_survives_saving(tmp_path):
     np.testing.assert_array_equal(other(images, training=False), model(images, training=False))
 
 
-def test_a_mixed_precision_model_gives_nearly_the_same_float32_logits():
+def test_a_mixed_precision_model_returns_nearly_the_same_float32_logits():
     keras.utils.set_random_seed(0)  # Unlucky weights would make logits small and rounding large.
     model = _small()
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -159,7 +159,7 @@ def test_a_mixed_precision_model_gives_nearly_the_same_float32_logits():
     assert np.linalg.norm(got - expected) < 0.2 * np.linalg.norm(expected)
 
 
-def test_the_fields_of_the_config_are_its_arguments():
+def test_the_fields_of_the_config_are_the_arguments():
     config = ModelConfig(num_classes=4, decoder_output_stride=(8,), depth_multiplier=0.25)
     model = deeplab_tf.build_model(**dataclasses.asdict(config), upsample_logits=False)
     assert model(_images(65, 65), training=False).shape == (1, 9, 9, 4)
@@ -229,7 +229,7 @@ def test_dense_heads_have_the_originals_names():
         ({"image_pooling_crop_size": (513,)}, "a height and a width"),
     ],
 )
-def test_a_wrong_argument_is_refused_by_saying_what_there_is(arguments, message):
+def test_the_error_for_a_wrong_argument_says_what_is_allowed(arguments, message):
     defaults = {"version": "v3plus", "backbone": "mobilenet_v2", "num_classes": 21}
     with pytest.raises(UserError, match=message):
         deeplab_tf.build_model(**{**defaults, **arguments})
@@ -299,7 +299,7 @@ def test_the_cascade_of_v3_doubles_the_rate_in_every_block():
         ("v2", "resnet_v1_50", (4, 4, 4)),
     ],
 )
-def test_multi_grid_is_the_papers_by_default(version, backbone, expected):
+def test_multi_grid_defaults_to_the_papers(version, backbone, expected):
     backbone = deeplab_tf.build_model(version, backbone, 5, **SMALL[version]).layers[1]
     units = (f"{backbone.name}.block4.unit_{unit}.bottleneck_v1.conv2" for unit in (1, 2, 3))
     assert tuple(backbone.get_layer(unit).dilation_rate[0] for unit in units) == expected
@@ -326,7 +326,7 @@ def test_a_decoder_can_add_instead_of_concatenating(separable):
     assert model.get_layer("decoder.add").output.shape[-1] == 16
 
 
-def test_a_dense_prediction_cell_takes_the_place_of_the_aspp():
+def test_a_dense_prediction_cell_replaces_the_aspp():
     model = _small("v3", dense_prediction_cell_json=CELL, output_stride=8, aspp_convs_filters=None)
     names = {official_name(variable) for variable in model.weights}
     assert not any(name.startswith(("aspp", "image_pooling")) for name in names)
@@ -343,7 +343,7 @@ def test_a_dense_prediction_cell_takes_the_place_of_the_aspp():
     assert model(_images(65, 97), training=False).shape == (1, 65, 97, 5)
 
 
-def test_an_image_pyramid_merges_what_the_one_network_says_of_every_scale():
+def test_an_image_pyramid_merges_the_logits_of_all_scales():
     pyramid = _small("v2", image_pyramid=(0.5, 0.75, 1.0), upsample_logits=False)
     single = _small("v2", upsample_logits=False)
     single.set_weights(pyramid.get_weights())
@@ -382,7 +382,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_model_of_four_channels_in_mixed_precision_survives_saving(variant, tmp_path):
+def test_a_saved_mixed_precision_model_of_four_channels_loads_with_equal_outputs(variant, tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = _small(**VARIANTS[variant], in_channels=4)
@@ -399,7 +399,7 @@ def test_a_model_of_four_channels_in_mixed_precision_survives_saving(variant, tm
     ]
 
 
-def test_a_run_dir_keeps_what_its_model_was_made_of(tmp_path):
+def test_the_config_of_a_run_is_complete_without_files_and_defaults(tmp_path):
     path = tmp_path / "cell.json"
     path.write_text(CELL)
     config = complete(ModelConfig(version="v3", dense_prediction_cell_json=str(path)), 7)

@@ -106,7 +106,7 @@ def test_a_setting_of_another_version_may_be_switched_off():
     assert deeplab_tf.DeepLabV3("mobilenet_v2", 4, **off, **SMALL_HEAD).output_shape[-1] == 4
 
 
-def test_a_model_that_does_not_name_its_features_is_no_backbone():
+def test_a_model_that_does_not_name_its_features_is_not_a_backbone():
     image = keras.Input((None, None, 3))
     model = keras.Model(image, keras.layers.Conv2D(4, 3, strides=2)(image))
     with pytest.raises(UserError, match="does not return a dict with `features`"):
