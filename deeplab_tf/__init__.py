@@ -32,8 +32,24 @@ Commands: `python -m deeplab_tf.train`, `eval`, `predict`, `describe`, `check_da
 
 import importlib
 import os
+import typing
 
 from deeplab_tf.keras_registration import register_with_keras
+
+if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow `__getattr__`
+    from deeplab_tf import backbones
+    from deeplab_tf import layers
+    from deeplab_tf.backbones import build_backbone
+    from deeplab_tf.crf import dense_crf
+    from deeplab_tf.crf import unary_from_labels
+    from deeplab_tf.errors import UserError
+    from deeplab_tf.models import DeepLabV1
+    from deeplab_tf.models import DeepLabV2
+    from deeplab_tf.models import DeepLabV3
+    from deeplab_tf.models import DeepLabV3Plus
+    from deeplab_tf.models import build_model
+    from deeplab_tf.runs.saved_models import load_model
+    from deeplab_tf.weights.tf1_checkpoint import load_tf1_checkpoint
 
 __version__ = "0.1.0"
 __all__ = [

@@ -90,6 +90,15 @@ def test_the_names_of_the_package_are_literal_and_exist():
         deeplab_tf.DeepLabV4  # noqa: B018
 
 
+def test_editors_and_type_checkers_see_what_is_loaded_on_first_use():
+    tree = ast.parse((REPOSITORY / "deeplab_tf/__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {node.names[0].name: node.module for node in block.body}
+    rooms = dict.fromkeys(deeplab_tf._MODULES, "deeplab_tf")
+    assert seen == deeplab_tf._PUBLIC | rooms
+    assert set(seen) == set(deeplab_tf.__all__) - {"__version__"}
+
+
 def test_the_help_of_the_package_is_a_table_of_contents():
     for name in set(deeplab_tf.__all__) - {"__version__"}:
         assert name in deeplab_tf.__doc__, name

@@ -93,6 +93,15 @@ def test_two_layers_of_a_kind_go_into_one_model(make, tmp_path):
     np.testing.assert_array_equal(loaded(FEATURES, training=False), model(FEATURES, training=False))
 
 
+def test_weights_of_a_subclassed_model_are_saved_and_loaded(make, tmp_path):
+    trained, fresh = (Subclassed(_with_statistics(make())) for _ in range(2))
+    expected = trained(FEATURES, training=False)
+    trained.save_weights(tmp_path / "model.weights.h5")
+    fresh(FEATURES)
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(fresh(FEATURES, training=False), expected)
+
+
 def test_the_config_makes_the_same_layer(make):
     layer = make(name="head")
     twin = keras.layers.deserialize(keras.layers.serialize(layer))
