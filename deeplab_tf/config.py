@@ -446,7 +446,8 @@ class TrainConfig(Config):
     tf_initial_checkpoint: str = setting(
         "",
         "Weights to start from: an official TF1 checkpoint of a whole model or an ImageNet "
-        "backbone, or the run dir of another training, of which the best weights are taken.",
+        "backbone, the name of a release (see deeplab_tf.zoo), or the run dir of another training, "
+        "of which the best weights are taken.",
         default_help="random weights",
         is_path=True,
         is_common=True,

@@ -23,7 +23,8 @@ class Arguments(config.Config):
 
     checkpoint: str = setting(
         REQUIRED,
-        "Official TF1 checkpoint: its prefix, such as model.ckpt-30000.",
+        "Official TF1 checkpoint: its prefix, such as model.ckpt-30000, or the name of a release "
+        "(see deeplab_tf.zoo).",
         is_path=True,
         is_common=True,
     )
