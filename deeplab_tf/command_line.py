@@ -346,12 +346,13 @@ def _flatten_flagfile(
     path = os.path.expanduser(argument.value or "")
     if os.path.realpath(path) in within:
         raise UserError(f"{argument.where}the flagfile {path} names itself, by others or at once.")
-    lines = [
+    lines = enumerate(map(str.strip, files.read_text(path, "flagfile").split("\n")), start=1)
+    arguments = [
         _read_line(line, f"{path}, line {number}: ")
-        for number, line in enumerate(files.read_text(path, "flagfile").splitlines(), start=1)
-        if line.strip() and not line.startswith(_COMMENTS)
+        for number, line in lines
+        if line and not line.startswith(_COMMENTS)
     ]
-    yield from _flatten(lines, flag_values, (*within, os.path.realpath(path)))
+    yield from _flatten(arguments, flag_values, (*within, os.path.realpath(path)))
 
 
 def _read_line(line: str, where: str) -> _Argument:
@@ -360,9 +361,9 @@ def _read_line(line: str, where: str) -> _Argument:
     Raises:
         UserError: A comment stands behind the flag.
     """
-    match = re.fullmatch(r"(--?[^-=\s][^=\s]*)(?:=|\s+)(.*)", line.strip())
+    match = re.fullmatch(r"(--?[^-=\s][^=\s]*)(?:=|\s+)(.*)", line)
     if not match:
-        return _Argument(line.strip(), where)
+        return _Argument(line, where)
     name, value = match.groups()
     if value.startswith('"'):
         try:
@@ -379,8 +380,8 @@ def _read_line(line: str, where: str) -> _Argument:
 
 def _quoted(text: str) -> str:
     """Returns a value for a flagfile, as JSON where `_read_line` would read it differently."""
-    is_plain = text == text.strip() and not re.search(r'^"|[\n\r]|(^|\s)(#|//)', text)
-    return text if is_plain else json.dumps(text, ensure_ascii=False)
+    is_plain = text.isprintable() and text == text.strip()
+    return text if is_plain and not re.search(r'^"|(^|\s)(#|//)', text) else json.dumps(text)
 
 
 def _outcome(

@@ -42,7 +42,6 @@ class Arguments(config.Config):
         REQUIRED,
         "Images and videos: files, folders or quoted globs, or the number of a camera; several "
         "separated by commas.",
-        may_be_empty=False,
         is_path=True,
         is_common=True,
     )

@@ -58,7 +58,7 @@ class Setting:
         below: A number that values must not reach.
         choices: The values allowed.
         length: How many values a list has, unless it is empty.
-        may_be_empty: Whether a text or a list may be empty.
+        may_be_empty: Whether a text or a list may be empty; required ones may not.
         unit: Unit of the numbers, such as "pixels".
         example: A good value, shown where a wrong one was given.
         hint: A clause that ends messages about wrong values.
@@ -104,6 +104,10 @@ class Setting:
         """The type of the value, or of each value of a list: bool, int, float or str."""
         kind = self._type_without_none
         return typing.get_args(kind)[0] if self.is_list else kind
+
+    @property
+    def _must_be_given(self) -> bool:
+        return self.is_required or not self.may_be_empty
 
     @property
     def _type_without_none(self):
@@ -179,7 +183,7 @@ class Setting:
         if not isinstance(items, tuple | list):
             raise _WrongValueError(f"be {self._kind()}")
         values = tuple(map(self._check_item, items))
-        if not values and not self.may_be_empty:
+        if not values and self._must_be_given:
             raise _WrongValueError("not be empty")
         if values and self.length not in (None, len(values)):
             raise _WrongValueError(f"be {self.length} {self._kind()}")
@@ -190,7 +194,7 @@ class Setting:
         value = self._convert(item)
         if value is None:
             raise _WrongValueError(f"be {self._kind()}")
-        if value == "" and not self.may_be_empty:
+        if value == "" and self._must_be_given:
             raise _WrongValueError("not be empty")
         if self.choices and value not in self.choices:
             near = difflib.get_close_matches(str(value), map(str, self.choices), 1)

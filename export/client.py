@@ -559,14 +559,13 @@ def _read_palette(path: str | None) -> "DatasetInfo":
 class Arguments(config.Config):
     """The flags of this command alone."""
 
-    server: str = setting(REQUIRED, "HOST:PORT of TF Serving.", may_be_empty=False, is_common=True)
+    server: str = setting(REQUIRED, "HOST:PORT of TF Serving.", is_common=True)
     protocol: str = setting("rest", "How to talk to the server.", choices=tuple(PROTOCOLS))
     model_name: str = setting("deeplab", "Name of the model on the server.", may_be_empty=False)
     model_version: int | None = config.model_version("the highest on the server")
     images: tuple[str, ...] = setting(
         REQUIRED,
         "Images: files, folders or quoted globs; several separated by commas.",
-        may_be_empty=False,
         is_path=True,
         is_common=True,
     )

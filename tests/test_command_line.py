@@ -72,10 +72,25 @@ def test_a_flagfile_that_was_written_reads_back_the_same(model_config, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "value", ["", " 513", "a # b", "#1", "x // y", '"quoted"', "two\nlines", "gs://bucket/x", "a=b"]
+    "value",
+    [
+        *(
+            "",
+            " 513",
+            "a # b",
+            "#1",
+            "x // y",
+            '"quoted"',
+            "gs://bucket/x",
+            "a=b",
+            "--seed=1",
+            "käse",
+        ),
+        *("two\nlines", "tab\there", "\x0b\x0c\x1c\x85\u2028", "nul\0", "\udce4", "\\", "\ufeff"),
+    ],
 )
 def test_any_text_survives_a_flagfile(value, tmp_path):
-    data_config = DataConfig(data_dir=value, extra_data_dirs=(f"a{value}", "b,c", '"d"'))
+    data_config = DataConfig(data_dir=value, extra_data_dirs=(f"a{value}b", "b,c", '"d"'))
     path = tmp_path / "flags.txt"
     command_line.write_flagfile(path, data_config)
     assert command_line.read_flagfile(path, DataConfig) == (data_config,)
@@ -144,7 +159,7 @@ def test_what_a_source_says_itself_wins_over_the_flagfiles_that_it_names(tmp_pat
     [
         "--data_dir=käse\n--atrous_rates 6\n".encode("utf-8-sig"),
         "# a comment\r\n\r\n  --data_dir=käse\r\n--atrous_rates=6\r\n".encode("utf-16"),
-        '// another\n--data_dir="käse"\n--atrous_rates\n6'.encode(),
+        '// another\n  # more\n--data_dir="käse"\n--atrous_rates\n6'.encode(),
     ],
 )
 def test_a_flagfile_may_be_in_any_unicode_encoding(content, tmp_path):

@@ -83,7 +83,7 @@ def wrong_values(setting: settings.Setting) -> list:
     if setting.is_list:
         wrong = [(item,) * (setting.length or 1) for item in wrong if item is not True]
         wrong += [setting.check((1,) * setting.length) + (1,)] if setting.length else []
-    if not setting.may_be_empty:
+    if setting.is_required or not setting.may_be_empty:
         wrong.append(() if setting.is_list else "")
     if not setting.is_optional:
         wrong.append(None)
