@@ -17,11 +17,12 @@ import tensorflow as tf
 
 from conftest import REPOSITORY
 from conftest import SIX_UNITS
-from deeplab_tf import eval as evaluation
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
+from deeplab_tf.evaluation import run_evaluation as evaluation
+from deeplab_tf.evaluation.evaluate import print_metrics
 from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.evaluation.prediction import label_function
 from deeplab_tf.runs import run_dir as run_dirs
@@ -104,7 +105,7 @@ def test_damaged_records_are_left_out_counted_and_named(
     assert (result["num_images"], result["num_damaged"]) == (3, 1)
     ((name, problem),) = result["damaged_records"].items()
     assert f"record {name} is left out: {problem}" in capfd.readouterr().err
-    evaluation.print_metrics(result)
+    print_metrics(result)
     assert "damaged records left out: 1" in capfd.readouterr().out
     assert "Damaged records left out: 1 (" in report_path.read_text(encoding="utf-8")
     with pytest.raises(UserError, match="1 of 4 records are damaged.*--max_damaged_share"):
@@ -136,7 +137,7 @@ def test_an_miou_of_nothing_says_so(capsys, counted, note):
         matrix[class_id, class_id] = 5
     figures = metrics.segmentation_metrics(matrix, ("class_0", "class_1", "class_2"))
     assert re.search(note, figures["note"])
-    evaluation.print_metrics(figures)
+    print_metrics(figures)
     assert re.search(rf"miou +\d\.\d{{4}}  \({note}", capsys.readouterr().out)
     matrix[0, 1] = 1
     full = metrics.segmentation_metrics(matrix, ("class_0", "class_1", "class_2"))

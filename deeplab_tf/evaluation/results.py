@@ -22,7 +22,7 @@ class Evaluation:
     """The figures of an evaluation.
 
     Attributes:
-        figures: What `eval.evaluate_run` returns.
+        figures: What `evaluate_run` returns.
         images: A dict per image: `name`, `miou`, `pixel_accuracy`, `iou_per_class` (of the classes
             that are present) and `num_pixels`.
     """
