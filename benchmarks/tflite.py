@@ -274,7 +274,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run_dir = os.path.join(folder, "run")
         import_checkpoint.import_checkpoint(
-            arguments.checkpoint, MODEL, DataConfig(train_crop_size=SIZE), run_dir
+            arguments.checkpoint,
+            model_config=MODEL,
+            data_config=DataConfig(train_crop_size=SIZE),
+            run_dir=run_dir,
         )
         paths = {REFERENCE: arguments.reference}
         paths |= export_files(

@@ -17,6 +17,7 @@ def build(
     dataset: str,
     data_dir: str | os.PathLike,
     manual_dir: str | os.PathLike | None = None,
+    *,
     num_shards: int = 4,
     class_map: str | None = None,
     num_workers: int | None = None,

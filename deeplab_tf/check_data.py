@@ -65,7 +65,7 @@ def main(arguments: Arguments, own_data_config: OwnDataConfig) -> None:
     elif arguments.data_dir:
         report = check.check_records(
             arguments.data_dir,
-            arguments.dataset,
+            dataset=arguments.dataset,
             num_classes=arguments.num_classes,
             ignore_label=arguments.ignore_label,
             progress=check.progress_line(),

@@ -40,9 +40,9 @@ def main(
 ) -> None:
     report = import_checkpoint(
         arguments.checkpoint,
-        model_config,
-        data_config,
-        arguments.run_dir,
+        model_config=model_config,
+        data_config=data_config,
+        run_dir=arguments.run_dir,
         classes=arguments.classes,
     )
     print(report)

@@ -35,6 +35,7 @@ _SECONDS_BEFORE_RESTART = 1.0  # twice as many after every restart without a new
 
 def supervise(
     command: Sequence[str],
+    *,
     run_dir: str,
     workers: int = 1,
     hosts: Sequence[str] = (),

@@ -388,10 +388,10 @@ def test_arguments_that_do_not_go_together_are_refused(folder, arguments, messag
 
 def test_folders_that_are_missing_or_empty_are_refused(folder):
     with pytest.raises(UserError, match="--labels=.* is no folder"):
-        check_data.check_folders(folder / "images", folder / "nowhere", 3)
+        check_data.check_folders(folder / "images", folder / "nowhere", num_classes=3)
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match="no file in this folder"):
-        check_data.check_folders(folder / "empty", folder / "labels", 3)
+        check_data.check_folders(folder / "empty", folder / "labels", num_classes=3)
 
 
 def test_a_folder_of_any_tool_is_checked_as_it_would_be_built(tmp_path, capsys):

@@ -498,7 +498,9 @@ def test_labels_from_which_nothing_can_be_learned_are_refused_at_the_end(raw, tm
         build.build("folder", tmp_path / "out", raw, own=told_ids)
     with pytest.raises(UserError, match="no records in"):
         records.find_records(tmp_path / "out")
-    report = check_data.check_folders(raw / "images", raw / "labels", 2, label_encoding="grey")
+    report = check_data.check_folders(
+        raw / "images", raw / "labels", num_classes=2, label_encoding="grey"
+    )
     assert not report.is_fit_to_train
 
 

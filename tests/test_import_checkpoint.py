@@ -48,7 +48,13 @@ def test_the_run_dir_has_the_weights_and_the_class_names(tf1_checkpoint, tmp_pat
     classes = tmp_path / "classes.txt"
     classes.write_text("ground\ntree 0 200 0\nhouse\n")
     folder = str(tmp_path / "run")
-    report = import_checkpoint.import_checkpoint(prefix, MODEL, DataConfig(), folder, str(classes))
+    report = import_checkpoint.import_checkpoint(
+        prefix,
+        model_config=MODEL,
+        data_config=DataConfig(),
+        run_dir=folder,
+        classes=str(classes),
+    )
     assert set(report.loaded) == set(values)
     run = run_dirs.read(folder)
     assert run.dataset.class_names == ("ground", "tree", "house")
@@ -59,7 +65,7 @@ def test_the_run_dir_has_the_weights_and_the_class_names(tf1_checkpoint, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "model, class_list, complaint",
+    "model, classes, complaint",
     [
         ({"num_classes": None}, "", "--num_classes, --classes or --data_dir"),
         ({"depth_multiplier": 0.5}, "", "MobilenetV2/"),
@@ -68,18 +74,18 @@ def test_the_run_dir_has_the_weights_and_the_class_names(tf1_checkpoint, tmp_pat
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_no_run_dir(
-    tf1_checkpoint, tmp_path, model, class_list, complaint
+    tf1_checkpoint, tmp_path, model, classes, complaint
 ):
-    if class_list:
-        (tmp_path / "classes.txt").write_text(class_list)
-        class_list = str(tmp_path / "classes.txt")
+    if classes:
+        (tmp_path / "classes.txt").write_text(classes)
+        classes = str(tmp_path / "classes.txt")
     with pytest.raises(UserError, match=complaint):
         import_checkpoint.import_checkpoint(
             tf1_checkpoint[0],
-            dataclasses.replace(MODEL, **model),
-            DataConfig(),
-            str(tmp_path / "run"),
-            class_list,
+            model_config=dataclasses.replace(MODEL, **model),
+            data_config=DataConfig(),
+            run_dir=str(tmp_path / "run"),
+            classes=classes,
         )
     assert not (tmp_path / "run").exists()
 
@@ -91,10 +97,10 @@ def test_the_original_voc_model_finds_what_is_in_the_images(shared, tmp_path):
     )
     report = import_checkpoint.import_checkpoint(
         str(shared / "checkpoints/deeplabv3_mnv2_pascal/model.ckpt"),
-        model_config,
-        data_config,
-        str(tmp_path / "run"),
-        str(configs / "voc2012.classes"),
+        model_config=model_config,
+        data_config=data_config,
+        run_dir=str(tmp_path / "run"),
+        classes=str(configs / "voc2012.classes"),
     )
     assert not report.skipped and not report.unused
     images = {

@@ -193,7 +193,10 @@ def assert_equal_states(one: dict, other: dict, **tolerance) -> None:
 
 def supervised(tmp_path, code: str, max_restarts: int = 3, **arguments) -> int:
     return supervise.supervise(
-        [sys.executable, "-c", code], str(tmp_path), max_restarts=max_restarts, **arguments
+        [sys.executable, "-c", code],
+        run_dir=str(tmp_path),
+        max_restarts=max_restarts,
+        **arguments,
     )
 
 

@@ -37,6 +37,7 @@ Progress = Callable[[int, int], None]  # of the images done, and of how many
 
 def check_records(
     data_dir: str | os.PathLike,
+    *,
     dataset: str = "",
     num_classes: int | None = None,
     ignore_label: int | None = None,
@@ -63,6 +64,7 @@ def check_records(
 def check_folders(
     images: str | os.PathLike,
     labels: str | os.PathLike,
+    *,
     num_classes: int | None = None,
     ignore_label: int | None = None,
     label_encoding: str | None = None,

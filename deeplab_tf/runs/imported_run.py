@@ -17,6 +17,7 @@ from deeplab_tf.weights import tf1_checkpoint
 
 def import_checkpoint(
     checkpoint: str,
+    *,
     model_config: ModelConfig,
     data_config: DataConfig,
     run_dir: str,
