@@ -45,6 +45,8 @@ REQUIRED = [
     "platformdirs",  # the cache of released weights
     "requests",  # their download
     "psutil",  # memory and processes on every platform
+    "filelock>=3.12",  # one training at a time in a run dir, on every platform
+    "tqdm",  # progress bars
     # Polygons of annotation files, rasterised as COCO's own tools do. datumaro reads these files
     # whole, but brings pandas and a second OpenCV.
     "pycocotools",

@@ -37,6 +37,7 @@ from deeplab_tf import models
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.runs import distribution
 from deeplab_tf.training import train_step
+from deeplab_tf.training import training_state
 
 NUM_CLASSES = 21
 IGNORE_LABEL = 255
@@ -125,12 +126,12 @@ def our_step(model: keras.Model, batch: dict[str, tf.Tensor]):
     """The step that `train` runs, on one batch again and again."""
     config, strategy = TrainConfig(), STRATEGY()
     with strategy.scope():
-        optimizer = train_step.build_optimizer(model, config)
-    steps = train_step.build(strategy, model, optimizer, config, IGNORE_LABEL)
+        state = training_state.for_model(model, config)
+    steps = train_step.TrainSteps(state, config, strategy=strategy, ignore_label=IGNORE_LABEL)
     batches = distribution.distribute_batches(
         strategy, tf.data.Dataset.from_tensors(batch).cache().repeat()
     )
-    return lambda: float(steps(batches, tf.constant(1))["loss"])
+    return lambda: float(steps(batches, 1)["loss"])
 
 
 def plain_step(model: keras.Model, batch: dict[str, tf.Tensor]):

@@ -23,6 +23,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.models import complete
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.training import initial_weights
 from deeplab_tf.weights import tf1_checkpoint
 
 FLAGFILES = sorted((REPOSITORY / "configs").glob("*.flagfile"))
@@ -133,7 +134,7 @@ def test_a_second_stage_starts_from_the_weights_of_the_first(tmp_path):
         start = TrainConfig(tf_initial_checkpoint=str(tmp_path / "first"))
         run = run_dirs.create(str(tmp_path / "second"), second, DataConfig(), start, classes)
         model = build_model(**dataclasses.asdict(second))
-        report = train.load_initial_checkpoint(model, run)
+        report = initial_weights.load(model, run.train_config)
         other = build_model(**dataclasses.asdict(first) | {"num_classes": 4})
     assert len(report.loaded) == len(model.weights)
     for weight, expected in zip(model.weights, trained.weights, strict=True):

@@ -85,6 +85,17 @@ def test_every_room_and_every_command_is_on_the_map():
     assert {room for room in missing if room not in workspace} == set()
 
 
+def test_no_module_needs_what_only_some_systems_have():
+    for path in MODULES:
+        names = {
+            name
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+        }
+        assert names.isdisjoint({"fcntl", "resource", "pwd", "termios"}), path
+
+
 def test_importing_the_package_loads_neither_tensorflow_nor_keras():
     code = "import sys, deeplab_tf; print({'tensorflow', 'keras', 'numpy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

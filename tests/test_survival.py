@@ -74,9 +74,9 @@ if "deeplab_tf.train" in sys.orig_argv:
             return super().is_requested
 
     def replace(source, target):
-        target = os.fspath(target)
-        step = target.removesuffix(".index").rpartition("-")[2]
-        if target.endswith(".index") and is_time(f"save-{{step}}"):
+        name = os.fspath(target)
+        step = name.removesuffix(".index").rpartition("-")[2]
+        if name.endswith(".index") and is_time(f"save-{{step}}"):
             os.kill(os.getpid(), signal.SIGKILL)
         os_replace(source, target)
 
@@ -156,17 +156,17 @@ def ended(tiny_records, tmp_path_factory):
             process.wait()
 
 
-def test_a_killed_run_goes_on_to_the_very_same_losses_and_state(ended):
+def test_a_killed_run_resumes_to_exactly_the_same_losses_and_state(ended):
     whole, exit_code, output = ended["whole"]
     assert exit_code == 0, output
     killed, exit_code, output = ended["killed"]
     assert exit_code == preemption.EXIT_INTERRUPTED, output
     assert "died with SIGKILL: starts again from step 2 (1 of 3" in output  # in saving step 4
-    assert "stopped at step 7; the same command goes on" in output
+    assert "stopped at step 7; run the same command again to resume" in output
     assert checkpoints.find(str(killed.folder), "last").endswith("ckpt-7")
 
     exit_code, output = end_of(killed.start("train"))
-    assert exit_code == 0 and "goes on from step 7" in output, output
+    assert exit_code == 0 and "resumes from step 7" in output, output
     assert killed.losses == whole.losses
     assert list(whole.losses) == list(range(1, NUM_STEPS + 1))
     assert_equal_states(killed.state, whole.state, rtol=0, atol=0)

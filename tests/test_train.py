@@ -1,5 +1,6 @@
 """Training: the numbers of the original, resuming, and what a user may get wrong."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,16 +16,18 @@ import original
 from conftest import TINY_MODEL
 from conftest import TWO_UNITS
 from conftest import short_mobilenet_v2
+from conftest import write_run_as_if_trained
 from deeplab_tf import config
 from deeplab_tf import eval as evaluation
 from deeplab_tf import layers
-from deeplab_tf import train
 from deeplab_tf.data import records
 from deeplab_tf.data import training_data
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.training import loop
 from deeplab_tf.training import train_step
+from deeplab_tf.training import training_state
 from original import rule
 
 
@@ -32,7 +35,7 @@ def train_tiny(run_dir, source: records.Records, model=TINY_MODEL, data=None, **
     settings = {"training_number_of_steps": 4, "train_batch_size": 2, "seed": 3} | settings
     data = {"train_crop_size": (65, 65), "val_split": ""} | (data or {})
     with short_mobilenet_v2(TWO_UNITS):
-        return train.train(
+        return loop.train(
             model,
             config.DataConfig(**({"data_dir": source.folder} | data)),
             config.TrainConfig(**settings),
@@ -47,7 +50,7 @@ def last_weights(run_dir) -> dict[str, np.ndarray]:
 
 
 def last_state(run_dir) -> dict[str, np.ndarray]:
-    """All that a run goes on from: weights, optimizer, averages, random numbers."""
+    """All that a run resumes from: weights, optimizer, averages, random numbers."""
     reader = tf.train.load_checkpoint(checkpoints.find(str(run_dir), "last"))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
@@ -74,7 +77,7 @@ def whole_run(tiny_records, tmp_path_factory):
     return folder
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights_and_averages(
+def test_a_run_that_was_stopped_resumes_to_exactly_the_same_weights_and_averages(
     whole_run, tiny_records, tmp_path, monkeypatch
 ):
     save, saved = checkpoints.TrainingCheckpoints.save, []
@@ -94,12 +97,95 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights_and_averages(
     assert_equal_states(whole_run, tmp_path)
 
 
-def test_a_finished_run_is_not_trained_further(whole_run, tiny_records, tmp_path, capsys):
+def contents(folder) -> dict[str, tuple[bytes, int]]:
+    """The bytes and the time of change of every file in a folder."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(pathlib.Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(whole_run, tiny_records, tmp_path, capsys):
     shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
-    train_tiny(tmp_path, tiny_records, **SETTINGS)
+    before = contents(tmp_path)
+    assert train_tiny(tmp_path, tiny_records, **SETTINGS | {"train_batch_size": 4}) == {}
     output = capsys.readouterr().out
-    assert "goes on from step 4" in output and "loss" not in output
-    assert_equal_states(whole_run, tmp_path)
+    assert "Nothing is left to train" in output and "is at step 4 of 4" in output
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "settings, complaint",
+    [
+        ({"optimizer": "adamw"}, "optimizer was 'momentum' and is 'adamw'"),
+        ({"moving_average_decay": 0.0}, "moving_average_decay was 0.9 and is 0.0"),
+        ({"frozen_scopes": ("MobilenetV2/Conv",)}, "frozen_scopes was .* and is .*MobilenetV2/Conv"),
+        ({"class_weights": (1.0,)}, "--class_weights has 1"),
+        ({"train_batch_size": 3, "gradient_accumulation_steps": 2}, "multiple of 2"),
+        ({"slow_start_step": 9}, "--slow_start_step=9 must be less"),
+    ],
+)
+def test_a_refused_start_changes_nothing_in_the_run_dir(
+    whole_run, tiny_records, tmp_path, settings, complaint
+):
+    shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
+    before = contents(tmp_path)
+    settings = SETTINGS | {"training_number_of_steps": 6} | settings
+    with pytest.raises(UserError, match=complaint):
+        train_tiny(tmp_path, tiny_records, **settings)
+    assert contents(tmp_path) == before
+
+
+def test_a_refused_start_leaves_no_new_folder(tiny_records, tmp_path):
+    with pytest.raises(UserError, match="There is no checkpoint"):
+        train_tiny(tmp_path / "new", tiny_records, tf_initial_checkpoint=str(tmp_path / "none"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_imported_weights_are_not_trained_in_their_own_folder(tiny_records, tmp_path):
+    data = config.DataConfig(data_dir=tiny_records.folder)
+    model = dataclasses.replace(TINY_MODEL, num_classes=7)
+    with short_mobilenet_v2(TWO_UNITS):
+        write_run_as_if_trained(str(tmp_path), model, data, tiny_records.info)
+    with pytest.raises(UserError, match=f"imported weights.*--tf_initial_checkpoint={tmp_path}"):
+        train_tiny(tmp_path, tiny_records)
+
+
+def test_a_kill_at_any_moment_of_a_start_leaves_a_run_dir_that_reads_and_resumes(
+    whole_run, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        """Stands for what no process survives."""
+
+    before = run_dirs.read(str(whole_run))
+    after = dataclasses.replace(before.train_config, training_number_of_steps=6)
+    replace, states = os.replace, []
+    for operation in range(4):
+        folder = tmp_path / str(operation)
+        shutil.copytree(whole_run, folder)
+        count = 0
+
+        def killed_replace(*arguments, survivors=operation):
+            nonlocal count
+            count += 1
+            if count > survivors:
+                raise Killed
+            replace(*arguments)
+
+        run = dataclasses.replace(before, folder=str(folder), train_config=after)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed_replace)
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the dead do not tidy up
+            with contextlib.suppress(Killed):
+                run_dirs.write(run)
+        states.append(run_dirs.read(str(folder)).train_config.training_number_of_steps)
+        if count <= operation:
+            break
+        run_dirs.write(run)
+        assert run_dirs.read(str(folder)).train_config == after
+        assert not list(folder.glob(".new_*"))
+    assert states == [4, 4, 6]  # the two files are written one after the other
 
 
 def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scale(tiny_records, tmp_path):
@@ -192,27 +278,22 @@ class Step:
     def __init__(self, model_config=None, **settings):
         model_config = model_config or dataclasses.replace(TINY_MODEL, num_classes=3)
         train_config = config.TrainConfig(**settings)
-        num_classes = model_config.num_classes
-        info = records.DatasetInfo(
-            "none", tuple(map(str, range(num_classes))), records.default_colors(num_classes), 255
-        )
-        run = run_dirs.Run("", model_config, config.DataConfig(), train_config, info)
         strategy = tf.distribute.get_strategy()
         keras.utils.set_random_seed(7)
-        self.model = train._build_model(run, strategy)
+        self.state = training_state.build(model_config, train_config, strategy)
+        self.model = self.state.model
         for layer in layers.all_layers(self.model):
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0
-        optimizer = train_step.build_optimizer(self.model, train_config)
-        self.others = train_step.build_others(self.model, train_config)
-        self.train_steps = train_step.build(
-            strategy, self.model, optimizer, train_config, info.ignore_label, **self.others
+        train_step.check(self.state, train_config, strategy)
+        self.train_steps = train_step.TrainSteps(
+            self.state, train_config, strategy=strategy, ignore_label=255
         )
 
     def __call__(self, *batches: dict, steps: int = 1) -> dict[str, float]:
         signature = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), batches[0])
         dataset = tf.data.Dataset.from_generator(lambda: batches, output_signature=signature)
-        values = self.train_steps(iter(dataset.repeat()), tf.constant(steps))
+        values = self.train_steps(iter(dataset.repeat()), steps)
         return {name: float(value) for name, value in values.items()}
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -258,7 +339,7 @@ def plain_values(tiny_step, batch) -> dict[str, float]:
     return tiny_step()(batch)
 
 
-def test_other_ways_to_compute_a_step_come_to_the_same(tiny_step, plain_values, batch):
+def test_other_precisions_and_xla_compute_the_same_step(tiny_step, plain_values, batch):
     for settings, tolerance in (
         ({"jit_compile": True}, 1e-4),
         ({"mixed_precision": "bfloat16"}, 0.02),
@@ -275,7 +356,7 @@ def test_other_ways_to_compute_a_step_come_to_the_same(tiny_step, plain_values, 
 
 def test_a_float16_step_that_overflows_leaves_the_weights_and_halves_the_scale(tiny_step, batch):
     step = tiny_step(mixed_precision="float16", weight_decay=0.0, fine_tune_batch_norm=False)
-    scale, before = step.others["loss_scale"].scale, step.weights()
+    scale, before = step.state.loss_scale.scale, step.weights()
     scale.assign(2.0**60)
     step(batch)
     for name, value in step.weights().items():
@@ -288,7 +369,7 @@ def test_a_float16_step_that_overflows_leaves_the_weights_and_halves_the_scale(t
 
 
 def test_frozen_scopes_do_not_move_and_all_others_do(tiny_step, batch):
-    step = tiny_step(frozen_scopes="MobilenetV2/Conv,MobilenetV2/expanded_conv_1")
+    step = tiny_step(frozen_scopes=("MobilenetV2/Conv", "MobilenetV2/expanded_conv_1"))
     before = step.weights()
     step(batch)
     moved = {name for name, value in step.weights().items() if np.any(value != before[name])}
@@ -298,7 +379,7 @@ def test_frozen_scopes_do_not_move_and_all_others_do(tiny_step, batch):
     assert len(kernels - moved) == 3  # one of the first scope, two of the other
 
 
-def test_every_term_of_the_loss_is_told_and_their_sum_is_the_loss(tiny_step, batch):
+def test_every_term_of_the_loss_is_reported_and_their_sum_is_the_loss(tiny_step, batch):
     step = tiny_step(
         class_weights=(0.5, 1.0, 2.0), focal_weight=0.5, dice_weight=0.3, lovasz_weight=0.2
     )
@@ -318,17 +399,17 @@ def test_steps_run_in_one_call_until_something_is_due():
     )
     ends, step = [], 0
     while step < 95:
-        step += train._steps_to_next_event(step, train_config)
+        step += loop.steps_to_next_event(step, train_config)
         ends.append(step)
     assert ends == [20, 30, 33, 36, 40, 50, 60, 80, 90, 95]
     short = dataclasses.replace(train_config, steps_per_execution=8)
-    assert train._steps_to_next_event(0, short) == 8
-    assert train._steps_to_next_event(32, short) == 1
+    assert loop.steps_to_next_event(0, short) == 8
+    assert loop.steps_to_next_event(32, short) == 1
 
 
 def test_another_model_in_the_run_dir_is_refused(tiny_run_dir, tiny_records):
     other = dataclasses.replace(TINY_MODEL, depth_multiplier=0.5)
-    with pytest.raises(UserError, match="depth_multiplier is 0.35 there and 0.5 now"):
+    with pytest.raises(UserError, match="depth_multiplier was 0.35 and is 0.5"):
         train_tiny(tiny_run_dir, tiny_records, model=other)
 
 
@@ -339,7 +420,7 @@ def test_another_model_in_the_run_dir_is_refused(tiny_run_dir, tiny_records):
         ({}, {"train_split": "training"}, {}, "'training'.*train, val"),
         ({}, {"data_dir": "/no/such/folder"}, {}, "/no/such/folder"),
         ({}, {}, {"strategy": "many"}, "many.*mirrored"),
-        ({}, {}, {"frozen_scopes": "no_such_scope"}, "no_such_scope.*MobilenetV2/Conv"),
+        ({}, {}, {"frozen_scopes": ("no_such_scope",)}, "no_such_scope.*MobilenetV2/Conv"),
         ({}, {}, {"strategy": "mirrored", "jit_compile": True}, "--jit_compile.* 2 devices"),
         ({}, {}, {"class_weights": (1.0, 2.0)}, "--class_weights has 2 .* 7 classes"),
     ],
@@ -370,10 +451,12 @@ def test_a_loss_that_is_not_finite_names_its_images_and_the_checkpoint_before(
     assert ", ".join(name.decode() for name in names) in str(caught.value)
 
 
-def test_where_memory_runs_out_training_says_what_takes_less(tiny_records, tmp_path, monkeypatch):
+def test_a_training_that_runs_out_of_memory_says_what_takes_less(
+    tiny_records, tmp_path, monkeypatch
+):
     def exhausted(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating [2,513,513,64]")
 
-    monkeypatch.setattr(train_step, "build", lambda *_, **__: exhausted)
+    monkeypatch.setattr(train_step, "TrainSteps", lambda *_, **__: exhausted)
     with pytest.raises(UserError, match="OOM when allocating.*batch.*crop.*output_stride.*mixed"):
         train_tiny(tmp_path, tiny_records)

@@ -1,4 +1,4 @@
-"""The files of checkpoints: a checkpoint is there once its index is, and is whole from then on.
+"""The files of checkpoints: a checkpoint exists once its index does, and is whole from then on.
 
 A checkpoint PREFIX consists of PREFIX.index and one or more PREFIX.data-M-of-N; PREFIX ends in
 `ckpt-` and the step.
@@ -11,7 +11,9 @@ import re
 import shutil
 from collections.abc import Iterator
 
-FOLDERS = {"last": "checkpoints", "best": "best"}
+from deeplab_tf.runs import run_files
+
+FOLDERS = {"last": run_files.CHECKPOINTS, "best": run_files.BEST}
 
 _DAMAGED = "damaged"
 
@@ -38,11 +40,11 @@ def find(folder: str) -> list[str]:
 
 
 def publish(written: str, prefix: str) -> None:
-    """Moves a checkpoint that is completely written to the place where it is found.
+    """Moves a checkpoint that is completely written to its place.
 
     Args:
         written: Prefix of the checkpoint, on the same file system.
-        prefix: Prefix to give it; a checkpoint that is there is replaced.
+        prefix: Prefix to give it; a checkpoint of this prefix is replaced.
 
     Raises:
         OSError: The disk is full or fails.
@@ -74,7 +76,7 @@ def set_aside(prefix: str) -> str:
 
 @contextlib.contextmanager
 def temporary_folder(folder: str) -> Iterator[str]:
-    """An empty folder to write a checkpoint to, as long as the context lasts."""
+    """Makes an empty folder to write a checkpoint to, and deletes it after the context."""
     path = os.path.join(folder, "saving")
     shutil.rmtree(path, ignore_errors=True)
     try:
@@ -94,7 +96,7 @@ def clean(folder: str) -> None:
 
 
 def _files(prefix: str) -> list[str]:
-    """The files of a checkpoint that are there, its index last."""
+    """The existing files of a checkpoint, its index last."""
     return sorted(glob.glob(glob.escape(prefix) + ".data-*")) + glob.glob(
         glob.escape(prefix) + ".index"
     )
@@ -102,7 +104,12 @@ def _files(prefix: str) -> list[str]:
 
 def _flush(path: str) -> None:
     """Waits until a file's content, or a folder's entries, would survive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.path.isdir(path):
+        if os.name == "nt":  # Windows flushes the entries of a folder itself
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+    else:
+        descriptor = os.open(path, os.O_RDWR)  # Windows flushes only what is open for writing
     try:
         os.fsync(descriptor)
     finally:

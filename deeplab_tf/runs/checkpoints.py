@@ -5,9 +5,9 @@ the state of dropout's random numbers. The input pipeline is a function of the s
 state. A process that is killed at any moment leaves whole checkpoints only (`checkpoint_files`).
 """
 
-import fcntl
 import os
 import sys
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -38,9 +38,6 @@ class TrainingCheckpoints:
         average: Moving average of `averaged_variables(model)`, if there is one. `restore_weights`
             prefers the averages to the weights.
         loss_scale: The loss scale, if there is one.
-
-    Raises:
-        UserError: Another process trains in the run dir, or it cannot be written.
     """
 
     def __init__(
@@ -65,48 +62,59 @@ class TrainingCheckpoints:
         self._variables = {"last": state, "best": weights}
         self._step = optimizer.iterations
         self._run_dir = run_dir
-        if distribution.is_chief():
-            _lock(run_dir)
+        self._damages: dict[str, str] = {}  # by prefix, of checkpoints newer than the restored one
 
-    def resume(self) -> bool:
+    def resume(self, changed_flags: Sequence[str] = ()) -> bool:
         """Restores the last checkpoint that is whole; returns whether there was one.
 
-        Newer ones that are damaged are reported, and moved into the folder `damaged` beside it.
+        No file is changed.
+
+        Args:
+            changed_flags: How the flags differ from those that the run was started with, for the
+                message where they do not fit the checkpoint.
 
         Raises:
             UserError: None is whole, it belongs to another training, or the workers do not find
                 the same.
         """
         folder = checkpoint_files.folder_of(self._run_dir, "last")
-        found = checkpoint_files.find(folder)
-        damages = {}
-        for prefix in found:
+        self._damages = {}
+        whole = None
+        for prefix in checkpoint_files.find(folder):
             problem = _damage(prefix)
             if not problem:
+                whole = prefix
                 break
-            damages[prefix] = problem
-        if found and len(damages) == len(found):
-            listed = "; ".join(f"{prefix}: {problem}" for prefix, problem in damages.items())
+            self._damages[prefix] = problem
+        if self._damages and not whole:
+            listed = "; ".join(f"{prefix}: {problem}" for prefix, problem in self._damages.items())
             raise UserError(
                 f"No checkpoint in {folder} is whole ({listed}). Give another --run_dir, or delete "
                 "that folder to start from the beginning."
             )
-        whole = found[len(damages)] if found else None
         if whole:
-            self._restore(whole)
+            self._restore(whole, changed_flags)
         self._check_that_workers_agree()
-        if distribution.is_chief():
-            for prefix, problem in damages.items():
-                aside = checkpoint_files.set_aside(prefix)
-                print(
-                    f"warning: the checkpoint {prefix} is damaged ({problem}); it is kept as "
-                    f"{aside}, and the run resumes from {whole}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            for kind in checkpoint_files.FOLDERS:
-                checkpoint_files.clean(checkpoint_files.folder_of(self._run_dir, kind))
         return bool(whole)
+
+    def clean_up(self) -> None:
+        """Removes what killed saves have left, and moves damaged checkpoints out of the way.
+
+        What `resume` found to be damaged goes into the folder `damaged` beside it, and is
+        reported.
+        """
+        if not distribution.is_chief():
+            return
+        for prefix, problem in self._damages.items():
+            aside = checkpoint_files.set_aside(prefix)
+            print(
+                f"warning: the checkpoint {prefix} is damaged ({problem}); it is kept as {aside}, "
+                f"and the run resumes from step {int(self._step.numpy())}",
+                file=sys.stderr,
+                flush=True,
+            )
+        for kind in checkpoint_files.FOLDERS:
+            checkpoint_files.clean(checkpoint_files.folder_of(self._run_dir, kind))
 
     def save(self) -> None:
         """Saves the state to resume from.
@@ -129,7 +137,7 @@ class TrainingCheckpoints:
         self._save("best")
         return True
 
-    def _restore(self, prefix: str) -> None:
+    def _restore(self, prefix: str, changed_flags: Sequence[str]) -> None:
         values, variables = CheckpointValues(prefix), self._variables["last"]
         differences = checkpoint_values.misfits(values.shapes, variables) | {
             name: "in the checkpoint, not in this training"
@@ -138,10 +146,11 @@ class TrainingCheckpoints:
         }
         if differences:
             named = few(f"{name}: {how}" for name, how in differences.items())
+            changes = f" Changed flags: {'; '.join(changed_flags)}." if changed_flags else ""
             raise UserError(
                 f"{prefix} is whole, but belongs to another training than the flags describe "
-                f"(model, optimizer, moving average): {named}. Give the flags that the run was "
-                "started with, or another --run_dir."
+                f"({named}).{changes} Give the flags that the run was started with, or another "
+                "--run_dir."
             )
         checkpoint_values.restore(values, variables)
 
@@ -263,7 +272,8 @@ def _publish(variables: dict, run_dir: str, kind: str, step: int) -> None:
             written = os.path.join(new, "ckpt")
             checkpoint_values.write(written, variables)
             checkpoint_files.publish(written, prefix)
-            for old in checkpoint_files.find(folder)[_KEPT[kind] :]:
+            others = [path for path in checkpoint_files.find(folder) if path != prefix]
+            for old in others[_KEPT[kind] - 1 :]:
                 checkpoint_files.remove(old)
     except (OSError, tf.errors.OpError) as error:
         kept = [path for path in checkpoint_files.find(folder) if path != prefix]
@@ -284,21 +294,3 @@ def _damage(prefix: str) -> str:
     except UserError as error:
         return first_line(error)
     return ""
-
-
-def _lock(run_dir: str) -> None:
-    """Holds a run dir until the process ends, in whatever way."""
-    path = os.path.join(run_dir, "lock")
-    try:
-        os.makedirs(run_dir, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(f"--run_dir={run_dir} cannot be written: {error}.") from error
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        raise UserError(
-            f"Another process trains in --run_dir={run_dir}: wait for its end, or give another."
-        ) from error
-    except OSError:
-        os.close(descriptor)  # a file system without locks

@@ -1,14 +1,7 @@
 """A run dir: everything that one training leaves, and that eval, predict and export need.
 
-flags.txt      the run's configs, as a flagfile
-dataset.json   class names, colours and ignore label of what it was trained on
-checkpoints/   the last states of training, to go on from
-best/          the weights with the best validation mIoU
-tensorboard/   curves and images
-metrics.jsonl  the same figures, a line for each event
-lock           held by the process that trains
-crf.json       the CRF parameters that `deeplab_tf.tune_crf` found
-metrics.json   the figures of the last `deeplab_tf.eval`
+`run_files` lists what is in it. Every file appears whole: it is written beside its place and then
+renamed.
 """
 
 import dataclasses
@@ -19,6 +12,7 @@ import keras
 
 from deeplab_tf import command_line
 from deeplab_tf import crf
+from deeplab_tf import files
 from deeplab_tf import models
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
@@ -28,21 +22,75 @@ from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import distribution
+from deeplab_tf.runs import run_files
 
-_FLAGS = "flags.txt"
-_DATASET = "dataset.json"
-_CRF = "crf.json"
+# Fields of `TrainConfig` on which it depends what a checkpoint holds.
+_SHAPING_FLAGS = (
+    "optimizer",
+    "momentum",
+    "moving_average_decay",
+    "mixed_precision",
+    "frozen_scopes",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run dir says of itself."""
+    """What a run dir says of itself.
+
+    Attributes:
+        folder: The run dir.
+        model_config: The model; settings that the version and backbone imply are filled in.
+        data_config: The records and their augmentation.
+        train_config: The training.
+        dataset: Class names, colours and ignore label.
+    """
 
     folder: str
     model_config: ModelConfig
     data_config: DataConfig
     train_config: TrainConfig
     dataset: DatasetInfo
+
+
+def describe(
+    folder: str,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    train_config: TrainConfig,
+    dataset: DatasetInfo,
+) -> Run:
+    """Returns a run that a folder is to hold; nothing is written.
+
+    Raises:
+        UserError: The folder holds the run of another model or other classes.
+    """
+    model_config = models.complete(model_config, dataset.num_classes)
+    run = Run(folder, model_config, data_config, train_config, dataset)
+    if is_run_dir(folder):
+        _check_same_model(read(folder), run)
+    return run
+
+
+def write(run: Run) -> None:
+    """Writes the description of a run into its folder; of several workers the first does.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    if not distribution.is_chief():
+        return
+    try:
+        os.makedirs(run.folder, exist_ok=True)
+        files.remove_drafts(run.folder)
+        files.write_text(os.path.join(run.folder, run_files.DATASET), run.dataset.to_json())
+        # The flags come last: they make the folder a run dir.
+        with files.replacing(os.path.join(run.folder, run_files.FLAGS)) as draft:
+            command_line.write_flagfile(
+                str(draft), run.model_config, run.data_config, run.train_config
+            )
+    except OSError as error:
+        raise UserError(f"--run_dir={run.folder} cannot be written: {error}.") from error
 
 
 def create(
@@ -54,51 +102,37 @@ def create(
 ) -> Run:
     """Makes a run dir, or updates the description of one that holds the same model.
 
-    Of several workers the first does, for all.
-
     Raises:
-        UserError: The folder holds the run of another model or dataset, or cannot be written.
+        UserError: The folder holds the run of another model or other classes, or cannot be
+            written.
     """
-    model_config = models.complete(model_config, dataset.num_classes)
-    run = Run(folder, model_config, data_config, train_config, dataset)
-    if not distribution.is_chief():
-        return run
-    if os.path.exists(os.path.join(folder, _FLAGS)):
-        _check_same_model(read(folder), run)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        flags_path = os.path.join(folder, _FLAGS)
-        command_line.write_flagfile(flags_path + ".new", model_config, data_config, train_config)
-        with open(os.path.join(folder, _DATASET), "w", encoding="utf-8") as file:
-            file.write(dataset.to_json())
-        os.replace(flags_path + ".new", flags_path)  # last: its presence makes it a run dir
-    except OSError as error:
-        raise UserError(f"--run_dir={folder} cannot be written: {error}.") from error
+    run = describe(folder, model_config, data_config, train_config, dataset)
+    write(run)
     return run
 
 
 def is_run_dir(folder: str) -> bool:
     """Whether a folder describes itself as a run."""
-    return os.path.isfile(os.path.join(folder, _FLAGS))
+    return os.path.isfile(os.path.join(folder, run_files.FLAGS))
 
 
 def read(folder: str) -> Run:
     """Reads the description of a run dir.
 
     Raises:
-        UserError: The folder is no run dir.
+        UserError: The folder is not a run dir, or its description is damaged.
     """
-    for name in (_FLAGS, _DATASET):
+    for name in (run_files.FLAGS, run_files.DATASET):
         if not os.path.isfile(os.path.join(folder, name)):
             raise UserError(
-                f"--run_dir={folder} is no run dir: it has no {name}. Give a folder that "
+                f"--run_dir={folder} is not a run dir: it has no {name}. Give a folder that "
                 "deeplab_tf.train or deeplab_tf.import_checkpoint wrote."
             )
     configs = command_line.read_flagfile(
-        os.path.join(folder, _FLAGS), ModelConfig, DataConfig, TrainConfig
+        os.path.join(folder, run_files.FLAGS), ModelConfig, DataConfig, TrainConfig
     )
-    with open(os.path.join(folder, _DATASET), encoding="utf-8") as file:
-        return Run(folder, *configs, DatasetInfo.from_json(file.read()))
+    text = files.read_text(os.path.join(folder, run_files.DATASET), "description of the classes")
+    return Run(folder, *configs, DatasetInfo.from_json(text))
 
 
 def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
@@ -113,7 +147,8 @@ def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
         The model of `deeplab_tf.build_model`, in float32 whatever it was trained in.
 
     Raises:
-        UserError: The run has no checkpoint yet, or one of another model.
+        UserError: The run has no checkpoint yet; or it is damaged, of another model, or holds
+            weights that are not finite.
     """
     model = models.build_model(**dataclasses.asdict(run.model_config))
     checkpoints.restore_weights(model, checkpoints.find(run.folder, checkpoint))
@@ -126,11 +161,9 @@ def write_crf_parameters(folder: str, found: dict) -> None:
     Raises:
         UserError: The folder cannot be written.
     """
-    path = os.path.join(folder, _CRF)
+    path = os.path.join(folder, run_files.CRF)
     try:
-        with open(path + ".new", "w", encoding="utf-8") as file:
-            file.write(json.dumps(found, indent=2) + "\n")
-        os.replace(path + ".new", path)
+        files.write_json(path, found)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}.") from error
 
@@ -144,10 +177,10 @@ def crf_parameters(folder: str, config: CrfConfig) -> dict | None:
     if not config.crf:
         return None
     if config.crf == "tuned":
-        path = os.path.join(folder, _CRF)
+        path = os.path.join(folder, run_files.CRF)
         if not os.path.isfile(path):
             raise UserError(
-                f"--crf=tuned, but {folder} has no {_CRF}: run deeplab_tf.tune_crf "
+                f"--crf=tuned, but {folder} has no {run_files.CRF}: run deeplab_tf.tune_crf "
                 f"--run_dir={folder} first."
             )
         with open(path, encoding="utf-8") as file:
@@ -161,19 +194,34 @@ def crf_parameters(folder: str, config: CrfConfig) -> dict | None:
     return parameters | {name: value for name, value in changed.items() if value is not None}
 
 
+def changed_flags(run: Run) -> list[str]:
+    """Says how the flags that shape a checkpoint differ from those in the folder of a run."""
+    if not is_run_dir(run.folder):
+        return []
+    before, now = (
+        {name: getattr(config, name) for name in _SHAPING_FLAGS}
+        for config in (read(run.folder).train_config, run.train_config)
+    )
+    return _differences(before, now)
+
+
 def _check_same_model(old: Run, new: Run) -> None:
-    there, here = (
-        dataclasses.asdict(run.model_config)
+    before, now = (
+        dataclasses.asdict(models.complete(run.model_config, run.dataset.num_classes))
         | {"class_names": run.dataset.class_names, "ignore_label": run.dataset.ignore_label}
         for run in (old, new)
     )
-    different = [
-        f"{name} is {there[name]} there and {here[name]} now"
-        for name in there
-        if there[name] != here[name]
-    ]
+    different = _differences(before, now)
     if different:
         raise UserError(
             f"--run_dir={new.folder} holds another run: {'; '.join(different)}. Give another "
-            "--run_dir, or the settings it was started with."
+            "--run_dir, or the settings that it was started with."
         )
+
+
+def _differences(before: dict, now: dict) -> list[str]:
+    return [
+        f"{name} was {before[name]!r} and is {now[name]!r}"
+        for name in before
+        if before[name] != now[name]
+    ]

@@ -1,86 +1,90 @@
 """Training losses.
 
-Each returns a sum and a count, never a mean, so that a batch can be spread over devices and still
-be divided once, by what is counted in all of it. Pixels of the ignore label, whichever it is, weigh
-nothing anywhere; a batch of nothing else gives a sum and a count of 0.
+Each returns a sum and a count, never a mean: a batch that is spread over devices is divided once,
+by the count of all of it. Pixels of the ignore label, whichever it is, do not count in any loss; a
+batch of nothing else gives a sum and a count of 0.
 """
 
 from collections.abc import Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 
-# What a loss can be made of; each has a weight of its own.
+# The terms of a loss; each has a weight of its own.
 TERMS = ("cross_entropy", "focal", "dice", "lovasz")
+
+
+def used_terms(config: TrainConfig) -> list[str]:
+    """Returns those of `TERMS` that have a weight in a config."""
+    return [name for name in TERMS if getattr(config, f"{name}_weight")]
 
 
 def weighted_terms(
     logits_of_scales: dict[str, tf.Tensor],
     label: tf.Tensor,
+    *,
     ignore_label: int,
     step: tf.Tensor,
-    class_weights: Sequence[float] = (),
-    top_k_percent_pixels: float = 1.0,
-    hard_example_mining_step: int = 0,
-    cross_entropy_weight: float = 1.0,
-    focal_weight: float = 0.0,
-    focal_gamma: float = 2.0,
-    dice_weight: float = 0.0,
-    lovasz_weight: float = 0.0,
+    config: TrainConfig,
 ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-    """The terms of the training loss, by name.
+    """Returns the terms of the training loss, by name.
 
     A term's value is the sum over the scales of `sum / count`, 0 where the count is 0, with both
     summed over the replicas before they are divided; the loss is the sum of the terms' values. So
-    each scale of a network that sees its input at several learns for itself, and so does what they
-    are merged to.
+    a network that sees its input at several scales learns at each of them, and from the merged
+    logits.
 
     Args:
         logits_of_scales: float [B, H, W, num_classes] each.
         label: int32 [B, H, W], class ids or the ignore label.
-        ignore_label: Pixels of this label count nowhere; any number, a class id too.
-        step: int [], the training step, which the ramp of the hard pixels follows.
-        class_weights: As of `cross_entropy`; also weighs the pixels of the focal loss, as its
-            paper's alpha.
-        top_k_percent_pixels: As of `hard_pixel_share`; the cross-entropy's alone.
-        hard_example_mining_step: As of `hard_pixel_share`.
-        cross_entropy_weight: Factor of the cross-entropy. A term of weight 0 is left out.
-        focal_weight: Factor of the focal loss.
-        focal_gamma: As of `focal`.
-        dice_weight: Factor of the Dice loss.
-        lovasz_weight: Factor of the Lovász-softmax loss.
+        ignore_label: Pixels of this label do not count; any number, which may be a class id.
+        step: int [], the training step, on which the share of hard pixels depends.
+        config: Weights and settings of the losses.
 
     Returns:
-        For each of `TERMS` that has a weight: float32 [S], its weighted sums, and float32 [S], its
-        counts, one for each of the S scales.
+        For each of `used_terms`: float32 [S], its weighted sums, and float32 [S], its counts, one
+        for each of the S scales.
+
+    Raises:
+        UserError: There is not one class weight for each class.
 
     Reference:
         DeepLabv2, arXiv:1606.00915, section 4.1.2, for the scales, and the original's
         `train_utils.py`.
     """
-
-    def mined_cross_entropy(logits):
-        if top_k_percent_pixels == 1:
-            return cross_entropy(logits, label, ignore_label, class_weights)
-        share = hard_pixel_share(step, top_k_percent_pixels, hard_example_mining_step)
-        return hard_pixel_cross_entropy(logits, label, ignore_label, share, class_weights)
-
-    terms = (
-        (cross_entropy_weight, mined_cross_entropy),
-        (
-            focal_weight,
-            lambda logits: focal(logits, label, ignore_label, focal_gamma, class_weights),
-        ),
-        (dice_weight, lambda logits: dice(logits, label, ignore_label)),
-        (lovasz_weight, lambda logits: lovasz_softmax(logits, label, ignore_label)),
-    )
     result = {}
-    for name, (weight, loss) in zip(TERMS, terms):
-        if weight:
-            sums, counts = zip(*map(loss, logits_of_scales.values()))
-            result[name] = weight * tf.stack(sums), tf.stack(counts)
+    for name in used_terms(config):
+        parts = [
+            _term(name, logits, label, ignore_label=ignore_label, step=step, config=config)
+            for logits in logits_of_scales.values()
+        ]
+        sums, counts = zip(*parts)
+        result[name] = getattr(config, f"{name}_weight") * tf.stack(sums), tf.stack(counts)
     return result
+
+
+def _term(
+    name: str,
+    logits: tf.Tensor,
+    label: tf.Tensor,
+    *,
+    ignore_label: int,
+    step: tf.Tensor,
+    config: TrainConfig,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sum and the count of one of `TERMS` for one scale."""
+    if name == "focal":
+        return focal(logits, label, ignore_label, config.focal_gamma, config.class_weights)
+    if name == "dice":
+        return dice(logits, label, ignore_label)
+    if name == "lovasz":
+        return lovasz_softmax(logits, label, ignore_label)
+    if config.top_k_percent_pixels == 1:
+        return cross_entropy(logits, label, ignore_label, config.class_weights)
+    share = hard_pixel_share(step, config.top_k_percent_pixels, config.hard_example_mining_step)
+    return hard_pixel_cross_entropy(logits, label, ignore_label, share, config.class_weights)
 
 
 def cross_entropy(
@@ -91,7 +95,7 @@ def cross_entropy(
     Args:
         logits: float [B, H, W, num_classes].
         label: int32 [B, H, W], class ids or the ignore label.
-        ignore_label: Pixels of this label count nowhere.
+        ignore_label: Pixels of this label do not count.
         class_weights: Factor of the pixels of each class; empty for 1. As in the original, a
             weight changes the sum and not the count: a pixel of weight 0 counts as one.
 

@@ -1,6 +1,6 @@
-"""The optimizers, what they do to gradients by the name of their variable, and what goes with them.
+"""Optimizers that treat variables by their names; clipping, accumulation, moving averages.
 
-Gradients come to `apply` as each replica's share of the sum. What a training step is made of:
+Gradients come to `apply` as each replica's share of the sum. A training step calls:
 
     gradients, norm = clip_by_global_norm(gradients, clip_norm)
     optimizer.apply(gradients, variables)
@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from deeplab_tf import layers
+from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 
 # Scopes behind the backbone, trained with `last_layer_gradient_multiplier`.
@@ -23,53 +24,40 @@ _register = keras.saving.register_keras_serializable(package="deeplab_tf")
 
 
 def build(
-    name: str,
+    config: TrainConfig,
     learning_rate: keras.optimizers.schedules.LearningRateSchedule | float,
     variables: Sequence[keras.Variable],
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    last_layer_gradient_multiplier: float = 1.0,
-    last_layers_contain_logits_only: bool = False,
-    backbone_gradient_multiplier: float = 1.0,
 ) -> keras.optimizers.Optimizer:
-    """Builds an optimizer that knows what to do with each variable.
+    """Builds an optimizer that treats each variable by its name.
 
-    Its `apply` takes the gradients of the loss alone: weight decay and multipliers are its own.
+    Its `apply` takes the gradients of the loss alone: it adds weight decay and multipliers itself.
 
     Args:
-        name: "momentum" or "adamw".
+        config: Name and settings of the optimizer, and the multipliers of `gradient_multiplier`.
+            Weight decay applies to what `is_regularized`: as an L2 loss with "momentum", decoupled
+            with "adamw".
         learning_rate: The rate, or its schedule.
         variables: Those that are trained, under their official names.
-        momentum: Of "momentum".
-        weight_decay: On what `is_regularized`; an L2 loss with "momentum", decoupled with "adamw".
-        last_layer_gradient_multiplier: As of `gradient_multiplier`.
-        last_layers_contain_logits_only: As of `gradient_multiplier`.
-        backbone_gradient_multiplier: As of `gradient_multiplier`.
 
     Returns:
         The optimizer, built.
-
-    Raises:
-        UserError: There is no such optimizer.
     """
     names = [layers.official_name(variable) for variable in variables]
-    weight_decays = [weight_decay if is_regularized(name) else 0.0 for name in names]
+    decays = [config.weight_decay if is_regularized(name) else 0.0 for name in names]
     multipliers = [
         gradient_multiplier(
             name,
-            last_layer_gradient_multiplier,
-            last_layers_contain_logits_only,
-            backbone_gradient_multiplier,
+            last_layer_gradient_multiplier=config.last_layer_gradient_multiplier,
+            last_layers_contain_logits_only=config.last_layers_contain_logits_only,
+            backbone_gradient_multiplier=config.backbone_gradient_multiplier,
         )
         for name in names
     ]
     optimizers = {
-        "momentum": lambda: MomentumSGD(learning_rate, momentum, weight_decays, multipliers),
-        "adamw": lambda: AdamW(learning_rate, weight_decays, multipliers),
+        "momentum": lambda: MomentumSGD(learning_rate, config.momentum, decays, multipliers),
+        "adamw": lambda: AdamW(learning_rate, decays, multipliers),
     }
-    if name not in optimizers:
-        raise UserError(f"optimizer is {name!r}; it can be {', '.join(optimizers)}.")
-    optimizer = optimizers[name]()
+    optimizer = optimizers[config.optimizer]()
     optimizer.build(variables)
     return optimizer
 
@@ -188,6 +176,7 @@ def is_regularized(name: str) -> bool:
 
 def gradient_multiplier(
     name: str,
+    *,
     last_layer_gradient_multiplier: float,
     last_layers_contain_logits_only: bool = False,
     backbone_gradient_multiplier: float = 1.0,

@@ -1,4 +1,4 @@
-"""Ending a training that is told to stop: on SIGTERM, and on the first Ctrl-C."""
+"""Stopping a training on request: on SIGTERM, and on the first Ctrl-C."""
 
 import os
 import signal
@@ -6,16 +6,21 @@ import threading
 
 from deeplab_tf.runs import distribution
 
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, later, goes on
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to resume
 
-_NOTICE = b"\nstops behind the steps under way and saves; Ctrl-C stops at once\n"
+# Windows has no SIGTERM from outside, but Ctrl-Break.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+)
+
+_NOTICE = b"\nstops after the current steps and saves; press Ctrl-C to stop at once\n"
 
 
 class StopSignal:
-    """Remembers, as long as its context lasts, that the process was asked to stop.
+    """Remembers, within its context, that the process was asked to stop.
 
-    Python tells of a signal between two calls of TensorFlow: a stop waits for the steps under way.
-    Outside of the main thread there are no signals, and so nothing is ever requested.
+    Python handles a signal between two calls of TensorFlow: a stop waits for the current steps.
+    Threads other than the main one get no signals, and are never asked to stop.
     """
 
     def __init__(self):
@@ -24,7 +29,7 @@ class StopSignal:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._set)
         return self
 
@@ -34,7 +39,7 @@ class StopSignal:
 
     @property
     def is_requested(self) -> bool:
-        """Whether any worker was asked to stop; with several, all have to look at the same step."""
+        """Whether any worker was asked to stop; all workers have to ask at the same step."""
         return any(distribution.of_all_workers(self._is_set))
 
     def _set(self, *_):

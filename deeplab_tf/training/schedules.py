@@ -6,83 +6,75 @@ import math
 import keras
 import tensorflow as tf
 
+from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 
 _register = keras.saving.register_keras_serializable(package="deeplab_tf")
 
 
-def build(
-    policy: str,
-    base_learning_rate: float,
-    training_number_of_steps: int,
-    learning_power: float = 0.9,
-    end_learning_rate: float = 0.0,
-    decay_steps: int = 0,
-    learning_rate_decay_factor: float = 0.1,
-    learning_rate_decay_step: int = 2000,
-    slow_start_step: int = 0,
-    slow_start_learning_rate: float = 1e-4,
-    warmup_steps: int = 0,
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Builds the learning-rate schedule of a policy.
+def build(config: TrainConfig) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Builds the learning-rate schedule of a config.
 
     Args:
-        policy: "poly", "step" or "cosine".
-        base_learning_rate: Learning rate as the policy begins.
-        training_number_of_steps: Steps of the whole run, those of the start among them.
-        learning_power: Power of poly.
-        end_learning_rate: What poly and cosine decay to, and stay at.
-        decay_steps: Steps they take to it from the start's end; 0 for the rest of the run.
-        learning_rate_decay_factor: What step multiplies the rate with ...
-        learning_rate_decay_step: ... every so many steps.
-        slow_start_step: Steps at `slow_start_learning_rate` before the policy begins.
-        slow_start_learning_rate: The rate of those steps, or the one that the warm-up climbs from.
-        warmup_steps: Steps in which the rate climbs linearly to the base before the policy begins;
-            the original's slow start with `slow_start_burnin_type=linear`.
+        config: `training_number_of_steps`, the policy's settings, and those of the slow start or
+            the warm-up before it. `warmup_steps` is the original's slow start with
+            `slow_start_burnin_type=linear`.
 
     Returns:
         The schedule: step, int [], to learning rate, float32 [].
 
     Raises:
-        UserError: There is no such policy; there are two starts, or a start that does not end
-            before the run does.
+        UserError: Slow start and warm-up are both given; or the start does not end before the run
+            does.
 
     Reference:
         `get_model_learning_rate` of the original's `train_utils.py`.
     """
-    if slow_start_step and warmup_steps:
-        raise UserError(
-            f"slow_start_step={slow_start_step} and warmup_steps={warmup_steps} are two starts of "
-            "one run: give the first for a constant low rate, the second for a climbing one."
-        )
+    start_steps = _steps_before_the_policy(config)
     start = {
-        "slow_start_step": slow_start_step or warmup_steps,
-        "slow_start_learning_rate": slow_start_learning_rate,
-        "is_warmup": bool(warmup_steps),
+        "slow_start_step": start_steps,
+        "slow_start_learning_rate": config.slow_start_learning_rate,
+        "is_warmup": bool(config.warmup_steps),
     }
-    start_steps = start["slow_start_step"]
-    if start_steps >= training_number_of_steps:
-        raise UserError(
-            f"{'warmup_steps' if warmup_steps else 'slow_start_step'}={start_steps} is all of "
-            f"training_number_of_steps={training_number_of_steps}: give a smaller number."
-        )
-    last_step = start_steps + decay_steps if decay_steps else training_number_of_steps
+    last_step = config.training_number_of_steps
+    if config.decay_steps:
+        last_step = start_steps + config.decay_steps
     policies = {
         "poly": lambda: PolySchedule(
-            base_learning_rate,
+            config.base_learning_rate,
             last_step,
-            learning_power,
-            end_learning_rate=end_learning_rate,
+            config.learning_power,
+            end_learning_rate=config.end_learning_rate,
             **start,
         ),
         "step": lambda: StepSchedule(
-            base_learning_rate, learning_rate_decay_step, learning_rate_decay_factor, **start
+            config.base_learning_rate,
+            config.learning_rate_decay_step,
+            config.learning_rate_decay_factor,
+            **start,
         ),
-        "cosine": lambda: CosineSchedule(base_learning_rate, last_step, end_learning_rate, **start),
+        "cosine": lambda: CosineSchedule(
+            config.base_learning_rate, last_step, config.end_learning_rate, **start
+        ),
     }
-    if policy not in policies:
-        raise UserError(f"learning_policy is {policy!r}; it can be {', '.join(policies)}.")
-    return policies[policy]()
+    return policies[config.learning_policy]()
+
+
+def _steps_before_the_policy(config: TrainConfig) -> int:
+    if config.slow_start_step and config.warmup_steps:
+        raise UserError(
+            f"--slow_start_step={config.slow_start_step} and --warmup_steps={config.warmup_steps} "
+            "exclude each other: give the first for a constant low rate, the second for a rate "
+            "that climbs."
+        )
+    name = "warmup_steps" if config.warmup_steps else "slow_start_step"
+    steps = getattr(config, name)
+    if steps >= config.training_number_of_steps:
+        raise UserError(
+            f"--{name}={steps} must be less than --training_number_of_steps="
+            f"{config.training_number_of_steps}."
+        )
+    return steps
 
 
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):

@@ -1,10 +1,9 @@
-"""Validation during training: as `eval` will see the model, and what there is to see of it."""
+"""Validation during training: evaluates what `eval` will, and shows the worst images."""
 
 import contextlib
 import dataclasses
 from collections.abc import Callable
 
-import keras
 import tensorflow as tf
 
 from deeplab_tf import models
@@ -15,30 +14,28 @@ from deeplab_tf.evaluation import prediction
 from deeplab_tf.evaluation.evaluate import evaluate
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
-from deeplab_tf.training import optimizers
 from deeplab_tf.training import training_log
+from deeplab_tf.training.training_state import TrainingState
 
 _NUM_PANELS = 4
 
 
 def build(
-    model: keras.Model,
-    average: optimizers.MovingAverage | None,
-    source: records.Records,
+    state: TrainingState,
     run: run_dirs.Run,
-    state: checkpoints.TrainingCheckpoints,
+    source: records.Records,
+    saved: checkpoints.TrainingCheckpoints,
 ) -> Callable[[training_log.TrainingLog, int], dict] | None:
-    """Returns a function that evaluates a model in training, keeps the best and tells of it.
+    """Returns a function that evaluates a model in training, keeps the best, and reports.
 
     It evaluates what `eval` will: the averaged weights, if any, in float32 and on one device,
     whatever the model is trained in and on.
 
     Args:
-        model: The model in training.
-        average: Of `checkpoints.averaged_variables(model)`; None for none.
-        source: The records to validate on.
+        state: What is trained.
         run: The run.
-        state: Where the best weights are saved.
+        source: The records to validate on.
+        saved: Where the best weights are saved.
 
     Returns:
         A function of the log and the step that returns the metrics of `evaluate`; None
@@ -49,19 +46,18 @@ def build(
         return None
     evaluated = models.build_model(**dataclasses.asdict(run.model_config))
     label_of = prediction.label_function(evaluated, run.model_config, run.data_config)
-    averaged = checkpoints.averaged_variables(model)
 
     def validate(log: training_log.TrainingLog, step: int) -> dict:
         worst = metrics.WorstImages(_NUM_PANELS)
 
-        def see(example, labels, matrix):
+        def keep_worst(example, labels, matrix):
             worst.add(matrix, (example, labels))
 
-        with average.swapped(averaged) if average else contextlib.nullcontext():
-            for target, variable in zip(evaluated.weights, model.weights, strict=True):
+        with _averages_in_place(state):
+            for target, variable in zip(evaluated.weights, state.model.weights, strict=True):
                 target.assign(tf.convert_to_tensor(variable))
-            result = evaluate(label_of, source, split, on_image=see, progress=log.validating)
-            is_best = state.save_if_best(result["miou"])
+            result = evaluate(label_of, source, split, on_image=keep_worst, progress=log.validating)
+            is_best = saved.save_if_best(result["miou"])
         worst_panels = [
             panels.error_panel(
                 example["image"],
@@ -78,3 +74,10 @@ def build(
         return result
 
     return validate
+
+
+def _averages_in_place(state: TrainingState) -> contextlib.AbstractContextManager:
+    """Within the context the weights are their moving averages, if there are any."""
+    if state.average is None:
+        return contextlib.nullcontext()
+    return state.average.swapped(checkpoints.averaged_variables(state.model))

@@ -79,7 +79,8 @@ class CheckpointValues:
             return self._reader.get_tensor(self._keys[name])
         except _UNREADABLE as error:
             raise UserError(
-                f"{self.prefix} is damaged: {first_line(error)}. Copy or download it again."
+                f"{self.prefix} is damaged: {first_line(error)}. Copy or download it again, or "
+                "take another checkpoint."
             ) from error
 
 

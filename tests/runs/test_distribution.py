@@ -15,10 +15,11 @@ from conftest import TWO_UNITS
 from conftest import short_mobilenet_v2
 from deeplab_tf import config
 from deeplab_tf import layers
-from deeplab_tf import train
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.training import loop
+from deeplab_tf.training import training_state
 
 
 def cluster(index: int, size: int) -> str:
@@ -27,17 +28,17 @@ def cluster(index: int, size: int) -> str:
 
 
 def trained_weights(source, folder, monkeypatch, strategy) -> dict[str, np.ndarray]:
-    def without_dropout(run, strategy):
-        model = build(run, strategy)
+    def without_dropout(*arguments):
+        model = build(*arguments)
         for layer in layers.all_layers(model):
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0  # replicas draw numbers of their own
         return model
 
-    build = train._build_model
+    build = training_state.build_model
     with short_mobilenet_v2(TWO_UNITS), monkeypatch.context() as patch:
-        patch.setattr(train, "_build_model", without_dropout)
-        train.train(
+        patch.setattr(training_state, "build_model", without_dropout)
+        loop.train(
             TINY_MODEL,
             config.DataConfig(
                 data_dir=source.folder, train_crop_size=(65, 65), val_split="", min_scale_factor=1.0
@@ -111,7 +112,7 @@ def test_tf_config_says_who_is_the_chief(monkeypatch):
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tiny_records, tmp_path):
     problem = "--train_batch_size=3 does not divide over the 2 devices"
     with short_mobilenet_v2(TWO_UNITS), pytest.raises(UserError, match=problem):
-        train.train(
+        loop.train(
             TINY_MODEL,
             config.DataConfig(data_dir=tiny_records.folder, train_crop_size=(65, 65)),
             config.TrainConfig(train_batch_size=3, strategy="mirrored"),

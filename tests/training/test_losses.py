@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import original
+from deeplab_tf.config import TrainConfig
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 from deeplab_tf.training import losses
@@ -61,8 +62,10 @@ def test_the_loss_and_its_gradient_equal_the_original(case):
             label,
             ignore_label=255,
             step=tf.constant(recorded["global_step"]),
-            class_weights=(weights,) * 4 if isinstance(weights, float) else weights,
-            **arguments,
+            config=TrainConfig(
+                class_weights=(weights,) * 4 if isinstance(weights, float) else tuple(weights),
+                **arguments,
+            ),
         )
         loss = value(terms)
     assert float(loss) == pytest.approx(recorded["loss"], rel=1e-5)
@@ -79,6 +82,12 @@ def test_ignored_pixels_count_neither_in_the_sum_nor_in_the_number():
     assert float(loss_sum) == pytest.approx(np.log1p(np.exp(-2.0)) + np.log(2.0))
 
 
+def terms_of(logits, label, ignore_label: int = 255, step=0, **settings) -> dict:
+    return losses.weighted_terms(
+        logits, label, ignore_label=ignore_label, step=step, config=TrainConfig(**settings)
+    )
+
+
 ALL = {"cross_entropy_weight": 1.0, "focal_weight": 0.5, "dice_weight": 2.0, "lovasz_weight": 3.0}
 
 
@@ -92,17 +101,15 @@ def random_pixels(classes=4, ignore_label=255, dtype=tf.float32, shape=(2, 5, 7)
 def test_every_scale_adds_its_own_loss_in_every_term():
     label = random_pixels()[1]
     logits = {scale: tf.random.stateless_normal([2, 5, 7, 4], [scale, 0]) for scale in (1, 2, 3)}
-    together = losses.weighted_terms(logits, label, 255, 0, **ALL)
+    together = terms_of(logits, label, **ALL)
     assert list(together) == ["cross_entropy", "focal", "dice", "lovasz"]
-    apart = [losses.weighted_terms({"": one}, label, 255, 0, **ALL) for one in logits.values()]
+    apart = [terms_of({"": one}, label, **ALL) for one in logits.values()]
     assert float(value(together)) == pytest.approx(sum(float(value(one)) for one in apart))
 
 
 def test_a_term_without_a_weight_is_not_computed():
     logits, label = random_pixels()
-    terms = losses.weighted_terms(
-        {"": logits}, label, 255, 0, cross_entropy_weight=0, dice_weight=0.5
-    )
+    terms = terms_of({"": logits}, label, cross_entropy_weight=0, dice_weight=0.5)
     assert list(terms) == ["dice"]
     loss_sum, count = losses.dice(logits, label, 255)
     assert float(terms["dice"][0][0]) == pytest.approx(0.5 * float(loss_sum))
@@ -125,9 +132,8 @@ def test_a_batch_of_ignored_pixels_only_is_zero_and_so_is_its_gradient(settings)
         with tf.GradientTape() as tape:
             tape.watch(logits)
             settings = {"cross_entropy_weight": 0.0} | settings
-            terms = losses.weighted_terms(
-                {"": logits}, tf.fill(label.shape, ignore_label), ignore_label, 5, **settings
-            )
+            nothing = tf.fill(label.shape, ignore_label)
+            terms = terms_of({"": logits}, nothing, ignore_label, step=5, **settings)
             loss = value(terms)
         assert float(loss) == 0
         assert not np.any(tape.gradient(loss, logits))
@@ -148,7 +154,7 @@ def test_ignored_pixels_neither_give_nor_get_anything(settings, ignore_label):
             settings["top_k_percent_pixels"] = 20.5 / np.prod(truth.shape)
         with tf.GradientTape() as tape:
             tape.watch(scores)
-            terms = losses.weighted_terms({"": scores}, truth, ignore_label, 10, **settings)
+            terms = terms_of({"": scores}, truth, ignore_label, step=10, **settings)
             loss = value(terms)
         results.append((loss, tape.gradient(loss, scores)))
     (loss, gradient), (expected, gradient_of_kept) = results
@@ -249,7 +255,7 @@ def test_losses_are_computed_in_float32_and_inside_a_graph():
 
     @tf.function
     def loss(logits):
-        return value(losses.weighted_terms({"": logits}, label, 255, tf.constant(3), **ALL))
+        return value(terms_of({"": logits}, label, step=tf.constant(3), **ALL))
 
     in_float32 = loss(tf.cast(logits, tf.float32))
     assert loss(logits).dtype == tf.float32

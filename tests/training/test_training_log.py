@@ -1,4 +1,4 @@
-"""What is told while a model trains."""
+"""What is reported while a model trains."""
 
 import io
 import itertools
@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
+from deeplab_tf.training import log_files
+from deeplab_tf.training import timing
 from deeplab_tf.training import training_log
 
 NAMES = ("road", "sky", "car")
@@ -22,18 +25,21 @@ VALUES = {"loss": 0.75, "cross_entropy": 0.5, "dice": 0.25, "gradient_norm": 2.0
 
 
 class Terminal(io.StringIO):
-    """Stands for a terminal that is 50 columns wide."""
+    """Stands for a terminal."""
 
     def isatty(self):
         return True
 
+    def fileno(self):
+        return 1
+
 
 @pytest.fixture
-def stopwatch(monkeypatch) -> training_log.Stopwatch:
+def stopwatch(monkeypatch) -> timing.Stopwatch:
     """Has seen a step of 10 seconds, and has 4 to go."""
     clock = itertools.count(step=10)
-    monkeypatch.setattr(training_log.time, "perf_counter", lambda: next(clock))
-    stopwatch = training_log.Stopwatch(steps_to_go=6, batch_size=8)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    stopwatch = timing.Stopwatch(steps_to_go=6, batch_size=8)
     for _ in range(2):
         with stopwatch.time(1):
             pass
@@ -42,10 +48,17 @@ def stopwatch(monkeypatch) -> training_log.Stopwatch:
 
 def make_log(run_dir, first_step: int = 0) -> training_log.TrainingLog:
     hparams = {"backbone": "vgg_16", "momentum": 0.9, "train_crop_size": (65, 65)}
-    return training_log.TrainingLog(str(run_dir), 6, NAMES, COLORS, hparams, first_step)
+    return training_log.TrainingLog(
+        str(run_dir),
+        total_steps=6,
+        class_names=NAMES,
+        colors=COLORS,
+        hparams=hparams,
+        first_step=first_step,
+    )
 
 
-def tell_steps(log, stopwatch, steps, **values) -> None:
+def report_steps(log, stopwatch, steps, **values) -> None:
     for step in steps:
         with stopwatch.time(1):
             pass
@@ -80,8 +93,8 @@ def test_time_left_counts_training_steps_only(monkeypatch):
     # Starts and ends of calls, in seconds: compiling takes 30, then 2 steps take 1 second each;
     # the minute between is a validation.
     clock = iter([0, 30, 100, 102, 162, 164])
-    monkeypatch.setattr(training_log.time, "perf_counter", lambda: next(clock))
-    stopwatch = training_log.Stopwatch(steps_to_go=106, batch_size=8)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    stopwatch = timing.Stopwatch(steps_to_go=106, batch_size=8)
     assert stopwatch.time_left == "?"
     for seconds_per_step in (15, 1, 1):
         with stopwatch.time(2):
@@ -92,8 +105,8 @@ def test_time_left_counts_training_steps_only(monkeypatch):
 
 def test_a_lap_is_the_mean_over_all_calls_since_the_last(monkeypatch):
     clock = iter([0, 2, 5, 11])
-    monkeypatch.setattr(training_log.time, "perf_counter", lambda: next(clock))
-    stopwatch = training_log.Stopwatch(steps_to_go=10, batch_size=8)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    stopwatch = timing.Stopwatch(steps_to_go=10, batch_size=8)
     for steps in (1, 3):
         with stopwatch.time(steps):
             pass
@@ -102,8 +115,8 @@ def test_a_lap_is_the_mean_over_all_calls_since_the_last(monkeypatch):
 
 def test_hours_left_are_told_in_hours_and_minutes(monkeypatch):
     clock = itertools.count(step=100)
-    monkeypatch.setattr(training_log.time, "perf_counter", lambda: next(clock))
-    stopwatch = training_log.Stopwatch(steps_to_go=102, batch_size=1)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    stopwatch = timing.Stopwatch(steps_to_go=102, batch_size=1)
     for _ in range(2):
         with stopwatch.time(1):
             pass
@@ -128,7 +141,7 @@ def test_waiting_for_batches_is_measured_and_work_is_not(input_seconds, work_sec
     def steps(batches):
         total, waited = tf.constant(0, tf.int64), tf.constant(0.0)
         for _ in tf.range(10):
-            batch, seconds = training_log.next_batch(batches, (total, waited))
+            batch, seconds = timing.next_batch(batches, (total, waited))
             per_replica = strategy.run(tf.reduce_sum, args=(batch["image"],))
             total += strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
             total = tf.ensure_shape(tf.numpy_function(sleep, [total, work_seconds], tf.int64), [])
@@ -143,7 +156,7 @@ def test_waiting_for_batches_is_measured_and_work_is_not(input_seconds, work_sec
 
 def test_tensorboard_and_the_lines_hold_the_same_scalars(tmp_path, stopwatch):
     log = make_log(tmp_path)
-    tell_steps(log, stopwatch, [2])
+    report_steps(log, stopwatch, [2])
     log.validation(2, validation_result(), [], is_best=True)
     log.close()
     steps, validation = lines(tmp_path)
@@ -188,9 +201,9 @@ def test_tensorboard_has_images_and_hyperparameters(tmp_path):
         assert setting in content
 
 
-def test_a_run_that_goes_on_tells_every_step_once(tmp_path, stopwatch):
+def test_a_run_that_resumes_reports_every_step_once(tmp_path, stopwatch):
     log = make_log(tmp_path)
-    tell_steps(log, stopwatch, [1, 2, 3], loss=1.0)
+    report_steps(log, stopwatch, [1, 2, 3], loss=1.0)
     log.close()
     # What a power cut leaves of a line and of an event.
     with open(tmp_path / "metrics.jsonl", "ab") as file:
@@ -199,7 +212,7 @@ def test_a_run_that_goes_on_tells_every_step_once(tmp_path, stopwatch):
     os.truncate(event_file, event_file.stat().st_size - 7)
 
     log = make_log(tmp_path, first_step=2)
-    tell_steps(log, stopwatch, [3, 4], loss=2.0)
+    report_steps(log, stopwatch, [3, 4], loss=2.0)
     log.close()
     losses = [(line["step"], line["loss/total"]) for line in lines(tmp_path)]
     assert losses == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
@@ -210,9 +223,65 @@ def test_a_run_that_goes_on_tells_every_step_once(tmp_path, stopwatch):
     assert in_tensorboard == losses
 
 
-def test_what_was_told_is_on_the_disk_at_once(tmp_path, stopwatch):
+DAMAGED_LINES = [
+    b"\0" * 4096 + b"\n",
+    b"\n",
+    b"garbage \xff\xfe\n",
+    b"[" * 100_000 + b"\n",
+    b'{"time": 1.0}\n',
+    b'{"step": "2"}\n',
+    b'{"step": NaN}\n',
+    b"[1, 2]\n",
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED_LINES, ids=lambda line: repr(line[:12]))
+def test_a_damaged_line_is_left_out_and_reported_once(tmp_path, stopwatch, capsys, damaged):
+    whole = b'{"step": 1, "loss/total": 1.0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(damaged + whole + damaged + damaged)
+    log = make_log(tmp_path, first_step=2)
+    report_steps(log, stopwatch, [3])
+    log.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3]
+    warning = f"warning: 3 damaged lines left out of {tmp_path / 'metrics.jsonl'}\n"
+    assert capsys.readouterr().err == warning
+
+
+def test_the_memory_for_a_line_is_bounded(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with open(path, "wb") as file:
+        file.truncate(2**28)  # as a power cut may leave it: NULs without a line break
+        file.seek(0, os.SEEK_END)
+        file.write(b'\n{"step": 1}\n')
+    tracemalloc.start()
+    log_files.cut_lines(str(path), 2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.read_bytes() == b'{"step": 1}\n'
+    assert peak < 2**24
+
+
+EVENT_FILE = "events.out.tfevents.1.host"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 5000, b"garbage", np.random.default_rng(0).bytes(3000)], ids=len
+)
+def test_damaged_files_of_tensorboard_do_not_block_a_resume(tmp_path, stopwatch, content):
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / EVENT_FILE).write_bytes(content)
+    (tmp_path / "tensorboard/folder.tfevents.x").mkdir()
+    with tf.io.TFRecordWriter(str(tmp_path / "tensorboard" / f"{EVENT_FILE}.v2")) as writer:
+        writer.write(b"\xff not an event")  # with the right checksum
+    log = make_log(tmp_path, first_step=2)
+    report_steps(log, stopwatch, [3])
+    log.close()
+    assert scalars(tmp_path)[3, "loss/total"] == 0.75
+
+
+def test_what_was_reported_is_on_the_disk_at_once(tmp_path, stopwatch):
     log = make_log(tmp_path)
-    tell_steps(log, stopwatch, [1])
+    report_steps(log, stopwatch, [1])
     assert lines(tmp_path)[0]["loss/total"] == 0.75
     assert scalars(tmp_path)[1, "loss/total"] == 0.75
     log.close()
@@ -220,7 +289,7 @@ def test_what_was_told_is_on_the_disk_at_once(tmp_path, stopwatch):
 
 def test_an_infinite_norm_leaves_a_line_of_json(tmp_path, stopwatch):
     log = make_log(tmp_path)
-    tell_steps(log, stopwatch, [1], gradient_norm=float("inf"))
+    report_steps(log, stopwatch, [1], gradient_norm=float("inf"))
     log.close()
     assert lines(tmp_path)[0]["gradient_norm"] is None
 
@@ -231,17 +300,17 @@ def test_a_run_dir_that_cannot_be_written_is_named(tmp_path):
         make_log(tmp_path)
 
 
-def test_a_full_disk_is_told_and_named(tmp_path, stopwatch):
+def test_a_full_disk_is_reported_with_the_file(tmp_path, stopwatch):
     log = make_log(tmp_path)
     log._lines = open("/dev/full", "ab", buffering=0)
     with pytest.raises(UserError, match="metrics.jsonl cannot be written.*No space left"):
-        tell_steps(log, stopwatch, [1])
+        report_steps(log, stopwatch, [1])
     log.close()
 
 
 def test_elsewhere_than_in_a_terminal_every_event_is_a_line(tmp_path, stopwatch, capsys):
     log = make_log(tmp_path)
-    tell_steps(log, stopwatch, [2, 4])
+    report_steps(log, stopwatch, [2, 4])
     log.validating(1, 2, 0.5)
     log.validation(4, validation_result(), [], is_best=True)
     log.close()
@@ -254,25 +323,25 @@ def test_elsewhere_than_in_a_terminal_every_event_is_a_line(tmp_path, stopwatch,
     assert validation == ("validation at step 4: miou 0.7083  pixel_accuracy 0.8333  (best so far)")
 
 
-def test_a_terminal_has_one_line_that_is_written_over(tmp_path, stopwatch, monkeypatch):
+def test_a_terminal_has_progress_bars_in_one_line(tmp_path, stopwatch, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
     log = make_log(tmp_path)
-    tell_steps(log, stopwatch, [2, 4])
+    report_steps(log, stopwatch, [3])
     log.validating(1, 2, 0.5)
-    shown = terminal.getvalue().split("\r")[1:]
-    assert [len(line) for line in shown] == [49] * 3  # never wraps, leaves nothing behind
-    assert [line.rstrip() for line in shown] == [
-        "step 2/6  loss 0.7500  0:30 left  0.8 images/s",
-        "step 4/6  loss 0.7500  0:20 left  0.8 images/s",
-        "validates: image 1/2  2.0 images/s",
-    ]
-    log.message("stopped")
-    assert terminal.getvalue().endswith("\r" + " " * 49 + "\rstopped\n")
-    tell_steps(log, stopwatch, [6])
+    log.message("stays")
     log.close()
-    assert terminal.getvalue().endswith(" \n")  # what is printed next has a line of its own
+    shown = terminal.getvalue().replace("\x1b[A", "").replace("\n", "\r").split("\r")
+    assert max(map(len, shown)) <= 80
+    training = next(line for line in shown if "loss 0.7500" in line)
+    assert training.startswith("training:  50%|") and "| 3/6 steps, loss 0.7500  0:30" in training
+    assert any(
+        line.startswith("validation:  50%|") and line.rstrip().endswith("1/2 images, 2.0 images/s")
+        for line in shown
+    )
+    assert "stays" in shown
+    assert terminal.getvalue().endswith("\n")  # what is printed next has a line of its own
 
 
 def test_a_profile_is_written_between_two_steps(tmp_path):
@@ -284,9 +353,9 @@ def test_a_profile_is_written_between_two_steps(tmp_path):
     log.close()
 
 
-def test_workers_that_are_not_the_chief_say_nothing(tmp_path, stopwatch, capsys):
+def test_workers_that_are_not_the_chief_report_nothing(tmp_path, stopwatch, capsys):
     log = training_log.Silence()
-    tell_steps(log, stopwatch, [1])
+    report_steps(log, stopwatch, [1])
     log.validation(1, validation_result(), [], is_best=True)
     log.close()
     assert not capsys.readouterr().out

@@ -1,0 +1,13 @@
+"""The names of everything in a run dir: the one place that spells them."""
+
+FLAGS = "flags.txt"  # the run's configs, as a flagfile
+DATASET = "dataset.json"  # class names, colours and ignore label of what it was trained on
+CHECKPOINTS = "checkpoints"  # folder of the last states of the training, to resume from
+BEST = "best"  # folder of the weights with the highest validation mIoU
+TENSORBOARD = "tensorboard"  # folder of curves and images
+TRAINING_LOG = "metrics.jsonl"  # the same figures, a line for each event
+METRICS = "metrics.json"  # the figures of the last evaluation
+IMAGES = "images.jsonl"  # the figures of each image of that evaluation
+OLD_IMAGES = "pictures.jsonl"  # the same, as version 0.1 named it
+CRF = "crf.json"  # the CRF parameters that `deeplab_tf.tune_crf` found
+LOCK = "lock"  # held by the process that trains
