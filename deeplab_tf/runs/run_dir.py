@@ -85,10 +85,8 @@ def write(run: Run) -> None:
         files.remove_drafts(run.folder)
         files.write_text(os.path.join(run.folder, run_files.DATASET), run.dataset.to_json())
         # The flags come last: they make the folder a run dir.
-        with files.replacing(os.path.join(run.folder, run_files.FLAGS)) as draft:
-            command_line.write_flagfile(
-                str(draft), run.model_config, run.data_config, run.train_config
-            )
+        path = os.path.join(run.folder, run_files.FLAGS)
+        command_line.write_flagfile(path, run.model_config, run.data_config, run.train_config)
     except OSError as error:
         raise UserError(f"--run_dir={run.folder} cannot be written: {error}.") from error
 

@@ -23,7 +23,7 @@ from deeplab_tf.evaluation.artefacts import tflite
 from deeplab_tf.export import parity
 
 CONFIG = dataclasses.replace(TINY_MODEL, num_classes=5, output_stride=16)
-TWO_CLASSES = ModelConfig(backbone="mobilenet_v2", num_classes=2, output_stride=1)
+TWO_CLASSES = ModelConfig(backbone="mobilenet_v2", num_classes=2, output_stride=4)
 IMAGE = parity.draw_images((1, 70, 85, 3), seed=5)[0]
 
 

@@ -24,7 +24,7 @@ from original import rule
 
 CONFIG = dataclasses.replace(TINY_MODEL, num_classes=5, output_stride=16)
 OWN_SIZE = DataConfig()
-STRIDE_1 = ModelConfig(backbone="mobilenet_v2", num_classes=4, output_stride=1)
+STRIDE_1 = ModelConfig(backbone="mobilenet_v2", num_classes=4, output_stride=4)
 IMAGE = parity.draw_images((1, 70, 85, 3), seed=5)[0]
 
 

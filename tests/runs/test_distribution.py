@@ -110,7 +110,7 @@ def test_tf_config_says_who_is_the_chief(monkeypatch):
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tiny_records, tmp_path):
-    problem = "--train_batch_size=3 does not divide over the 2 devices"
+    problem = "--train_batch_size=3 must be a multiple of 2: the devices"
     with short_mobilenet_v2(TWO_UNITS), pytest.raises(UserError, match=problem):
         loop.train(
             TINY_MODEL,
