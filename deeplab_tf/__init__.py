@@ -11,6 +11,7 @@ Their parts:
     backbones                                        Xception65, ResNetV1_50, MobileNetV2, ...
     build_backbone(name)                             any backbone, by its official name
     layers                                           ASPP, AtrousSeparableConv2D, AtrousConv2D, ...
+    models                                           the settings that versions share
 
 Weights of the original:
 
@@ -39,6 +40,7 @@ from deeplab_tf.keras_registration import register_with_keras
 if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow `__getattr__`
     from deeplab_tf import backbones
     from deeplab_tf import layers
+    from deeplab_tf import models
     from deeplab_tf.backbones import build_backbone
     from deeplab_tf.crf import dense_crf
     from deeplab_tf.crf import unary_from_labels
@@ -66,6 +68,7 @@ __all__ = [
     "layers",
     "load_model",
     "load_tf1_checkpoint",
+    "models",
     "unary_from_labels",
 ]
 
@@ -83,7 +86,7 @@ _PUBLIC = {
     "load_tf1_checkpoint": "deeplab_tf.weights.tf1_checkpoint",
     "unary_from_labels": "deeplab_tf.crf",
 }
-_MODULES = ("backbones", "layers")
+_MODULES = ("backbones", "layers", "models")
 
 # TensorFlow's start-up messages about the machine hide what a command has to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
