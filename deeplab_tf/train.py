@@ -11,8 +11,9 @@ from deeplab_tf import config
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
-from deeplab_tf.evaluation.evaluate import print_metrics
-from deeplab_tf.training.loop import train
+
+print_metrics = command_line.lazy_function("deeplab_tf.evaluation.evaluate", "print_metrics")
+train = command_line.lazy_function("deeplab_tf.training.loop", "train")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

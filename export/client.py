@@ -35,12 +35,12 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import ExifTags
 from PIL import Image
 
 from deeplab_tf import command_line
 from deeplab_tf import config
 from deeplab_tf.data import image_files
-from deeplab_tf.data.label_files import EXIF_ORIENTATION
 from deeplab_tf.drawing import predictions
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
@@ -496,7 +496,7 @@ def _read_or_error(path: str) -> _Image | Exception:
         with open(path, "rb") as file:
             image_bytes = file.read()
         with image_files.open_image(image_bytes) as file:
-            orientation = file.getexif().get(EXIF_ORIENTATION, 1)
+            orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
             is_sent_as_it_is = file.format in ("JPEG", "PNG") and orientation == 1
     except (OSError, image_files.ImageFileError) as error:
         return error

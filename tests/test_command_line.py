@@ -239,9 +239,11 @@ def test_booleans_are_read_as_absl_reads_them():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_lists_every_flag_with_its_default_its_choices_and_its_unit(command):
-    result = run(command, "--help")
+def test_help_lists_every_flag_with_its_limits_and_needs_no_tensorflow(command):
+    result = run(command, "--help", PYTHONPROFILEIMPORTTIME="1")
     assert result.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "deeplab_tf.config" in imported and not {"tensorflow", "keras"} & imported
     assert max(map(len, result.stdout.splitlines())) <= 100
     common, *_ = result.stdout.split("Common flags:")[1].split("\n\n")
     _, *parts = re.split(r"^  --(\w+): ", result.stdout, flags=re.MULTILINE)
@@ -283,6 +285,14 @@ def test_stray_arguments_unknown_flags_and_missing_ones_are_one_message(command)
         (message,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert complaint in message
         assert "Traceback" not in result.stderr and result.stdout == ""
+
+
+def test_a_command_begins_without_the_notes_of_tensorflow():
+    arguments = ("--version=v1", "--backbone=vgg_16", "--train_crop_size=33,33")
+    quiet = run("deeplab_tf.describe", *arguments, TF_CPP_MIN_LOG_LEVEL="2")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    loud = run("deeplab_tf.describe", *arguments, TF_CPP_MIN_LOG_LEVEL="0")
+    assert loud.stdout == quiet.stdout and "absl::InitializeLog()" in loud.stderr
 
 
 def write_damaged_records(folder: pathlib.Path) -> None:
