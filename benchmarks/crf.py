@@ -107,7 +107,7 @@ def seconds(function, *arguments, **options) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def compare(name: str, image, probabilities, parameters: dict) -> None:
+def compare(name: str, image: np.ndarray, probabilities: np.ndarray, parameters: dict) -> None:
     """Prints how long an image takes, every way in turn, and how far the results agree."""
     ways = {} if pydensecrf is None else {"reference": (reference, {})}
     for num_threads in sorted({1, crf.num_cores()}):
@@ -175,9 +175,10 @@ def main() -> None:
         for path in sys.argv[1:]:
             compare(pathlib.Path(path).stem, *recorded_image(path))
     else:
-        compare("few present, v1's values", *drawn_image(321, 321, 21, 3), V1)
-        compare("all present, v1's values", *drawn_image(360, 480, 11, 11), V1)
-        compare("all present, v2's values", *drawn_image(360, 480, 11, 11), V2)
+        few, many = drawn_image(321, 321, 21, 3), drawn_image(360, 480, 11, 11)
+        compare("few classes present, v1's values", few[0], few[1], V1)
+        compare("all classes present, v1's values", many[0], many[1], V1)
+        compare("all classes present, v2's values", many[0], many[1], V2)
     growth()
     batches()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -25,7 +25,7 @@ import time
 
 import numpy as np
 
-MODELS = {
+MODELS: dict[str, dict] = {
     "mobilenet_v2 v3": {"version": "v3", "backbone": "mobilenet_v2", "atrous_rates": ()},
     "mobilenet_v2 v3plus": {"version": "v3plus", "backbone": "mobilenet_v2"},
     "resnet_v1_50_beta v3plus": {"version": "v3plus", "backbone": "resnet_v1_50_beta"},
@@ -35,7 +35,7 @@ SIZES = ("513x513", "1024x2048")  # height, width
 QUICK_CASES = "mobilenet_v2 .*, 513x513"
 NUM_CLASSES = 21
 WHOLE = "whole"
-MODES = {
+MODES: dict[str, dict] = {
     WHOLE: {},
     "flip": {"add_flipped_images": True},
     "multi-scale": {"eval_scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)},

@@ -8,7 +8,6 @@ ours as a TensorFlow graph (what runs without numba) and the decoding of the JPE
 images are drawn: 500x375, JPEG, in 4 shards; crops are 513x513 with the official augmentation.
 """
 
-import importlib.util
 import os
 import pathlib
 import re
@@ -17,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 
 import cv2
 import tensorflow as tf
 
+from deeplab_tf import fast
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import record_reading
 from deeplab_tf.data import records
@@ -112,12 +113,8 @@ def plain_batches(source: records.Records) -> tf.data.Dataset:
 
 def graph_batches(source: records.Records) -> tf.data.Dataset:
     """What `train` reads where numba is not installed."""
-    find_spec = importlib.util.find_spec
-    importlib.util.find_spec = lambda name: None if name == "numba" else find_spec(name)
-    try:
+    with unittest.mock.patch.object(fast, "load", return_value=None):
         return training_batches(source)
-    finally:
-        importlib.util.find_spec = find_spec
 
 
 def training_batches(source: records.Records) -> tf.data.Dataset:
@@ -142,7 +139,7 @@ def peak_memory() -> int:
     """Returns the peak of this process' resident memory in MiB, TensorFlow's own included."""
     # Not getrusage: a child's figure begins with its parent's.
     status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) // 1024
 
 
 def main() -> None:

@@ -129,6 +129,7 @@ class _Worker:
         self.reader.start()
 
     def _pass_lines_on(self) -> None:
+        assert self.process.stdout is not None  # it is piped
         for line in self.process.stdout:
             # So begins what a command has to say to its user, who alone can change it.
             self.has_message |= line.startswith(b"error: ")

@@ -34,6 +34,7 @@ def serving_size(run: run_dirs.Run, config: ServingConfig = LABELS_ALONE) -> tup
     the padding is image.
     """
     stride = run.model_config.output_stride
+    assert stride is not None  # a run's config has it
     height, width = (
         side + (1 - side) % stride
         for side in config.serving_size or run.data_config.train_crop_size
@@ -76,10 +77,11 @@ class ServingModule(tf.Module):
         )
         self._crf_parameters = crf_parameters
         self._config = config
-        pad_pixel = backbones.pad_pixel(run.model_config.backbone)
+        red, green, blue = backbones.pad_pixel(run.model_config.backbone)
+        self._size = serving_size(run, config)
         self._fitter = ImageFitter(
-            pad_pixel=tuple(int(value + 0.5) for value in pad_pixel),
-            size=serving_size(run, config),
+            pad_pixel=(int(red + 0.5), int(green + 0.5), int(blue + 0.5)),
+            size=self._size,
             antialias=True,
         )
         self.model_variables = [variable.value for variable in model.variables]
@@ -191,7 +193,7 @@ class ServingModule(tf.Module):
         )
         # `get_single_element` needs an element even where all fail or there are none.
         no_size = tf.zeros([2], tf.int32)
-        nothing = (count, tf.zeros([*self._fitter.size, 3], tf.uint8), Placement(no_size, no_size))
+        nothing = (count, tf.zeros([*self._size, 3], tf.uint8), Placement(no_size, no_size))
         fitted = fitted.concatenate(tf.data.Dataset.from_tensors(nothing))
         positions, *results = fitted.batch(tf.cast(count, tf.int64) + 1).get_single_element()
         is_next = tf.cast(positions == tf.range(tf.size(positions)), tf.int32)

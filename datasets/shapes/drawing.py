@@ -104,7 +104,7 @@ def draw(split: str, index: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarr
     image = _pattern(rng, colors[0], height, width)
     label = np.zeros((height, width), np.uint8)
     objects = np.zeros((height, width), np.uint8)  # 0 for the background, i for the i-th object
-    areas = [height * width]  # in full, by object
+    areas: list[float] = [height * width]  # in full, by object
     for _ in range(rng.integers(NUM_OBJECTS[0], NUM_OBJECTS[1] + 1)):
         for _ in range(20):  # attempts to find room
             class_id = int(rng.integers(1, len(CLASS_NAMES)))

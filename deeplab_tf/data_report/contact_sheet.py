@@ -88,7 +88,7 @@ def _cell(
 
 
 def _legend(
-    entries: list[tuple[str, tuple[int, int, int]]], width: int, font: ImageFont.FreeTypeFont
+    entries: list[tuple[str, tuple[int, int, int]]], width: int, font: panels.Font
 ) -> np.ndarray:
     """All classes in columns, uint8 [H, width, 3]; with ids, unlike `panels.add_legend`."""
     gap = _TEXT_SIZE // 2

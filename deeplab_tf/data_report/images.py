@@ -116,7 +116,9 @@ def measure(
                 "size_field",
                 f"states {stated_width}x{stated_height}, its image has {width}x{height} pixels",
             )
-        measured.digest = hashlib.blake2b(image, digest_size=16, salt=b"%d" % width).digest()
+        measured.digest = hashlib.blake2b(
+            image.tobytes(), digest_size=16, salt=b"%d" % width
+        ).digest()
         measured.look = near_duplicates.Look.of(image)
         mean, deviation = (values[:, 0] for values in cv2.meanStdDev(image))
         measured.color_sums = height * width * np.stack([mean, deviation**2 + mean**2])

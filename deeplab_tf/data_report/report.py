@@ -184,11 +184,12 @@ class Report:
     def _proposals(self) -> list[str]:
         statistics = self.splits[self.train]
         lines = []
-        if statistics.sizes:
-            (height, width), reason = statistics.propose_crop_size()
+        proposed = statistics.propose_crop_size()
+        if proposed is not None:
+            (height, width), reason = proposed
             lines += _wrapped(f"--train_crop_size={height},{width}  ({reason})", "")
             mean, deviation = (
-                ", ".join(f"{value:.1f}" for value in values)
+                ", ".join(f"{value:.1f}" for value in values or ())
                 for values in (statistics.mean_color, statistics.color_deviation)
             )
             lines.append(f"mean colour (R, G, B) {mean}; standard deviation {deviation}")

@@ -39,12 +39,13 @@ def at_output_stride(
     """
     rates = model_config.atrous_rates
     if rates:
+        assert model_config.output_stride is not None  # a run's config has it
         scaled = [rate * model_config.output_stride / output_stride for rate in rates]
         rates = tuple(map(int, scaled))
         if min(rates) < 1 or list(rates) != scaled:
             raise UserError(
                 f"--eval_output_stride={output_stride} would change the atrous rates "
-                f"{','.join(map(str, model_config.atrous_rates))} of the output stride "
+                f"{','.join(map(str, model_config.atrous_rates or ()))} of the output stride "
                 f"{model_config.output_stride} to {','.join(f'{rate:g}' for rate in scaled)}, "
                 "which are not whole numbers: give a smaller output stride."
             )
@@ -95,10 +96,11 @@ def mean_over_scales(
     ]
 
     def mean_of(image):
-        total = 0.0
-        for scale, is_flipped in views:
-            total += scaled_view(image[tf.newaxis], tf.constant(scale, tf.float64), is_flipped)
-        return total[0] / len(views)
+        sums = sum(
+            scaled_view(image[tf.newaxis], tf.constant(scale, tf.float64), is_flipped)[0]
+            for scale, is_flipped in views
+        )
+        return sums / len(views)
 
     return mean_of
 

@@ -4,6 +4,7 @@ SavedModels, `.keras` and `.tflite` files. What they return is checked, so that 
 or one of another run, ends in one message and not in a wrong figure.
 """
 
+import typing
 from collections.abc import Callable
 
 import numpy as np
@@ -54,7 +55,7 @@ def load_artefact(
         UserError: The artefact is missing, damaged or something else; its weights are NaN or
             infinite; or it cannot do what `eval_config` or `crf_parameters` ask for.
     """
-    num_classes = model_config.num_classes
+    num_classes = typing.cast(int, model_config.num_classes)  # a run's config has it
     if path.endswith(".keras"):
         tell(keras_file.describe(path))
         label_of = label_function(

@@ -58,8 +58,13 @@ def load(path: str, num_classes: int) -> keras.Model:
     except Exception as error:
         raise _damaged(path, error) from error
     takes, returns = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
-    is_of_run = takes == (None, None, None, 3) and isinstance(returns, tuple) and len(returns) == 4
-    if not is_of_run or returns[-1] != num_classes:
+    is_of_run = (
+        takes == (None, None, None, 3)
+        and isinstance(returns, tuple)
+        and len(returns) == 4
+        and returns[-1] == num_classes
+    )
+    if not is_of_run:
         raise UserError(
             f"{path} takes {takes} and returns {returns}, but a model of this run takes images of "
             f"any size and returns {num_classes} classes: give a file that a model of this run was "

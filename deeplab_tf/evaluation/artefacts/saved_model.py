@@ -121,6 +121,7 @@ def label_function(
         return labels["labels"].numpy()[0]
 
     def predict_refined_labels(image):
+        assert logits_of is not None and crf_parameters is not None
         logits = np.asarray(logits_of(tf.constant(image[np.newaxis])))[0]
         answers.check_scores(logits, image.shape[:2], path, num_classes)
         refined = crf.dense_crf(image, tf.nn.softmax(logits).numpy(), **crf_parameters)
