@@ -47,7 +47,7 @@ def build(
           the records cannot be written.
     """
     builder = _builder_class(dataset)(data_dir=pathlib.Path(data_dir).expanduser())
-    manual_dir = manual_dir and pathlib.Path(manual_dir).expanduser()
+    manual_dir = pathlib.Path(manual_dir).expanduser() if manual_dir else None
     if builder.data_path.exists():
         print(f"{builder.data_path} is there already; delete it to build it anew.")
         return records.find_records(builder.data_path)

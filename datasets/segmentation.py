@@ -27,7 +27,10 @@ from deeplab_tf.datasets.source_files import Pair
 from deeplab_tf.errors import UserError
 
 
-class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class SegmentationBuilder(
+    tfds.core.GeneratorBasedBuilder,
+    skip_registration=True,  # type: ignore[call-arg]
+):
     """A TFDS builder whose records have the keys, and the file names, of the original DeepLab.
 
     A dataset gives `_info` (through `dataset_info`), `_pairs`, and `_read_label` where its labels
@@ -37,11 +40,15 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     _class_map: ClassMap | None = None
 
     @abc.abstractmethod
-    def _pairs(self, root: pathlib.Path) -> dict[str, list[Pair]]:
+    def _pairs(self, root) -> dict:
         """Returns the pairs by split, of the splits whose files are there.
 
         Args:
-            root: The folder of the raw images.
+            root: The folder of the raw images, a pathlib.Path; None for a dataset that draws its
+                own.
+
+        Returns:
+            A list of `Pair` per split, or of what takes its place in `read_pair`.
 
         Raises:
             UserError: There are none, or something is missing.
@@ -84,7 +91,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         Raises:
             UserError: There are none, something is missing, or a name comes twice in a split.
         """
-        pairs = self._pairs(root and pathlib.Path(root))
+        pairs = self._pairs(pathlib.Path(root) if root else None)
         for listed in pairs.values():
             seen = set()
             for pair in listed:
@@ -119,7 +126,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """Returns what records are made of besides the files: version, classes."""
         return repr((self.info.full_name, self._raw_info, self._class_map))
 
-    def read_pair(self, pair: Pair) -> tuple[source_images.SourceImage, np.ndarray]:
+    def read_pair(self, pair) -> tuple[source_images.SourceImage, np.ndarray]:
         """Reads an image and its label, and checks them.
 
         Returns:

@@ -229,8 +229,8 @@ def _code(builder: segmentation.SegmentationBuilder) -> str:
     """Returns the source of the modules that make records."""
     own = pathlib.Path(inspect.getfile(type(builder))).parent.glob("*.py")
     readers = pathlib.Path(label_files.__file__).parent.rglob("*.py")
-    modules = [*sorted(own), segmentation.__file__, *sorted(readers)]
-    return "".join(pathlib.Path(path).read_text(encoding="utf-8") for path in modules)
+    modules = [*sorted(own), pathlib.Path(segmentation.__file__), *sorted(readers)]
+    return "".join(path.read_text(encoding="utf-8") for path in modules)
 
 
 def _remove_all_but(folder: pathlib.Path, finished: Iterable[pathlib.Path]) -> None:

@@ -433,8 +433,8 @@ def _describe(setting: settings.Setting) -> str:
         facts.append(f"default:{_NO_BREAK}{setting.to_text(setting.default)}")
     elif setting.default_help:
         facts.append(f"default: {setting.default_help}")
-    facts = "; ".join(filter(None, facts))
-    return _describe_text(setting.name, f"{setting.help} [{facts}]" if facts else setting.help)
+    listed = "; ".join(filter(None, facts))
+    return _describe_text(setting.name, f"{setting.help} [{listed}]" if listed else setting.help)
 
 
 def _describe_text(name: str, text: str) -> str:

@@ -255,7 +255,7 @@ class Config:
 
 
 @functools.cache
-def settings_of(config_class: type[Config]) -> tuple[Setting, ...]:
+def settings_of(config_class: type) -> tuple[Setting, ...]:
     """Returns the settings of a config, in their order."""
     types_by_name = typing.get_type_hints(config_class)
     return tuple(

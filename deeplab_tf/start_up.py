@@ -53,6 +53,7 @@ def filtered_stderr() -> Iterator[None]:
         stderr=stderr,
         start_new_session=True,  # Ctrl-C is for the command
     )
+    assert process.stdin is not None  # it is piped
     try:
         with process.stdin:
             os.dup2(process.stdin.fileno(), 2)

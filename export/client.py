@@ -255,14 +255,14 @@ class _Rest:
         if response.status == 200 and isinstance(answer, dict):
             return answer
         # TF Serving escapes its messages as C does, and then they may be no JSON.
-        error = answer.get("error") if isinstance(answer, dict) else None
-        error = error or content[:300].decode(errors="replace").strip()
+        message = answer.get("error") if isinstance(answer, dict) else None
+        message = message or content[:300].decode(errors="replace").strip()
         if response.status == 404 and content.lstrip().startswith(b"{"):  # no other web server's
-            raise _NotFoundError(error)
+            raise _NotFoundError(message)
         if response.status == 400:
-            raise RefusedError(f"{self._server} refuses the request: {error}")
+            raise RefusedError(f"{self._server} refuses the request: {message}")
         raise UserError(
-            f"{self._server} answers with status {response.status}: {error!r}. {_PORTS}; "
+            f"{self._server} answers with status {response.status}: {message!r}. {_PORTS}; "
             "if it is TF Serving, its log tells more."
         )
 
@@ -360,7 +360,7 @@ class _Grpc:
             ) from error
 
 
-PROTOCOLS = {"rest": _Rest, "grpc": _Grpc}
+PROTOCOLS: dict[str, type[_Rest] | type[_Grpc]] = {"rest": _Rest, "grpc": _Grpc}
 
 
 def _timeout_error(server: str, timeout: float) -> UserError:

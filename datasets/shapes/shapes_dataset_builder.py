@@ -37,7 +37,7 @@ class Builder(segmentation.SegmentationBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info(drawing.CLASS_NAMES, drawing.COLORS, drawing.IGNORE_LABEL)
 
-    def _pairs(self, root: None) -> dict[str, list[Drawing]]:
+    def _pairs(self, root) -> dict[str, list[Drawing]]:
         return {
             split: [Drawing(split, index) for index in range(count)]
             for split, count in NUM_EXAMPLES.items()

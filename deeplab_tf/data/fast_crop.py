@@ -35,26 +35,25 @@ def crop_example(
         Image uint8 [*crop_size, 3] and label uint8 [*crop_size].
     """
     if crop.min_resize_value:
+        height, width = label.shape
         size = transforms.resize_to_range_size(
-            *label.shape, crop.min_resize_value, crop.max_resize_value, crop.resize_factor
+            height, width, crop.min_resize_value, crop.max_resize_value, crop.resize_factor
         ).numpy()
         image, label = _cut(image, label, size, (0, 0), size, False, crop)
-    size = _scaled_size(label.shape, draws[0], crop)
+    size = _scaled_size(np.array(label.shape), draws[0], crop)
     offset = _offset(label, size, draws, crop)
     flip = crop.flip and draws[1] % 2 == 1
     return _cut(image, label, size, offset, crop.crop_size, flip, crop)
 
 
-def _scaled_size(
-    size: tuple[int, int], draw: np.int32, crop: transforms.TrainingCrop
-) -> np.ndarray:
+def _scaled_size(size: np.ndarray, draw: np.int32, crop: transforms.TrainingCrop) -> np.ndarray:
     if len(crop.scales):
         scale = crop.scales[draw % len(crop.scales)]
     else:
         share = np.float32(draw % 2**20) / np.float32(2**20)
         smallest, largest = np.float32(crop.min_scale_factor), np.float32(crop.max_scale_factor)
         scale = smallest + (largest - smallest) * share
-    return np.maximum((np.float32(size) * scale).astype(np.int32), 1)
+    return np.maximum((size.astype(np.float32) * scale).astype(np.int32), 1)
 
 
 def _offset(
@@ -63,8 +62,8 @@ def _offset(
     offsets = draws[2:].reshape(-1, 2) % np.maximum(size - crop.crop_size + 1, 1)
     if crop.num_tries == 1:
         return offsets[0]
-    scale = np.float32(label.shape) / size.astype(np.float32)
-    window = np.ceil(np.float32(crop.crop_size) * scale).astype(np.int32)
+    scale = np.array(label.shape, np.float32) / size.astype(np.float32)
+    window = np.ceil(np.array(crop.crop_size, np.float32) * scale).astype(np.int32)
     for offset in offsets:
         top, left = (offset.astype(np.float32) * scale).astype(np.int32)
         part = label[top : top + window[0], left : left + window[1]]

@@ -87,9 +87,10 @@ class JsonObject:
 def as_color(value: Any) -> tuple[int, int, int] | None:
     """Returns a JSON value as a colour, RGB in 0..255, or None if it is not one."""
     numbers = list(map(as_integer, value)) if isinstance(value, list) else []
-    if len(numbers) != 3 or any(number is None or not 0 <= number <= 255 for number in numbers):
+    levels = [number for number in numbers if number is not None and 0 <= number <= 255]
+    if len(numbers) != 3 or len(levels) != 3:
         return None
-    red, green, blue = numbers
+    red, green, blue = levels
     return red, green, blue
 
 

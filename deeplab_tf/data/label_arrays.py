@@ -8,7 +8,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def _read_numpy(path: pathlib.Path, max_pixels: int) -> np.ndarray:
             return _read_numbers(file, path, max_pixels)
 
 
-def _read_header(file: BinaryIO) -> np.ndarray:
+def _read_header(file: IO[bytes]) -> np.ndarray:
     """Returns an array of the shape and type that a file states, which takes no memory."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADER_READERS:
@@ -81,7 +81,7 @@ def _read_header(file: BinaryIO) -> np.ndarray:
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def _read_numbers(file: BinaryIO, path: pathlib.Path, max_pixels: int) -> np.ndarray:
+def _read_numbers(file: IO[bytes], path: pathlib.Path, max_pixels: int) -> np.ndarray:
     start = file.tell()
     height, width = _read_header(file).shape
     image_files.check_size(width, height, name=f"label {path}", max_pixels=max_pixels)

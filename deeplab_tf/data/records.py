@@ -248,11 +248,14 @@ def _read_tfds_folder(
 
 
 def _shard_lengths(split: JsonObject) -> list[int]:
-    lengths = [as_integer(length) for length in split.items("shardLengths", _MAX_SHARDS)]
-    if any(length is None or not 0 <= length <= _MAX_RECORDS for length in lengths):
-        raise split.error(
-            "shardLengths", lengths, f"a list of whole numbers between 0 and {_MAX_RECORDS}"
-        )
+    lengths = []
+    stated = [as_integer(length) for length in split.items("shardLengths", _MAX_SHARDS)]
+    for length in stated:
+        if length is None or not 0 <= length <= _MAX_RECORDS:
+            raise split.error(
+                "shardLengths", stated, f"a list of whole numbers between 0 and {_MAX_RECORDS}"
+            )
+        lengths.append(length)
     return lengths
 
 

@@ -110,8 +110,9 @@ def make_batches(
         Dataset of batches.
     """
     ignore_label = sources[0].info.ignore_label
+    height, width = config.train_crop_size
     crop = transforms.TrainingCrop(
-        config.train_crop_size,
+        (height, width),
         ignore_label,
         config.min_resize_value,
         config.max_resize_value,

@@ -81,10 +81,11 @@ class _OnnxExporter(proving.Exporter):
         self._operators: dict[str, int] = {}
 
     def fit(self, image: ProofImage) -> ProofImage:
-        size = self._config.input_size
-        if not size:
+        if not self._config.input_size:
             return image
-        fitter = ImageFitter(backbones.pad_pixel(self.run.model_config.backbone), size=size)
+        height, width = self._config.input_size
+        pad_pixel = backbones.pad_pixel(self.run.model_config.backbone)
+        fitter = ImageFitter(pad_pixel, size=(height, width))
         return proof_images.fitted(image, fitter, self.run.dataset.ignore_label)
 
     def write(self, model: keras.Model, draft: str) -> None:

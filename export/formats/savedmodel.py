@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import os
+import typing
 from collections.abc import Callable
 
 import keras
@@ -86,10 +87,11 @@ class _SavedModelExporter(proving.Exporter):
         self.limits = parity.Limits(MIN_LABEL_AGREEMENT, MAX_RELATIVE_DIFFERENCE, max_miou_drop)
         self._crf_parameters, self._config = crf_parameters, config
         self._size = serving.serving_size(run, config)
-        self._loaded = None
+        self._loaded: typing.Any = None  # what `load` has loaded
 
     def check_images(self, images: list[ProofImage]) -> None:
         output_stride = self.run.model_config.output_stride
+        assert output_stride is not None  # a run's config has it
         proof_images.warn_if_shrunk(images, self._size, output_stride, "serving_size")
 
     def write(self, model: keras.Model, draft: str) -> None:
@@ -117,12 +119,13 @@ class _SavedModelExporter(proving.Exporter):
 
     def reference(self, model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
         logits_of = parity.keras_scores(model, self.run)
-        if self._crf_parameters is None:
+        parameters = self._crf_parameters
+        if parameters is None:
             return logits_of
 
         def refined(image):
             probabilities = tf.nn.softmax(logits_of(image)).numpy()
-            return crf.dense_crf(image, probabilities, **self._crf_parameters)
+            return crf.dense_crf(image, probabilities, **parameters)
 
         return refined
 

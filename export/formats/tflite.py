@@ -104,6 +104,7 @@ class _TFLiteExporter(proving.Exporter):
     def check_images(self, images: list[ProofImage]) -> None:
         if self.run.data_config.min_resize_value is None:
             output_stride = self.run.model_config.output_stride
+            assert output_stride is not None  # a run's config has it
             proof_images.warn_if_shrunk(images, self._size, output_stride, "input_size")
 
     def fit(self, image: ProofImage) -> ProofImage:
@@ -178,6 +179,7 @@ def fixed_input_size(
             `result_stride` does not divide the output stride.
     """
     stride, given = run.model_config.output_stride, tuple(config.input_size)
+    assert stride is not None  # a run's config has it
     if config.result_stride < 1 or stride % config.result_stride:
         divisors = [str(number) for number in range(1, stride + 1) if stride % number == 0]
         raise UserError(
@@ -196,7 +198,7 @@ def fixed_input_size(
             f"fit are {below[0]},{below[1]} and {above[0]},{above[1]}; images are shrunk or padded "
             "to that size before they reach the file."
         )
-    return above
+    return above[0], above[1]
 
 
 def convert(

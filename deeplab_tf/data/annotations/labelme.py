@@ -154,6 +154,7 @@ def _shape(
         )
     counts["line"] += kind in ("line", "linestrip")
     low, high = _NUM_POINTS[kind]
+    geometry: shapes.Geometry
     try:
         points = shapes.to_points(field(shape, "points", list, path, where), minimum=low)
         if high and len(points) > high:
