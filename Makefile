@@ -27,6 +27,7 @@ test: $(VENV)/installed-for-tests
 check: $(VENV)/installed-for-tests
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 format: $(VENV)/installed-for-tests
 	$(RUN) -m ruff check --fix .

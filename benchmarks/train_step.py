@@ -67,7 +67,7 @@ class Case:
         return f"{self.version}_{self.backbone}_{self.size}"
 
     def build_model(self) -> keras.Model:
-        settings = {"aspp_with_separable_conv": False} if self.version == "v3" else {}
+        settings: dict = {"aspp_with_separable_conv": False} if self.version == "v3" else {}
         return models.build_model(
             self.version, self.backbone, NUM_CLASSES, output_stride=16, **settings
         )
@@ -194,16 +194,17 @@ class Worker:
 
     def step(self) -> float:
         """Returns the seconds that a step takes."""
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
+        print("step", file=self._process.stdin, flush=True)
         return self._hear()
 
     def end(self) -> None:
+        assert self._process.stdin is not None  # it is piped
         self._process.stdin.close()
         self.facts |= self._hear()
         self._process.wait()
 
     def _hear(self):
+        assert self._process.stdout is not None  # it is piped
         line = self._process.stdout.readline()
         if not line:
             sys.exit("A worker has ended early: was there memory enough for both?")

@@ -15,6 +15,7 @@ import numbers
 import os
 import types
 import typing
+from collections.abc import Hashable
 
 from deeplab_tf.errors import UserError
 
@@ -254,9 +255,13 @@ class Config:
             object.__setattr__(self, one.name, one.check(getattr(self, one.name)))
 
 
-@functools.cache
-def settings_of(config_class: type) -> tuple[Setting, ...]:
+def settings_of(config_class: type[Config]) -> tuple[Setting, ...]:
     """Returns the settings of a config, in their order."""
+    return _settings_of(typing.cast(Hashable, config_class))
+
+
+@functools.cache
+def _settings_of(config_class: type) -> tuple[Setting, ...]:
     types_by_name = typing.get_type_hints(config_class)
     return tuple(
         Setting(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -86,7 +87,7 @@ def find_training_records(config: DataConfig, num_classes: int | None) -> list[r
 
 
 def make_batches(
-    sources: list[records.Records],
+    sources: Sequence[records.Records],
     config: DataConfig,
     *,
     batch_size: int,

@@ -126,11 +126,12 @@ def read(folder: str) -> Run:
                 f"--run_dir={folder} is not a run dir: it has no {name}. Give a folder that "
                 "deeplab_tf.train or deeplab_tf.import_checkpoint wrote."
             )
-    configs = command_line.read_flagfile(
+    model_config, data_config, train_config = command_line.read_flagfile(
         os.path.join(folder, run_files.FLAGS), ModelConfig, DataConfig, TrainConfig
     )
     text = files.read_text(os.path.join(folder, run_files.DATASET), "description of the classes")
-    return Run(folder, *configs, DatasetInfo.from_json(text))
+    dataset = DatasetInfo.from_json(text)
+    return Run(folder, model_config, data_config, train_config, dataset)
 
 
 def load_model(run: Run, checkpoint: str = "best") -> keras.Model:

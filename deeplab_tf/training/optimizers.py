@@ -8,6 +8,7 @@ Gradients come to `apply` as each replica's share of the sum. A training step ca
 """
 
 import contextlib
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import keras
@@ -53,7 +54,7 @@ def build(
         )
         for name in names
     ]
-    optimizers = {
+    optimizers: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
         "momentum": lambda: MomentumSGD(learning_rate, config.momentum, decays, multipliers),
         "adamw": lambda: AdamW(learning_rate, decays, multipliers),
     }

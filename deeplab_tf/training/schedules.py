@@ -2,6 +2,7 @@
 
 import abc
 import math
+import typing
 
 import keras
 import tensorflow as tf
@@ -31,7 +32,7 @@ def build(config: TrainConfig) -> keras.optimizers.schedules.LearningRateSchedul
         `get_model_learning_rate` of the original's `train_utils.py`.
     """
     start_steps = _steps_before_the_policy(config)
-    start = {
+    start: dict[str, typing.Any] = {
         "slow_start_step": start_steps,
         "slow_start_learning_rate": config.slow_start_learning_rate,
         "is_warmup": bool(config.warmup_steps),
