@@ -72,13 +72,18 @@ def main(arguments: Arguments, eval_config: EvalConfig, crf_config: CrfConfig) -
             max_damaged_share=arguments.max_damaged_share,
             max_image_pixels=arguments.max_image_pixels,
         ),
-        inference=Inference(arguments.checkpoint, arguments.model, eval_config, crf_config),
+        inference=Inference(
+            checkpoint=arguments.checkpoint,
+            model=arguments.model,
+            eval_config=eval_config,
+            crf_config=crf_config,
+        ),
         measures=Measures(
             border_width=arguments.border_width,
             trimap_width=arguments.trimap_width,
             boundary_iou=arguments.boundary_iou,
         ),
-        report_path=arguments.report,
+        report=arguments.report,
         compare=arguments.compare,
     )
     print_metrics(figures)

@@ -60,7 +60,12 @@ def main(
         arguments.run_dir,
         arguments.images,
         arguments.output_dir,
-        inference=Inference(arguments.checkpoint, arguments.model, eval_config, crf_config),
+        inference=Inference(
+            checkpoint=arguments.checkpoint,
+            model=arguments.model,
+            eval_config=eval_config,
+            crf_config=crf_config,
+        ),
         predict_config=predict_config,
     )
 

@@ -101,7 +101,7 @@ def test_damaged_records_are_left_out_counted_and_named(
     damage(tmp_path / "records", 1)
     data = evaluation.Data(data_dir=str(tmp_path / "records"))
     report_path = tmp_path / "report.html"
-    result = evaluation.evaluate_run(str(tmp_path / "run"), data=data, report_path=str(report_path))
+    result = evaluation.evaluate_run(str(tmp_path / "run"), data=data, report=str(report_path))
     assert (result["num_images"], result["num_damaged"]) == (3, 1)
     ((name, problem),) = result["damaged_records"].items()
     assert f"record {name} is left out: {problem}" in capfd.readouterr().err
@@ -155,7 +155,7 @@ def evaluated(tiny_run_dir, tmp_path_factory):
         result = evaluation.evaluate_run(
             str(folder),
             measures=evaluation.Measures(trimap_width=40, boundary_iou=True),
-            report_path=str(report),
+            report=str(report),
         )
     return folder, result, report
 
@@ -206,7 +206,7 @@ def test_a_report_shows_the_images_and_compares_with_another_run(evaluated, tmp_
     # Half of the four are the worst.
     assert page.split("<h3>The best</h3>")[0].count("<article") == page.count("<article") / 2 == 2
     with pytest.raises(UserError, match="has no evaluation.*deeplab_tf.eval"):
-        evaluation.evaluate_run(str(folder), report_path=str(tmp_path / "a"), compare=str(tmp_path))
+        evaluation.evaluate_run(str(folder), report=str(tmp_path / "a"), compare=str(tmp_path))
     with pytest.raises(UserError, match="--compare needs --report"):
         evaluation.evaluate_run(str(folder), compare=str(folder))
     changed = json.loads((folder / "metrics.json").read_text()) | {"iou_per_class": {"cat": 1.0}}
@@ -216,14 +216,14 @@ def test_a_report_shows_the_images_and_compares_with_another_run(evaluated, tmp_
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run_dirs, "load_model", None)
             evaluation.evaluate_run(
-                str(folder), report_path=str(tmp_path / "a"), compare=str(tmp_path / "cats")
+                str(folder), report=str(tmp_path / "a"), compare=str(tmp_path / "cats")
             )
     other, compared = tmp_path / "other", tmp_path / "compared.html"
     shutil.copytree(folder, other)
     mirrored = evaluation.evaluate_run(
         str(other),
         inference=Inference(eval_config=EvalConfig(add_flipped_images=True)),
-        report_path=str(compared),
+        report=str(compared),
         compare=str(folder),
     )
     assert 'id="comparison"' in compared.read_text(encoding="utf-8")
@@ -258,7 +258,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tiny_run_dir, tmp_path, 
         evaluation.evaluate_run(
             str(tmp_path / "run"),
             measures=evaluation.Measures(trimap_width=2, boundary_iou=True),
-            report_path=str(tmp_path / "report.html"),
+            report=str(tmp_path / "report.html"),
         )
         _, result = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -301,7 +301,7 @@ def test_an_artefact_is_measured_in_place_of_the_checkpoint(tiny_run_dir, tiny_r
     expected = evaluation.evaluate(
         lambda image: np.where(image.mean(axis=-1) > 127.5, 3, 0), tiny_records, "val"
     )
-    result = evaluation.evaluate_run(tiny_run_dir, inference=Inference(artefact=path))
+    result = evaluation.evaluate_run(tiny_run_dir, inference=Inference(model=path))
     assert result["model"] == path
     assert result["confusion_matrix"] == expected["confusion_matrix"].tolist()
 
@@ -335,7 +335,7 @@ def test_the_command_prints_the_metrics_and_writes_them(tiny_run_dir, tmp_path):
     [
         ({"data": evaluation.Data(split="test")}, "no split 'test'.*train, val"),
         ({"inference": Inference(checkpoint="newest")}, "newest.*last, best"),
-        ({"inference": Inference(artefact="/no/such/export")}, "/no/such/export"),
+        ({"inference": Inference(model="/no/such/export")}, "/no/such/export"),
         ({"data": evaluation.Data(data_dir="/no/such/records")}, "/no/such/records"),
     ],
 )

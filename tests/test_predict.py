@@ -318,7 +318,7 @@ def test_an_artefact_takes_the_place_of_the_checkpoint(tiny_run_dir, tmp_path, m
     monkeypatch.setattr(run_dir, "load_model", None)
     Image.fromarray(image).save(tmp_path / "a.png")
     arguments = (tiny_run_dir, str(tmp_path / "a.png"), str(tmp_path / "out"))
-    inference = Inference(artefact="model.tflite")
+    inference = Inference(model="model.tflite")
     (written,) = predict.predict(*arguments, inference=inference)
     with Image.open(written) as label:
         assert np.all(np.asarray(label) == class_id) and label.size == (11, 9)

@@ -32,7 +32,6 @@ ENCODINGS = (
     "array",  # the numbers of an array of numpy or MATLAB
 )
 ARRAY_EXTENSIONS = label_arrays.ENDINGS
-EXIF_ORIENTATION = 0x0112
 # Decoded to three channels all the same: grey is repeated, palettes looked up, alpha dropped.
 IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA")
 

@@ -21,21 +21,21 @@ class Inference:
 
     Attributes:
         checkpoint: "best" or "last".
-        artefact: SavedModel, `.keras` or `.tflite` file in place of the checkpoint, see
+        model: SavedModel, `.keras` or `.tflite` file in place of the checkpoint, see
             `artefacts.load_artefact`; empty for the checkpoint.
         eval_config: Scales, mirror images, windows and output stride.
         crf_config: The fully-connected CRF after the network.
     """
 
     checkpoint: str = "best"
-    artefact: str = ""
+    model: str = ""
     eval_config: EvalConfig = WHOLE_IMAGES
     crf_config: CrfConfig = NO_CRF
 
     def describe(self, run: run_dirs.Run) -> dict:
         """Returns the settings as they stand in `metrics.json`."""
         return {
-            "model": self.artefact or self.checkpoint,
+            "model": self.model or self.checkpoint,
             "crf": run_dirs.crf_parameters(run.folder, self.crf_config),
             **dataclasses.asdict(self.eval_config),
         }
@@ -54,8 +54,8 @@ class Inference:
         """
         settings = (run.model_config, run.data_config)
         details = self._details(run)
-        if self.artefact:
-            return artefacts.load_artefact(self.artefact, *settings, **details)
+        if self.model:
+            return artefacts.load_artefact(self.model, *settings, **details)
         model = run_dirs.load_model(run, self.checkpoint)
         return prediction.label_function(model, *settings, **details)
 
@@ -71,9 +71,9 @@ class Inference:
         Raises:
             UserError: As `label_function`; or there is an artefact, which gives labels only.
         """
-        if self.artefact:
+        if self.model:
             raise UserError(
-                f"--model={self.artefact} gives labels without probabilities: leave out "
+                f"--model={self.model} gives labels without probabilities: leave out "
                 "--save_confidence and --save_probabilities, or leave out --model to have them of "
                 "the run's checkpoint."
             )

@@ -155,7 +155,7 @@ class _Labeller:
             label = label_of(image)
             if label.max() >= num_classes:
                 raise UserError(
-                    f"--model={self._inference.artefact} finds class {label.max()}, but the run "
+                    f"--model={self._inference.model} finds class {label.max()}, but the run "
                     f"in {self._run.folder} has {num_classes} classes: give a model that was "
                     "exported from this run."
                 )

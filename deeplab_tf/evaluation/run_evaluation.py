@@ -12,7 +12,7 @@ from deeplab_tf.data import records
 from deeplab_tf.data import training_data
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
-from deeplab_tf.evaluation import report
+from deeplab_tf.evaluation import report as report_page
 from deeplab_tf.evaluation import results
 from deeplab_tf.evaluation.evaluate import evaluate
 from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
@@ -69,7 +69,7 @@ def evaluate_run(
     data: Data = VALIDATION_DATA,
     inference: Inference = BEST_CHECKPOINT,
     measures: Measures = PLAIN_FIGURES,
-    report_path: str = "",
+    report: str = "",
     compare: str = "",
 ) -> dict:
     """Evaluates a run on a split of records, every pixel once, at the size of the images.
@@ -81,7 +81,7 @@ def evaluate_run(
         data: The records; by default the validation split of the run.
         inference: Weights, views and CRF; by default the best checkpoint on whole images.
         measures: What is measured besides.
-        report_path: HTML file to write; empty for none.
+        report: HTML file to write; empty for none.
         compare: Run dir of an evaluation that the report compares with; empty for none.
 
     Returns:
@@ -92,13 +92,13 @@ def evaluate_run(
         UserError: There is no such run, split or artefact, or there are no such records; the
             records have other classes; or a file cannot be read or written.
     """
-    if compare and not report_path:
+    if compare and not report:
         raise UserError("--compare needs --report: give the HTML file to write.")
     run = run_dirs.read(run_dir)
     source, split = _find_records(run, data)
     other = _read_comparable(compare, source.info) if compare else None
     label_of = inference.label_function(run)
-    observer = _Observer(measures, source.info, shows_images=bool(report_path))
+    observer = _Observer(measures, source.info, shows_images=bool(report))
     with results.writing(run_dir) as writer:
         figures = evaluate(
             label_of,
@@ -120,8 +120,8 @@ def evaluate_run(
             "peak_memory_mib": _peak_memory_mib(),
             **observer.figures(),
         }
-    if report_path:
-        _write_report(report_path, results.read(run_dir), observer, source.info, other)
+    if report:
+        _write_report(report, results.read(run_dir), observer, source.info, other)
     return writer.figures
 
 
@@ -163,11 +163,11 @@ class _Observer:
             figures |= self._boundaries.result(self._info.class_names)
         return figures
 
-    def shown(self) -> list[list[report.Shown]]:
+    def shown(self) -> list[list[report_page.Shown]]:
         """Returns the images for the report: the worst, the worst first, and the best."""
         return [
             [
-                report.Shown(
+                report_page.Shown(
                     example["name"].decode(), miou, example["image"], example["label"], prediction
                 )
                 for miou, (example, prediction) in group
@@ -212,7 +212,7 @@ def _image_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...])
 def _read_comparable(run_dir: str, info: records.DatasetInfo) -> results.Evaluation:
     """Reads the evaluation of another run on the same classes."""
     evaluation = results.read(run_dir)
-    report.check_comparable(evaluation, info.class_names)
+    report_page.check_comparable(evaluation, info.class_names)
     return evaluation
 
 
@@ -225,7 +225,7 @@ def _write_report(
 ) -> None:
     worst, best = observer.shown()
     try:
-        report.write(path, evaluation, info=info, worst=worst, best=best, other=other)
+        report_page.write(path, evaluation, info=info, worst=worst, best=best, other=other)
     except OSError as error:
         raise UserError(f"--report={path} cannot be written: {error}.") from error
 

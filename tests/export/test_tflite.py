@@ -111,7 +111,7 @@ def test_its_report_tells_what_it_was_proved_with(float_labels):
 
 def test_eval_takes_the_file(run_dir, float_labels):
     report = json.loads(float_labels.with_name("model.parity.json").read_text())
-    metrics = eval.evaluate_run(run_dir, inference=Inference(artefact=str(float_labels)))
+    metrics = eval.evaluate_run(run_dir, inference=Inference(model=str(float_labels)))
     # Of the same four images, at their own size rather than fitted into the file's.
     assert metrics["miou"] == pytest.approx(report["miou_artefact"], abs=0.05)
 
