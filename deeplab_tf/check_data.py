@@ -60,24 +60,23 @@ def main(arguments: Arguments, own_data_config: OwnDataConfig) -> None:
     sources = [arguments.data_dir, arguments.data, arguments.images or arguments.labels]
     if len(list(filter(None, sources))) != 1:
         raise UserError("give --data_dir=RECORDS, --data=FOLDER, or --images=DIR and --labels=DIR")
+    classes = {"num_classes": arguments.num_classes, "ignore_label": arguments.ignore_label}
     if arguments.data:
         report = check.check_own_data(arguments.data, options, check.progress_line())
     elif arguments.data_dir:
         report = check.check_records(
             arguments.data_dir,
             dataset=arguments.dataset,
-            num_classes=arguments.num_classes,
-            ignore_label=arguments.ignore_label,
+            **classes,
+            max_pixels=options.max_pixels,
             progress=check.progress_line(),
         )
     else:
         report = check.check_folders(
             arguments.images,
             arguments.labels,
-            num_classes=arguments.num_classes,
-            ignore_label=arguments.ignore_label,
-            label_encoding=options.label_encoding,
-            classes=options.classes,
+            **classes,
+            options=options,
             progress=check.progress_line(),
         )
     print(report.to_text())

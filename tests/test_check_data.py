@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf import check_data
+from deeplab_tf.data import own_data
 from deeplab_tf.data_report import findings
 from deeplab_tf.data_report import statistics
 from deeplab_tf.data_report.images import MeasuredImage
@@ -61,7 +62,12 @@ def folder(tmp_path):
 
 def check(folder: pathlib.Path, **arguments):
     arguments = {"num_classes": 3} | arguments
-    return check_data.check_folders(folder / "images", folder / "labels", **arguments)
+    options = own_data.OwnDataOptions(
+        label_encoding=arguments.pop("label_encoding", None), classes=arguments.pop("classes", "")
+    )
+    return check_data.check_folders(
+        folder / "images", folder / "labels", **arguments, options=options
+    )
 
 
 def kinds(report) -> set[str]:
@@ -387,7 +393,7 @@ def test_arguments_that_do_not_go_together_are_refused(folder, arguments, messag
 
 
 def test_folders_that_are_missing_or_empty_are_refused(folder):
-    with pytest.raises(UserError, match="--labels=.* is no folder"):
+    with pytest.raises(UserError, match="--labels=.* is not a folder"):
         check_data.check_folders(folder / "images", folder / "nowhere", num_classes=3)
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match="no file in this folder"):

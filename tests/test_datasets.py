@@ -499,7 +499,7 @@ def test_labels_from_which_nothing_can_be_learned_are_refused_at_the_end(raw, tm
     with pytest.raises(UserError, match="no records in"):
         records.find_records(tmp_path / "out")
     report = check_data.check_folders(
-        raw / "images", raw / "labels", num_classes=2, label_encoding="grey"
+        raw / "images", raw / "labels", num_classes=2, options=told_ids
     )
     assert not report.is_fit_to_train
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-import google.protobuf.message
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from deeplab_tf.data import class_ids
 from deeplab_tf.data import decoding
@@ -224,7 +224,7 @@ def _features(serialized: bytes):
     """Returns the features of a serialized example, a map from keys."""
     try:
         return tf.train.Example.FromString(serialized).features.feature
-    except google.protobuf.message.DecodeError:
+    except DecodeError:
         raise DataProblem("record_unreadable", _NOT_AN_EXAMPLE, subject="record") from None
 
 

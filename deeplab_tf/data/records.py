@@ -142,9 +142,9 @@ def numbered_classes(name: str, num_classes: int, ignore_label: int | None = Non
 def find_records(
     data_dir: str | os.PathLike,
     dataset: str = "",
+    *,
     num_classes: int | None = None,
     ignore_label: int | None = None,
-    *,
     limits: Limits = Limits(),
     must_be_complete: bool = True,
 ) -> Records:

@@ -35,8 +35,8 @@ def find_own_records(
     source = records.find_records(
         data_dir or config.data_dir,
         dataset or ("" if data_dir else config.dataset),
-        num_classes,
-        config.ignore_label,
+        num_classes=num_classes,
+        ignore_label=config.ignore_label,
         limits=records.Limits(config.max_image_pixels, config.max_damaged_share),
     )
     if num_classes not in (None, source.info.num_classes):

@@ -7,10 +7,13 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 
-from PIL import Image
+import PIL.Image
 
+from deeplab_tf import files
+from deeplab_tf.data import image_files
 from deeplab_tf.data import label_files
 from deeplab_tf.data import near_duplicates
 from deeplab_tf.data import own_data
@@ -21,7 +24,7 @@ from deeplab_tf.data_report import findings
 from deeplab_tf.data_report import own_source
 from deeplab_tf.data_report import sources
 from deeplab_tf.data_report import statistics
-from deeplab_tf.data_report.images import Example
+from deeplab_tf.data_report.images import Candidate
 from deeplab_tf.data_report.images import MeasuredImage
 from deeplab_tf.data_report.images import measure
 from deeplab_tf.data_report.report import Report
@@ -33,6 +36,7 @@ _BAD_SAMPLES = 16  # images with problems on it, at most
 _FINE_SAMPLES = 12  # images without, about
 
 Progress = Callable[[int, int], None]  # of the images done, and of how many
+Source = sources.Folders | sources.Shards | own_source.OwnSource
 
 
 def check_records(
@@ -41,6 +45,7 @@ def check_records(
     dataset: str = "",
     num_classes: int | None = None,
     ignore_label: int | None = None,
+    max_pixels: int = image_files.MAX_PIXELS,
     progress: Progress | None = None,
 ) -> Report:
     """Checks all splits of records.
@@ -50,15 +55,22 @@ def check_records(
         dataset: Which dataset, where data_dir holds several.
         num_classes: For records that do not say it themselves.
         ignore_label: In place of what the records say.
+        max_pixels: Larger images and labels are refused before they are decoded.
         progress: Called after every image.
 
     Raises:
         UserError: There are no records, or not all of their shards.
     """
+    limits = records.Limits(max_image_pixels=max_pixels)
     source = records.find_records(
-        data_dir, dataset, num_classes, ignore_label, must_be_complete=False
+        data_dir,
+        dataset,
+        num_classes=num_classes,
+        ignore_label=ignore_label,
+        limits=limits,
+        must_be_complete=False,
     )
-    return _check(sources.Shards(source), lambda example: measure(example, source.info), progress)
+    return _check(sources.Shards(source), progress)
 
 
 def check_folders(
@@ -67,8 +79,7 @@ def check_folders(
     *,
     num_classes: int | None = None,
     ignore_label: int | None = None,
-    label_encoding: str | None = None,
-    classes: str = "",
+    options: own_data.OwnDataOptions | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Checks a folder of images and one of labels, which have the same names.
@@ -79,44 +90,53 @@ def check_folders(
     Args:
         images: Folder of images.
         labels: Folder of labels.
-        num_classes: Number of classes, where `classes` does not say it.
+        num_classes: Number of classes, where there is no class list.
         ignore_label: Label of pixels that do not count; by default 255.
-        label_encoding: One of `label_files.ENCODINGS`; by default what each file looks like.
-        classes: File of class names and colours, as `class_lists.read_class_list` reads it.
+        options: Class list, encoding of the labels, and limit of sizes; the rest is not used.
         progress: Called after every image.
 
     Raises:
         UserError: A folder is missing or empty, or the classes are not known.
     """
-    name = pathlib.Path(images).name
-    if label_encoding and label_encoding not in label_files.ENCODINGS:
-        raise UserError(
-            f"--label_encoding={label_encoding}; it can be {', '.join(label_files.ENCODINGS)}"
-        )
-    if classes:
-        class_names, colors = read_class_list(classes)
+    options = options or own_data.OwnDataOptions()
+    encoding = options.label_encoding
+    if encoding and encoding not in label_files.ENCODINGS:
+        choices = ", ".join(label_files.ENCODINGS)
+        raise UserError(f"--label_encoding={encoding}; it can be {choices}.")
+    info = _describe_classes(pathlib.Path(images).name, num_classes, ignore_label, options)
+    ids_by_color = {color: class_id for class_id, color in enumerate(info.colors)}
+    source = sources.find_folders(
+        images,
+        labels,
+        info,
+        encoding=encoding,
+        ids_by_color=ids_by_color if options.classes else None,
+        max_pixels=options.max_pixels,
+    )
+    return _check(source, progress)
+
+
+def _describe_classes(
+    name: str, num_classes: int | None, ignore_label: int | None, options: own_data.OwnDataOptions
+) -> records.DatasetInfo:
+    """Describes the classes of two folders, which do not say them."""
+    if options.classes:
+        class_names, colors = read_class_list(options.classes)
         if num_classes not in (None, len(class_names)):
             raise UserError(
-                f"--num_classes={num_classes}, but {classes} lists {len(class_names)}: give one "
-                "of the two"
+                f"--num_classes={num_classes}, but {options.classes} lists {len(class_names)}: "
+                "give one of the two."
             )
         ignore_label = records.IGNORE_LABEL if ignore_label is None else ignore_label
-        info = records.DatasetInfo(name, class_names, colors, ignore_label)
-    elif num_classes is None or num_classes < 1:
-        raise UserError("how many classes are there? Give --num_classes=N, or --classes=FILE")
-    elif label_encoding == "color_map":
+        return records.DatasetInfo(name, class_names, colors, ignore_label)
+    if num_classes is None or num_classes < 1:
+        raise UserError("The classes are not known: give --num_classes=N, or --classes=FILE.")
+    if options.label_encoding in ("color_map", "nearest_color"):
         raise UserError(
-            "--label_encoding=color_map takes the colours of the classes: give --classes=FILE, "
-            "with a line NAME RED GREEN BLUE for each"
+            f"--label_encoding={options.label_encoding} needs the colours of the classes: give "
+            "--classes=FILE, with a line NAME RED GREEN BLUE for each."
         )
-    else:
-        info = records.numbered_classes(name, num_classes, ignore_label)
-    ids_by_color = {color: i for i, color in enumerate(info.colors)} if classes else None
-    return _check(
-        sources.find_folders(images, labels, info),
-        lambda example: measure(example, info, label_encoding, ids_by_color),
-        progress,
-    )
+    return records.numbered_classes(name, num_classes, ignore_label)
 
 
 def check_own_data(
@@ -137,7 +157,7 @@ def check_own_data(
     found = own_data.find_own_data(data, options or own_data.OwnDataOptions(), refuse_leaks=False)
     for note in found.notes:
         print(note)
-    return _check(own_source.OwnSource(found), lambda e: measure(e, found.info), progress)
+    return _check(own_source.OwnSource(found), progress)
 
 
 def write_report(report: Report, output_dir: str | os.PathLike) -> tuple[str, str]:
@@ -147,98 +167,116 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> tuple[str, st
         UserError: They cannot be written.
     """
     folder = pathlib.Path(output_dir)
-    paths = folder / "report.json", folder / "contact_sheet.jpg"
+    report_path, sheet_path = folder / "report.json", folder / "contact_sheet.jpg"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths[0].write_text(report.to_json(), encoding="utf-8")
-        Image.fromarray(contact_sheet.contact_sheet(report)).save(paths[1], quality=90)
+        files.write_text(report_path, report.to_json())
+        with files.replacing(sheet_path) as draft:
+            PIL.Image.fromarray(contact_sheet.contact_sheet(report)).save(draft, quality=90)
     except OSError as error:
-        raise UserError(f"--output_dir={output_dir} cannot be written to: {error}") from error
-    return str(paths[0]), str(paths[1])
+        raise UserError(f"--output_dir={output_dir} cannot be written: {error}.") from error
+    return str(report_path), str(sheet_path)
 
 
-def _check(
-    source: sources.Folders | sources.Shards | own_source.OwnSource,
-    measure_example: Callable[[Example], MeasuredImage],
-    progress: Progress | None,
-) -> Report:
-    info, total = source.info, source.num_examples
-    splits: dict[str, statistics.SplitStatistics] = {}
-    seen: dict[str, dict[bytes, str]] = {}  # by split, an image's name by its digest
-    counts: collections.Counter = collections.Counter()
-    names: dict[str, list[str]] = collections.defaultdict(list)
-    encodings: dict[str, str] = {}
-    bad_samples, fine_samples = [], []
-    looks: list[tuple[str, str, near_duplicates.Look]] = []  # split, name, look
-
-    for done, image in enumerate(_measure_all(source.examples(), measure_example), start=1):
-        if image.split:
-            split = splits.setdefault(
-                image.split, statistics.SplitStatistics(info.num_classes, info.ignore_label)
-            )
-            split.add(image)
-        if image.encoding:
-            encodings.setdefault(image.encoding, image.name)
-        _find_duplicates(image, seen)
-        if image.look:
-            looks.append((image.split, image.name, image.look))
-        is_new = False
-        for problem in image.problems:
-            counts[problem.kind] += 1
-            is_new |= counts[problem.kind] <= _SAMPLES_PER_KIND
-            if len(names[problem.kind]) < findings.MAX_NAMES:
-                name = problem.name or image.name
-                names[problem.kind].append(f"{name}: {problem.detail}".removesuffix(": "))
-        if is_new:
-            bad_samples.append(_sample(image))
-        elif not image.problems and done % max(1, total // _FINE_SAMPLES) == 0:
-            fine_samples.append(_sample(image))
+def _check(source: Source, progress: Progress | None) -> Report:
+    collector = _Collector(source)
+    for done, image in enumerate(_measure_all(source.candidates(), source.info), start=1):
+        collector.add(image, done)
         if progress:
-            progress(done, max(done, total))
-    if not splits:
-        raise UserError(f"there is no image in {source}")
-    for detail in _near_leaks(looks):
-        counts["near_leak"] += 1
-        if len(names["near_leak"]) < findings.MAX_NAMES:
-            names["near_leak"].append(detail)
-    bad_samples.sort(key=lambda sample: sample.image is None)  # there is more to see in the others
-    return Report(
-        str(source),
-        info,
-        splits,
-        findings.find(info, splits, counts, names, encodings),
-        bad_samples[:_BAD_SAMPLES] + fine_samples,
-    )
+            progress(done, max(done, source.num_examples))
+    return collector.report()
 
 
 def _measure_all(
-    examples: Iterator[Example], measure_example: Callable[[Example], MeasuredImage]
+    candidates: Iterable[Candidate], info: records.DatasetInfo
 ) -> Iterator[MeasuredImage]:
     """Measures in as many threads as there are cores, and yields in order, holding few at once."""
     num_threads = os.cpu_count() or 1
     waiting: collections.deque = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-        for example in examples:
-            waiting.append(pool.submit(measure_example, example))
+        for candidate in candidates:
+            waiting.append(pool.submit(measure, candidate, info))
             if len(waiting) > 4 * num_threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _find_duplicates(image: MeasuredImage, seen: dict[str, dict[bytes, str]]) -> None:
-    """Adds a problem where the same pixels were seen before, and remembers these."""
-    if not image.digest:
-        return
-    for split, name_by_digest in seen.items():
-        name = name_by_digest.get(image.digest)
-        if name is None:
-            continue
-        if split == image.split:
-            image.add("duplicate", f"equals {name}")
-        elif statistics.is_leak(image.split, split):
-            image.add("leak", f"in {image.split}, equals {name} in {split}")
-    seen.setdefault(image.split, {}).setdefault(image.digest, image.name)
+class _Collector:
+    """Gathers what is known of all images: counts, problems, samples; no pixel is kept."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._splits: dict[str, statistics.SplitStatistics] = {}
+        self._seen: dict[str, dict[bytes, str]] = {}  # by split, an image's name by its digest
+        self._counts: collections.Counter = collections.Counter()
+        self._names: dict[str, list[str]] = collections.defaultdict(list)
+        self._encodings: dict[str, str] = {}
+        self._looks: list[tuple[str, str, near_duplicates.Look]] = []  # split, name, look
+        self._bad_samples: list[Sample] = []
+        self._fine_samples: list[Sample] = []
+
+    def add(self, image: MeasuredImage, number: int) -> None:
+        """Takes in an image, the `number`th."""
+        info = self._source.info
+        if image.split:
+            empty = statistics.SplitStatistics(info.num_classes, info.ignore_label)
+            self._splits.setdefault(image.split, empty).add(image)
+        if image.encoding:
+            self._encodings.setdefault(image.encoding, image.name)
+        self._find_equal(image)
+        if image.look:
+            self._looks.append((image.split, image.name, image.look))
+        for problem in image.problems:
+            where = f"{problem.name or image.name}: {problem.detail}".removesuffix(": ")
+            self._count(problem.kind, where)
+        self._keep_sample(image, number)
+
+    def report(self) -> Report:
+        """Returns the report of all images.
+
+        Raises:
+            UserError: There was none.
+        """
+        if not self._splits:
+            raise UserError(f"There is no image in {self._source}.")
+        for where in _near_leaks(self._looks):
+            self._count("near_leak", where)
+        info, splits = self._source.info, self._splits
+        # There is more to see where there is an image.
+        bad_samples = sorted(self._bad_samples, key=lambda sample: sample.image is None)
+        return Report(
+            str(self._source),
+            info,
+            splits,
+            findings.find(info, splits, self._counts, self._names, self._encodings),
+            bad_samples[:_BAD_SAMPLES] + self._fine_samples,
+        )
+
+    def _count(self, kind: str, where: str) -> None:
+        self._counts[kind] += 1
+        if len(self._names[kind]) < findings.MAX_NAMES:
+            self._names[kind].append(where)
+
+    def _keep_sample(self, image: MeasuredImage, number: int) -> None:
+        step = max(1, self._source.num_examples // _FINE_SAMPLES)
+        if any(self._counts[problem.kind] <= _SAMPLES_PER_KIND for problem in image.problems):
+            self._bad_samples.append(_sample(image))
+        elif not image.problems and number % step == 0:
+            self._fine_samples.append(_sample(image))
+
+    def _find_equal(self, image: MeasuredImage) -> None:
+        """Adds a problem where the same pixels were seen before, and remembers these."""
+        if not image.digest:
+            return
+        for split, name_by_digest in self._seen.items():
+            name = name_by_digest.get(image.digest)
+            if name is None:
+                continue
+            if split == image.split:
+                image.add("duplicate", f"equals {name}")
+            elif statistics.is_leak(image.split, split):
+                image.add("leak", f"in {image.split}, equals {name} in {split}")
+        self._seen.setdefault(image.split, {}).setdefault(image.digest, image.name)
 
 
 def _near_leaks(looks: list[tuple[str, str, near_duplicates.Look]]) -> Iterator[str]:

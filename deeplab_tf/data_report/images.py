@@ -2,17 +2,12 @@
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Callable
-from collections.abc import Mapping
 
 import cv2
 import numpy as np
 
-from deeplab_tf.data import decoding
-from deeplab_tf.data import label_files
 from deeplab_tf.data import near_duplicates
-from deeplab_tf.data import source_images
 from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.errors import UserError
@@ -30,21 +25,24 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
-    """An image and its label, not yet read: a file, the bytes of one, or None if there is none."""
+class Candidate:
+    """An image and its label, not yet read.
 
-    split: str  # empty for what is in none
+    Attributes:
+        split: Empty for what is in none.
+        name: Of the image, or of the record.
+        label_name: Of the label.
+        read: Reads both, and adds the problems that it finds to the measured image. Returns the
+          pixels, uint8 [H, W, 3], and the class ids, int [H, W]; None for what cannot be read.
+          None where a problem was found already.
+        problem: That problem.
+    """
+
+    split: str
     name: str
-    image: pathlib.Path | bytes | None
-    label: pathlib.Path | bytes | None
-    problem: Problem | None = None  # found already; then there is nothing to read
-    stated_size: tuple[int, int] = (0, 0)  # height and width that a record states; 0 for none
-    # Reads both in place of `image` and `label`, and adds the problems that it finds.
+    label_name: str = ""
     read: "Callable[[MeasuredImage], tuple[np.ndarray | None, np.ndarray | None]] | None" = None
-
-    @property
-    def label_name(self) -> str:
-        return str(self.label) if isinstance(self.label, pathlib.Path) else self.name
+    problem: Problem | None = None
 
 
 @dataclasses.dataclass
@@ -80,105 +78,44 @@ class MeasuredImage:
             add("label_damaged" if of_label else "image_damaged", detail)
 
 
-def measure(
-    example: Example,
-    info: DatasetInfo,
-    label_encoding: str | None = None,
-    ids_by_color: Mapping[label_files.RGB, int] | None = None,
-) -> MeasuredImage:
+def measure(candidate: Candidate, info: DatasetInfo) -> MeasuredImage:
     """Reads an image and its label to their last pixel.
 
     Args:
-        example: What to read.
+        candidate: What to read.
         info: The classes and the ignore label.
-        label_encoding: One of `label_files.ENCODINGS`; by default what each file looks like.
-        ids_by_color: For labels in colours.
 
     Returns:
         What was counted, and all that is wrong; nothing is raised.
     """
-    measured = MeasuredImage(example.split, example.name, example.label_name)
-    if example.problem:
-        measured.problems.append(example.problem)
+    measured = MeasuredImage(candidate.split, candidate.name, candidate.label_name)
+    if candidate.problem:
+        measured.problems.append(candidate.problem)
+    if not candidate.read:
         return measured
-    if example.read:
-        image, label = example.read(measured)
-    else:
-        image, source = _read_image(example, measured)
-        label = _read_label(example, measured, label_encoding, ids_by_color)
-        label = source.upright(label) if source and label is not None else label
+    image, label = candidate.read(measured)
     if image is not None:
-        height, width = image.shape[:2]
-        measured.size = (width, height)
-        stated_height, stated_width = example.stated_size
-        if stated_height not in (0, height) or stated_width not in (0, width):
-            measured.add(
-                "size_field",
-                f"states {stated_width}x{stated_height}, its image has {width}x{height} pixels",
-            )
-        measured.digest = hashlib.blake2b(
-            image.tobytes(), digest_size=16, salt=b"%d" % width
-        ).digest()
-        measured.look = near_duplicates.Look.of(image)
-        mean, deviation = (values[:, 0] for values in cv2.meanStdDev(image))
-        measured.color_sums = height * width * np.stack([mean, deviation**2 + mean**2])
+        _measure_pixels(image, measured)
     if label is not None and not label.size:
         measured.add_of_label("label_damaged", "holds no pixel")
         label = None
     if label is not None:
-        _count_ids(label, info, measured)
+        _count_label(label, info, measured)
     if image is not None and label is not None and image.shape[:2] != label.shape:
-        measured.add_of_label(
-            "size_mismatch",
-            f"image {width}x{height}, label {label.shape[1]}x{label.shape[0]}",
-        )
+        size, label_size = (f"{width}x{height}" for height, width in (image.shape[:2], label.shape))
+        measured.add_of_label("size_mismatch", f"image {size}, label {label_size}")
         label = None
     measured.thumbnail = _thumbnail(image, label, info)
     return measured
 
 
-def _read_image(
-    example: Example, measured: MeasuredImage
-) -> tuple[np.ndarray | None, source_images.SourceImage | None]:
-    """The pixels that training would see, uint8 [H, W, 3], and where they come from, if a file."""
-    if example.image is None:
-        measured.add("image_missing")
-        return None, None
-    try:
-        if isinstance(example.image, bytes):
-            if source_images.is_turned(example.image):
-                measured.add("exif_rotation")
-            return decoding.decode_image(example.image), None
-        content = label_files.read_bytes(example.image, "image")
-        source = source_images.read_source_image(content, str(example.image))
-        return source.pixels(), source
-    except UserError as error:
-        measured.add_error(error, measured.name)
-        return None, None
-
-
-def _read_label(
-    example: Example,
-    measured: MeasuredImage,
-    encoding: str | None,
-    ids_by_color: Mapping[label_files.RGB, int] | None,
-) -> np.ndarray | None:
-    """The ids, int [H, W], as they are stored."""
-    if example.label is None:
-        measured.add("label_missing")
-        return None
-    try:
-        if isinstance(example.label, bytes):
-            label = decoding.decode_label(example.label)
-            measured.encoding = decoding.label_encoding(example.label)
-            return label
-        pixels = label_files.load_label(example.label)
-        label = label_files.label_ids(pixels, example.label, encoding, ids_by_color)
-        measured.encoding = encoding or pixels.encodings(ids_by_color or {})[0]
-        return label
-    except UserError as error:
-        measured.add_error(error, measured.label_name, of_label=True)
-        return None
+def _measure_pixels(image: np.ndarray, measured: MeasuredImage) -> None:
+    height, width = image.shape[:2]
+    measured.size = (width, height)
+    measured.digest = hashlib.blake2b(image.data, digest_size=16, salt=b"%d" % width).digest()
+    measured.look = near_duplicates.Look.of(image)
+    mean, deviation = (values[:, 0] for values in cv2.meanStdDev(image))
+    measured.color_sums = height * width * np.stack([mean, deviation**2 + mean**2])
 
 
 def count_ids(label: np.ndarray) -> dict[int, int]:
@@ -192,7 +129,7 @@ def count_ids(label: np.ndarray) -> dict[int, int]:
     return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
 
-def _count_ids(label: np.ndarray, info: DatasetInfo, measured: MeasuredImage) -> None:
+def _count_label(label: np.ndarray, info: DatasetInfo, measured: MeasuredImage) -> None:
     measured.pixels_by_id = count_ids(label)
     wrong = [
         f"{class_id} ({pixels:,} px)"

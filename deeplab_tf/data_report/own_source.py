@@ -1,4 +1,4 @@
-"""A folder of images and labels, whatever tool drew them, as a source of examples."""
+"""A folder of images and labels, whatever tool drew them, as a source of candidates."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import numpy as np
 from deeplab_tf.data import records
 from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.own_data import OwnData
-from deeplab_tf.data_report.images import Example
+from deeplab_tf.data_report.images import Candidate
 from deeplab_tf.data_report.images import MeasuredImage
 from deeplab_tf.errors import UserError
 
@@ -31,17 +31,13 @@ class OwnSource:
     def num_examples(self) -> int:
         return sum(map(len, self.data.splits.values()))
 
-    def examples(self) -> Iterator[Example]:
+    def candidates(self) -> Iterator[Candidate]:
         """Yields the images of all splits."""
         for split, images in self.data.splits.items():
             for image in images:
-                yield Example(
-                    split,
-                    str(image.image),
-                    None,
-                    image.label,
-                    read=functools.partial(_read, self.data, image),
-                )
+                label_name = str(image.label or image.source)
+                read = functools.partial(_read, self.data, image)
+                yield Candidate(split, str(image.image), label_name, read)
 
 
 def _read(
