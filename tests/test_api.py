@@ -15,7 +15,7 @@ from deeplab_tf import backbones
 from deeplab_tf import layers
 from deeplab_tf.backbones import resnet
 from deeplab_tf.backbones import xception
-from deeplab_tf.describe import describe
+from deeplab_tf.models.description import describe
 
 
 def _is_public_layer(value) -> bool:
