@@ -73,6 +73,7 @@ EXTRAS["test"] = [
     "pytest",
     "pytest-xdist",  # two files at a time
     "dill",  # tensorflow_datasets.testing needs it, but does not declare it
+    "trustme",  # certificates for servers of tests
 ]
 # The formatter's style and the type checker's findings change between versions.
 EXTRAS["lint"] = ["ruff>=0.17,<0.18", "mypy>=2.4,<2.5"]

@@ -1,72 +1,76 @@
-r"""Asks TF Serving for the labels of images, over REST or gRPC.
+r"""Labels images with a model behind TF Serving, over REST or gRPC.
 
     python -m deeplab_tf.export.client --server=localhost:8501 --protocol=rest \
         --images='photos/*.jpg' --output_dir=DIR --palette=EXPORT/1/assets/palette.json
 
-Files are sent as they are to the signature `serving_bytes`; only what is no JPEG or PNG, and photos
-that are stored lying on their side, become an upright PNG first. For every image NAME the command
-writes what `deeplab_tf.predict` writes: NAME.png, the class ids under a palette, and
-NAME_overlay.png. It prints how long the answer took. What cannot be read, or is refused by the
-server, is named and skipped, and then the exit code is 1.
+Files are sent as they are to the signature `serving_bytes`. Only files that are not JPEG or PNG of
+8 bits per channel, and photos stored lying on their side, become an upright PNG first. For every
+image NAME the command writes what `deeplab_tf.predict` writes: NAME.png, the class ids with a
+palette, and NAME_overlay.png. It prints how long the answer took. Images that cannot be read, or
+that the server refuses, are named and skipped; the exit code is then 1.
+
+--tls connects by TLS. A token for the server comes from --auth_token_file, or from the environment
+variable DEEPLAB_TF_AUTH_TOKEN.
 
 In Python:
 
     with client.Client("localhost:8501", "rest", "deeplab") as server:
         labels = server.predict([image_bytes, other_image_bytes])
 
-`Client` needs no TensorFlow over REST. Over gRPC it does, since `tensorflow_serving.apis` imports
-it.
+Over REST nothing imports TensorFlow. Over gRPC `tensorflow_serving.apis` does.
 """
 
-import base64
-import contextlib
 import dataclasses
-import http.client
 import io
-import json
 import os
 import statistics
+import sys
 import time
 import typing
-import urllib.parse
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from PIL import ExifTags
 from PIL import Image
 
 from deeplab_tf import command_line
 from deeplab_tf import config
+from deeplab_tf import files
+from deeplab_tf import start_up
 from deeplab_tf.data import image_files
+from deeplab_tf.data import records
+from deeplab_tf.data.json_fields import JsonObject
+from deeplab_tf.data.json_fields import as_integer
 from deeplab_tf.drawing import predictions
 from deeplab_tf.errors import UserError
-from deeplab_tf.errors import extra_for
+from deeplab_tf.export import connection as connections
+from deeplab_tf.export.connection import INPUT
+from deeplab_tf.export.connection import OUTPUT
+from deeplab_tf.export.connection import REMEDY
+from deeplab_tf.export.connection import SIGNATURE
+from deeplab_tf.export.connection import Connection
+from deeplab_tf.export.connection import NotFoundError
+from deeplab_tf.export.connection import RefusedError
+from deeplab_tf.export.grpc_api import Grpc
+from deeplab_tf.export.rest_api import Rest
 from deeplab_tf.settings import REQUIRED
 from deeplab_tf.settings import setting
 
-if typing.TYPE_CHECKING:
-    from deeplab_tf.data.records import DatasetInfo  # imports TensorFlow
+PROTOCOLS: dict[str, type[Rest] | type[Grpc]] = {"rest": Rest, "grpc": Grpc}
 
-# Of `deeplab_tf.export.serving`.
-SIGNATURE, INPUT, OUTPUT = "serving_bytes", "image_bytes", "mask_png_bytes"
-_LONGEST_TIMEOUT = 86400  # seconds; sockets cannot count very far
-_PORTS = "TF Serving answers REST at port 8501 and gRPC at 8500 if not told otherwise"
-_NO_EXPORT = "serve a model that today's `python -m deeplab_tf.export.savedmodel` has written."
-
-
-class RefusedError(UserError):
-    """The server got the request and does not accept what is in it."""
-
-
-class _NotFoundError(UserError):
-    """The server has no such model, or no such version of it."""
+_MASK_BITS, _GREY_MODES = (8, 16), ("L", "I;16", "I")
+_BIT_DEPTH = 24  # position of that byte in a PNG
+_8_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+_MAX_CLASSES = 2**16
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class Client:
     """A model behind TF Serving; threads may share it.
+
+    Nothing is retried: what a failed request asked for may have been done.
 
     Attributes:
         name: Model, version and address in words, for messages.
@@ -78,7 +82,12 @@ class Client:
         protocol: str = "rest",
         model_name: str = "deeplab",
         model_version: int | None = None,
+        *,
         timeout: float = 60.0,
+        max_answer_mib: float = 64.0,
+        tls: bool = False,
+        ca_certificates: str | None = None,
+        auth_token: str | None = None,
     ):
         """Connects to nothing yet.
 
@@ -87,24 +96,30 @@ class Client:
             protocol: "rest" or "grpc".
             model_name: The name that the server gives to the model.
             model_version: The version to ask; None for the highest that is served.
-            timeout: Of one request, in seconds.
+            timeout: Longest time for one request, from connecting to its last byte, in seconds.
+            max_answer_mib: Largest answer to one request that is read, in MiB.
+            tls: Whether to connect by TLS and check the server's certificate.
+            ca_certificates: PEM file of the authorities to trust; None for those of the system.
+            auth_token: Sent with each request, as `Authorization: Bearer ...`.
 
         Raises:
-            UserError: One of them makes no sense.
+            UserError: A value is not allowed, or the certificates cannot be read.
         """
-        host, _, port = server.rpartition(":")
-        if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise UserError(f"--server={server} is no address such as localhost:8501; {_PORTS}.")
         if protocol not in PROTOCOLS:
-            raise UserError(f"--protocol={protocol}; there is {' and '.join(PROTOCOLS)}.")
-        if not 0 < timeout <= _LONGEST_TIMEOUT:
-            raise UserError(
-                f"--timeout={timeout}; it must be more than 0, at most {_LONGEST_TIMEOUT} seconds."
-            )
+            raise UserError(f"--protocol={protocol} must be {' or '.join(PROTOCOLS)}.")
+        self._connection = Connection(
+            server,
+            model_name,
+            model_version,
+            timeout=timeout,
+            max_answer_bytes=int(max_answer_mib * 2**20),
+            tls=tls,
+            ca_certificates=ca_certificates,
+            auth_token=auth_token,
+        )
         version = "" if model_version is None else f", version {model_version}"
         self.name = f"model {model_name}{version} at {server} ({protocol})"
-        self._transport = PROTOCOLS[protocol](server, model_name, model_version, timeout)
-        self._model_name, self._server, self._version = model_name, server, model_version
+        self._transport = PROTOCOLS[protocol](self._connection)
 
     def __enter__(self) -> "Client":
         return self
@@ -113,13 +128,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Closes the connection."""
         self._transport.close()
 
     def predict(self, image_bytes: Sequence[bytes]) -> list[np.ndarray]:
         """Returns the labels of images, in one request.
 
         Args:
-            image_bytes: JPEG or PNG files, of any sizes.
+            image_bytes: JPEG or PNG files of 8 bits per channel, of any sizes.
 
         Returns:
             Class ids at each image's own size, int32 [H, W].
@@ -127,254 +143,84 @@ class Client:
         Raises:
             RefusedError: The server does not accept the images: one of them is broken, or they
                 are too many.
-            UserError: There is no server, no such model or version, no answer in time, or none
-                that makes sense.
+            UserError: There is no such server, model or version; or the answer does not come in
+                time, is too large, or is not masks of the images.
         """
         if not image_bytes:
             return []
         masks = self._ask(lambda: self._transport.predict(list(image_bytes)))
         if len(masks) != len(image_bytes):
             raise UserError(
-                f"{self.name} answers {len(image_bytes)} images with {len(masks)} masks; "
-                f"{_NO_EXPORT}"
+                f"{self.name} answers {len(image_bytes)} images with {len(masks)} masks; {REMEDY}."
             )
-        return [self._decode(mask) for mask in masks]
+        return [self._decode(*pair) for pair in zip(masks, image_bytes, strict=True)]
 
-    def check(self) -> None:
-        """Makes sure, before any work, that there is a model and that it takes encoded images.
+    def require_model(self) -> None:
+        """Makes sure, before any work, that there is a model that takes image files.
 
         Raises:
-            UserError: It is not so.
+            UserError: There is none.
         """
         signatures = self._ask(self._transport.signatures)
         inputs, outputs = signatures.get(SIGNATURE, ((), ()))
         if list(inputs) != [INPUT] or OUTPUT not in outputs:
             raise UserError(
-                f"{self.name} has no signature {SIGNATURE} from {INPUT} to {OUTPUT}, among "
-                f"{', '.join(sorted(signatures))}; {_NO_EXPORT}"
+                f"{self.name} has no signature {SIGNATURE} from {INPUT} to {OUTPUT} among its "
+                f"signatures {connections.printable(', '.join(sorted(signatures)))}; {REMEDY}."
             )
 
     def _ask(self, request: Callable[[], typing.Any]) -> typing.Any:
-        """Calls a request; where the model is not found, tells what is there instead."""
+        """Calls a request; if the model is not found, says what is there instead."""
         try:
             return request()
-        except _NotFoundError as error:
+        except NotFoundError as error:
             found = error
         try:
             versions = self._transport.versions()
-        except _NotFoundError:
+        except NotFoundError:
             versions = []
-        if versions and self._version is not None:
+        name, version = self._connection.model_name, self._connection.model_version
+        if versions and version is not None:
             raise UserError(
-                f"{self._server} has no version {self._version} of the model {self._model_name}: "
-                f"give --model_version={' or '.join(map(str, versions))}, or none for the highest."
+                f"{self._connection.server} has no version {version} of the model {name}: give "
+                f"--model_version={' or '.join(map(str, versions))}, or none for the highest."
             ) from found
         raise UserError(
-            f"{self._server} serves no model {self._model_name} ({found}): give the --model_name "
-            "that the server was started with, or wait until it has loaded."
+            f"{self._connection.server} serves no model {name} "
+            f"({connections.printable(found)}): give the --model_name that the server was started "
+            "with, or wait until it has loaded."
         ) from found
 
-    def _decode(self, mask: bytes) -> np.ndarray:
-        pixels = np.frombuffer(mask, np.uint8)
-        label = cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED) if pixels.size else None
-        if label is None or label.ndim != 2:
-            raise UserError(
-                f"{self.name} answers with a {OUTPUT} that is no grey PNG; {_NO_EXPORT}"
-            )
-        return label.astype(np.int32)
-
-
-class _Rest:
-    """TF Serving's REST API; a connection per request, so that threads do not meet.
-
-    Reference: https://www.tensorflow.org/tfx/serving/api_rest
-    """
-
-    def __init__(self, server: str, model_name: str, model_version: int | None, timeout: float):
-        self._server, self._timeout = server, timeout
-        self._model = f"/v1/models/{urllib.parse.quote(model_name, safe='')}"
-        self._versioned = self._model
-        if model_version is not None:
-            self._versioned += f"/versions/{model_version}"
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def predict(self, image_bytes: list[bytes]) -> list[bytes]:
-        encoded = [{"b64": base64.b64encode(content).decode()} for content in image_bytes]
-        # By column: all images in one list, and one list per output.
-        body = {"signature_name": SIGNATURE, "inputs": {INPUT: encoded}}
-        answer = self._request("POST", f"{self._versioned}:predict", body)
+    def _decode(self, mask: bytes, image_bytes: bytes) -> np.ndarray:
+        """Decodes the mask of an image, if its header says that it is one."""
+        size = _size(image_bytes)
+        max_pixels = size[0] * size[1] if size else image_files.MAX_PIXELS
         try:
-            outputs = answer["outputs"]
-            # A single output comes without its name.
-            masks = outputs[OUTPUT] if isinstance(outputs, dict) else outputs
-            return [base64.b64decode(mask["b64"], validate=True) for mask in masks]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self._server} answers without a base64 {OUTPUT} per image; {_NO_EXPORT}"
-            ) from error
-
-    def signatures(self) -> dict[str, tuple[list[str], list[str]]]:
-        answer = self._request("GET", f"{self._versioned}/metadata")
-        try:
-            signatures = answer["metadata"]["signature_def"]["signature_def"]
-            return {
-                name: (list(signature.get("inputs", ())), list(signature.get("outputs", ())))
-                for name, signature in signatures.items()
-            }
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self._server} does not describe its model as TF Serving does. {_PORTS}."
-            ) from error
-
-    def versions(self) -> list[int]:
-        statuses = self._request("GET", self._model).get("model_version_status", [])
-        return sorted(
-            int(status["version"]) for status in statuses if status["state"] == "AVAILABLE"
-        )
-
-    def _request(self, method: str, path: str, body: dict | None = None) -> dict:
-        """Returns the JSON object that comes back."""
-        text = None if body is None else json.dumps(body)
-        try:
-            with contextlib.closing(
-                http.client.HTTPConnection(self._server, timeout=self._timeout)
-            ) as connection:
-                connection.request(method, path, text, {"Content-Type": "application/json"})
-                response = connection.getresponse()
-                content = response.read()
-        except TimeoutError as error:
-            raise _timeout_error(self._server, self._timeout) from error
-        except (OSError, http.client.HTTPException, UnicodeError) as error:  # of a host's name
-            raise _no_answer_error(self._server, "REST", error) from error
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            answer = None
-        if response.status == 200 and isinstance(answer, dict):
-            return answer
-        # TF Serving escapes its messages as C does, and then they may be no JSON.
-        message = answer.get("error") if isinstance(answer, dict) else None
-        message = message or content[:300].decode(errors="replace").strip()
-        if response.status == 404 and content.lstrip().startswith(b"{"):  # no other web server's
-            raise _NotFoundError(message)
-        if response.status == 400:
-            raise RefusedError(f"{self._server} refuses the request: {message}")
-        raise UserError(
-            f"{self._server} answers with status {response.status}: {message!r}. {_PORTS}; "
-            "if it is TF Serving, its log tells more."
-        )
+            with image_files.open_image(mask, name=OUTPUT, max_pixels=max_pixels) as png:
+                problem = _mask_problem(png, mask, size)
+                if not problem:
+                    return np.asarray(png).astype(np.int32)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow and our checks raise
+            problem = f"that cannot be read ({connections.printable(error)})"
+        raise UserError(f"{self.name} answers with a {OUTPUT} {problem}; {REMEDY}.")
 
 
-class _Grpc:
-    """TF Serving's gRPC services; imports them where they are used, since they import TensorFlow.
-
-    Reference: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/apis
-    """
-
-    def __init__(self, server: str, model_name: str, model_version: int | None, timeout: float):
-        with extra_for("Asking TF Serving over gRPC", extra="serving"):
-            import grpc
-            from tensorflow_serving.apis import model_service_pb2_grpc
-            from tensorflow_serving.apis import prediction_service_pb2_grpc
-
-        self._server, self._timeout = server, timeout
-        self._model_name, self._model_version = model_name, model_version
-        # gRPC takes answers of up to 4 MB if not told otherwise.
-        options = [("grpc.max_receive_message_length", -1)]
-        self._channel = grpc.insecure_channel(server, options=options)
-        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        self._model = model_service_pb2_grpc.ModelServiceStub(self._channel)
-
-    def close(self) -> None:
-        self._channel.close()
-
-    def predict(self, image_bytes: list[bytes]) -> list[bytes]:
-        import tensorflow as tf
-        from tensorflow_serving.apis import predict_pb2
-
-        request = predict_pb2.PredictRequest(output_filter=[OUTPUT])
-        self._describe_model(request.model_spec)
-        request.model_spec.signature_name = SIGNATURE
-        request.inputs[INPUT].CopyFrom(
-            tf.make_tensor_proto(image_bytes, tf.string, shape=[len(image_bytes)])
-        )
-        response = self._call(self._prediction.Predict, request)
-        if OUTPUT not in response.outputs:
-            raise UserError(f"{self._server} answers without {OUTPUT}; {_NO_EXPORT}")
-        masks = tf.make_ndarray(response.outputs[OUTPUT]).ravel().tolist()
-        if not all(isinstance(mask, bytes) for mask in masks):
-            raise UserError(
-                f"{self._server} answers with a {OUTPUT} that is no string; {_NO_EXPORT}"
-            )
-        return masks
-
-    def signatures(self) -> dict[str, tuple[list[str], list[str]]]:
-        from tensorflow_serving.apis import get_model_metadata_pb2
-
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        self._describe_model(request.model_spec)
-        response = self._call(self._prediction.GetModelMetadata, request)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(signatures)
-        return {
-            name: (list(signature.inputs), list(signature.outputs))
-            for name, signature in signatures.signature_def.items()
-        }
-
-    def versions(self) -> list[int]:
-        from tensorflow_serving.apis import get_model_status_pb2
-
-        request = get_model_status_pb2.GetModelStatusRequest()
-        request.model_spec.name = self._model_name
-        response = self._call(self._model.GetModelStatus, request)
-        available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
-        return sorted(
-            status.version for status in response.model_version_status if status.state == available
-        )
-
-    def _describe_model(self, model_spec) -> None:
-        model_spec.name = self._model_name
-        if self._model_version is not None:
-            model_spec.version.value = self._model_version
-
-    def _call(self, method, request):
-        import grpc
-
-        try:
-            return method(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            code, details = error.code(), error.details()
-            if code == grpc.StatusCode.NOT_FOUND:
-                raise _NotFoundError(details) from error
-            if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise _timeout_error(self._server, self._timeout) from error
-            if code == grpc.StatusCode.UNAVAILABLE:
-                raise _no_answer_error(self._server, "gRPC", details) from error
-            if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
-                raise RefusedError(f"{self._server} refuses the request: {details}") from error
-            raise UserError(
-                f"{self._server} answers {code.name}: {details}. {_PORTS}; if it is TF "
-                "Serving, its log tells more."
-            ) from error
+def _size(image_bytes: bytes) -> tuple[int, int] | None:
+    """Returns width and height of an image file as stored; None if it is not one."""
+    try:
+        with image_files.open_image(image_bytes, max_pixels=sys.maxsize) as image:
+            return image.size
+    except UserError:
+        return None
 
 
-PROTOCOLS: dict[str, type[_Rest] | type[_Grpc]] = {"rest": _Rest, "grpc": _Grpc}
-
-
-def _timeout_error(server: str, timeout: float) -> UserError:
-    return UserError(
-        f"{server} gives no answer within {timeout:g} seconds: raise --timeout, or lower "
-        "--batch_size; the first request after a start takes longest where a model has no warm-up."
-    )
-
-
-def _no_answer_error(server: str, protocol: str, error) -> UserError:
-    return UserError(
-        f"nothing at --server={server} talks {protocol} ({error}): start the server, or correct "
-        f"address or --protocol. {_PORTS}."
-    )
+def _mask_problem(png: Image.Image, mask: bytes, size: tuple[int, int] | None) -> str:
+    """Says what is wrong with the header of a mask; nothing, for the mask of an image of a size."""
+    if png.format != "PNG" or mask[_BIT_DEPTH] not in _MASK_BITS or png.mode not in _GREY_MODES:
+        return "that is not a grey PNG of 8 or 16 bits"
+    if size is not None and png.size != size:
+        return f"of {png.size[0]}x{png.size[1]} pixels for an image of {size[0]}x{size[1]}"
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -387,15 +233,17 @@ class _Image:
 class _Answer:
     image: _Image
     label: np.ndarray  # int32 [H, W]
-    milliseconds: float  # from request to labels, by the number of images in the request
+    milliseconds: float  # from request to labels, divided by the images in the request
 
 
 def label_images(
     client: Client,
     images: str | Sequence[str],
     output_dir: str,
+    *,
     palette: str | None = None,
     batch_size: int = 1,
+    max_image_pixels: int = image_files.MAX_PIXELS,
 ) -> list[str]:
     """Writes the label PNG and the overlay of every image, with labels from a server.
 
@@ -406,17 +254,18 @@ def label_images(
         palette: `palette.json` of the export, which names the classes if `labels.txt` lies beside
             it; by default classes have numbers and VOC's colours.
         batch_size: Images per request.
+        max_image_pixels: Larger images are refused.
 
     Returns:
         The label PNGs written, in the order of the sorted images.
 
     Raises:
         UserError: There is no image, or no server that answers as it should; or some images
-            were unreadable or refused, after all others were labelled.
+            were unreadable or refused, which is raised after all others were labelled.
     """
     if batch_size < 1:
-        raise UserError(f"--batch_size={batch_size}; it must be 1 or more.")
-    client.check()
+        raise UserError(f"--batch_size={batch_size} must be 1 or more.")
+    client.require_model()
     paths = image_files.find_images(images)
     names = predictions.output_names(paths)
     if os.path.realpath(output_dir) in {os.path.dirname(os.path.realpath(path)) for path in paths}:
@@ -424,29 +273,18 @@ def label_images(
             f"--output_dir={output_dir} holds some of the images: give another, so that none of "
             "them is overwritten."
         )
-    dataset = _read_palette(palette)
-    writer = predictions.PredictionWriter(output_dir, dataset.class_names, dataset.colors)
+    writer = predictions.PredictionWriter(output_dir, *_read_palette(palette))
     written, failures, latencies = [], [], []
-    for number, answer in enumerate(_answers(client, paths, batch_size), start=1):
-        path, name = paths[number - 1], names[number - 1]
+    answers = _answers(client, paths, batch_size, max_image_pixels)
+    for number, (path, name, answer) in enumerate(zip(paths, names, answers), start=1):
+        progress = f"{number} of {len(paths)}  {path}"
         if isinstance(answer, Exception):
             failures.append(f"{path}: {answer}")
-            print(f"{number} of {len(paths)}  {path}: skipped, {answer}", flush=True)
+            print(f"{progress}: skipped, {answer}", flush=True)
             continue
-        _check_label(client, path, answer, dataset)
-        prediction = predictions.Prediction(answer.label)
-        try:
-            output = writer.write(name, answer.image.pixels, prediction)
-        except OSError as error:
-            raise UserError(f"{path}: its label cannot be written: {error}.") from error
-        written.append(output)
+        written.append(_write(writer, client.name, path, name, answer))
         latencies.append(answer.milliseconds)
-        height, width = answer.label.shape
-        print(
-            f"{number} of {len(paths)}  {path} ({width}x{height}) -> {output}  "
-            f"{answer.milliseconds:.0f} ms",
-            flush=True,
-        )
+        print(f"{progress} -> {written[-1]}  {answer.milliseconds:.0f} ms", flush=True)
     if latencies:
         print(
             f"{client.name}: {statistics.median(latencies):.0f} ms per image in the median, "
@@ -461,11 +299,11 @@ def label_images(
 
 
 def _answers(
-    client: Client, paths: Sequence[str], batch_size: int
+    client: Client, paths: Sequence[str], batch_size: int, max_pixels: int
 ) -> Iterator[_Answer | Exception]:
     """What comes back for every image, or why nothing does, in order."""
     for start in range(0, len(paths), batch_size):
-        images = [_read_or_error(path) for path in paths[start : start + batch_size]]
+        images = [_read_or_error(path, max_pixels) for path in paths[start : start + batch_size]]
         readable = [image for image in images if isinstance(image, _Image)]
         answers = iter(_request(client, readable))
         for image in images:
@@ -489,70 +327,99 @@ def _request(client: Client, images: list[_Image]) -> list[_Answer | RefusedErro
     ]
 
 
-def _read_or_error(path: str) -> _Image | Exception:
+def _read_or_error(path: str, max_pixels: int) -> _Image | Exception:
     """Reads an image before it is sent, since a broken one would spoil the whole request."""
     try:
-        pixels = image_files.read_image(path)
         with open(path, "rb") as file:
             image_bytes = file.read()
-        with image_files.open_image(image_bytes) as file:
-            orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
-            is_sent_as_it_is = file.format in ("JPEG", "PNG") and orientation == 1
+        pixels = image_files.read_image(image_bytes, name=path, max_pixels=max_pixels)
+        with image_files.open_image(image_bytes, name=path, max_pixels=max_pixels) as image:
+            if _is_sent_as_it_is(image, image_bytes):
+                return _Image(pixels, image_bytes)
     except (OSError, image_files.ImageFileError) as error:
         return error
-    if not is_sent_as_it_is:  # the server would not decode it, or not turn it upright
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        image_bytes = buffer.getvalue()
-    return _Image(pixels, image_bytes)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, format="PNG")
+    return _Image(pixels, png.getvalue())
 
 
-def _check_label(client: Client, path: str, answer: _Answer, dataset: "DatasetInfo") -> None:
-    """Raises a `UserError` unless a label fits its image and its classes."""
+def _is_sent_as_it_is(image: Image.Image, image_bytes: bytes) -> bool:
+    """Whether the server decodes a file, and to the pixels that a viewer shows."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1 or image.mode not in _8_BIT_MODES:
+        return False
+    is_deep = image.format == "PNG" and image_bytes[_BIT_DEPTH] == 16
+    return image.format in ("JPEG", "PNG") and not is_deep
+
+
+def _write(
+    writer: predictions.PredictionWriter, server: str, path: str, name: str, answer: _Answer
+) -> str:
+    """Writes the label of an image, if it fits the image and its classes."""
     size, label = answer.image.pixels.shape[:2], answer.label
     if label.shape != size:
         raise UserError(
-            f"{client.name} answers {path}, {size[1]}x{size[0]} pixels, with a mask of "
-            f"{label.shape[1]}x{label.shape[0]}; {_NO_EXPORT}"
+            f"{server} answers {path}, {size[1]}x{size[0]} pixels, with a mask of "
+            f"{label.shape[1]}x{label.shape[0]}; {REMEDY}."
         )
-    if label.max() >= dataset.num_classes:
+    if label.max() >= len(writer.colors):
         raise UserError(
-            f"{client.name} finds class {label.max()} in {path}, but there are colours for "
-            f"{dataset.num_classes} classes: give the palette.json of the served export by "
+            f"{server} finds class {label.max()} in {path}, but there are colors for "
+            f"{len(writer.colors)} classes: give the palette.json of the served export by "
             "--palette."
         )
+    try:
+        return writer.write(name, answer.image.pixels, predictions.Prediction(label))
+    except OSError as error:
+        raise UserError(f"{path}: its label cannot be written: {error}.") from error
 
 
-def _read_palette(path: str | None) -> "DatasetInfo":
-    """Returns names and colours of the classes.
+def _read_palette(path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Returns names and colors of the classes.
 
     Raises:
         UserError: The file is not what an export has in its assets.
     """
-    from deeplab_tf.data import records
-
     if path is None:
-        return records.numbered_classes("served", 256)
+        numbered = records.numbered_classes("served", 256)
+        return numbered.class_names, numbered.colors
+    path = os.path.expanduser(path)
+    where = f"--palette={path}"
+    content = files.read_json(path, "palette")
+    fields = JsonObject(content, where, "Give assets/palette.json of the export.")
+    found = fields.items("colors", _MAX_CLASSES)
+    colors = tuple(color for color in map(_rgb, found) if color)
+    if not colors or len(colors) < len(found):
+        raise fields.error("colors", found, "a list of colors [R, G, B] in 0..255")
     labels_path = os.path.join(os.path.dirname(path), "labels.txt")
-    try:
-        with open(path, encoding="utf-8") as file:
-            palette = json.load(file)
-        colors = tuple((int(red), int(green), int(blue)) for red, green, blue in palette["colors"])
-        dataset = records.numbered_classes("served", len(colors), palette["ignore_label"])
-        if os.path.exists(labels_path):
-            with open(labels_path, encoding="utf-8") as file:
-                class_names = tuple(file.read().splitlines())
-            dataset = dataclasses.replace(dataset, class_names=class_names)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    if not os.path.exists(labels_path):
+        return records.numbered_classes("served", len(colors)).class_names, colors
+    class_names = files.read_text(labels_path, "list of class names").removesuffix("\n").split("\n")
+    if len(class_names) != len(colors):
         raise UserError(
-            f"--palette={path} is no palette of an export ({error}): give its assets/palette.json."
-        ) from error
-    if len(dataset.class_names) != len(colors):
-        raise UserError(
-            f"--palette={path} has {len(colors)} colours, but {labels_path} names "
-            f"{len(dataset.class_names)} classes: take both from one export."
+            f"{where} has {len(colors)} colors, but {labels_path} names {len(class_names)} "
+            "classes: take both from one export."
         )
-    return dataclasses.replace(dataset, colors=colors)
+    return tuple(class_names), colors
+
+
+def _rgb(color: object) -> tuple[int, int, int] | None:
+    """Returns a JSON value as a colour, or None if it is not one."""
+    numbers = [as_integer(value) for value in color] if isinstance(color, list) else []
+    if len(numbers) != 3 or any(value is None or not 0 <= value <= 255 for value in numbers):
+        return None
+    red, green, blue = (value or 0 for value in numbers)
+    return red, green, blue
+
+
+def read_auth_token(path: str | None) -> str | None:
+    """Returns the token in a file, or that of the environment; None if there is neither.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    if path is None:
+        return os.environ.get(connections.TOKEN_VARIABLE) or None
+    return files.read_text(os.path.expanduser(path), "file of a token").strip()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -578,22 +445,53 @@ class Arguments(config.Config):
         is_path=True,
     )
     batch_size: int = setting(1, "Number of images in a request.", at_least=1)
+    max_image_pixels: int = config.max_image_pixels(image_files.MAX_PIXELS)
     timeout: float = setting(
         60.0,
-        "Longest wait for an answer.",
+        "Longest time for a request, from connecting to the last byte of the answer.",
         above=0,
-        at_most=_LONGEST_TIMEOUT,
+        at_most=connections.LONGEST_TIMEOUT,
         unit="seconds",
+    )
+    max_answer_mib: float | None = setting(
+        None,
+        "Largest answer to a request that is read.",
+        default_help="64 for each image in a request",
+        above=0,
+        unit="MiB",
+    )
+    tls: bool = setting(False, "Whether to connect by TLS and check the server's certificate.")
+    ca_certificates: str | None = setting(
+        None,
+        "PEM file of the certificate authorities to trust.",
+        default_help="those of the system",
+        is_path=True,
+    )
+    auth_token_file: str | None = setting(
+        None,
+        "File of a token, which is sent with each request as `Authorization: Bearer TOKEN`.",
+        default_help=f"the environment variable {connections.TOKEN_VARIABLE}",
+        is_path=True,
     )
 
 
 def main(arguments: Arguments) -> None:
+    if arguments.protocol == "grpc":
+        start_up.start_tensorflow()  # which the stubs of TF Serving import
+    auth_token = read_auth_token(arguments.auth_token_file)
+    host = arguments.server.rpartition(":")[0].strip("[]")
+    if auth_token and not arguments.tls and host not in _LOCAL_HOSTS:
+        print("warning: without --tls the token is sent unencrypted.", file=sys.stderr, flush=True)
     with Client(
         arguments.server,
-        protocol=arguments.protocol,
-        model_name=arguments.model_name,
-        model_version=arguments.model_version,
+        arguments.protocol,
+        arguments.model_name,
+        arguments.model_version,
         timeout=arguments.timeout,
+        max_answer_mib=arguments.max_answer_mib or 64 * arguments.batch_size,
+        tls=arguments.tls,
+        ca_certificates=arguments.ca_certificates,
+        auth_token=auth_token,
     ) as client:
         label_images(
             client,
@@ -601,6 +499,7 @@ def main(arguments: Arguments) -> None:
             arguments.output_dir,
             palette=arguments.palette,
             batch_size=arguments.batch_size,
+            max_image_pixels=arguments.max_image_pixels,
         )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from deeplab_tf import config
+from deeplab_tf.data import image_files
 from deeplab_tf.errors import UserError
 from deeplab_tf.settings import Config
 from deeplab_tf.settings import setting
@@ -101,6 +102,7 @@ class ServingConfig(Config):
         False, "Whether the probabilities of all classes are served too."
     )
     with_confidence: bool = setting(False, "Whether the probability of the label is served too.")
+    max_image_pixels: int = config.max_image_pixels(image_files.MAX_PIXELS)
     warmup_batch_sizes: tuple[int, ...] = setting(
         (),
         "Batch sizes, besides 1, that TF Serving runs once before it serves.",

@@ -1,4 +1,4 @@
-"""What is served: images, or image files of any sizes, in; labels and masks out."""
+"""What is served: labels and masks of images, or of image files of any sizes."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab_tf import backbones
 from deeplab_tf.crf.graph import dense_crf_graph
+from deeplab_tf.data import decoding
 from deeplab_tf.data import transforms
 from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.fitting import Placement
@@ -23,15 +24,14 @@ EXAMPLES = tf.TensorSpec([None], tf.string, name="examples")
 # The key of a serialized tf.train.Example that holds the JPEG or PNG, as in the records.
 EXAMPLE_KEY = "image/encoded"
 
-# One of 12 megapixels takes 60 MB while it is decoded and shrunk, and twice 12 MB as a mask.
+# An image of 12 megapixels takes 60 MB while it is decoded and shrunk, and its mask twice 12 MB.
 _IMAGES_AT_A_TIME = 4
 
 
 def serving_size(run: run_dirs.Run, config: ServingConfig = LABELS_ALONE) -> tuple[int, int]:
     """Returns the height and width in pixels that the signatures of image files work at.
 
-    The network pads what it sees to a multiple of the output stride plus 1; rounded up to that,
-    the padding is image.
+    They are rounded up to a multiple of the output stride plus 1, to which the network would pad.
     """
     stride = run.model_config.output_stride
     assert stride is not None  # a run's config has it
@@ -43,12 +43,12 @@ def serving_size(run: run_dirs.Run, config: ServingConfig = LABELS_ALONE) -> tup
 
 
 class ServingModule(tf.Module):
-    """A segmentation model with everything that it needs outside of Python.
+    """A segmentation model as a program that needs no Python.
 
     Attributes:
         signatures: The functions that are served, by name.
-        labels_file: Asset with one class name per line, in the order of the ids.
-        palette_file: Asset with the RGB colour of every class and the ignore label, as JSON.
+        labels_file: Asset with a class name on each line, in the order of the ids.
+        palette_file: Asset with the RGB colour of each class and the ignore label, as JSON.
     """
 
     def __init__(
@@ -63,15 +63,14 @@ class ServingModule(tf.Module):
 
         Args:
             model: The run's model.
-            run: Tells how images reach the network, and the classes' names and colours.
-            assets_folder: Where the assets are written, to be copied from when the module is
-                saved.
+            run: The run, for how images are fitted to the network, and its class names and colours.
+            assets_folder: Where the assets are written; saving the module copies them from there.
             crf_parameters: Arguments of `dense_crf`, which then refines the served labels; None
                 for no CRF.
             config: What is served besides labels, and at which size.
         """
         super().__init__(name="deeplab")
-        # The model hides in a function, so that only its variables are saved and not its layers.
+        # The model is hidden in a function, so that its variables are saved but not its layers.
         self._predict_logits = lambda images: predict_logits(
             model, images, run.model_config, run.data_config
         )
@@ -99,6 +98,7 @@ class ServingModule(tf.Module):
 
     @property
     def signatures(self) -> dict:
+        """The functions that are served, by name."""
         return {
             "serving_default": self.serving_default,
             "serving_bytes": self.serving_bytes,
@@ -116,7 +116,7 @@ class ServingModule(tf.Module):
 
         Returns:
             `labels`, uint8 (uint16 above 256 classes) [N, H, W]; `mask_png_bytes`, string [N], the
-            same as grey PNGs of 8 (16) bits; if asked for `probabilities`, float32
+            same as grey PNGs of 8 (16) bits; on demand `probabilities`, float32
             [N, H, W, num_classes], and `confidence`, float32 [N, H, W], that of the label.
         """
         labels, extra = self._segment(images)
@@ -129,14 +129,14 @@ class ServingModule(tf.Module):
     def serving_bytes(self, image_bytes):
         """Class ids of JPEG and PNG files, each at its own size.
 
-        Every image is shrunk, never enlarged, to fit into the serving size [h, w], and padded at
-        the bottom and right; its labels are brought back to its own size by nearest neighbour.
+        Each image is shrunk, never enlarged, to fit into the serving size [h, w], and padded at
+        the bottom and right; its labels are resized back by nearest neighbour.
 
         Returns:
             `mask_png_bytes`, string [N], grey PNGs of class ids of 8 bits (16 above 256 classes);
-            `height` and `width`, int32 [N], of the image and the mask; if asked for
-            `probabilities`, float32 [N, h, w, num_classes], and `confidence`, float32 [N, h, w],
-            with `fitted_height` and `fitted_width`, int32 [N], how much of h and w is image.
+            `height` and `width`, int32 [N], of the image and the mask; on demand `probabilities`,
+            float32 [N, h, w, num_classes], and `confidence`, float32 [N, h, w], with
+            `fitted_height` and `fitted_width`, int32 [N], the part of h and w that is image.
         """
         images, placements = self._fit_all(image_bytes)
         labels, extra = self._segment(images)
@@ -160,7 +160,7 @@ class ServingModule(tf.Module):
 
     @tf.function(input_signature=[IMAGES], autograph=False)
     def _segment(self, images):
-        """Labels [N, H, W] of images, and a dict of what else was asked for."""
+        """Labels [N, H, W] of images, and a dict of what is served besides."""
         scores = self.logits(images)
         if self._crf_parameters is not None:
             scores = dense_crf_graph(images, tf.nn.softmax(scores), **self._crf_parameters)
@@ -199,7 +199,8 @@ class ServingModule(tf.Module):
         is_next = tf.cast(positions == tf.range(tf.size(positions)), tf.int32)
         message = tf.strings.format(
             "The image at position {} (the first is 0) cannot be decoded: give whole JPEG or PNG "
-            "files.",
+            "files of 8 bits per channel and at most "
+            f"{self._config.max_image_pixels} pixels.",
             tf.reduce_sum(is_next),
         )
         with tf.control_dependencies([tf.debugging.Assert(tf.size(positions) > count, [message])]):
@@ -207,8 +208,11 @@ class ServingModule(tf.Module):
 
     def _fit(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, Placement]:
         """A decoded image in the serving size, uint8 [h, w, 3], and its placement."""
-        images, placement = self._fitter.fit(transforms.decode(image_bytes)[tf.newaxis])
-        return tf.cast(images[0] + 0.5, tf.uint8), placement
+        # By the header, before a few bytes become gigabytes of pixels.
+        problem = decoding.image_problem_in_graph(image_bytes, self._config.max_image_pixels)
+        with tf.control_dependencies([tf.debugging.Assert(problem == "", [problem])]):
+            images, placement = self._fitter.fit(transforms.decode(image_bytes)[tf.newaxis])
+            return tf.cast(images[0] + 0.5, tf.uint8), placement
 
     def _mask_png(self, labels: tf.Tensor, placement: Placement) -> tf.Tensor:
         """The labels of a fitted image, [h, w], as a PNG of the image's own size."""

@@ -1,7 +1,7 @@
 """Requests that TF Serving answers to itself before it serves a new version.
 
-The first call of a signature is slow: kernels are chosen and memory is found. TF Serving reads
-`assets.extra/tf_serving_warmup_requests` and makes these calls before the version takes requests.
+The first call of a signature is slow, since kernels are chosen and memory is allocated. TF Serving
+reads `assets.extra/tf_serving_warmup_requests` and makes these calls before it serves the version.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def require_installed() -> None:
 
 
 def write(folder: str, size: tuple[int, int], batch_sizes: Sequence[int] = ()) -> None:
-    """Adds the requests to a SavedModel: every signature with one image, and with each batch.
+    """Adds the requests to a SavedModel: each signature with one image, and with each batch size.
 
     Args:
         folder: The SavedModel of a `serving.ServingModule`.

@@ -49,7 +49,7 @@ sys.modules["tensorflow"] = None  # importing it fails from here on
 from deeplab_tf.export import client
 
 with client.Client(sys.argv[1], "rest") as server:
-    server.check()
+    server.require_model()
     print(server.predict([open(sys.argv[2], "rb").read()])[0].shape)
 """
 
@@ -134,7 +134,7 @@ def test_labels_of_mixed_images_are_those_of_the_saved_model(
     servers, images, direct_labels, protocol, version
 ):
     with client.Client(servers[protocol], protocol, model_version=version) as server:
-        server.check()
+        server.require_model()
         labels = server.predict([(images / name).read_bytes() for name in SIZES])
     for label, (name, size) in zip(labels, SIZES.items(), strict=True):
         assert label.dtype == np.int32 and label.shape == size
@@ -150,7 +150,7 @@ def test_rest_needs_no_tensorflow(servers, images):
     assert result.stdout == "(60, 95)\n", result.stderr
 
 
-def test_the_row_format_of_rest_takes_a_image_per_row(servers, images, direct_labels):
+def test_the_row_format_of_rest_takes_an_image_per_row(servers, images, direct_labels):
     rows = [{"b64": base64.b64encode((images / name).read_bytes()).decode()} for name in SIZES]
     request = urllib.request.Request(
         f"http://{servers['rest']}/v1/models/deeplab:predict",
@@ -191,7 +191,7 @@ def test_masks_have_the_palette_and_overlays_lie_beside_them(
     output_dir = tmp_path / "out"
     with client.Client(servers[protocol], protocol) as server:
         written = client.label_images(
-            server, str(images), str(output_dir), str(palette), batch_size=2
+            server, str(images), str(output_dir), palette=str(palette), batch_size=2
         )
     names = sorted(SIZES)
     assert written == [str(output_dir / f"{name[:-4]}.png") for name in names]
@@ -257,20 +257,20 @@ def test_where_no_server_is_the_address_is_named(protocol):
         address = f"localhost:{free.getsockname()[1]}"
     with client.Client(address, protocol) as server:
         with pytest.raises(UserError, match=f"nothing at --server={address} talks .*8501"):
-            server.check()
+            server.require_model()
 
 
 @pytest.mark.parametrize("host", ["no..host", "no host"])
 def test_a_name_that_no_host_can_have_is_named(host):
     with pytest.raises(UserError, match=f"nothing at --server={host}:8501"):
-        client.Client(f"{host}:8501").check()
+        client.Client(f"{host}:8501").require_model()
 
 
 @pytest.mark.parametrize("protocol, other", [PROTOCOLS, PROTOCOLS[::-1]])
 def test_the_port_of_the_other_protocol_is_told(servers, protocol, other):
     with client.Client(servers[other], protocol, timeout=5) as server:
         with pytest.raises(UserError, match="TF Serving answers REST at port 8501 and gRPC at 85"):
-            server.check()
+            server.require_model()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -278,7 +278,7 @@ def test_a_server_that_never_answers_is_not_waited_for(protocol):
     with socket.create_server(("localhost", 0)) as silent:
         address = f"localhost:{silent.getsockname()[1]}"
         with client.Client(address, protocol, timeout=0.3) as server:
-            with pytest.raises(UserError, match="no answer within 0.3 seconds: raise --timeout"):
+            with pytest.raises(UserError, match="no complete answer within 0.3 seconds: raise --t"):
                 server.predict([b"image"])
 
 
@@ -286,7 +286,7 @@ def test_a_server_that_never_answers_is_not_waited_for(protocol):
 def test_models_and_versions_that_are_not_there_are_told_from_each_other(servers, protocol):
     with client.Client(servers[protocol], protocol, "resnet") as server:
         with pytest.raises(UserError, match="serves no model resnet .*--model_name"):
-            server.check()
+            server.require_model()
     with client.Client(servers[protocol], protocol, model_version=7) as server:
         with pytest.raises(UserError, match="no version 7 of .*--model_version=1 or 2"):
             server.predict([b"image"])
@@ -365,9 +365,9 @@ def encoded(content: bytes) -> dict[str, str]:
         (200, {"outputs": {"labels": [[0]]}}, "without a base64 mask_png_bytes"),
         (200, {"outputs": ["a mask"]}, "without a base64 mask_png_bytes"),
         (200, {"outputs": [{"b64": "!"}]}, "without a base64 mask_png_bytes"),
-        (200, {"outputs": [encoded(b"")]}, "no grey PNG"),
-        (200, {"outputs": [encoded(b"no image")]}, "no grey PNG"),
-        (200, {"outputs": [encoded(png(np.zeros((4, 4, 3), np.uint8)))]}, "no grey PNG"),
+        (200, {"outputs": [encoded(b"")]}, "mask_png_bytes that cannot be read"),
+        (200, {"outputs": [encoded(b"no image")]}, "mask_png_bytes that cannot be read"),
+        (200, {"outputs": [encoded(png(np.zeros((4, 4, 3), np.uint8)))]}, "not a grey PNG"),
         (200, {"outputs": []}, "1 images with 0 masks"),
         (400, {"error": "no JPEG"}, "refuses the request: no JPEG"),
         (400, "{'error': 'it\\'s none'}", "refuses the request: .*it.*s none"),
@@ -375,7 +375,7 @@ def encoded(content: bytes) -> dict[str, str]:
         (503, {"error": "full"}, "status 503: 'full'"),
     ],
 )
-def test_answers_over_rest_that_make_no_sense_are_told(status, answer, message):
+def test_senseless_answers_over_rest_are_refused(status, answer, message):
     content = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
     with (
         rest_server_that_says(content, status) as address,
@@ -389,12 +389,12 @@ def test_answers_over_rest_that_make_no_sense_are_told(status, answer, message):
     "name, tensor, message",
     [
         ("labels", [b""], "without mask_png_bytes"),
-        ("mask_png_bytes", [1.5], "no string"),
-        ("mask_png_bytes", [b"no image"], "no grey PNG"),
+        ("mask_png_bytes", [1.5], "not a string"),
+        ("mask_png_bytes", [b"no image"], "mask_png_bytes that cannot be read"),
         ("mask_png_bytes", [b"", b""], "1 images with 2 masks"),
     ],
 )
-def test_answers_over_grpc_that_make_no_sense_are_told(name, tensor, message):
+def test_senseless_answers_over_grpc_are_refused(name, tensor, message):
     response = predict_pb2.PredictResponse()
     response.outputs[name].CopyFrom(tf.make_tensor_proto(tensor))
     with (
@@ -417,7 +417,7 @@ def test_labels_that_fit_neither_palette_nor_image_are_refused(tmp_path, palette
     Image.new("RGB", (8, 9)).save(tmp_path / "a.png")
 
     class Server(client.Client):
-        def check(self):
+        def require_model(self):
             """There is no server."""
 
         def predict(self, image_bytes):
@@ -427,7 +427,10 @@ def test_labels_that_fit_neither_palette_nor_image_are_refused(tmp_path, palette
     (palette.parent / "labels.txt").unlink()
     with pytest.raises(UserError, match="class 3 .*--palette|8x9 pixels, with a mask of 9x8"):
         client.label_images(
-            Server("localhost:1"), str(tmp_path / "a.png"), str(tmp_path / "out"), str(palette)
+            Server("localhost:1"),
+            str(tmp_path / "a.png"),
+            str(tmp_path / "out"),
+            palette=str(palette),
         )
 
 
@@ -436,21 +439,21 @@ def test_a_palette_that_is_none_is_refused(servers, tmp_path, images, text):
     path = tmp_path / "palette.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(UserError, match=f"--palette={path}"):
+    with pytest.raises(UserError, match=f"palette.*{path}"):
         client.label_images(
-            client.Client(servers["rest"]), str(images), str(tmp_path / "out"), str(path)
+            client.Client(servers["rest"]), str(images), str(tmp_path / "out"), palette=str(path)
         )
 
 
 def test_names_of_another_export_are_refused(servers, tmp_path, images, palette):
     (palette.parent / "labels.txt").write_text("one\n")
-    with pytest.raises(UserError, match="4 colours, but .*labels.txt names 1"):
+    with pytest.raises(UserError, match="4 colors, but .*labels.txt names 1"):
         client.label_images(
-            client.Client(servers["rest"]), str(images), str(tmp_path / "out"), str(palette)
+            client.Client(servers["rest"]), str(images), str(tmp_path / "out"), palette=str(palette)
         )
 
 
-def test_a_label_never_overwrites_a_image(servers, images):
+def test_a_label_never_overwrites_an_image(servers, images):
     before = {path: path.read_bytes() for path in images.iterdir()}
     with pytest.raises(UserError, match="give another"):
         client.label_images(client.Client(servers["rest"]), str(images), str(images))
@@ -463,12 +466,12 @@ def test_a_label_never_overwrites_a_image(servers, images):
         ({"server": "localhost"}, "localhost:8501"),
         ({"server": "http://localhost:8501"}, "localhost:8501"),
         ({"server": "localhost:99999"}, "localhost:8501"),
-        ({"protocol": "soap"}, "rest and grpc"),
-        ({"timeout": 0.0}, "more than 0, at most"),
-        ({"timeout": float("inf")}, "more than 0, at most"),
+        ({"protocol": "soap"}, "rest or grpc"),
+        ({"timeout": 0.0}, "above 0 and at most"),
+        ({"timeout": float("inf")}, "above 0 and at most"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message):
+def test_senseless_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         client.Client(**{"server": "localhost:8501"} | settings)
 

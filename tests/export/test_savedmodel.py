@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 
 import cv2
 import keras
@@ -247,7 +248,19 @@ def test_files_of_any_size_and_kind_batch(loaded):
         assert np.mean(decoded(alone["mask_png_bytes"])[0] == mask) > 0.999
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", "cut off", "cut off PNG"])
+def large_png(width: int, height: int) -> bytes:
+    """A PNG of few bytes that says it is large."""
+    content = bytearray(png(np.zeros((1, 1, 3), np.uint8)))
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no image", "cut off", "cut off PNG", large_png(30000, 30000)],
+    ids=["empty", "text", "cut off JPEG", "cut off PNG", "large"],
+)
 def test_a_broken_image_is_an_error_that_names_its_position(loaded, content):
     image = parity.draw_images((1, 65, 65, 3), seed=0)[0]
     whole = tf.io.encode_jpeg(image).numpy()
@@ -413,6 +426,16 @@ def test_masks_lie_where_the_image_is(colour_module):
         (mask,) = decoded(answer["mask_png_bytes"])
         assert mask.dtype == np.uint8 and mask.shape == (height, width)
         assert np.mean(mask == label) >= share, (height, width)
+
+
+def test_an_image_file_above_the_limit_is_not_decoded(tmp_path):
+    model, run = pixel_classifier(3), run_of(3, DataConfig(train_crop_size=(33, 33)))
+    config = ServingConfig(max_image_pixels=100)
+    module = serving.ServingModule(model, run, str(tmp_path), config=config)
+    smaller, larger = (png(np.zeros((10, width, 3), np.uint8)) for width in (10, 11))
+    assert len(module.serving_bytes(tf.constant([smaller]))["mask_png_bytes"]) == 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="position 1 .*at most 100 pixels"):
+        module.serving_bytes(tf.constant([smaller, larger]))
 
 
 def test_image_files_that_get_other_labels_fail_the_export(colour_module, monkeypatch):
