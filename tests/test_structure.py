@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -79,10 +80,44 @@ def test_datasets_and_exports_import_no_command(path):
     assert names <= set(ROOMS), f"{path} imports {sorted(names - set(ROOMS))}"
 
 
-def test_every_room_and_every_command_is_on_the_map():
-    workspace = (REPOSITORY / "WORKSPACE.md").read_text(encoding="utf-8")
-    missing = {room_of(path) for path in MODULES} - {ENTRANCE}
-    assert {room for room in missing if room not in workspace} == set()
+def mapped_paths() -> set[pathlib.Path]:
+    """Returns the files and folders that the table of the map names.
+
+    A name without a folder lies in the folder of the path before it in its row.
+    """
+    text = (REPOSITORY / "WORKSPACE.md").read_text(encoding="utf-8")
+    table = text[text.index("| to change | open |") :].partition("\n\n")[0]
+    paths = set()
+    for row in table.splitlines():
+        folder = REPOSITORY
+        for name in re.findall(r"`([\w./*]+(?:\.py|/|\.flagfile))`", row.split("|")[2]):
+            if "NAME" in name:
+                continue  # stands for any name
+            path = REPOSITORY / name if "/" in name.rstrip("/") else folder / name
+            folder = path if name.endswith("/") else path.parent
+            paths.add(path)
+    return paths
+
+
+def test_every_path_on_the_map_exists():
+    missing = [str(path) for path in mapped_paths() if not any(path.parent.glob(path.name))]
+    assert missing == []
+
+
+def test_every_module_is_on_the_map():
+    modules = [
+        *MODULES,
+        *(REPOSITORY / "datasets").glob("*.py"),
+        *(REPOSITORY / "export").rglob("*.py"),
+        *(REPOSITORY / "benchmarks").glob("*.py"),
+    ]
+    paths = mapped_paths()
+    missing = [
+        str(path.relative_to(REPOSITORY))
+        for path in modules
+        if path.name != "__init__.py" and paths.isdisjoint([path, *path.parents])
+    ]
+    assert missing == []
 
 
 def test_no_module_needs_what_only_some_systems_have():
