@@ -1,14 +1,14 @@
-"""How long an image takes and how much memory, by model, size, way of looking and artefact.
+"""Time and memory of one image, by model, size, inference mode and artefact.
 
     python benchmarks/inference.py           # everything; more than an hour on 2 idle cores
     python benchmarks/inference.py --quick   # MobileNetV2 at 513x513, a few minutes
     python benchmarks/inference.py --cases='v3plus, 513x513, (whole|flip)'
 
-Every case runs in a process of its own, so that its peak is its own: of the resident memory, with
-TensorFlow and the loading of the model in it. Weights are random, which changes neither time nor
-memory. Times are medians of runs after the first two, which trace and warm up; `ratio` is to the
-Keras model on the whole image, of the same model and size in the same run. On a GPU its own peak
-is told too.
+Every case runs in a process of its own, so that its peak of resident memory is its own; TensorFlow
+and the loading of the model are part of it. Weights are random, which changes neither time nor
+memory. Times are medians of runs after the first two, which trace and warm up. `ratio` is the time
+over that of the Keras model on the whole image, of the same model and size in the same run. On a
+GPU, the peak of its memory is printed too.
 """
 
 import argparse
@@ -42,7 +42,7 @@ MODES: dict[str, dict] = {
     "sliding window": {"window_size": (513, 513)},
     "output stride 8": {"eval_output_stride": 8},
 }
-ARTEFACTS = {  # and what they are written to; they look at the whole image
+ARTEFACTS = {  # and the files that they are written to; they see the whole image
     "SavedModel": "export",
     ".keras": "model.keras",
     ".tflite": "model.tflite",
@@ -53,12 +53,12 @@ SECONDS_PER_CASE = 10.0
 
 
 def case_names() -> list[str]:
-    """Returns all cases as `MODEL, SIZE, MODE or ARTEFACT`."""
+    """Returns all cases, as `MODEL, SIZE, MODE` or `MODEL, SIZE, ARTEFACT`."""
     return [
-        f"{model}, {size}, {way}"
+        f"{model}, {size}, {mode}"
         for model in MODELS
         for size in SIZES
-        for way in (*MODES, *ARTEFACTS)
+        for mode in (*MODES, *ARTEFACTS)
     ]
 
 
@@ -80,7 +80,7 @@ def make_run(model_name: str, run_dir: str) -> None:
 
 
 def make_artefact(artefact: str, run_dir: str, path: str, size: tuple[int, int]) -> None:
-    """Writes what a run is exported to."""
+    """Exports a run to an artefact."""
     from deeplab_tf.export.config import LABELS_IN_FLOAT32
     from deeplab_tf.export.formats import savedmodel
     from deeplab_tf.export.formats import tflite
@@ -96,8 +96,8 @@ def make_artefact(artefact: str, run_dir: str, path: str, size: tuple[int, int])
     pathlib.Path(path).write_bytes(tflite.convert(model, LABELS_IN_FLOAT32, size))
 
 
-def measure(way: str, run_dir: str, artefact_path: str, size: tuple[int, int]) -> dict:
-    """Times a case, and tells the peak memory of this process in MiB."""
+def measure(mode: str, run_dir: str, artefact_path: str, size: tuple[int, int]) -> dict:
+    """Returns the time of a case, and the peak memory of this process in MiB."""
     import tensorflow as tf
 
     from deeplab_tf.config import EvalConfig
@@ -107,8 +107,8 @@ def measure(way: str, run_dir: str, artefact_path: str, size: tuple[int, int]) -
 
     run = run_dirs.read(run_dir)
     settings = (run.model_config, run.data_config)
-    if way in MODES:
-        model, eval_config = run_dirs.load_model(run), EvalConfig(**MODES[way])
+    if mode in MODES:
+        model, eval_config = run_dirs.load_model(run), EvalConfig(**MODES[mode])
         label_of = prediction.label_function(model, *settings, eval_config=eval_config)
     else:
         label_of = artefacts.load_artefact(artefact_path, *settings)
@@ -136,15 +136,16 @@ def peak_memory() -> int:
 
 
 def in_own_process(function: str, *arguments) -> dict | None:
-    """Calls a function of this script in a new process; None, and why, where it fails.
+    """Calls a function of this script in a new process; returns None if it fails, and prints why.
 
-    The figures are its last line of output.
+    The last line of its output is the result.
     """
     command = [sys.executable, __file__, "--call", json.dumps([function, *arguments])]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         lines = result.stderr.strip().splitlines()
-        why = "killed, for want of memory?" if result.returncode < 0 else (lines or ["?"])[-1]
+        was_killed = result.returncode < 0
+        why = "killed, perhaps for want of memory" if was_killed else (lines or ["?"])[-1]
         print(f"  {function} failed: {why}", flush=True)
         return None
     return json.loads(result.stdout.splitlines()[-1])
@@ -156,22 +157,22 @@ def compare(cases: list[str]) -> None:
     whole = {}  # ms by model and size
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
-            model, size_name, way = case.split(", ")
+            model, size_name, mode = case.split(", ")
             size = tuple(map(int, size_name.split("x")))
             run_dir = os.path.join(folder, model)
             if not os.path.exists(run_dir):
                 in_own_process("make_run", model, run_dir)
             path = ""
-            if way in ARTEFACTS:
-                fixed_size = f"{size_name} " if way == ".tflite" else ""
-                path = f"{run_dir} {fixed_size}{ARTEFACTS[way]}"
+            if mode in ARTEFACTS:
+                fixed_size = f"{size_name} " if mode == ".tflite" else ""
+                path = f"{run_dir} {fixed_size}{ARTEFACTS[mode]}"
                 if not os.path.exists(path):
-                    in_own_process("make_artefact", way, run_dir, path, size)
-            result = in_own_process("measure", way, run_dir, path, size)
+                    in_own_process("make_artefact", mode, run_dir, path, size)
+            result = in_own_process("measure", mode, run_dir, path, size)
             if result is None:
                 print(f"{case:<58}   failed", flush=True)
                 continue
-            if way == WHOLE:
+            if mode == WHOLE:
                 whole[model, size] = result["ms"]
             ratio = result["ms"] / whole.get((model, size), np.nan)
             gpu = f"  {result['gpu_peak']} MiB on the GPU" if "gpu_peak" in result else ""

@@ -1,21 +1,21 @@
-"""How fast our phone model is, beside the official quantised one, and how true to the float model.
+"""Speed and accuracy of `.tflite` exports beside the original's quantised file.
 
     python benchmarks/tflite.py
     python benchmarks/tflite.py --checkpoint=DIR/model.ckpt --reference=FILE.tflite \
         --images='VOC/JPEGImages/*.jpg' --labels=VOC/SegmentationClass \
         --calibration='PHOTOS/*.jpg'
 
-DeepLab v3 on MobileNetV2 at output stride 16 for VOC is made from the original's checkpoint
-deeplabv3_mnv2_pascal and exported as float32, float16 and int8, with a label for every pixel or for
-every fourth in both directions (`/4`), repeated up to the image within the time. All files, and
-the original's deeplabv3_mnv2_pascal_quant.tflite, run in one process, on the same interpreter,
-threads and images, in turn; `ratio` is the median over the turns of a file's time to the
-original's. Labels
-count where the image is, not in its padding: `agree` is the share that equals those of the float
-Keras model, `mIoU` is over the images that have a label image.
+DeepLab v3 on MobileNetV2 at output stride 16 for VOC, with the original's weights
+deeplabv3_mnv2_pascal, is exported as float32, float16 and int8, with a label for every pixel, or
+for every fourth pixel in both directions (`/4`; repeating them up to the image is part of the
+time). All files, and the original's deeplabv3_mnv2_pascal_quant.tflite, run in one process, on the
+same interpreter, threads and images, in turn. `ratio` is a file's time over the original's, the
+median over the rounds. `agree` is the share of labels that equal those of the float Keras model,
+without the padding; `mIoU` is over the images that have a label map.
 
-The defaults lie in ../shared; there, int8 is calibrated with other images (street scenes of
-CamVid) than the files are compared on. Calibration takes most of the time: seconds an image.
+By default the files of ../shared are taken. There, int8 is calibrated with other images (street
+scenes of CamVid) than those that the files are compared on. Calibration takes most of the time:
+about a second per image.
 """
 
 import argparse
@@ -67,7 +67,7 @@ EXPORTS = {
     "int8": TFLiteConfig(quantize="int8", input_size=SIZE),
     "int8 /4": TFLiteConfig(quantize="int8", result_stride=4, input_size=SIZE),
 }
-WANTED = ("float16 /4", "int8")  # are to reach:
+WANTED = ("float16 /4", "int8")  # should reach:
 MAX_RATIO = 0.8
 MIN_AGREEMENT = 0.985
 
@@ -109,12 +109,12 @@ class Photo:
 
     name: str
     image: np.ndarray  # uint8 [H, W, 3]
-    is_inside: np.ndarray  # bool [H, W]: whether a pixel is no padding
+    is_inside: np.ndarray  # bool [H, W]: False in the padding
     label: np.ndarray | None  # int32 [H, W]
 
 
 def read_images(patterns: str, label_folder: str) -> list[Photo]:
-    """Reads images, and the label images of the same names where there are some."""
+    """Reads images, and the label maps of the same names where there are any."""
 
     fitter = fitting.ImageFitter(backbones.pad_pixel(BACKBONE), size=SIZE)
 
@@ -140,7 +140,7 @@ def matching(patterns: str) -> list[str]:
 def export_files(
     run_dir: str, calibration: str, num_calibration_images: int, folder: str
 ) -> dict[str, str]:
-    """Exports a run in every way; returns the files."""
+    """Exports a run by each of `EXPORTS`; returns the files."""
     paths = {}
     for name, config in EXPORTS.items():
         paths[name] = os.path.join(folder, f"{name.replace(' /', '_')}.tflite")
@@ -157,7 +157,7 @@ def export_files(
 
 
 def keras_labels(run_dir: str, images: list[Photo]) -> list[np.ndarray]:
-    """Class ids of the run's Keras model in float32, [H, W] each."""
+    """Returns the class ids that the run's Keras model finds, [H, W] each."""
     run = run_dirs.read(run_dir)
     label_of = prediction.label_function(
         run_dirs.load_model(run), run.model_config, run.data_config
@@ -166,7 +166,7 @@ def keras_labels(run_dir: str, images: list[Photo]) -> list[np.ndarray]:
 
 
 def agreement(labels: list, expected: list, images: list[Photo]) -> float:
-    """Share of the pixels inside of the images that have the labels expected."""
+    """Returns the share of pixels with the expected labels, without the padding."""
     equal = sum(
         int(((ours == theirs) & image.is_inside).sum())
         for ours, theirs, image in zip(labels, expected, images)
@@ -175,7 +175,7 @@ def agreement(labels: list, expected: list, images: list[Photo]) -> float:
 
 
 def miou(labels: list, images: list[Photo]) -> float:
-    """mIoU over the images that have a label; not a number without any."""
+    """Returns the mIoU over the images that have a label map; NaN without any."""
     matrix = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
     for ours, image in zip(labels, images):
         if image.label is not None:
@@ -185,7 +185,7 @@ def miou(labels: list, images: list[Photo]) -> float:
 
 
 def times(files: dict[str, File], images: list[Photo], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each file in every round, its median over the images."""
+    """Returns the milliseconds of each file in each round, the median over the images."""
     for file in files.values():  # warm-up
         file(images[0].image)
     milliseconds = {name: [] for name in files}
@@ -233,33 +233,40 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint",
         default=str(SHARED / "checkpoints/deeplabv3_mnv2_pascal/model.ckpt"),
-        help="prefix of the original's weights",
+        help="prefix of the original's checkpoint",
     )
     parser.add_argument(
         "--reference",
         default=str(SHARED / "tflite/deeplabv3_mnv2_pascal_quant.tflite"),
-        help="the original's .tflite file",
+        help="the original's quantised .tflite file",
     )
     parser.add_argument(
         "--images",
         default=f"{data}/VOC_mini/JPEGImages/*.jpg,{data}/photos/*.jpg",
-        help="globs, with commas between, of images to compare on",
+        help="globs of images to compare on, separated by commas",
     )
     parser.add_argument(
         "--labels",
         default=f"{data}/VOC_mini/SegmentationClass",
-        help="folder of label images as VOC's, for mIoU",
+        help="folder of label maps in VOC's encoding, for the mIoU",
     )
     parser.add_argument(
         "--calibration",
         default=f"{data}/CamVid/train/*.png",
-        help="glob of other images, that int8 is calibrated with",
+        help="glob of other images to calibrate int8 with",
     )
     parser.add_argument(
-        "--num_calibration_images", type=int, default=128, help="how many of these, at most"
+        "--num_calibration_images",
+        type=int,
+        default=128,
+        help="largest number of images to calibrate with",
     )
-    parser.add_argument("--threads", type=int, default=crf.num_cores(), help="of the interpreter")
-    parser.add_argument("--rounds", type=int, default=15, help="turns that are timed")
+    parser.add_argument(
+        "--threads", type=int, default=crf.num_cores(), help="threads of the interpreter"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="rounds over the images that are timed"
+    )
     arguments = parser.parse_args()
     for flag, found in (
         ("checkpoint", os.path.exists(f"{arguments.checkpoint}.index")),

@@ -363,7 +363,7 @@ def _write(
         )
     if label.max() >= len(writer.colors):
         raise UserError(
-            f"{server} finds class {label.max()} in {path}, but there are colors for "
+            f"{server} finds class {label.max()} in {path}, but there are colours for "
             f"{len(writer.colors)} classes: give the palette.json of the served export by "
             "--palette."
         )
@@ -374,7 +374,7 @@ def _write(
 
 
 def _read_palette(path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
-    """Returns names and colors of the classes.
+    """Returns names and colours of the classes.
 
     Raises:
         UserError: The file is not what an export has in its assets.
@@ -389,14 +389,14 @@ def _read_palette(path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, i
     found = fields.items("colors", _MAX_CLASSES)
     colors = tuple(color for color in map(_rgb, found) if color)
     if not colors or len(colors) < len(found):
-        raise fields.error("colors", found, "a list of colors [R, G, B] in 0..255")
+        raise fields.error("colors", found, "a list of colours [R, G, B] in 0..255")
     labels_path = os.path.join(os.path.dirname(path), "labels.txt")
     if not os.path.exists(labels_path):
         return records.numbered_classes("served", len(colors)).class_names, colors
     class_names = files.read_text(labels_path, "list of class names").removesuffix("\n").split("\n")
     if len(class_names) != len(colors):
         raise UserError(
-            f"{where} has {len(colors)} colors, but {labels_path} names {len(class_names)} "
+            f"{where} has {len(colors)} colours, but {labels_path} names {len(class_names)} "
             "classes: take both from one export."
         )
     return tuple(class_names), colors

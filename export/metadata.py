@@ -1,11 +1,10 @@
-"""TFLite Metadata: what a `.tflite` file tells the phone task libraries of its pixels and classes.
+"""TFLite Metadata: what a `.tflite` file says of its pixels and classes to phone task libraries.
 
-The file stays one that every interpreter reads. It gains a buffer named TFLITE_METADATA, itself a
+Every interpreter still reads the file. It gains a buffer named TFLITE_METADATA, itself a
 flatbuffer, and at its end a zip archive with the class names: `unzip -l FILE.tflite` lists it.
 
-The writers of such metadata that others keep come with packages which cannot be installed beside
-today's TensorFlow (tflite-support) or bring a second OpenCV (mediapipe). There are a dozen tables
-to write.
+The packages that write such metadata cannot be installed beside today's TensorFlow (tflite-support)
+or bring a second OpenCV (mediapipe). There are a dozen tables to write.
 
 Reference: https://ai.google.dev/edge/litert/conversion/tensorflow/metadata; the schemas
 `metadata_schema.fbs` (file identifier M001) and `image_segmenter_metadata_schema.fbs` (V001) of
@@ -24,7 +23,7 @@ LABELS_FILE = "labels.txt"
 
 _ENTRY = "TFLITE_METADATA"
 
-# Fields of a table in the order of the schema, as far as they are written. A union is two fields.
+# The fields of each table in the schema's order, up to the last that is written. A union is two.
 _FIELDS = {
     "ModelMetadata": (
         "name",
@@ -67,7 +66,7 @@ _FIELDS = {
     "CustomMetadata": ("name", "data"),
     "ImageSegmenterOptions": ("activation",),
 }
-# Of the schema's enumerations and unions.
+# Values of the schema's enumerations and unions.
 _IMAGE_PROPERTIES = np.uint8(2)
 _NORMALIZATION_OPTIONS = np.uint8(1)
 _RGB, _GRAYSCALE = np.int8(1), np.int8(2)
@@ -78,9 +77,9 @@ _SOFTMAX = np.int8(2)
 def add(tflite: bytes, dataset: DatasetInfo, result: str) -> bytes:
     """Adds metadata to a model that takes one image and returns its scores or labels.
 
-    Scores are described as the ImageSegmenter of MediaPipe Tasks and of the TFLite Task Library
-    take them, with a softmax still to be applied. Neither is made for a model that returns labels
-    (the former misreads it, the latter refuses it); its metadata is for other readers.
+    Scores are described as the ImageSegmenter of MediaPipe Tasks and the one of the TFLite Task
+    Library take them, with a softmax to be applied. Neither takes a model that returns labels (the
+    former misreads it, the latter refuses it); its metadata is for other readers.
 
     Args:
         tflite: A model without metadata whose input is pixels 0..255, float32 or quantised,
@@ -90,8 +89,8 @@ def add(tflite: bytes, dataset: DatasetInfo, result: str) -> bytes:
         result: "scores" or "labels".
 
     Returns:
-        The model with its metadata, and `labels.txt`, a class name on a line, in a zip archive at
-        its end.
+        The model with its metadata, and at its end a zip archive of `labels.txt`, with a class name
+        on each line.
     """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
@@ -105,66 +104,78 @@ def add(tflite: bytes, dataset: DatasetInfo, result: str) -> bytes:
     model.buffers.append(buffer)
     file = io.BytesIO(flatbuffer_utils.convert_object_to_bytearray(model))
     with zipfile.ZipFile(file, "a") as archive:
-        # Named by a ZipInfo, it carries no time: equal models are equal files.
+        # A ZipInfo carries no time, so that equal models are equal files.
         archive.writestr(zipfile.ZipInfo(LABELS_FILE), "\n".join(dataset.class_names) + "\n")
     return file.getvalue()
 
 
 def _model_metadata(dataset: DatasetInfo, result: str) -> np.ndarray:
-    image = _table(
-        "TensorMetadata",
-        name="image",
-        description="The image: red, green and blue, 0 to 255.",
-        content=_image(color_space=_RGB),
-        # Normalisation is inside of the network. Without this unit a float input is refused.
-        process_units=[
-            _table(
-                "ProcessUnit",
-                options_type=_NORMALIZATION_OPTIONS,
-                options=_table("NormalizationOptions", mean=_floats(0), std=_floats(1)),
-            )
-        ],
-        stats=_table("Stats", max=_floats(255), min=_floats(0)),
-    )
-    scores, labels = (
-        _table(
-            "TensorMetadata",
-            name=name,
-            description=description,
-            content=_image(color_space=_GRAYSCALE, range=_dimensions(1, 2)),
-            associated_files=[
-                _table(
-                    "AssociatedFile",
-                    name=LABELS_FILE,
-                    description="The name of every class, in the order of the ids.",
-                    type=kind,
-                )
-            ],
-        )
-        for name, description, kind in (
-            ("scores", "A score for every pixel and class, before softmax.", _TENSOR_AXIS_LABELS),
-            ("labels", "The class id of every pixel.", _TENSOR_VALUE_LABELS),
-        )
-    )
-    segmenter_options = _flatbuffer(
-        _table("ImageSegmenterOptions", activation=_SOFTMAX), identifier=b"V001"
-    )
-    custom_metadata = _table("CustomMetadata", name="SEGMENTER_METADATA", data=segmenter_options)
+    has_scores = result == "scores"
     subgraph = _table(
         "SubGraphMetadata",
-        input_tensor_metadata=[image],
-        output_tensor_metadata=[{"scores": scores, "labels": labels}[result]],
-        custom_metadata=[custom_metadata] if result == "scores" else None,
+        input_tensor_metadata=[_image_metadata()],
+        output_tensor_metadata=[_scores_metadata() if has_scores else _labels_metadata()],
+        custom_metadata=[_segmenter_metadata()] if has_scores else None,
     )
     return _flatbuffer(
         _table(
             "ModelMetadata",
             name=f"DeepLab for {dataset.name}",
-            description="Semantic segmentation: tells the class of every pixel of an image.",
+            description="Semantic segmentation: assigns a class to every pixel of an image.",
             subgraph_metadata=[subgraph],
-            min_parser_version="1.5.0" if result == "scores" else "1.0.0",  # custom_metadata's
+            min_parser_version="1.5.0" if has_scores else "1.0.0",  # of custom_metadata
         ),
         identifier=b"M001",
+    )
+
+
+def _image_metadata() -> dict:
+    # Normalisation is inside the network. Without this unit a float input is refused.
+    no_normalisation = _table(
+        "ProcessUnit",
+        options_type=_NORMALIZATION_OPTIONS,
+        options=_table("NormalizationOptions", mean=_floats(0), std=_floats(1)),
+    )
+    return _table(
+        "TensorMetadata",
+        name="image",
+        description="Red, green and blue of every pixel, 0 to 255.",
+        content=_image(color_space=_RGB),
+        process_units=[no_normalisation],
+        stats=_table("Stats", max=_floats(255), min=_floats(0)),
+    )
+
+
+def _scores_metadata() -> dict:
+    return _result_metadata(
+        "scores", "The score of every class at every pixel, before softmax.", _TENSOR_AXIS_LABELS
+    )
+
+
+def _labels_metadata() -> dict:
+    return _result_metadata("labels", "The class id of every pixel.", _TENSOR_VALUE_LABELS)
+
+
+def _result_metadata(name: str, description: str, kind_of_names: np.int8) -> dict:
+    class_names = _table(
+        "AssociatedFile",
+        name=LABELS_FILE,
+        description="The names of the classes, in the order of their ids.",
+        type=kind_of_names,
+    )
+    return _table(
+        "TensorMetadata",
+        name=name,
+        description=description,
+        content=_image(color_space=_GRAYSCALE, range=_dimensions(1, 2)),
+        associated_files=[class_names],
+    )
+
+
+def _segmenter_metadata() -> dict:
+    options = _table("ImageSegmenterOptions", activation=_SOFTMAX)
+    return _table(
+        "CustomMetadata", name="SEGMENTER_METADATA", data=_flatbuffer(options, identifier=b"V001")
     )
 
 
@@ -186,7 +197,7 @@ def _floats(*values: float) -> np.ndarray:
 
 
 def _table(table: str, /, **fields) -> dict:
-    """A table as a dict from the number of a field to its value; fields of None are left out."""
+    """Returns a table as a dict from the number of each field to its value, without None."""
     numbers = {field: number for number, field in enumerate(_FIELDS[table])}
     return {numbers[field]: value for field, value in fields.items() if value is not None}
 
@@ -198,7 +209,7 @@ def _flatbuffer(root: dict, identifier: bytes) -> np.ndarray:
 
 
 def _write(builder: flatbuffers.Builder, value) -> int:
-    """Writes a text, an array, a list of tables or a table; returns where it lies."""
+    """Writes a text, an array, a list of tables or a table; returns its offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, np.ndarray):
@@ -209,7 +220,7 @@ def _write(builder: flatbuffers.Builder, value) -> int:
         for offset in reversed(offsets):
             builder.PrependUOffsetTRelative(offset)
         return builder.EndVector()
-    # Only numbers lie in the table itself; flatbuffers are written from the leaves up.
+    # Only numbers lie in the table itself. Flatbuffers are written from the leaves up.
     places = {
         number: _write(builder, field)
         for number, field in value.items()

@@ -40,7 +40,7 @@ class ImageFitter:
     and right. All methods work eagerly and in graphs.
 
     Attributes:
-        pad_pixel: Color of the padding, RGB 0..255.
+        pad_pixel: Colour of the padding, RGB 0..255.
         output_stride: Pads to a multiple of it plus 1. Only at such sizes do the first and the last
             features lie on the first and the last pixels, as resizing with aligned corners assumes;
             at an even size the labels of a MobileNet move up and left by up to half an output

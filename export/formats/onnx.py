@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import backbones
+from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
 from deeplab_tf.evaluation.fitting import ImageFitter
@@ -123,7 +124,7 @@ def convert(
 
     Args:
         model: The run's model.
-        run: The run, for how images are fitted to the network, and its class names and colors.
+        run: The run, for how images are fitted to the network, and its class names and colours.
         onnx_config: What the file takes.
 
     Returns:
@@ -135,17 +136,7 @@ def convert(
     import onnx
     import tf2onnx
 
-    size = onnx_config.input_size
-    shape = (1, *size, 3) if size else (None, None, None, 3)
-    images = tf.TensorSpec(shape, tf.uint8, name="images")
-    label_dtype = tf.uint8 if run.dataset.num_classes <= 256 else tf.uint16
-
-    @tf.function(input_signature=[images], autograph=False)
-    def segment(images):
-        scores = predict_logits(model, images, run.model_config, run.data_config)
-        labels = tf.argmax(scores, axis=-1, output_type=tf.int32)
-        return {"labels": tf.cast(labels, label_dtype), "scores": scores}
-
+    segment = _segmentation(model, run, onnx_config)
     # tf2onnx makes the remainder of a negative number negative, which spoils the padding of images
     # of any size. ONNX's own Mod is what TensorFlow computes.
     remainder = {"FloorMod": (lambda context, node, name, arguments: node, ["Mod"])}
@@ -154,7 +145,7 @@ def convert(
     try:
         converted, _ = tf2onnx.convert.from_function(
             segment,
-            input_signature=[images],
+            input_signature=segment.input_signature,
             opset=OPSET,
             custom_op_handlers=remainder,
             custom_rewriter=[_scalars_as_vectors],
@@ -164,17 +155,33 @@ def convert(
     except Exception as error:  # the converter raises errors of many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"The model cannot be converted to ONNX: {reason}") from error
-    dataset = run.dataset
+    onnx.helper.set_model_props(converted, _properties(run.dataset))
+    operators = collections.Counter(node.op_type for node in converted.graph.node)
+    return converted.SerializeToString(), dict(operators)
+
+
+def _segmentation(model: keras.Model, run: run_dirs.Run, config: OnnxConfig):
+    """Returns the function that becomes the file."""
+    shape = (1, *config.input_size, 3) if config.input_size else (None, None, None, 3)
+    label_dtype = tf.uint8 if run.dataset.num_classes <= 256 else tf.uint16
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, name="images")], autograph=False)
+    def segment(images):
+        scores = predict_logits(model, images, run.model_config, run.data_config)
+        labels = tf.argmax(scores, axis=-1, output_type=tf.int32)
+        return {"labels": tf.cast(labels, label_dtype), "scores": scores}
+
+    return segment
+
+
+def _properties(dataset: DatasetInfo) -> dict[str, str]:
+    """Returns the metadata of the file."""
     description = {
         "class_names": dataset.class_names,
         "colors": dataset.colors,
         "ignore_label": dataset.ignore_label,
     }
-    onnx.helper.set_model_props(
-        converted, {name: json.dumps(value) for name, value in description.items()}
-    )
-    operators = collections.Counter(node.op_type for node in converted.graph.node)
-    return converted.SerializeToString(), dict(operators)
+    return {name: json.dumps(value) for name, value in description.items()}
 
 
 def _scalars_as_vectors(graph, nodes: list) -> list:

@@ -88,7 +88,7 @@ def test_a_graph_for_any_size_computes_the_same(name):
     np.testing.assert_array_equal(undone, fitter.undo(padded, placement))
 
 
-def test_a_run_tells_how_its_images_are_fitted():
+def test_the_configs_of_a_run_say_how_its_images_are_fitted():
     model_config = ModelConfig(backbone="resnet_v1_50", output_stride=8)
     fitter = fitting.image_fitter(model_config, DataConfig())
     assert fitter == fitting.ImageFitter(PAD_PIXEL, output_stride=8)

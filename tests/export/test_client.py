@@ -234,7 +234,7 @@ def test_images_refused_together_are_sent_one_by_one(images, tmp_path, protocol)
     assert len(list((tmp_path / "out").glob("*_overlay.png"))) == 2
 
 
-def test_images_that_the_server_would_see_otherwise_become_an_upright_png(
+def test_images_that_the_server_would_decode_differently_become_an_upright_png(
     servers, images, tmp_path
 ):
     upright = Image.open(images / "small.png")
@@ -252,7 +252,7 @@ def test_images_that_the_server_would_see_otherwise_become_an_upright_png(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_where_no_server_is_the_address_is_named(protocol):
+def test_an_address_without_a_server_is_named(protocol):
     with socket.create_server(("localhost", 0)) as free:
         address = f"localhost:{free.getsockname()[1]}"
     with client.Client(address, protocol) as server:
@@ -261,13 +261,13 @@ def test_where_no_server_is_the_address_is_named(protocol):
 
 
 @pytest.mark.parametrize("host", ["no..host", "no host"])
-def test_a_name_that_no_host_can_have_is_named(host):
+def test_an_impossible_host_name_is_named(host):
     with pytest.raises(UserError, match=f"nothing at --server={host}:8501"):
         client.Client(f"{host}:8501").require_model()
 
 
 @pytest.mark.parametrize("protocol, other", [PROTOCOLS, PROTOCOLS[::-1]])
-def test_the_port_of_the_other_protocol_is_told(servers, protocol, other):
+def test_the_port_of_the_other_protocol_is_named(servers, protocol, other):
     with client.Client(servers[other], protocol, timeout=5) as server:
         with pytest.raises(UserError, match="TF Serving answers REST at port 8501 and gRPC at 85"):
             server.require_model()
@@ -283,7 +283,7 @@ def test_a_server_that_never_answers_is_not_waited_for(protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_models_and_versions_that_are_not_there_are_told_from_each_other(servers, protocol):
+def test_missing_models_and_missing_versions_have_different_messages(servers, protocol):
     with client.Client(servers[protocol], protocol, "resnet") as server:
         with pytest.raises(UserError, match="serves no model resnet .*--model_name"):
             server.require_model()
@@ -293,7 +293,7 @@ def test_models_and_versions_that_are_not_there_are_told_from_each_other(servers
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_model_that_is_no_export_is_refused_before_any_work(images, tmp_path, protocol):
+def test_a_model_that_is_not_an_export_is_refused_before_any_work(images, tmp_path, protocol):
     module = tf.Module()
     module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([], tf.float32)])
     tf.saved_model.save(module, str(tmp_path / "model/1"), {"serving_default": module.double})
@@ -435,7 +435,7 @@ def test_labels_that_fit_neither_palette_nor_image_are_refused(tmp_path, palette
 
 
 @pytest.mark.parametrize("text", [None, "no JSON", "[]", '{"colors": [[1, 2]]}'])
-def test_a_palette_that_is_none_is_refused(servers, tmp_path, images, text):
+def test_a_file_that_is_not_a_palette_is_refused(servers, tmp_path, images, text):
     path = tmp_path / "palette.json"
     if text is not None:
         path.write_text(text)
@@ -447,7 +447,7 @@ def test_a_palette_that_is_none_is_refused(servers, tmp_path, images, text):
 
 def test_names_of_another_export_are_refused(servers, tmp_path, images, palette):
     (palette.parent / "labels.txt").write_text("one\n")
-    with pytest.raises(UserError, match="4 colors, but .*labels.txt names 1"):
+    with pytest.raises(UserError, match="4 colours, but .*labels.txt names 1"):
         client.label_images(
             client.Client(servers["rest"]), str(images), str(tmp_path / "out"), palette=str(palette)
         )
@@ -476,7 +476,7 @@ def test_senseless_settings_are_refused(settings, message):
         client.Client(**{"server": "localhost:8501"} | settings)
 
 
-def test_the_command_labels_what_it_can_and_tells_by_its_exit_code(servers, images, tmp_path):
+def test_the_command_labels_what_it_can_and_exits_with_1_for_the_rest(servers, images, tmp_path):
     (tmp_path / "broken.jpg").touch()
     command = [sys.executable, "-m", "deeplab_tf.export.client", f"--server={servers['grpc']}"]
     command += ["--protocol=grpc", f"--images={images},{tmp_path}/*.jpg", "--batch_size=4"]

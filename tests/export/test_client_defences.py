@@ -137,7 +137,7 @@ def test_an_honest_answer_of_every_framing_is_read():
     [b"", OK, OK + b"X: ", answer(b"", "Connection: close"), answer(b"", "Content-Length: 9999")],
     ids=["status", "header", "header line", "body", "body of known length"],
 )
-def test_an_answer_by_drops_is_not_waited_for(start):
+def test_an_answer_that_comes_in_drops_is_not_waited_for(start):
     drops = itertools.chain([start], itertools.repeat(b"x"))
     started = time.monotonic()
     with pytest.raises(UserError, match="no complete answer within 0.6 seconds"):
@@ -282,7 +282,7 @@ def header_only_png(width: int, height: int, bit_depth: int = 8, color_type: int
     ],
     ids=["large", "4 bits", "colour", "turned", "small", "jpeg"],
 )
-def test_a_mask_that_is_not_one_of_the_image_is_not_decoded(mask, message, monkeypatch):
+def test_a_mask_that_does_not_fit_the_image_is_not_decoded(mask, message, monkeypatch):
     def decode(self):
         pytest.fail("was decoded")
 
@@ -352,9 +352,7 @@ def test_a_certificate_that_is_not_trusted_or_of_another_host_is_refused(authori
         ask(speaking_tls(authority, "example.org", speak), tls=True, ca_certificates=certificates)
 
 
-def test_tls_where_there_is_none_and_none_where_there_is_end_in_one_message(
-    authority, certificates
-):
+def test_tls_on_one_side_only_ends_in_one_message(authority, certificates):
     speak = saying([answer(outputs(png(LABEL)))])
 
     def speak_plainly(sock):
@@ -367,7 +365,7 @@ def test_tls_where_there_is_none_and_none_where_there_is_end_in_one_message(
         ask(speaking_tls(authority, "127.0.0.1", speak))
 
 
-def test_a_tls_handshake_by_drops_is_not_waited_for(certificates):
+def test_a_tls_handshake_that_comes_in_drops_is_not_waited_for(certificates):
     def speak(sock):
         for byte in itertools.chain(b"\x16\x03\x03\x40\x00", itertools.repeat(0)):
             sock.sendall(bytes([byte]))
@@ -460,7 +458,7 @@ def test_a_forged_shape_of_a_grpc_tensor_takes_no_memory():
             np.testing.assert_array_equal(server.predict([IMAGE])[0], LABEL)
 
 
-def test_a_grpc_server_by_drops_is_not_waited_for():
+def test_a_grpc_server_that_answers_in_drops_is_not_waited_for():
     def speak(sock):
         sock.sendall(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + bytes(18))  # HTTP/2's settings
         for _ in itertools.count():

@@ -136,7 +136,7 @@ def test_missing_packages_are_named_with_their_extra(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(513,), (0, 513)])
-def test_an_input_size_that_is_none_is_refused(size):
+def test_an_impossible_input_size_is_refused(size):
     with pytest.raises(UserError, match="--input_size"):
         OnnxConfig(input_size=size)
 

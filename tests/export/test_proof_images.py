@@ -51,7 +51,7 @@ def write_shard(path, serialized: list[bytes]) -> None:
             writer.write(one)
 
 
-def test_proof_is_on_labelled_images_from_all_over_the_validation_split(tiny_records):
+def test_proof_images_are_spread_over_the_validation_split(tiny_records):
     run = run_on(tiny_records.info, tiny_records.folder)
     source, every = proof_images.from_records_or_drawn(run, None, number=100)
     assert "4 images" in source and "'val'" in source and tiny_records.folder in source
@@ -73,7 +73,7 @@ def test_without_records_images_are_drawn_and_labelled_for_a_run_on_shapes(tiny_
     assert all(set(np.unique(example.label)) <= {*range(7), 255} for example in drawn)
 
 
-def test_without_records_any_other_run_sees_drawings_as_large_as_its_crops_without_labels():
+def test_without_records_other_runs_get_drawings_as_large_as_their_crops():
     _, drawn = proof_images.from_records_or_drawn(run_on(OTHER_CLASSES, ""), None, number=3)
     assert all(example.label is None for example in drawn)
     assert all(max(example.image.shape) == 321 for example in drawn)

@@ -290,7 +290,7 @@ def test_warm_up_requests_call_every_signature_with_every_batch_size(loaded, exp
     assert sorted(calls) == sorted((name, number) for name in names for number in (1, 3))
 
 
-def test_assets_tell_classes_colours_and_parity(run_dir, exported):
+def test_assets_hold_classes_colours_and_parity(run_dir, exported):
     dataset = run_dirs.read(run_dir).dataset
     labels = (exported / "assets/labels.txt").read_text(encoding="utf-8").splitlines()
     assert tuple(labels) == dataset.class_names
@@ -313,7 +313,7 @@ def test_versions_count_up_and_nothing_else_is_left(base, exported):
     }  # fmt: skip
 
 
-def test_what_is_there_is_never_replaced(run_dir, exported, tmp_path):
+def test_existing_files_and_versions_are_never_replaced(run_dir, exported, tmp_path):
     (tmp_path / "file").write_text("mine")
     for folder, version, message in (
         (exported.parent, 3, "has a version 3"),
@@ -339,7 +339,7 @@ def test_eval_reads_it_as_a_function_from_image_to_labels(run_dir, base, exporte
 
 
 @pytest.mark.parametrize("content", [None, b"damaged"])
-def test_a_folder_that_is_no_export_is_no_model_to_evaluate(tmp_path, content):
+def test_a_folder_that_is_not_an_export_is_refused_by_eval(tmp_path, content):
     (tmp_path / "7").mkdir()
     if content:
         (tmp_path / "7/saved_model.pb").write_bytes(content)
@@ -347,7 +347,7 @@ def test_a_folder_that_is_no_export_is_no_model_to_evaluate(tmp_path, content):
         artefacts.load_artefact(str(tmp_path), TINY_MODEL, DataConfig())
 
 
-def test_a_saved_model_of_something_else_is_no_model_to_evaluate(tmp_path):
+def test_a_saved_model_of_something_else_is_refused_by_eval(tmp_path):
     module = tf.Module()
     module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([], tf.float32)])
     tf.saved_model.save(module, str(tmp_path))
@@ -355,7 +355,7 @@ def test_a_saved_model_of_something_else_is_no_model_to_evaluate(tmp_path):
         artefacts.load_artefact(str(tmp_path), TINY_MODEL, DataConfig())
 
 
-def test_an_export_that_disagrees_fails_and_is_not_left(run_dir, tmp_path, monkeypatch):
+def test_an_export_that_disagrees_fails_and_leaves_nothing(run_dir, tmp_path, monkeypatch):
     class WrongModule(serving.ServingModule):
         def __init__(self, model, *arguments, **named):
             super().__init__(model, *arguments, **named)
@@ -549,7 +549,7 @@ def published_messages() -> dict[str, type]:
     }
 
 
-def test_the_settings_for_tf_serving_are_such_messages():
+def test_the_settings_for_tf_serving_parse_as_its_messages():
     messages, folder = published_messages(), REPOSITORY / "export/tf_serving"
     batching = text_format.Parse(
         (folder / "batching.txt").read_text(), messages["BatchingParameters"]()

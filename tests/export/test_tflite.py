@@ -99,7 +99,7 @@ def test_a_file_in_float32_labels_as_the_keras_model(run_dir, float_labels):
     np.testing.assert_array_equal(label_of(image), expected)
 
 
-def test_its_report_tells_what_it_was_proved_with(float_labels):
+def test_its_parity_file_says_what_it_was_proved_with(float_labels):
     report = json.loads(float_labels.with_name("model.parity.json").read_text())
     assert report["label_agreement"] > 0.999 and report["miou_artefact"] is not None
     assert report["num_images"] == 4 and report["input_size"] == list(SIZE)
@@ -116,7 +116,7 @@ def test_eval_takes_the_file(run_dir, float_labels):
     assert metrics["miou"] == pytest.approx(report["miou_artefact"], abs=0.05)
 
 
-def test_scores_in_float16_are_wholly_for_the_gpu_delegate(run_dir, tmp_path):
+def test_all_operators_of_float16_scores_run_on_the_gpu_delegate(run_dir, tmp_path):
     output = tmp_path / "model.tflite"
     config = TFLiteConfig(quantize="float16", result="scores")
     figures, (gpu_note,) = tflite.export_tflite(run_dir, str(output), tflite_config=config)
@@ -231,7 +231,7 @@ def test_an_input_size_is_a_multiple_of_the_output_stride_plus_1(run_dir, crop, 
             tflite.fixed_input_size(run, config)
 
 
-def test_a_file_that_says_something_else_is_not_left_behind(run_dir, tmp_path, monkeypatch):
+def test_a_file_that_labels_differently_is_not_left_behind(run_dir, tmp_path, monkeypatch):
     wrong = converted(lambda images: tf.argmax(images, -1, tf.int32), (1, *SIZE, 3))
     monkeypatch.setattr(tflite, "convert", lambda *_: wrong)
     output = tmp_path / "model.tflite"
@@ -282,7 +282,7 @@ def test_an_export_that_is_killed_leaves_nothing_after_the_next_start(
         ("model.tflite", {"proof_config": TFLiteProofConfig(data_dir="none")}, "none"),
     ],
 )
-def test_what_cannot_work_is_said_before_any_work(
+def test_impossible_requests_are_refused_before_any_work(
     run_dir, tmp_path, monkeypatch, output, settings, complaint
 ):
     monkeypatch.setattr(run_dirs, "load_model", lambda *_: pytest.fail("has begun to work"))
@@ -300,12 +300,12 @@ def test_what_cannot_work_is_said_before_any_work(
         ({"input_size": (513,)}, "--input_size=513 must be 2 whole numbers"),
     ],
 )
-def test_settings_that_there_are_not_are_refused(setting, complaint):
+def test_unknown_settings_are_refused(setting, complaint):
     with pytest.raises(UserError, match=complaint):
         TFLiteConfig(**setting)
 
 
-def test_what_of_a_run_is_not_in_the_file_is_told(run_dir, tmp_path):
+def test_notes_say_what_of_a_run_is_not_in_the_file(run_dir, tmp_path):
     run = run_dirs.read(run_dir)
     assert tflite.left_out(run) == []
     data_config = DataConfig(min_resize_value=33)
