@@ -320,21 +320,23 @@ class DataConfig(Config):
     )
     min_resize_value: int | None = setting(
         None,
-        "Shorter side to which every image is resized before anything else.",
+        "Length to which the shorter side of every image is resized first.",
         default_help="no resizing",
         at_least=1,
         unit="pixels",
     )
     max_resize_value: int | None = setting(
         None,
-        "Largest longer side that min_resize_value may lead to; wider images become smaller.",
+        "Largest longer side of images that min_resize_value "
+        "resizes; longer images are resized to it.",
         default_help="no limit",
         at_least=1,
         unit="pixels",
     )
     resize_factor: int | None = setting(
         None,
-        "Rounds the sides that min_resize_value leads to up to a multiple of this, plus 1.",
+        "Rounds the sides of images that min_resize_value "
+        "resizes up to a multiple of this, plus 1.",
         default_help="no rounding",
         at_least=1,
         unit="pixels",
@@ -406,7 +408,7 @@ class DataConfig(Config):
     data_service: str = setting(
         "",
         "Address grpc://HOST:PORT of a deeplab_tf.data_service that prepares the batches.",
-        default_help="this process prepares them",
+        default_help="train prepares them",
     )
 
     def __post_init__(self):
@@ -440,7 +442,7 @@ class TrainConfig(Config):
     )
     gradient_accumulation_steps: int = setting(
         1,
-        "Number of parts that a batch is computed in, one after the other, to save memory.",
+        "Number of parts in which a batch is computed, one after the other, to save memory.",
         at_least=1,
     )
     tf_initial_checkpoint: str = setting(
@@ -455,7 +457,7 @@ class TrainConfig(Config):
     skip_mismatched: bool = setting(
         False,
         "Whether variables that tf_initial_checkpoint lacks, or has in another shape (other "
-        "classes), keep their random start.",
+        "classes), keep their random values.",
     )
     seed: int = setting(0, "Random seed. The same seed repeats the run.")
 
@@ -583,7 +585,8 @@ class TrainConfig(Config):
     )
     steps_per_execution: int = setting(
         0,
-        "Largest number of steps between two looks at the clock; 0 for all until the next event.",
+        "Largest number of steps in one call; 0 for all "
+        "until the next log, validation or checkpoint.",
         at_least=0,
         unit="steps",
     )

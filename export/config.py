@@ -69,7 +69,7 @@ class TFLiteProofConfig(ProofConfig):
 class CalibrationConfig(Config):
     """The images whose ranges of values 8-bit files are calibrated with."""
 
-    title = "calibration of int8"
+    title = "int8 calibration"
 
     calibration_images: str | None = setting(
         None,
