@@ -37,7 +37,7 @@ TINY_MODEL = config.ModelConfig(
 )
 
 
-# As mobilenet_v2._BOTTLENECKS: every stride, and units that add their input.
+# As mobilenet_v2.BOTTLENECKS: every stride, and units that add their input.
 SIX_UNITS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 2, 2))
 TWO_UNITS = ((1, 16, 1, 1), (6, 24, 1, 2))  # up to stride 4
 
@@ -49,7 +49,7 @@ def short_mobilenet_v2(bottlenecks=SIX_UNITS):
     Tracing the 17 takes most of the time of a test that trains two steps.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mobilenet_v2, "_BOTTLENECKS", bottlenecks)
+        patch.setattr(mobilenet_v2, "BOTTLENECKS", bottlenecks)
         yield
 
 

@@ -46,7 +46,7 @@ OBJECTS = {
 def short_backbones():
     """Backbones with few units, which are quick to build; their features have the same shapes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "_UNITS", dict.fromkeys(resnet._UNITS, (1, 2, 2, 3)))
+        patch.setattr(resnet, "UNITS", dict.fromkeys(resnet.UNITS, (1, 2, 2, 3)))
         for name, (entry_flow, _, decoder_strides) in xception._VARIANTS.items():
             patch.setitem(xception._VARIANTS, name, (entry_flow, 1, decoder_strides))
         yield

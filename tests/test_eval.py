@@ -309,7 +309,7 @@ def test_an_artefact_is_measured_in_place_of_the_checkpoint(tiny_run_dir, tiny_r
 def test_the_command_prints_the_metrics_and_writes_them(tiny_run_dir, tmp_path):
     # Python runs this first.
     (tmp_path / "sitecustomize.py").write_text(
-        f"from deeplab_tf.backbones import mobilenet_v2\nmobilenet_v2._BOTTLENECKS = {SIX_UNITS}\n"
+        f"from deeplab_tf.backbones import mobilenet_v2\nmobilenet_v2.BOTTLENECKS = {SIX_UNITS}\n"
     )
     result = subprocess.run(
         [

@@ -51,17 +51,23 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
 
 
 def test_only_drafts_of_processes_that_are_gone_are_deleted(tmp_path):
-    host, running, gone = files._host(), os.getppid(), 2**22 + 1
-    for name in (f".new_{host}_{running}_a", f".new_{host}_{gone}_b", ".new_elsewhere_1_c"):
+    with files.replacing(tmp_path / "kept") as draft:
+        draft.mkdir()
+        own_name = draft.parent.name
+    own, gone_process = os.getpid(), 2**22 + 1
+    running, gone = (
+        own_name.replace(f"_{own}_", f"_{process}_") for process in (os.getppid(), gone_process)
+    )
+    for name in (running, gone, ".new_elsewhere_1_c"):
         (tmp_path / name).mkdir()
     os.utime(tmp_path / ".new_elsewhere_1_c", (0, 0))
     (tmp_path / ".new_elsewhere_2_d").mkdir()
-    for name in ("kept", ".new_plans", ".new_export_plans"):
+    for name in (".new_plans", ".new_export_plans"):
         (tmp_path / name).mkdir()
     os.utime(tmp_path / ".new_plans", (0, 0))  # not a draft: its name says nothing of a process
     files.remove_drafts(tmp_path)
     left = {
-        f".new_{host}_{running}_a",
+        running,
         ".new_elsewhere_2_d",
         "kept",
         ".new_plans",

@@ -158,7 +158,7 @@ def test_a_killed_prediction_leaves_whole_files_and_the_next_cleans_up(tiny_run_
     # Python runs this first: it kills the process when the second image's label is to appear.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal\n"
-        f"from deeplab_tf.backbones import mobilenet_v2\nmobilenet_v2._BOTTLENECKS = {SIX_UNITS}\n"
+        f"from deeplab_tf.backbones import mobilenet_v2\nmobilenet_v2.BOTTLENECKS = {SIX_UNITS}\n"
         "replace = os.replace\n"
         "def replace_or_die(source, target):\n"
         "    if os.path.basename(target) == '1.png':\n"

@@ -48,7 +48,7 @@ if "deeplab_tf.train" in sys.orig_argv:
     from deeplab_tf.training import preemption
     from deeplab_tf.backbones import mobilenet_v2
 
-    mobilenet_v2._BOTTLENECKS = {TWO_UNITS}
+    mobilenet_v2.BOTTLENECKS = {TWO_UNITS}
     folder = os.environ["ENDS"]
     looks = 0
 

@@ -14,7 +14,6 @@ from deeplab_tf import tune_crf
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
-from deeplab_tf.evaluation import crf_search
 from deeplab_tf.evaluation import prediction
 from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("short_network")
 def tuned_run_dir(tiny_run_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned") / "run"
     shutil.copytree(tiny_run_dir, folder)
-    found = tune_crf.tune_crf(str(folder), num_images=1)
+    found = tune_crf.tune_crf(str(folder), num_images=4)
     assert json.loads((folder / "crf.json").read_text()) == json.loads(json.dumps(found))
     return str(folder)
 
@@ -34,12 +33,18 @@ def tuned_run_dir(tiny_run_dir, tmp_path_factory):
 def test_tuning_finds_parameters_as_good_as_those_it_starts_from(tuned_run_dir):
     with open(f"{tuned_run_dir}/crf.json", encoding="utf-8") as file:
         found = json.load(file)
-    run = run_dirs.read(tuned_run_dir)
-    examples = crf_search._predict(run, "val", 1, "best")
-    assert found["miou_without_crf"] == crf_search._miou(examples, run.dataset, None)
-    assert found["miou"] == crf_search._miou(examples, run.dataset, found["parameters"])
-    assert found["miou"] >= crf_search._miou(examples, run.dataset, crf.PRESETS["v1"])
-    assert (found["num_images"], found["split"]) == (1, "val")
+    without, tuned, v1 = (
+        evaluation.evaluate_run(tuned_run_dir, inference=inference)["miou"]
+        for inference in (
+            Inference(),
+            Inference(crf_config=CrfConfig(crf="tuned")),
+            Inference(crf_config=CrfConfig(crf="v1")),
+        )
+    )
+    assert found["miou_without_crf"] == pytest.approx(without, abs=1e-6)
+    assert found["miou"] == pytest.approx(tuned, abs=1e-6)
+    assert found["miou"] >= v1 - 1e-6
+    assert (found["num_images"], found["split"]) == (4, "val")
 
 
 def test_eval_uses_the_requested_crf(tuned_run_dir):

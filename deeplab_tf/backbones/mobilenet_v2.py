@@ -14,7 +14,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.weights import Weights
 
 # Expansion, filters, units, stride of the first unit; table 2.
-_BOTTLENECKS = (
+BOTTLENECKS = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -79,7 +79,7 @@ def _mobilenet_v2(
     divisor = 8 if depth_multiplier == 1 else 1
     units = [
         (expansion, make_divisible(filters * depth_multiplier, divisor), stride if first else 1)
-        for expansion, filters, count, stride in _BOTTLENECKS
+        for expansion, filters, count, stride in BOTTLENECKS
         for first in [True] + [False] * (count - 1)
     ]
     unit_strides = [stride for *_, stride in units]

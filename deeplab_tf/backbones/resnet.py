@@ -17,7 +17,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.weights import Weights
 
 # Units of block1 to block4; table 1.
-_UNITS = {"resnet_v1_50": (3, 4, 6, 3), "resnet_v1_101": (3, 4, 23, 3)}
+UNITS = {"resnet_v1_50": (3, 4, 6, 3), "resnet_v1_101": (3, 4, 23, 3)}
 _LAST_BLOCKS = (4, 5, 6, 7)
 
 
@@ -150,7 +150,7 @@ def _resnet(
         raise UserError(f"last_block is {last_block!r}; it must be 4, 5, 6 or 7.")
     scope = variant.removesuffix("_beta")
     # v3's cascade: block5 to block7 repeat block4.
-    counts = (*_UNITS[scope], *_UNITS[scope][3:] * (last_block - 4))
+    counts = (*UNITS[scope], *UNITS[scope][3:] * (last_block - 4))
     # The stride is in the last unit of a block, and the last block has none.
     units = [
         (block, unit, 2 if unit == count and block < last_block else 1)

@@ -13,7 +13,7 @@ from deeplab_tf.backbones.features import Features
 from deeplab_tf.weights import Weights
 
 # Blocks: convolutions, filters; a pooling of stride 2 follows each.
-_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 # Block -> stride at which the input of its pooling goes to a decoder.
 _DECODER_STRIDES = {3: 4, 4: 8, 5: 16}
 
@@ -51,13 +51,13 @@ def VGG16(
     """
     check_output_stride(output_stride)
     scope = "vgg_16"
-    units = [stride for _ in _BLOCKS for stride in (1, 2)]
+    units = [stride for _ in BLOCKS for stride in (1, 2)]
     strides = strides_and_rates(units, output_stride)
 
     image = pixels.image_input(in_channels)
     x = pixels.subtract_mean(image, pixels.VGG_MEAN)
     outputs = Features(output_stride)
-    for block, (count, filters) in enumerate(_BLOCKS, start=1):
+    for block, (count, filters) in enumerate(BLOCKS, start=1):
         (_, conv_rate), (pool_stride, pool_rate) = strides[2 * block - 2 : 2 * block]
         for index in range(1, count + 1):
             x = layers.AtrousConv2D(

@@ -28,7 +28,7 @@ _ENTRY_FLOW_71 = (
     ("entry_flow/block4", (728, 728, 728), 1, 1),
     ("entry_flow/block5", (728, 728, 728), 1, 2),
 )
-_EXIT_FLOW = (
+EXIT_FLOW = (
     ("exit_flow/block1", (728, 1024, 1024), 1, 2),
     ("exit_flow/block2", (1536, 1536, 2048), 1, 1),
 )
@@ -126,7 +126,7 @@ def _xception(
     middle_flow = (_MIDDLE_BLOCK, (728, 728, 728), middle_units, 1)
     units = [
         (block, unit, filters, stride)
-        for block, filters, count, stride in (*entry_flow, middle_flow, *_EXIT_FLOW)
+        for block, filters, count, stride in (*entry_flow, middle_flow, *EXIT_FLOW)
         for unit in range(1, count + 1)
     ]
     # The stem has stride 2 at any output stride.

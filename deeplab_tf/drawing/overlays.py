@@ -7,7 +7,7 @@ import numpy as np
 
 from deeplab_tf.drawing import palettes
 
-_BAND_PIXELS = 2**22  # are painted at once, so that large images need little memory besides
+BAND_PIXELS = 2**22  # are painted at once, so that large images need little memory besides
 
 
 def overlay(
@@ -50,6 +50,6 @@ def class_borders(label: np.ndarray) -> np.ndarray:
 def row_bands(shape: tuple[int, int]) -> Iterator[slice]:
     """Yields slices of rows that together cover an array [H, W, ...], some megapixels each."""
     height, width = shape[:2]
-    step = max(1, _BAND_PIXELS // max(1, width))
+    step = max(1, BAND_PIXELS // max(1, width))
     for start in range(0, height, step):
         yield slice(start, start + step)

@@ -66,7 +66,7 @@ def coarse(request, undrawn):
 @pytest.fixture
 def short_resnets(monkeypatch):
     """Gives ResNets two units in each block, which is quick."""
-    monkeypatch.setattr(resnet, "_UNITS", dict.fromkeys(resnet._UNITS, (2, 2, 2, 2)))
+    monkeypatch.setattr(resnet, "UNITS", dict.fromkeys(resnet.UNITS, (2, 2, 2, 2)))
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,8 @@ CHANNELS = {
     "mobilenet_v2": (144, 192, 576),
     **dict.fromkeys(("xception_41", "xception_65"), (256, 728, 1024)),
     "xception_71": (256, 728, 1024),
-    **dict.fromkeys(resnet._UNITS, (256, 512, 1024)),
-    **dict.fromkeys([f"{name}_beta" for name in resnet._UNITS], (256, 512, 1024)),
+    **dict.fromkeys(resnet.UNITS, (256, 512, 1024)),
+    **dict.fromkeys([f"{name}_beta" for name in resnet.UNITS], (256, 512, 1024)),
     "vgg_16": (256, 512, 512),
 }
 

@@ -395,7 +395,7 @@ def test_where_numba_cannot_compile_the_graph_makes_the_batches(tiny_records, mo
     def fail(*_):
         raise RuntimeError("LLVM: no such instruction")
 
-    monkeypatch.setattr(fast_crop, "_sample", fail)
+    monkeypatch.setattr(fast_crop, "try_out", fail)
     untried = functools.cache(fast.load_and_try.__wrapped__)
     monkeypatch.setattr(fast, "load_and_try", untried)
     (batch,) = training_batches(tiny_records, 1)

@@ -27,5 +27,5 @@ def test_large_images_are_painted_as_small_ones_are(monkeypatch):
     image = generator.integers(0, 256, (70, 90, 3), dtype=np.uint8)
     label = generator.integers(0, 6, (70, 90))  # 4 and 5 are not classes
     at_once = overlays.overlay(image, label, COLORS)
-    monkeypatch.setattr(overlays, "_BAND_PIXELS", 1000)
+    monkeypatch.setattr(overlays, "BAND_PIXELS", 1000)
     np.testing.assert_array_equal(overlays.overlay(image, label, COLORS), at_once)

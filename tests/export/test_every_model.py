@@ -68,12 +68,12 @@ def short_networks():
     """While it lasts, every backbone has one unit of each kind, or two."""
     large = mobilenet_v3._LARGE
     with short_mobilenet_v2(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "_UNITS", dict.fromkeys(resnet._UNITS, (1, 2, 1, 1)))
+        patch.setattr(resnet, "UNITS", dict.fromkeys(resnet.UNITS, (1, 2, 1, 1)))
         for name, (entry_flow, _, decoder_strides) in xception._VARIANTS.items():
             patch.setitem(xception._VARIANTS, name, (entry_flow, 1, decoder_strides))
-        exit_flow = [(name, (32, 32, 32), *rest) for name, _, *rest in xception._EXIT_FLOW]
-        patch.setattr(xception, "_EXIT_FLOW", exit_flow)
-        patch.setattr(vgg, "_BLOCKS", tuple((1, filters) for _, filters in vgg._BLOCKS))
+        exit_flow = [(name, (32, 32, 32), *rest) for name, _, *rest in xception.EXIT_FLOW]
+        patch.setattr(xception, "EXIT_FLOW", exit_flow)
+        patch.setattr(vgg, "BLOCKS", tuple((1, filters) for _, filters in vgg.BLOCKS))
         bottlenecks = (*large[:5], *large[6:8], *large[12:14])
         short = (bottlenecks, 32, {2: 4, 4: 8})
         patch.setitem(mobilenet_v3._VARIANTS, "mobilenet_v3_large_seg", short)

@@ -32,6 +32,7 @@ from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data import transforms
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.data.records import default_colors
 from deeplab_tf.errors import UserError
@@ -439,12 +440,8 @@ def test_an_image_file_above_the_limit_is_not_decoded(tmp_path):
 
 
 def test_image_files_that_get_other_labels_fail_the_export(colour_module, monkeypatch):
-    def mirrored(self, image_bytes):
-        image, placement = fit(self, image_bytes)
-        return image[:, ::-1], placement
-
-    fit = serving.ServingModule._fit
-    monkeypatch.setattr(serving.ServingModule, "_fit", mirrored)
+    decode = transforms.decode
+    monkeypatch.setattr(transforms, "decode", lambda image_bytes: decode(image_bytes)[:, ::-1])
     with pytest.raises(UserError, match="serving_bytes equal those of serving_default"):
         savedmodel.prove_image_files(colour_module, (65, 97))
 

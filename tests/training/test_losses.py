@@ -240,14 +240,25 @@ def test_lovasz_of_a_sure_prediction_is_one_minus_its_iou():
 
 
 def test_lovasz_keeps_the_gradient_of_a_large_batch():
-    """Slopes of the size of 1 / pixels are what float32 loses in 1 - IoU."""
+    """It sums slopes of the size of 1 / pixels, which float32 loses in 1 - IoU."""
     size = 1_000_000
-    truth = tf.cast(tf.range(size) % 2 == 0, tf.float32)
-    slopes = losses._lovasz_slopes((tf.linspace(1.0, 0.0, size), truth))
-    exact = 1 - np.concatenate([[size // 2], size // 2 - np.cumsum(truth)]) / np.concatenate(
-        [[size // 2], size // 2 + np.cumsum(1.0 - truth.numpy().astype(np.float64))]
-    )
-    np.testing.assert_allclose(slopes, np.diff(exact), rtol=1e-5, atol=1e-12)
+    label = np.arange(size) % 2
+    # The difference of the logits of the two classes; the error falls from pixel to pixel.
+    margin = tf.linspace(-2.0, 2.0, size)
+    with tf.GradientTape() as tape:
+        tape.watch(margin)
+        logits = tf.where(label[:, None] == [0, 1], margin[:, None], 0.0)
+        loss_sum, _ = losses.lovasz_softmax(logits[tf.newaxis, tf.newaxis], label[None, None], 255)
+    slopes = np.zeros(size)
+    for class_id in (0, 1):
+        of_class = np.cumsum(label == class_id)
+        of_others = np.cumsum(label != class_id)
+        iou = (of_class[-1] - of_class) / (of_class[-1] + of_others)
+        slopes += np.diff(1 - iou, prepend=0.0)
+    probability = 1 / (1 + np.exp(-margin.numpy().astype(np.float64)))
+    expected = -slopes * probability * (1 - probability)
+    scale = float(loss_sum) / np.sum(slopes * (1 - probability))  # the loss sums or averages
+    np.testing.assert_allclose(tape.gradient(loss_sum, margin), scale * expected, rtol=1e-4)
 
 
 def test_losses_are_computed_in_float32_and_inside_a_graph():

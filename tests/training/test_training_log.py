@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import pathlib
 import sys
 import time
 import tracemalloc
@@ -301,9 +302,19 @@ def test_a_run_dir_that_cannot_be_written_is_named(tmp_path):
         make_log(tmp_path)
 
 
+def fill_disk_under(path: pathlib.Path) -> None:
+    """Makes every further write to a file of this process fail as on a full disk."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    for descriptor in pathlib.Path("/proc/self/fd").iterdir():
+        if os.path.realpath(descriptor) == str(path.resolve()):
+            os.dup2(full, int(descriptor.name))
+    os.close(full)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
 def test_a_full_disk_is_reported_with_the_file(tmp_path, stopwatch):
     log = make_log(tmp_path)
-    log._lines = open("/dev/full", "ab", buffering=0)
+    fill_disk_under(tmp_path / "metrics.jsonl")
     with pytest.raises(UserError, match="metrics.jsonl cannot be written.*No space left"):
         report_steps(log, stopwatch, [1])
     log.close()
