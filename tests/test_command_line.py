@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from conftest import COMMANDS
+from conftest import REPOSITORY
 from conftest import configs_of
 from deeplab_tf import command_line
 from deeplab_tf import settings
@@ -236,6 +237,17 @@ def test_booleans_are_read_as_absl_reads_them():
     ):
         (data_config,) = command_line.parse([argument], DataConfig)
         assert data_config.random_flip is value
+
+
+def test_the_table_of_commands_has_them_all():
+    found = {
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removeprefix("deeplab_tf.")
+        for folder in ("deeplab_tf", "datasets", "export")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        if "\n    command_line.run(main" in path.read_text(encoding="utf-8")
+    }
+    # The docstring of `command_line` shows how it is used.
+    assert {f"deeplab_tf.{name}" for name in found - {"command_line"}} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
