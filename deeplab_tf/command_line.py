@@ -42,6 +42,7 @@ from deeplab_tf import files
 from deeplab_tf import settings
 from deeplab_tf import start_up
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 _HELP_FLAGS = ("help", "helpshort", "helpfull", "h", "?")
 _MIN_WIDTH = 40  # of a terminal, columns
@@ -272,12 +273,14 @@ def _parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
         where = next((one.where for one in flat if one.name == error.flagname), "")
         near = difflib.get_close_matches(error.flagname, list(flag_values), 1)
         ask = f" Did you mean --{near[0]}?" if near else ""
-        raise UserError(f"{where}there is no flag --{error.flagname}.{ask}") from error
+        raise UserError(f"{where}there is no flag --{shortened(error.flagname)}.{ask}") from error
     except flags.Error as error:
         raise UserError(str(error)) from error
     if stray:
         where = next((one.where for one in flat if one.text == stray[0]), "")
-        raise UserError(f"{where}unexpected argument {stray[0]!r}; flags are written --name=value.")
+        raise UserError(
+            f"{where}unexpected argument {shortened(stray[0])!r}; flags are written --name=value."
+        )
 
 
 def _flatten(

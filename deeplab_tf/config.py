@@ -643,7 +643,11 @@ class CrfConfig(Config):
         is_common=True,
     )
     crf_iterations: int | None = setting(
-        None, "Number of mean-field updates.", default_help="that of --crf", at_least=0
+        None,
+        "Number of mean-field updates.",
+        default_help="that of --crf",
+        at_least=0,
+        at_most=1000,
     )
     crf_bilateral_weight: float | None = setting(
         None,

@@ -44,3 +44,12 @@ is not installed: pip install 'deeplab_tf[mat]'
             f"{purpose} needs the package {package}, which is not installed: "
             f"pip install 'deeplab_tf[{extra}]'"
         ) from error
+
+
+def shortened(text: str, max_length: int = 100) -> str:
+    """Returns a text that a user gave as a message shows it: the beginning of a long one.
+
+    >>> shortened("abcdef", 3)
+    'abc...'
+    """
+    return text if len(text) <= max_length else f"{text[:max_length]}..."

@@ -58,10 +58,10 @@ class Arguments(config.Config):
 
 
 def main(arguments: Arguments, eval_config: EvalConfig, crf_config: CrfConfig) -> None:
-    from deeplab_tf.evaluation import results
     from deeplab_tf.evaluation.inference import Inference
     from deeplab_tf.evaluation.run_evaluation import Data
     from deeplab_tf.evaluation.run_evaluation import Measures
+    from deeplab_tf.runs import run_files
 
     figures = evaluate_run(
         arguments.run_dir,
@@ -87,8 +87,8 @@ def main(arguments: Arguments, eval_config: EvalConfig, crf_config: CrfConfig) -
         compare=arguments.compare,
     )
     print_metrics(figures)
-    metrics_path = os.path.join(arguments.run_dir, results.METRICS)
-    print(f"written to {metrics_path} and {results.IMAGES} there")
+    metrics_path = os.path.join(arguments.run_dir, run_files.METRICS)
+    print(f"written to {metrics_path} and {run_files.IMAGES} there")
     if arguments.report:
         print(f"report     {arguments.report}")
 

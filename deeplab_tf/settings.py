@@ -18,6 +18,7 @@ import typing
 from collections.abc import Hashable
 
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 REQUIRED = dataclasses.MISSING
 
@@ -131,7 +132,7 @@ class Setting:
             return self._check_list(value) if self.is_list else self._check_item(value)
         except _WrongValueError as error:
             clauses = [
-                f"--{self.name}={self.to_text(value)} must {error}",
+                f"--{self.name}={shortened(self.to_text(value))} must {error}",
                 self.example and f"e.g. {self.example}",
             ]
             ending = f"; {self.hint}" if self.hint else ""

@@ -7,6 +7,7 @@ predict and export uses them.
 """
 
 import dataclasses
+import os
 
 from deeplab_tf import command_line
 from deeplab_tf import config
@@ -30,12 +31,14 @@ class Arguments(config.Config):
 
 def main(arguments: Arguments) -> None:
     from deeplab_tf.evaluation import crf_search
+    from deeplab_tf.runs import run_files
 
     found = crf_search.tune_crf(**dataclasses.asdict(arguments))
     gain = found["miou"] - found["miou_without_crf"]
     parameters = crf_search.to_text(found["parameters"])
     print(f"miou {found['miou']:.4f} ({gain:+.4f} by the CRF) with {parameters}")
-    print(f"written to {arguments.run_dir}/crf.json: use it with --crf=tuned")
+    path = os.path.join(arguments.run_dir, run_files.CRF)
+    print(f"written to {path}: use it with --crf=tuned")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.models import complete
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
-from deeplab_tf.training import initial_weights
+from deeplab_tf.runs import weight_sources
 from deeplab_tf.weights import tf1_checkpoint
 
 FLAGFILES = sorted((REPOSITORY / "configs").glob("*.flagfile"))
@@ -131,10 +131,8 @@ def test_a_second_stage_starts_from_the_weights_of_the_first(tmp_path):
         run_dirs.create(str(tmp_path / "first"), first, DataConfig(), TrainConfig(), classes)
         trained = build_model(**dataclasses.asdict(first))
         checkpoints.save_weights(trained, str(tmp_path / "first"))
-        start = TrainConfig(tf_initial_checkpoint=str(tmp_path / "first"))
-        run = run_dirs.create(str(tmp_path / "second"), second, DataConfig(), start, classes)
         model = build_model(**dataclasses.asdict(second))
-        report = initial_weights.load(model, run.train_config)
+        report = weight_sources.fill(model, str(tmp_path / "first"))
         other = build_model(**dataclasses.asdict(first) | {"num_classes": 4})
     assert len(report.loaded) == len(model.weights)
     for weight, expected in zip(model.weights, trained.weights, strict=True):

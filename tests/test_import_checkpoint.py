@@ -19,6 +19,7 @@ from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.runs import run_files
 
 MODEL = dataclasses.replace(TINY_MODEL, num_classes=3)
 
@@ -88,6 +89,18 @@ def test_what_does_not_fit_is_refused_and_leaves_no_run_dir(
             classes=classes,
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_imported_weights_do_not_replace_trained_ones(tf1_checkpoint, tmp_path):
+    arguments = {"model_config": MODEL, "data_config": DataConfig(), "run_dir": str(tmp_path)}
+    for _ in range(2):  # once more over itself
+        import_checkpoint.import_checkpoint(tf1_checkpoint[0], **arguments)
+    assert len(list((tmp_path / "best").glob("*.index"))) == 1
+    (tmp_path / run_files.TRAINING_LOG).touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds a training. Give another --run_dir"):
+        import_checkpoint.import_checkpoint(tf1_checkpoint[0], **arguments)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_the_original_voc_model_finds_what_is_in_the_images(shared, tmp_path):

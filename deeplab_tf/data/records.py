@@ -46,12 +46,15 @@ class DatasetInfo:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str = "the dataset description") -> "DatasetInfo":
+    def from_json(
+        cls, text: str, where: str = "the dataset description", remedy: str = _BUILD_AGAIN
+    ) -> "DatasetInfo":
         """Reads what `to_json` wrote.
 
         Args:
             text: The JSON.
             where: Name of the file, for messages.
+            remedy: What to do if something is wrong, for messages.
 
         Raises:
             UserError: It is not JSON, or a field is missing or makes no sense.
@@ -59,8 +62,8 @@ class DatasetInfo:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not JSON ({error}). {_BUILD_AGAIN}") from error
-        fields = JsonObject(value, where, _BUILD_AGAIN)
+            raise UserError(f"{where} is not JSON ({error}). {remedy}") from error
+        fields = JsonObject(value, where, remedy)
         return cls(fields.text("name"), *_read_classes(fields))
 
 

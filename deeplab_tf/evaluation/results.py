@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
+from deeplab_tf.runs import run_files
 
-METRICS = "metrics.json"
-IMAGES = "images.jsonl"
-_OLD_IMAGES = "pictures.jsonl"  # until version 0.1
+# Keys of version 0.1.
 _OLD_KEYS = {"num_pictures": "num_images", "pictures_per_second": "images_per_second"}
 
 
@@ -59,11 +58,11 @@ def writing(run_dir: str) -> Iterator[Writer]:
     try:
         files.remove_drafts(run_dir)
         with files.draft_folder(run_dir) as folder:
-            with open(folder / IMAGES, "w", encoding="utf-8") as lines:
+            with open(folder / run_files.IMAGES, "w", encoding="utf-8") as lines:
                 writer = Writer(lines)
                 yield writer
-            files.write_json(folder / METRICS, writer.figures)
-            for name in (IMAGES, METRICS):
+            files.write_json(folder / run_files.METRICS, writer.figures)
+            for name in (run_files.IMAGES, run_files.METRICS):
                 os.replace(folder / name, os.path.join(run_dir, name))
     except OSError as error:
         raise UserError(f"The evaluation of {run_dir} cannot be written: {error}.") from error
@@ -77,19 +76,18 @@ def read(run_dir: str) -> Evaluation:
     """
     folder = pathlib.Path(run_dir)
     again = f"Run python -m deeplab_tf.eval --run_dir={run_dir} again."
-    if not (folder / METRICS).is_file():
+    if not (folder / run_files.METRICS).is_file():
         raise UserError(
             f"{run_dir} has no evaluation: run python -m deeplab_tf.eval --run_dir={run_dir} first."
         )
-    figures = files.read_json(folder / METRICS, "evaluation")
-    _check(figures, _FIGURES, f"The evaluation {folder / METRICS}", again)
+    figures = files.read_json(folder / run_files.METRICS, "evaluation")
+    _check(figures, _FIGURES, f"The evaluation {folder / run_files.METRICS}", again)
     figures = {_OLD_KEYS.get(key, key): value for key, value in figures.items()}
 
-    path = next(
-        (folder / name for name in (IMAGES, _OLD_IMAGES) if (folder / name).is_file()), None
-    )
+    paths = [folder / name for name in (run_files.IMAGES, run_files.OLD_IMAGES)]
+    path = next((path for path in paths if path.is_file()), None)
     if path is None:
-        raise UserError(f"{run_dir} has no {IMAGES}. {again}")
+        raise UserError(f"{run_dir} has no {run_files.IMAGES}. {again}")
     images = []
     for number, line in enumerate(files.read_text(path, "list of images").splitlines(), start=1):
         place = f"Line {number} of {path}"

@@ -5,8 +5,6 @@ import shlex
 import sys
 
 import numpy as np
-import psutil
-import tensorflow as tf
 
 from deeplab_tf.data import records
 from deeplab_tf.data import training_data
@@ -17,6 +15,7 @@ from deeplab_tf.evaluation import results
 from deeplab_tf.evaluation.evaluate import evaluate
 from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
 from deeplab_tf.evaluation.inference import Inference
+from deeplab_tf.evaluation.memory import peak_memory_mib
 from deeplab_tf.runs import run_dir as run_dirs
 
 _NUM_WORST, _NUM_BEST = 12, 6  # images on the report
@@ -117,7 +116,7 @@ def evaluate_run(
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
             **figures,
             "confusion_matrix": figures["confusion_matrix"].tolist(),
-            "peak_memory_mib": _peak_memory_mib(),
+            "peak_memory_mib": peak_memory_mib(),
             **observer.figures(),
         }
     if report:
@@ -228,15 +227,3 @@ def _write_report(
         report_page.write(path, evaluation, info=info, worst=worst, best=best, other=other)
     except OSError as error:
         raise UserError(f"--report={path} cannot be written: {error}.") from error
-
-
-def _peak_memory_mib() -> int:
-    """Most memory held so far, in MiB: of the GPU if there is one, else of this process."""
-    if tf.config.list_physical_devices("GPU"):
-        return tf.config.experimental.get_memory_info("GPU:0")["peak"] // 2**20
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset // 2**20
-    import resource  # POSIX only
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere

@@ -33,7 +33,7 @@ def official_name(variable: keras.Variable) -> str:
     >>> layers.official_name(aspp.trainable_variables[0])
     'image_pooling/weights'
     """
-    layer, kind = variable.path.split("/")[-2:]
+    layer, kind = f"/{variable.path}".split("/")[-2:]
     if kind == "kernel":
         kind = "depthwise_weights" if layer.endswith("depthwise") else "weights"
     elif kind == "bias":

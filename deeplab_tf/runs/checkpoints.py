@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import layers
@@ -232,17 +231,9 @@ def check_finite(model: keras.Model, origin: str) -> None:
     Raises:
         UserError: A weight is NaN or infinite.
     """
-    broken = [
-        name
-        for name, variable in _weights(model).items()
-        if not np.isfinite(tf.convert_to_tensor(variable).numpy()).all()
-    ]
-    if broken:
-        raise UserError(
-            f"{origin} has weights that are NaN or infinite: {few(broken)}. The training that "
-            "wrote it diverged: take an earlier checkpoint, or train again with a lower "
-            "--base_learning_rate or with --clip_gradient_norm."
-        )
+    weights = _weights(model).items()
+    values = ((name, tf.convert_to_tensor(weight).numpy()) for name, weight in weights)
+    checkpoint_values.check_finite(values, origin)
 
 
 def _weights(model: keras.Model) -> dict[str, keras.Variable]:

@@ -1,6 +1,7 @@
-"""Run dirs made of official TF1 weights."""
+"""Run dirs that hold official or other trained weights."""
 
 import dataclasses
+import os
 
 from deeplab_tf import models
 from deeplab_tf.config import DataConfig
@@ -12,6 +13,9 @@ from deeplab_tf.data.class_lists import read_class_list
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.runs import run_files
+from deeplab_tf.runs import run_lock
+from deeplab_tf.runs import weight_sources
 from deeplab_tf.weights import tf1_checkpoint
 
 
@@ -23,20 +27,21 @@ def import_checkpoint(
     run_dir: str,
     classes: str = "",
 ) -> tf1_checkpoint.ImportReport:
-    """Writes a run dir that holds the weights of a TF1 checkpoint.
+    """Writes a run dir with trained weights.
 
     Args:
-        checkpoint: Prefix of the checkpoint, such as `.../model.ckpt`.
-        model_config: The model that it is of, `num_classes` included.
-        data_config: Where there is a `data_dir`, its class names and colours are taken.
+        checkpoint: Path or name of the weights, see `weight_sources.fill`.
+        model_config: The model of the checkpoint, with `num_classes`.
+        data_config: If it has a `data_dir`, class names and colours are those of the records.
         run_dir: Folder to write.
-        classes: File with a class name per line, where there are no records.
+        classes: File of class names, see `read_class_list`; empty for those of the records.
 
     Returns:
         What was loaded and what was not used.
 
     Raises:
-        UserError: The checkpoint is of another model, or the run dir is of another.
+        UserError: The checkpoint is of another model, or the run dir holds another model or a
+            training.
     """
     dataset = _describe_classes(model_config.num_classes, data_config, classes)
     if model_config.num_classes not in (None, dataset.num_classes):
@@ -46,10 +51,20 @@ def import_checkpoint(
         )
     model_config = dataclasses.replace(model_config, num_classes=dataset.num_classes)
     model = models.build_model(**dataclasses.asdict(model_config))
-    report = tf1_checkpoint.load_tf1_checkpoint(model, checkpoint)
-    run_dirs.create(run_dir, model_config, data_config, TrainConfig(), dataset)
-    checkpoints.save_weights(model, run_dir)
+    report = weight_sources.fill(model, checkpoint)
+    run = run_dirs.describe(run_dir, model_config, data_config, TrainConfig(), dataset)
+    with run_lock.hold(run_dir):
+        _check_that_it_is_not_trained(run_dir)
+        run_dirs.write(run)
+        checkpoints.save_weights(model, run_dir)
     return report
+
+
+def _check_that_it_is_not_trained(run_dir: str) -> None:
+    """Keeps imported weights from replacing trained ones."""
+    for name in (run_files.TRAINING_LOG, run_files.CHECKPOINTS):
+        if os.path.exists(os.path.join(run_dir, name)):
+            raise UserError(f"--run_dir={run_dir} holds a training. Give another --run_dir.")
 
 
 def _describe_classes(

@@ -5,7 +5,6 @@ renamed.
 """
 
 import dataclasses
-import json
 import os
 
 import keras
@@ -14,6 +13,7 @@ from deeplab_tf import command_line
 from deeplab_tf import crf
 from deeplab_tf import files
 from deeplab_tf import models
+from deeplab_tf import settings
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
@@ -32,6 +32,7 @@ _SHAPING_FLAGS = (
     "mixed_precision",
     "frozen_scopes",
 )
+_RESTORE = "Restore the file from a copy; a run on the same records has an equal one."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +130,9 @@ def read(folder: str) -> Run:
     model_config, data_config, train_config = command_line.read_flagfile(
         os.path.join(folder, run_files.FLAGS), ModelConfig, DataConfig, TrainConfig
     )
-    text = files.read_text(os.path.join(folder, run_files.DATASET), "description of the classes")
-    dataset = DatasetInfo.from_json(text)
+    path = os.path.join(folder, run_files.DATASET)
+    text = files.read_text(path, "description of the classes")
+    dataset = DatasetInfo.from_json(text, path, _RESTORE)
     return Run(folder, model_config, data_config, train_config, dataset)
 
 
@@ -155,7 +157,7 @@ def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
 
 
 def write_crf_parameters(folder: str, found: dict) -> None:
-    """Keeps what `deeplab_tf.tune_crf` found; `found["parameters"]` are those to be used.
+    """Writes what `deeplab_tf.tune_crf` found; `found["parameters"]` are the parameters to use.
 
     Raises:
         UserError: The folder cannot be written.
@@ -171,26 +173,37 @@ def crf_parameters(folder: str, config: CrfConfig) -> dict | None:
     """Returns the arguments of `dense_crf` that flags ask for in a run dir, or None for no CRF.
 
     Raises:
-        UserError: A name of parameters that there is not, or no CRF has been tuned.
+        UserError: The flags ask for tuned parameters, but none have been found, or their file is
+            damaged.
     """
     if not config.crf:
         return None
-    if config.crf == "tuned":
-        path = os.path.join(folder, run_files.CRF)
-        if not os.path.isfile(path):
-            raise UserError(
-                f"--crf=tuned, but {folder} has no {run_files.CRF}: run deeplab_tf.tune_crf "
-                f"--run_dir={folder} first."
-            )
-        with open(path, encoding="utf-8") as file:
-            parameters = json.load(file)["parameters"]
-    elif config.crf in crf.PRESETS:
-        parameters = crf.PRESETS[config.crf]
-    else:
-        raise UserError(f"--crf={config.crf}; it can be {', '.join(crf.PRESETS)} or tuned.")
-    given = dataclasses.asdict(config)
-    changed = {name: given[f"crf_{name}"] for name in parameters}
-    return parameters | {name: value for name, value in changed.items() if value is not None}
+    parameters = _read_crf_parameters(folder) if config.crf == "tuned" else crf.PRESETS[config.crf]
+    given = {name: getattr(config, f"crf_{name}") for name in parameters}
+    return parameters | {name: value for name, value in given.items() if value is not None}
+
+
+def _read_crf_parameters(folder: str) -> dict:
+    """Reads what `write_crf_parameters` wrote; the limits are those of the flags."""
+    path = os.path.join(folder, run_files.CRF)
+    command = f"python -m deeplab_tf.tune_crf --run_dir={folder}"
+    if not os.path.isfile(path):
+        raise UserError(f"--crf=tuned, but {folder} has no {run_files.CRF}. Run {command} first.")
+    found = files.read_json(path, "file of CRF parameters")
+    values = found.get("parameters") if isinstance(found, dict) else None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must have an object `parameters`. Run {command} again.")
+    parameters = {}
+    for setting in settings.settings_of(CrfConfig):
+        name = setting.name.removeprefix("crf_")
+        if name in crf.PRESETS["v1"]:
+            try:
+                parameters[name] = setting.check(values.get(name))
+            except UserError as error:
+                raise UserError(f"{path}: {error} Run {command} again.") from error
+            if parameters[name] is None:
+                raise UserError(f"{path}: parameters has no {name}. Run {command} again.")
+    return parameters
 
 
 def changed_flags(run: Run) -> list[str]:

@@ -6,6 +6,7 @@ import keras
 
 from deeplab_tf import layers  # noqa: F401 - Keras finds the layers of a file by their classes
 from deeplab_tf.errors import UserError
+from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir
 
 
@@ -21,7 +22,8 @@ def load_model(path: str | os.PathLike) -> keras.Model:
         logits `[B, H, W, num_classes]`; of a `.keras` file, whatever model was saved.
 
     Raises:
-        UserError: If there is no such run or file, or it cannot be loaded.
+        UserError: If there is no such run or file, it cannot be loaded, or its weights are NaN or
+            infinite.
 
     Example:
 
@@ -41,9 +43,11 @@ def _load_keras_file(path: str) -> keras.Model:
     if not os.path.isfile(path):
         raise UserError(f"There is no file {path}. Give a .keras file or a run dir.")
     try:
-        return keras.saving.load_model(path)
+        model = keras.saving.load_model(path)
     except Exception as error:  # of many kinds, for all the ways in which a zip file can be damaged
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} cannot be used: it is damaged, or not a Keras model ({reason})."
         ) from error
+    checkpoints.check_finite(model, path)
+    return model

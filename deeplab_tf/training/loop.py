@@ -21,9 +21,9 @@ from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.runs import run_files
 from deeplab_tf.runs import run_lock
+from deeplab_tf.runs import weight_sources
 from deeplab_tf.training import batches
 from deeplab_tf.training import failures
-from deeplab_tf.training import initial_weights
 from deeplab_tf.training import preemption
 from deeplab_tf.training import timing
 from deeplab_tf.training import train_step
@@ -86,7 +86,13 @@ def _resume_or_initialize(
         return
     _check_that_it_is_not_imported(run.folder)
     if run.train_config.tf_initial_checkpoint:
-        print(initial_weights.load(state.model, run.train_config))
+        report = weight_sources.fill(
+            state.model,
+            run.train_config.tf_initial_checkpoint,
+            skip_mismatched=run.train_config.skip_mismatched,
+            allow_backbone=True,
+        )
+        print(report)
         if state.average:
             state.average.reset(checkpoints.averaged_variables(state.model))
 

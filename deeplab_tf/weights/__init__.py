@@ -1,6 +1,7 @@
 """Trained weights from checkpoints: reading them by name, and matching them with a model.
 
 tf1_checkpoint.py      fills a model from a checkpoint of the original
+checkpoint_paths.py    finds the checkpoint that a name, a folder or an archive stands for
 checkpoint_values.py   the values of a checkpoint by the original's names, whatever wrote it
 object_graph.py        the names in checkpoints of deeplab_tf 0.1
 """
@@ -8,8 +9,6 @@ object_graph.py        the names in checkpoints of deeplab_tf 0.1
 import os
 
 import keras
-
-from deeplab_tf import zoo
 
 Weights = str | os.PathLike | None
 
@@ -30,4 +29,4 @@ def load_weights(model: keras.Model, weights: Weights) -> None:
     # Needs TensorFlow, which is not loaded with Keras' other backends.
     from deeplab_tf.weights import tf1_checkpoint
 
-    tf1_checkpoint.load_tf1_checkpoint(model, zoo.resolve(weights))
+    tf1_checkpoint.load_tf1_checkpoint(model, weights)

@@ -48,23 +48,24 @@ class CheckpointValues:
     Args:
         prefix: Prefix of the checkpoint's files; or the file of a checkpoint in TensorFlow's first
             format.
+        origin: What to call it in messages; None for the prefix.
 
     Attributes:
-        prefix: The same.
+        origin: What to call it in messages.
         shapes: Shape of each value, by name.
 
     Raises:
         UserError: The files are missing, damaged, or not a checkpoint.
     """
 
-    def __init__(self, prefix: str | os.PathLike):
-        self.prefix = os.fspath(prefix)
+    def __init__(self, prefix: str | os.PathLike, origin: str | None = None):
+        self.origin = origin or os.fspath(prefix)
         try:
-            self._reader = tf.train.load_checkpoint(self.prefix)
+            self._reader = tf.train.load_checkpoint(os.fspath(prefix))
             self._keys = object_graph.keys_by_name(self._reader)
         except _UNREADABLE as error:
             raise UserError(
-                f"{self.prefix} cannot be read as a TensorFlow checkpoint: {first_line(error)}"
+                f"{self.origin} cannot be read as a TensorFlow checkpoint: {first_line(error)}"
             ) from error
         shapes = self._reader.get_variable_to_shape_map()
         self.shapes = {name: list(shapes[key]) for name, key in self._keys.items()}
@@ -79,7 +80,7 @@ class CheckpointValues:
             return self._reader.get_tensor(self._keys[name])
         except _UNREADABLE as error:
             raise UserError(
-                f"{self.prefix} is damaged: {first_line(error)}. Copy or download it again, or "
+                f"{self.origin} is damaged: {first_line(error)}. Copy or download it again, or "
                 "take another checkpoint."
             ) from error
 
@@ -137,6 +138,25 @@ def misfits(shapes: dict[str, list[int]], variables: dict) -> dict[str, str]:
         elif there != here:
             reasons[name] = f"{here} in the model, {there} in the checkpoint"
     return reasons
+
+
+def check_finite(values: Iterable[tuple[str, np.ndarray]], origin: str) -> None:
+    """Refuses weights that are not finite, with which every pixel would get the class 0.
+
+    Args:
+        values: The weights and their names.
+        origin: Where they come from, for the message.
+
+    Raises:
+        UserError: A weight is NaN or infinite.
+    """
+    broken = [name for name, value in values if not np.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"{origin} has weights that are NaN or infinite: {few(broken)}. The training that "
+            "wrote it diverged: take an earlier checkpoint, or train again with a lower "
+            "--base_learning_rate or with --clip_gradient_norm."
+        )
 
 
 def few(names: Iterable[str]) -> str:

@@ -2,15 +2,14 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from deeplab_tf.errors import UserError
 from deeplab_tf.layers import official_name
+from deeplab_tf.weights import checkpoint_paths
 from deeplab_tf.weights import checkpoint_values
 from deeplab_tf.weights.checkpoint_values import CheckpointValues
 from deeplab_tf.weights.checkpoint_values import few
@@ -31,6 +30,8 @@ class ImportReport:
             model for images of other than three channels.
         skipped: Variables of the model that were left unchanged, and why.
         unused: Variables of the checkpoint that the model does not have, except the optimizer's.
+        averaged: Loaded variables of which the checkpoint has the moving average alone, which was
+            taken.
     """
 
     path: str
@@ -38,9 +39,12 @@ class ImportReport:
     adapted: list[tuple[str, str]]
     skipped: list[tuple[str, str]]
     unused: list[str]
+    averaged: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} variables loaded from {self.path}"]
+        if self.averaged:
+            lines.append(f"{len(self.averaged)} of them are moving averages")
         lines += [f"adapted {name}: {how}" for name, how in self.adapted]
         lines += [f"skipped {name}: {why}" for name, why in self.skipped]
         if self.unused:
@@ -59,7 +63,9 @@ def load_tf1_checkpoint(
 
     Args:
         model: A whole model, or a backbone alone (`model.get_layer("MobilenetV2")`).
-        path: Prefix of the checkpoint (`.../model.ckpt`), or its folder.
+        path: Prefix of the checkpoint (`.../model.ckpt`), one of its files, its folder, the archive
+            it came in, or the name of a release (`python -m deeplab_tf.zoo list`). Where it has the
+            moving average of a variable alone, that is taken.
         skip_mismatched: Whether to leave variables unchanged that the checkpoint lacks or has in
             another shape.
 
@@ -67,7 +73,8 @@ def load_tf1_checkpoint(
         A report with the names of the variables that were loaded, skipped and not used.
 
     Raises:
-        UserError: If there is no checkpoint, or it does not fit the model.
+        UserError: If there is no checkpoint, it does not fit the model, or weights in it are NaN
+            or infinite.
 
     Reference: the checkpoints of
     https://github.com/tensorflow/models/blob/master/research/deeplab/g3doc/model_zoo.md.
@@ -83,8 +90,23 @@ def load_tf1_checkpoint(
     >>> len(report.loaded) == len(model.weights), report.skipped, report.unused
     (True, [], [])
     """
-    values = _open(path)
-    return _fill(model, values.prefix, values.shapes, values.read, skip_mismatched)
+    with checkpoint_paths.located(path) as (prefix, origin):
+        return fill(model, CheckpointValues(prefix, origin), skip_mismatched)
+
+
+def fill(
+    model: keras.Model, values: CheckpointValues, skip_mismatched: bool = False
+) -> ImportReport:
+    """Fills a model with the values of a checkpoint, see `load_tf1_checkpoint`."""
+    keys = _keys_of_weights(values)
+    shapes = {name: values.shapes[key] for name, key in keys.items()}
+
+    def read(name: str) -> np.ndarray:
+        return values.read(keys[name])
+
+    report = _fill(model, values.origin, shapes, read, skip_mismatched)
+    averaged = [name for name in report.loaded if keys[name] != name]
+    return dataclasses.replace(report, averaged=averaged)
 
 
 def copy_weights(
@@ -102,7 +124,7 @@ def copy_weights(
         What was copied, skipped and not used.
 
     Raises:
-        UserError: If it does not fit the model.
+        UserError: If it does not fit the model, or its weights are NaN or infinite.
     """
     weights = {official_name(weight): weight for weight in trained.weights}
     shapes = {name: list(weight.shape) for name, weight in weights.items()}
@@ -146,6 +168,7 @@ def _fill(
         )
 
     values = {name: read(name) for name in loaded}
+    checkpoint_values.check_finite(values.items(), origin)
     for name, _ in adapted:
         values[name] = spread_over_channels(values[name], variables[name].shape[2])
     for name, value in values.items():
@@ -177,13 +200,16 @@ def spread_over_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
     return np.concatenate([rgb, *others], axis=2) * np.float32(3 / in_channels)
 
 
-def is_backbone_checkpoint(path: str | os.PathLike) -> bool:
-    """Whether an original checkpoint has no DeepLab head, as those trained on ImageNet.
+def is_of_backbone(values: CheckpointValues) -> bool:
+    """Whether a checkpoint has no DeepLab head, as those trained on ImageNet."""
+    return not any(name.startswith(_HEAD) for name in values.shapes)
 
-    Raises:
-        UserError: If there is no checkpoint.
-    """
-    return not any(name.startswith(_HEAD) for name in _open(path).shapes)
+
+def _keys_of_weights(values: CheckpointValues) -> dict[str, str]:
+    """The key of every value by the name of its weight: that of its average, if it has no other."""
+    suffix = f"/{checkpoint_values.AVERAGE}"
+    averages = {key.removesuffix(suffix): key for key in values.shapes if key.endswith(suffix)}
+    return averages | {key: key for key in values.shapes}
 
 
 def _sees_other_channels(ours: list[int], theirs: list[int] | None, in_channels: int) -> bool:
@@ -193,33 +219,6 @@ def _sees_other_channels(ours: list[int], theirs: list[int] | None, in_channels:
     return (ours[2], theirs[2]) == (in_channels, 3) and all(
         ours[axis] == theirs[axis] for axis in (0, 1, 3)
     )
-
-
-def _open(path: str | os.PathLike) -> CheckpointValues:
-    return CheckpointValues(_find_prefix(pathlib.Path(path)))
-
-
-def _find_prefix(path: pathlib.Path) -> str:
-    """The prefix that a path stands for: itself, or that of the newest checkpoint of a folder."""
-    if path.is_dir():
-        state = tf.train.get_checkpoint_state(str(path))
-        found = sorted(file.with_suffix("").name for file in path.glob("*.index"))
-        if state:
-            # The folder may have been moved since its state was written: only the name holds.
-            path /= pathlib.PurePath(state.model_checkpoint_path).name
-        elif len(found) == 1:
-            path /= found[0]
-        else:
-            raise UserError(
-                f"{path} is a folder without a `checkpoint` file that names the one to load. Give "
-                f"the prefix itself: {few(found) if found else 'there is none in it'}."
-            )
-    if not path.with_name(path.name + ".index").exists() and not path.is_file():
-        raise UserError(
-            f"There is no checkpoint {path}. Give the prefix of its files: for model.ckpt.index "
-            "and model.ckpt.data-00000-of-00001 that is model.ckpt."
-        )
-    return str(path)
 
 
 def _remedy(problems: list[tuple[str, str]], shapes: dict) -> str:

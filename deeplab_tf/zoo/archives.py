@@ -80,7 +80,12 @@ def sha256(path: pathlib.Path) -> str:
 
 def is_archive(path: pathlib.Path) -> bool:
     """Whether a file is a tar archive, compressed or not, or a zip archive."""
-    return path.is_file() and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path))
+    if not path.is_file():
+        return False
+    try:
+        return tarfile.is_tarfile(path) or zipfile.is_zipfile(path)
+    except (EOFError, OSError):  # begins as a compressed file does, and is cut off or damaged
+        return False
 
 
 def unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:

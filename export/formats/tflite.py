@@ -35,6 +35,7 @@ from deeplab_tf.export.config import TFLiteConfig
 from deeplab_tf.export.config import TFLiteProofConfig
 from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.runs import run_files
 
 # By `quantize`: the smallest share of labels that equal the Keras model's, and the largest
 # difference of scores over the largest logit (None: labels alone count). Rounding floats moves
@@ -251,7 +252,7 @@ def left_out(run: run_dirs.Run) -> list[str]:
             "The file does not resize images as in training (--min_resize_value="
             f"{config.min_resize_value}): resize them before you give them to it."
         )
-    if os.path.exists(os.path.join(run.folder, "crf.json")):
+    if os.path.exists(os.path.join(run.folder, run_files.CRF)):
         notes.append(
             "The CRF that was tuned for the run is not in the file. With --result=scores, eval and "
             "predict can refine the file's scores by --crf=tuned."

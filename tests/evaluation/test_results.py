@@ -7,6 +7,7 @@ import pytest
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import results
+from deeplab_tf.runs import run_files
 
 FIGURES = {"miou": 0.5, "iou_per_class": {"sky": 0.5, "road": None}, "num_images": 1}
 LINE = {
@@ -18,8 +19,8 @@ LINE = {
 }
 
 
-def write(folder, figures=FIGURES, line=LINE, images=results.IMAGES) -> str:
-    (folder / results.METRICS).write_text(json.dumps(figures))
+def write(folder, figures=FIGURES, line=LINE, images=run_files.IMAGES) -> str:
+    (folder / run_files.METRICS).write_text(json.dumps(figures))
     (folder / images).write_text(json.dumps(line) + "\n")
     return str(folder)
 
@@ -28,7 +29,7 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path):
     with results.writing(str(tmp_path)) as writer:
         writer.add_image(LINE)
         writer.figures = FIGURES
-    assert sorted(path.name for path in tmp_path.iterdir()) == [results.IMAGES, results.METRICS]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [run_files.IMAGES, run_files.METRICS]
     assert results.read(str(tmp_path)) == results.Evaluation(FIGURES, [LINE])
 
 
@@ -70,12 +71,12 @@ def test_a_wrong_field_is_named_with_a_remedy(tmp_path, figures, line, message):
         results.read(write(tmp_path, figures, line))
 
 
-@pytest.mark.parametrize("name", [results.METRICS, results.IMAGES])
+@pytest.mark.parametrize("name", [run_files.METRICS, run_files.IMAGES])
 @pytest.mark.parametrize("content", [b"", b"{", b"\0\0", b"\xff\xfe\xfa", b'{"miou": NaN}'])
 def test_a_damaged_file_is_one_message(tmp_path, name, content):
     folder = write(tmp_path)
     (tmp_path / name).write_bytes(content)
-    if (name, content) == (results.IMAGES, b""):  # an evaluation of no image
+    if (name, content) == (run_files.IMAGES, b""):  # an evaluation of no image
         assert results.read(folder).images == []
         return
     with pytest.raises(UserError, match=name):

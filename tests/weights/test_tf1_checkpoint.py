@@ -8,7 +8,9 @@ from PIL import Image
 import deeplab_tf
 from deeplab_tf.errors import UserError
 from deeplab_tf.layers import official_name
-from deeplab_tf.weights.tf1_checkpoint import is_backbone_checkpoint
+from deeplab_tf.weights import checkpoint_paths
+from deeplab_tf.weights.checkpoint_values import CheckpointValues
+from deeplab_tf.weights.tf1_checkpoint import is_of_backbone
 from deeplab_tf.weights.tf1_checkpoint import load_tf1_checkpoint
 
 
@@ -58,6 +60,35 @@ def test_a_checkpoint_fills_the_model_and_the_report_tells_what_became_of_each_v
     assert report.skipped == []
     assert report.unused == ["MobilenetV2/Conv_1/weights"]
     assert "272 variables loaded" in str(report)
+
+
+def test_moving_averages_are_taken_where_there_is_nothing_else(tmp_path):
+    model = _build()
+    values = _values(model)
+    average = "aspp0/weights/ExponentialMovingAverage"
+    only = "logits/semantic/weights"
+    stored = {name: value for name, value in values.items() if name != only}
+    stored |= {
+        f"{only}/ExponentialMovingAverage": values[only],
+        average: values["aspp0/weights"] + 1,
+    }
+    _write(tmp_path / "model.ckpt", stored)
+    report = load_tf1_checkpoint(model, tmp_path / "model.ckpt")
+    assert _has(model, values)
+    assert report.averaged == [only] and report.unused == []
+    assert "1 of them are moving averages" in str(report)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_and_change_nothing(tmp_path, value):
+    model = _build()
+    before, values = model.get_weights(), _values(model)
+    values["logits/semantic/biases"][0] = value
+    _write(tmp_path / "model.ckpt", values)
+    with pytest.raises(UserError, match="model.ckpt has weights that are NaN .*logits/semantic/bi"):
+        load_tf1_checkpoint(model, tmp_path / "model.ckpt")
+    for old, variable in zip(before, model.weights):
+        np.testing.assert_array_equal(variable, old)
 
 
 def test_a_folder_stands_for_its_checkpoint_wherever_it_was_written(tmp_path):
@@ -117,7 +148,7 @@ def test_a_classification_network_fills_a_backbone_and_its_logits_are_not_used(
     values = _values(backbone)
     logits = {f"{scope}/logits/weights": np.zeros((1, 1, 8, 9), "float32")}
     _write(tmp_path / "model.ckpt", {**values, **logits})
-    assert is_backbone_checkpoint(tmp_path / "model.ckpt")
+    assert is_of_backbone(CheckpointValues(tmp_path / "model.ckpt"))
     report = load_tf1_checkpoint(backbone, tmp_path / "model.ckpt")
     assert _has(backbone, values)
     assert (report.skipped, report.unused) == ([], list(logits))
@@ -156,7 +187,7 @@ def test_a_backbone_checkpoint_goes_into_the_backbone(tmp_path):
     backbone = model.get_layer("MobilenetV2")
     values = _values(backbone)
     _write(tmp_path / "model.ckpt", values)
-    assert is_backbone_checkpoint(tmp_path / "model.ckpt")
+    assert is_of_backbone(CheckpointValues(tmp_path / "model.ckpt"))
     with pytest.raises(UserError, match="without a DeepLab head.*get_layer"):
         load_tf1_checkpoint(model, tmp_path / "model.ckpt")
     load_tf1_checkpoint(backbone, tmp_path / "model.ckpt")
@@ -170,7 +201,7 @@ def test_a_backbone_checkpoint_goes_into_the_backbone(tmp_path):
 
 def test_a_whole_model_is_not_a_backbone_checkpoint(tmp_path):
     _write(tmp_path / "model.ckpt", _values(_build()))
-    assert not is_backbone_checkpoint(tmp_path / "model.ckpt")
+    assert not is_of_backbone(CheckpointValues(tmp_path / "model.ckpt"))
 
 
 def test_another_network_is_refused_even_if_mismatches_may_be_skipped(tmp_path):
@@ -225,7 +256,8 @@ def test_the_released_weights_find_what_is_in_a_image(shared, pascal_model, file
 
 def test_the_released_imagenet_weights_fill_the_backbone(shared):
     path = shared / "checkpoints/mobilenet_v2_imagenet"
-    assert is_backbone_checkpoint(path)
+    with checkpoint_paths.located(path) as (prefix, _):
+        assert is_of_backbone(CheckpointValues(prefix))
     report = load_tf1_checkpoint(deeplab_tf.build_backbone("mobilenet_v2"), path)
     assert report.skipped == []
     assert {name.split("/")[1] for name in report.unused} == {"Conv_1", "Logits"}

@@ -1,0 +1,44 @@
+"""Weights from wherever they are: a run dir, a `.keras` file, or a checkpoint of the original."""
+
+import keras
+
+from deeplab_tf import models
+from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.runs import saved_models
+from deeplab_tf.weights import checkpoint_paths
+from deeplab_tf.weights import tf1_checkpoint
+from deeplab_tf.weights.checkpoint_values import CheckpointValues
+
+
+def fill(
+    model: keras.Model,
+    source: str,
+    *,
+    skip_mismatched: bool = False,
+    allow_backbone: bool = False,
+) -> tf1_checkpoint.ImportReport:
+    """Fills a model with trained weights.
+
+    Args:
+        model: A whole model.
+        source: A run dir, whose best weights are taken; a `.keras` file; or a checkpoint of the
+            original, see `load_tf1_checkpoint`.
+        skip_mismatched: Whether to leave variables unchanged that the source lacks or has in
+            another shape.
+        allow_backbone: Whether the checkpoint may be of a backbone alone, such as those trained on
+            ImageNet; the head then stays unchanged.
+
+    Returns:
+        What was loaded, skipped and not used.
+
+    Raises:
+        UserError: The weights do not exist, are damaged, or do not fit.
+    """
+    if run_dirs.is_run_dir(source) or source.endswith(".keras"):
+        trained = saved_models.load_model(source)
+        return tf1_checkpoint.copy_weights(model, trained, source, skip_mismatched)
+    with checkpoint_paths.located(source) as (prefix, origin):
+        values = CheckpointValues(prefix, origin)
+        if allow_backbone and tf1_checkpoint.is_of_backbone(values):
+            model = models.backbone_of(model)
+        return tf1_checkpoint.fill(model, values, skip_mismatched)
