@@ -70,6 +70,7 @@ EXTRAS = {
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 EXTRAS["test"] = [
     *EXTRAS["all"],
+    "hypothesis",
     "pytest",
     "pytest-xdist",  # two files at a time
     "dill",  # tensorflow_datasets.testing needs it, but does not declare it

@@ -24,6 +24,24 @@ FORMS = {
     "labelme": ("__ignore__\nground\ntraffic light\n", None),
     "class_dict.csv": ("name,r,g,b\nground,0,0,0\ntraffic light,70,130,180\n", COLORS),
     "colours first": ("r, g, b, name\n0, 0, 0, ground\n70, 130, 180, traffic light\n", COLORS),
+    "a table with semicolons": (
+        "Name;R;G;B\nground;0;0;0\ntraffic light;70;130;180\n",
+        COLORS,
+    ),
+    "a table with quotes": (
+        '"name","x","r","g","b"\n"ground","","0","0","0"\n"traffic light","","70","130","180"\n',
+        COLORS,
+    ),
+    "a table by ids": ("name,id\ntraffic light,1\nground,0\n", None),
+    "ids behind": ("traffic light,1\nground,0\n", None),
+    "ids, names and colours": ("0 ground 0 0 0\n1 traffic light 70 130 180\n", COLORS),
+    "hexadecimal": ("ground #000000\ntraffic light #4682b4\n", COLORS),
+    "JSON": ('["ground", "traffic light"]', None),
+    "JSON of CVAT": (
+        '[{"name": "ground", "color": "#000000"}, {"name": "traffic light", "color": "#4682b4"}]',
+        COLORS,
+    ),
+    "JSON by ids": ('{"names": {"1": "traffic light", "0": "ground"}}', None),
     "Roboflow": ("Pixel Value, Class\n0, ground\n1, traffic light\n", None),
 }
 
@@ -49,7 +67,20 @@ def test_every_form_gives_the_same_classes(form, tmp_path):
         ("name,r,g,b\na,1,2,x\n", r"0\.\.255"),
         ("Pixel Value, Class\n0, a\n2, b\n", "without a gap"),
         ("1 a\n2 b\n", "without a gap"),
-        ('{"names": ["a"]}', "not a class list"),
+        ('{"names": 3}', "not a class list"),
+        ('[{"name": "a", "color": "red"}]', r"0\.\.255"),
+        ('[{"title": "a"}]', "not a class list"),
+        ("ground,traffic light,sky\n", "not a class list"),
+        ("image,label,count\na,b,3\n", "not a class list"),
+        ("import os\ndef f():\n    return 1\n", "not a class list"),
+        ("names:\n  0: a\n", "not a class list"),
+        ("These are the classes. Enjoy!\n", "not a class list"),
+        ("images/a.jpg\nimages/b.jpg\n", "not a class list"),
+        ("sky 0.5 0.2 0.1\n", r"0\.\.255"),
+        ("sky 1 2 -3\n", r"0\.\.255"),
+        ("name,r,g,b\n,1,2,3\n", "not a class list"),
+        ("x\n" * 100_000, "100000 classes"),
+        ("1 " * 100_000, "not a class list"),
         ("<annotations>\n", "not a class list"),
         ("x" * 200, "not a class list"),
         ("path = /data\n", "not a class list"),
@@ -59,3 +90,11 @@ def test_what_is_not_a_class_list_is_refused(text, message, tmp_path):
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(UserError, match=message):
         read_class_list(tmp_path / "classes.txt")
+
+
+def test_names_may_have_commas_and_numbers_where_no_form_explains_them(tmp_path):
+    (tmp_path / "classes.txt").write_text("door, double door\nlane 1\nlane 2\nres 50 net\n")
+    names, _ = read_class_list(tmp_path / "classes.txt")
+    assert names == ("door, double door", "lane 1", "lane 2", "res 50 net")
+    (tmp_path / "classes.txt").write_text("zone 0\nzone 1\n")
+    assert read_class_list(tmp_path / "classes.txt")[0] == ("zone 0", "zone 1")
