@@ -5,6 +5,7 @@ Models, from pixels 0..255 to logits:
     DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus   a constructor for each version
     build_model(version, backbone, num_classes)      any version, by name
     load_model(path)                                 a trained model: a run dir or a .keras file
+    load_run(run_dir)                                a trained run: labels images, shows the labels
 
 Their parts:
 
@@ -50,6 +51,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow `
     from deeplab_tf.models import DeepLabV3
     from deeplab_tf.models import DeepLabV3Plus
     from deeplab_tf.models import build_model
+    from deeplab_tf.notebook import load_run
     from deeplab_tf.runs.saved_models import load_model
     from deeplab_tf.weights.tf1_checkpoint import load_tf1_checkpoint
 
@@ -67,6 +69,7 @@ __all__ = [
     "dense_crf",
     "layers",
     "load_model",
+    "load_run",
     "load_tf1_checkpoint",
     "models",
     "unary_from_labels",
@@ -83,6 +86,7 @@ _PUBLIC = {
     "build_model": "deeplab_tf.models",
     "dense_crf": "deeplab_tf.crf",
     "load_model": "deeplab_tf.runs.saved_models",
+    "load_run": "deeplab_tf.notebook",
     "load_tf1_checkpoint": "deeplab_tf.weights.tf1_checkpoint",
     "unary_from_labels": "deeplab_tf.crf",
 }

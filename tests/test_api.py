@@ -1,6 +1,7 @@
 """The public names: what they say about themselves, and that their examples run."""
 
 import ast
+import dataclasses
 import doctest
 import inspect
 import subprocess
@@ -11,10 +12,14 @@ import pytest
 
 import deeplab_tf
 from conftest import REPOSITORY
+from conftest import TINY_MODEL
+from conftest import write_run_as_if_trained
 from deeplab_tf import backbones
 from deeplab_tf import layers
 from deeplab_tf.backbones import resnet
 from deeplab_tf.backbones import xception
+from deeplab_tf.config import DataConfig
+from deeplab_tf.data import records
 from deeplab_tf.models.description import describe
 
 
@@ -55,6 +60,10 @@ def short_backbones():
 @pytest.mark.parametrize("name", OBJECTS)
 def test_the_example_of_a_public_name_runs(name, short_backbones, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Examples may write files.
+    if name == "load_run":
+        model = dataclasses.replace(TINY_MODEL, num_classes=3)
+        info = records.numbered_classes("numbered", 3)
+        write_run_as_if_trained("RUN_DIR", model, DataConfig(), info)
     (example,) = doctest.DocTestFinder(recurse=False).find(OBJECTS[name], name, globs={})
     assert example.examples, f"{name} has no example"
     result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example)

@@ -32,6 +32,7 @@ ROOMS = (
     "data_report",
     "runs",
     "evaluation",
+    "notebook",
     "training",
 )
 ENTRANCE = "__init__"  # the public names, each of which it imports on first use

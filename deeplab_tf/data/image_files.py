@@ -159,6 +159,37 @@ def read_image(
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., np.newaxis], 3, axis=-1)
 
 
+def image_of_array(
+    pixels: np.typing.ArrayLike, *, name: str = "the image", tell: Callable[[str], None] = print
+) -> np.ndarray:
+    """Returns an array in memory as an image, by the rules that hold for files.
+
+    Args:
+        pixels: `[H, W, 3]` in RGB; `[H, W]` or `[H, W, 1]` in grey; or `[H, W, 4]`, whose alpha
+            channel is dropped. uint8, or another type whose values are scaled to 8 bits.
+        name: What messages call it.
+        tell: Called with a line if the pixels are not 8-bit ones.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ImageFileError: The array has another shape, holds something other than numbers, or
+            numbers whose range is not clear.
+    """
+    pixels = np.asarray(pixels)
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or pixels.size == 0:
+        raise ImageFileError(
+            f"{name} has the shape {list(pixels.shape)}. Give one image: [H, W, 3] in RGB, or "
+            "[H, W] in grey."
+        )
+    if pixels.dtype.kind not in "uif":
+        raise ImageFileError(f"{name} holds {pixels.dtype} values. Give uint8 values, 0..255.")
+    pixels = _to_8_bits(pixels.reshape(*pixels.shape[:2], channels)[..., :3], name, tell)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
 def open_image(
     source: str | os.PathLike | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS
 ) -> PIL.Image.Image:

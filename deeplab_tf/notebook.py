@@ -1,0 +1,99 @@
+"""A trained run as notebooks use it: images in, label maps and overlays out."""
+
+import os
+
+import numpy as np
+
+from deeplab_tf.data import image_files
+from deeplab_tf.drawing import overlays
+from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation.inference import Inference
+from deeplab_tf.runs import run_dir as run_dirs
+
+
+class LoadedRun:
+    """A trained run that labels images; `load_run` makes it.
+
+    Images are arrays `[H, W, 3]` in RGB, uint8 in 0..255. Grey images `[H, W]` get three equal
+    channels, and an alpha channel is dropped. Values of other types are scaled as those of image
+    files: floats in 0..1 by 255, 16 bits by their number of bits; values whose range is not clear
+    are refused.
+
+    Attributes:
+        class_names: Name of each class, by its id.
+        colors: RGB of each class, by its id.
+    """
+
+    def __init__(self, run: run_dirs.Run, inference: Inference):
+        self.class_names: tuple[str, ...] = run.dataset.class_names
+        self.colors: tuple[tuple[int, int, int], ...] = run.dataset.colors
+        self._label_of = inference.label_function(run)
+
+    def predict(self, image: np.typing.ArrayLike) -> np.ndarray:
+        """Labels an image.
+
+        Args:
+            image: `[H, W, 3]` in RGB, uint8, or what `LoadedRun` converts.
+
+        Returns:
+            The class id of every pixel, `[H, W]`, uint8, or uint16 with more than 256 classes.
+
+        Raises:
+            UserError: The array is not an image.
+        """
+        labels = self._label_of(image_files.image_of_array(image))
+        return labels.astype(np.uint8 if len(self.class_names) <= 256 else np.uint16)
+
+    def overlay(
+        self, image: np.typing.ArrayLike, labels: np.typing.ArrayLike, opacity: float = 0.55
+    ) -> np.ndarray:
+        """Lays the colours of the classes over an image, with white borders between them.
+
+        Args:
+            image: `[H, W, 3]` in RGB, uint8, or what `LoadedRun` converts.
+            labels: Class ids, integers `[H, W]`, from `predict` or a label map.
+            opacity: 0 shows the image only, 1 the colours only.
+
+        Returns:
+            An image, uint8 `[H, W, 3]`.
+
+        Raises:
+            UserError: The arrays are not an image and its labels.
+        """
+        image, labels = image_files.image_of_array(image), np.asarray(labels)
+        if labels.dtype.kind not in "ui" or labels.shape != image.shape[:2] or labels.min() < 0:
+            raise UserError(
+                f"The labels are {labels.dtype} {list(labels.shape)}. Give class ids, integers "
+                f"{list(image.shape[:2])} as the image has pixels."
+            )
+        return overlays.overlay(image, labels, self.colors, opacity)
+
+
+def load_run(run_dir: str | os.PathLike, *, checkpoint: str = "best") -> LoadedRun:
+    """Loads a trained run, to label images in a notebook.
+
+    Args:
+        run_dir: Folder that `deeplab_tf.train` or `deeplab_tf.import_checkpoint` wrote.
+        checkpoint: "best", the weights with the highest validation mIoU (the last ones without a
+            validation), or "last".
+
+    Returns:
+        A `LoadedRun`, with `class_names`, `colors`, `predict(image)` and `overlay(image, labels)`.
+
+    Raises:
+        UserError: The folder is not a run dir, is damaged, or has no weights yet.
+
+    Example:
+
+    >>> import deeplab_tf
+    >>> import numpy as np
+    >>> run = deeplab_tf.load_run("RUN_DIR")
+    >>> image = np.zeros((65, 97, 3), np.uint8)
+    >>> labels = run.predict(image)
+    >>> labels.shape, labels.dtype
+    ((65, 97), dtype('uint8'))
+    >>> run.overlay(image, labels).shape
+    (65, 97, 3)
+    """
+    run = run_dirs.read(os.path.expanduser(run_dir))
+    return LoadedRun(run, Inference(checkpoint=checkpoint))
