@@ -1,6 +1,7 @@
 """Proves exports of all formats against their Keras models, and publishes them only then."""
 
 import abc
+import os
 import sys
 from collections.abc import Callable
 
@@ -119,7 +120,13 @@ def prove_and_publish(
         if figures.warning:
             print(f"warning: {figures.warning}", file=sys.stderr, flush=True)
         further = exporter.prove_further(model, draft, images)
-        about = {"images": source, "checkpoint": checkpoint, **_versions(), **exporter.about()}
+        about = {
+            "artefact": os.path.basename(draft),
+            "images": source,
+            "checkpoint": checkpoint,
+            **_versions(),
+            **exporter.about(),
+        }
         files.write_json(place.parity_path(draft), parity.to_json(figures, about | further))
         return place.publish(draft), figures
 

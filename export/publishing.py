@@ -120,7 +120,7 @@ class VersionFolder:
         with _errors_naming(self.flag):
             try:
                 with _workspace(self._output_dir) as folder:
-                    yield os.path.join(folder, "export")
+                    yield os.path.join(folder, "saved_model")
             finally:
                 if is_new and os.path.isdir(self._output_dir) and not os.listdir(self._output_dir):
                     os.rmdir(self._output_dir)

@@ -377,7 +377,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_a_server_takes(
         [sys.executable, "-c", EXPORT, run_dir, str(base)], env=os.environ | {"PYTHONPATH": path}
     )
     deadline = time.monotonic() + 120
-    while not list(base.glob("*/export/saved_model.pb")) and export.poll() is None:
+    while not list(base.glob("*/saved_model/saved_model.pb")) and export.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     export.kill()
