@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import cv2
 import grpc
 import numpy as np
+import PIL.Image
 import PIL.PngImagePlugin
 import pytest
 import tensorflow as tf
@@ -496,3 +497,50 @@ def test_grpc_by_tls_sends_the_token_and_refuses_strangers(authority, certificat
         with client.Client(address, "grpc", timeout=3) as server:
             with pytest.raises(UserError, match="talks gRPC without TLS .see --tls"):
                 server.predict([IMAGE])
+
+
+METADATA = {
+    "metadata": {
+        "signature_def": {
+            "signature_def": {
+                "serving_bytes": {"inputs": {"image_bytes": {}}, "outputs": {"mask_png_bytes": {}}}
+            }
+        }
+    }
+}
+
+
+def test_the_command_has_flags_for_tls_and_a_token(authority, certificates, tmp_path):
+    seen = []
+
+    def speak(sock):
+        headers = sock.recv(65536)
+        seen.append(b"Authorization: Bearer of_file" in headers)
+        is_description = headers.startswith(b"GET")
+        body = json.dumps(METADATA).encode() if is_description else outputs(png(LABEL))
+        sock.sendall(answer(body))
+
+    (tmp_path / "token").write_text("of_file\n")
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    with serve(speaking_tls(authority, "127.0.0.1", speak)) as address:
+        client.main(
+            client.Arguments(
+                server=address,
+                images=(str(tmp_path / "a.png"),),
+                output_dir=str(tmp_path / "out"),
+                tls=True,
+                ca_certificates=certificates,
+                auth_token_file=str(tmp_path / "token"),
+            )
+        )
+    assert seen == [True, True]
+    with PIL.Image.open(tmp_path / "out/a.png") as label:
+        np.testing.assert_array_equal(np.asarray(label), LABEL)
+
+
+def test_a_token_that_would_travel_unencrypted_is_warned_of(monkeypatch, capsys):
+    monkeypatch.setenv("DEEPLAB_TF_AUTH_TOKEN", "s3cret")
+    arguments = client.Arguments(server="no..host:8501", images=("a.png",), output_dir="out")
+    with pytest.raises(UserError, match="nothing at --server=no..host:8501"):
+        client.main(arguments)
+    assert "without --tls the token is sent unencrypted" in capsys.readouterr().err
