@@ -34,13 +34,14 @@ LINKED = sub_packages("datasets") | sub_packages("export")
 # after the last one that the tests passed with: raise it after running them.
 REQUIRED = [
     "tensorflow>=2.21",
-    "keras>=3.12,<3.16",  # `_run_through_graph`: the table of `describe`
+    "keras>=3.12,<3.16",  # `_run_through_graph`, `_flatten_layers`: what lies inside of layers
     "tensorflow-datasets>=4.9.9,<4.10",  # `_get_filename_template`: shards under DeepLab's names
     "importlib_resources",  # tensorflow-datasets needs it to build records, but does not declare it
     "numpy",
     "opencv-python",
     "absl-py",
     "jinja2>=3.1",  # the page of an evaluation
+    "markupsafe",  # what is HTML in it, and what is text
     "tensorboard",  # TensorFlow 2.21 no longer installs it
     "platformdirs",  # the cache of released weights
     "requests",  # their download

@@ -1,5 +1,10 @@
 """What `pip install` puts on a machine."""
 
+import ast
+import importlib.metadata
+import importlib.util
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -42,3 +47,35 @@ def test_nothing_is_installed_under_the_bare_names_of_others(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert not {"datasets", "export", "tests"} & set(result.stdout.split())
+
+
+def declared_packages() -> set[str]:
+    """Returns what `setup.py` requires, with all extras."""
+    names = set()
+    for node in ast.parse((REPOSITORY / "setup.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("REQUIRED", "EXTRAS"):
+            strings = (one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant))
+            names.update(re.match(r"[\w-]+", one)[0].lower().replace("_", "-") for one in strings)
+    return names
+
+
+def test_every_package_that_is_imported_is_declared():
+    distributions = importlib.metadata.packages_distributions()
+    brought = {"flatbuffers", "protobuf", "llvmlite"}  # by tensorflow and numba, at their versions
+    undeclared = {}
+    for name in module_names():
+        spec = importlib.util.find_spec(name)
+        for node in ast.walk(ast.parse(pathlib.Path(spec.origin).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                imported = [node.module or ""]
+            elif isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            else:
+                continue
+            for module in {one.partition(".")[0] for one in imported}:
+                if module in sys.stdlib_module_names or module == "deeplab_tf":
+                    continue
+                packages = {one.lower().replace("_", "-") for one in distributions[module]}
+                if packages.isdisjoint(declared_packages() | brought):
+                    undeclared[module] = name
+    assert undeclared == {}
