@@ -35,7 +35,7 @@ LINKED = sub_packages("datasets") | sub_packages("export")
 REQUIRED = [
     "tensorflow>=2.21",
     "keras>=3.12,<3.16",  # `_run_through_graph`, `_flatten_layers`: what lies inside of layers
-    "tensorflow-datasets>=4.9.9,<4.10",  # `_get_filename_template`: shards under DeepLab's names
+    "tensorflow-datasets>=4.9.10,<4.10",  # `_get_filename_template`: shards under DeepLab's names
     "importlib_resources",  # tensorflow-datasets needs it to build records, but does not declare it
     "numpy",
     "opencv-python",
