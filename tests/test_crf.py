@@ -148,7 +148,7 @@ def test_tensorflow_and_numba_agree(num_classes, with_matrix):
     np.testing.assert_allclose(plain[0], ours, atol=1e-4)
 
 
-def test_they_agree_on_noise_with_more_lattice_points_than_pixels():
+def test_both_agree_on_noise_with_more_lattice_points_than_pixels():
     image = np.random.default_rng(0).integers(0, 256, [30, 40, 3]).astype(np.uint8)
     _, probabilities = noisy_image(30, 40, 3)
     ours = crf.dense_crf(image, probabilities)
@@ -259,7 +259,7 @@ def test_energies_of_the_first_beliefs_equal_the_definition():
     assert energies[0] == pytest.approx((4 + 3) * unlike / 2, rel=1e-3)
 
 
-def test_pottss_model_as_a_matrix_gives_the_same():
+def test_the_potts_model_as_a_matrix_gives_the_same():
     image, probabilities = noisy_image(30, 40, 11)
     default, energies = crf.dense_crf(image, probabilities, return_energy=True)
     matrix, same_energies = crf.dense_crf(
@@ -287,7 +287,7 @@ def test_screening_leaves_no_class_out_where_all_may_win():
     np.testing.assert_array_equal(screened, crf.dense_crf(image, probabilities))
 
 
-def test_zero_probabilities_are_no_obstacle():
+def test_zero_probabilities_are_allowed():
     image, _ = noisy_image(20, 30, 3)
     label = (np.arange(30) // 15)[None].repeat(20, axis=0)
     result = crf.dense_crf(image, np.eye(3)[label])

@@ -55,7 +55,7 @@ def test_metrics_equal_a_slow_independent_count(tiny_run_dir, tiny_records, pred
     assert result["num_images"] == 4
 
 
-def test_perfect_labels_have_miou_1_with_ignored_borders(tiny_records):
+def test_perfect_labels_have_an_miou_of_1_with_ignored_borders(tiny_records):
     truths = {
         example["image"].tobytes(): example["label"]
         for example in input_pipeline.evaluation_examples(tiny_records, "val").as_numpy_iterator()
@@ -344,7 +344,7 @@ def test_a_wrong_argument_is_one_message(tiny_run_dir, arguments, complaint):
         evaluation.evaluate_run(tiny_run_dir, **arguments)
 
 
-def test_a_folder_that_is_no_run_dir_is_named(tmp_path):
+def test_a_folder_that_is_not_a_run_dir_is_named(tmp_path):
     with pytest.raises(UserError, match="no flags.txt"):
         evaluation.evaluate_run(str(tmp_path))
 

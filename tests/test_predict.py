@@ -1,4 +1,4 @@
-"""Prediction on images and videos: what is written, and what is said when they are bad."""
+"""Prediction on images and videos: the files written, and the messages about bad ones."""
 
 import errno
 import os
@@ -210,7 +210,7 @@ def test_the_model_is_traced_once_for_all_sizes():
         ((96, 34), (97, 49), "resnet_v1_50", (123.15, 115.90, 103.06)),
     ],
 )
-def test_the_network_sees_mean_pixels_up_to_a_multiple_of_the_output_stride_plus_1(
+def test_images_are_padded_with_mean_pixels_to_a_multiple_of_the_output_stride_plus_1(
     size, padded, backbone, pad_pixel
 ):
     seen = []

@@ -89,7 +89,7 @@ def find_images(
     endings: Sequence[str] = ENDINGS,
     is_other_source: Callable[[str], bool] = lambda name: False,
 ) -> list[str]:
-    """Returns the files that `--images` stands for, sorted.
+    """Returns the files that `--images` names, sorted.
 
     The files of a folder that have one of the endings are taken; a line is printed that counts the
     others. `~` is the home folder.
@@ -101,7 +101,7 @@ def find_images(
             returned as it is.
 
     Raises:
-        UserError: There are none, or one of several names stands for none.
+        UserError: There are none, or one of several names matches none.
     """
 
     def find(name: str) -> list[str]:
@@ -415,7 +415,7 @@ def _to_8_bits(pixels: np.ndarray, name: str, tell: Callable[[str], None]) -> np
 
 
 def _scale(dtype: np.dtype, low: float, high: float) -> tuple[float | None, str]:
-    """What pixels are multiplied by, or None if that is not clear; and what is told of it."""
+    """The factor of pixels, or None if it is not clear; and what is printed about it."""
     if dtype == np.uint16:
         bits = next(bits for bits in _BITS if high < 2**bits)
         return 255 / (2**bits - 1), "" if bits == 16 else f"ones of {bits} bits"
@@ -427,7 +427,7 @@ def _scale(dtype: np.dtype, low: float, high: float) -> tuple[float | None, str]
 
 
 def _scale_of_floats(low: float, high: float) -> float | None:
-    """What floats are multiplied with; None where their range is not clear, or one is NaN."""
+    """The factor of floats; None if their range is not clear, or one is NaN."""
     if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
         return 255.0
     if low >= -255 * _OVERSHOOT and _DARKEST_WHITE <= high <= 255 * (1 + _OVERSHOOT):

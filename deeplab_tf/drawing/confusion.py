@@ -39,7 +39,7 @@ def confusion_matrix_image(
         uint8 [H, W, 3].
     """
     num_classes = len(matrix)
-    # Of a cell, pixels: 12 are enough for a name beside it, more where there is room.
+    # Side of a cell: 12 pixels are enough for a name beside it; more if there is room.
     cell = min(80, max(1000 // num_classes, min(12, 2400 // num_classes), 1))
     side = num_classes * cell
     rows = _class_heads(class_names, colors, cell, is_left=True)

@@ -32,13 +32,13 @@ def is_video(source: str) -> bool:
 
 
 def find_sources(images: str | Sequence[str]) -> list[str]:
-    """Returns what `--images` stands for: the indices of cameras, then images and videos, sorted.
+    """Returns what `--images` names: the indices of cameras, then images and videos, sorted.
 
     Args:
         images: A file, a folder, a glob or the index of a camera, or several of them.
 
     Raises:
-        UserError: There are none, or one of several names stands for none.
+        UserError: There are none, or one of several names matches none.
     """
     found = image_files.find_images(
         images,

@@ -59,7 +59,7 @@ def test_counts_of_parts_add_up_to_the_counts_of_the_whole():
 
 
 @pytest.mark.parametrize("width, kept", [(1, [4, 5]), (2, [3, 4, 5, 6]), (100, range(10))])
-def test_pixels_near_a_border_are_left(width, kept):
+def test_pixels_near_a_border_are_kept(width, kept):
     label = np.int32([[0] * 5 + [1] * 5] * 3)
     got = metrics.near_borders(label, width, ignore_label=255)
     expected = np.full_like(label, 255)
@@ -67,7 +67,7 @@ def test_pixels_near_a_border_are_left(width, kept):
     np.testing.assert_array_equal(got, expected)
 
 
-def test_a_image_of_one_class_has_no_borders_and_ignored_pixels_make_some():
+def test_an_image_of_one_class_has_no_borders_unless_pixels_are_ignored():
     label = np.zeros((3, 4), np.int32)
     assert (metrics.near_borders(label, 5, 255) == 255).all()
     label[0, 0] = 255
@@ -156,7 +156,7 @@ def test_trimaps_of_every_width_equal_a_slow_count():
     assert result["pixel_accuracy"] == pytest.approx(accuracies)
 
 
-def test_a_trimap_is_what_near_borders_leaves():
+def test_a_trimap_equals_what_near_borders_keeps():
     label, prediction = drawn_pairs()[0]
     trimap = metrics.Trimap(3, 4, 255)
     trimap.add(label, prediction)

@@ -131,7 +131,7 @@ def test_every_class_and_every_image_is_on_the_page_with_its_figures(page):
     assert page.texts.index("The worst") < page.texts.index("The best")
 
 
-def test_settings_are_told_in_words_and_only_where_they_are_on(tmp_path):
+def test_settings_are_shown_in_words_and_only_if_they_are_on(tmp_path):
     result, lines, _ = evaluation(1, shift=1)
     settings = {
         "crf": {"gaussian_weight": 3.0, "iterations": 10},
@@ -167,7 +167,7 @@ def test_the_page_needs_no_network_and_no_other_file(page):
     assert style.startswith("default-src 'none'; img-src data:;")
 
 
-def test_every_panel_has_a_text_and_photos_are_jpegs_and_labels_pngs(page):
+def test_every_panel_has_an_alternative_text_and_photos_are_jpegs_and_labels_pngs(page):
     panels = [image for image in page.all("img") if image["alt"]]
     assert len(panels) == 6 * 4
     for index, kind in enumerate(("Image", "Label", "Prediction", "Errors")):
@@ -177,7 +177,7 @@ def test_every_panel_has_a_text_and_photos_are_jpegs_and_labels_pngs(page):
             assert image["src"].startswith(f"data:image/{expected};base64,")
 
 
-def test_what_got_better_and_what_got_worse_is_told_by_class_and_by_image(page_path, tmp_path):
+def test_the_page_shows_which_classes_and_images_got_better_or_worse(page_path, tmp_path):
     assert "Of 6 images, " in page_path.read_text()
     better, worse = (Evaluation(*evaluation(6, shift=shift)[:2]) for shift in (1, 4))
     report.write(tmp_path / "worse.html", worse, info=INFO, other=better)
@@ -188,14 +188,14 @@ def test_what_got_better_and_what_got_worse_is_told_by_class_and_by_image(page_p
     assert f"\N{MINUS SIGN}{abs(100 * change):.1f}" in Page(tmp_path / "worse.html").texts
 
 
-def test_a_run_on_other_classes_cannot_be_compared_with():
+def test_a_run_on_other_classes_cannot_be_compared():
     report.check_comparable(Evaluation(*evaluation(1, shift=1)[:2]), INFO.class_names)
     other = Evaluation({"run_dir": "runs/b", "iou_per_class": {"cat": 0.5}}, [])
     with pytest.raises(UserError, match="runs/b cannot be compared.*cat"):
         report.check_comparable(other, INFO.class_names)
 
 
-def test_a_result_with_little_in_it_makes_a_page(tmp_path):
+def test_a_result_with_few_figures_makes_a_page(tmp_path):
     matrix = np.array([[5, 0], [0, 0]])
     info = numbered_classes("two", 2)
     result = metrics.segmentation_metrics(matrix, info.class_names)
@@ -343,7 +343,7 @@ def test_a_page_of_150_classes_fits_too(browser, tmp_path, width):
     )
 
 
-def test_the_filter_leaves_images_of_a_class_the_lowest_iou_first(browser, page_path):
+def test_the_filter_shows_images_of_a_class_the_lowest_iou_first(browser, page_path):
     _, lines, _ = evaluation(6, shift=1)
     name = INFO.class_names[5]
     expected = sorted(

@@ -29,7 +29,7 @@ def points(difference: float | None) -> str:
 
 
 def trend(difference: float | None) -> str:
-    """Returns better, worse or same for a difference of a figure of which more is better."""
+    """Returns better, worse or same for the change of a figure that should be high."""
     if difference is None or abs(difference) < _SMALLEST_CHANGE:
         return "same"
     return "better" if difference > 0 else "worse"
