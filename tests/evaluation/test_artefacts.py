@@ -34,7 +34,7 @@ def no_probe(monkeypatch):
 
 
 def load(path, num_classes: int = 2, **settings):
-    """Loads an artefact for a run of so many classes, at output stride 1."""
+    """Loads an artefact for a run with this number of classes, at output stride 4."""
     config = dataclasses.replace(TWO_CLASSES, num_classes=num_classes)
     return artefacts.load_artefact(str(path), config, DataConfig(), **settings)
 

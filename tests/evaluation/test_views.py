@@ -126,6 +126,7 @@ def test_where_windows_overlap_their_probabilities_are_averaged(convolution):
     image = IMAGE[:30, :25]
     kernel = convolution.layers[-1].get_weights()[0]
     total, count = np.zeros((30, 25, 4)), np.zeros((30, 25, 1))
+    # Windows of a multiple of the output stride plus 1 are not padded.
     for top in (0, 5, 10, 16, 21):
         for left in (0, 6, 12):
             seen = np.zeros((17, 21, 3))  # 4 pixels around, as the convolution is padded
