@@ -283,7 +283,7 @@ def test_operations_of_a_saved_model_that_reach_files_are_named(tmp_path, capsys
         ({"answer": lambda x: tf.ensure_shape(bright(x), [1, 5, 5])}, "cannot label an image"),
         ({"answer": bright, "weight": np.nan}, "weights that are NaN or infinite in 1 of 1"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_a_saved_model_that_returns_something_else_is_refused(tmp_path, settings, complaint):
     path = write_saved_model(tmp_path / "model", **settings)
