@@ -1,12 +1,13 @@
-"""Trains, and starts the training again whenever it dies:
+"""Trains, and restarts the training whenever it dies:
 
     python -m deeplab_tf.supervise --flagfile=configs/X.flagfile --run_dir=DIR [--workers=2]
 
-Takes all flags of `deeplab_tf.train` besides its own. With --workers=N it starts N processes here
-that train together (for several GPUs of one machine --strategy=mirrored is simpler and faster).
-For several machines, start it on each with the same --hosts, and --index=0, 1, ...; the run dir is
-then a folder that all of them share. When one worker dies, all start again from the last
-checkpoint. SIGTERM and Ctrl-C are passed on: the training saves and ends with exit code 75.
+It takes all flags of `deeplab_tf.train` besides its own. With --workers=N it starts N processes on
+this machine that train together; for several GPUs of one machine, --strategy=mirrored is simpler
+and faster. To use several machines, start it on each of them with the same --hosts and with
+--index=0, 1, ..., and give a run dir that all of them share. When a worker dies, all restart from
+the last checkpoint. SIGTERM and Ctrl-C are passed on: the training saves and ends with exit code
+75.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from collections.abc import Sequence
 
 from deeplab_tf import command_line
@@ -29,8 +31,9 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoint_files
 from deeplab_tf.settings import setting
 
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_POLLS = 0.1
 _SECONDS_BEFORE_RESTART = 1.0  # twice as many after every restart without a new checkpoint
+_IS_WINDOWS = sys.platform == "win32"
 
 
 def supervise(
@@ -47,65 +50,89 @@ def supervise(
 
     Args:
         command: The training.
-        run_dir: Its run dir, whose checkpoints tell whether it gets on.
-        workers: Processes to start here.
-        hosts: `host:port` of every worker, of which only one is started here; empty for none else.
-        index: Which of `hosts` that one is.
-        port: Of the first process here, the others have those that follow; 0 for any free ones.
+        run_dir: Its run dir, whose checkpoints tell whether it makes progress.
+        workers: Processes to start on this machine.
+        hosts: `host:port` of every worker, of which one is started here; empty if all are.
+        index: Which of `hosts` is started here.
+        port: Port of the first process here; the others have the ports after it. 0 for any free
+            ones.
         max_restarts: Restarts without a new checkpoint in between before it gives up.
 
     Returns:
-        The exit code: 0, or that of a training that was told to stop or had a message for the user.
+        The exit code: 0, or that of a training that was asked to stop or had a message for the
+        user.
 
     Raises:
-        UserError: It dies again and again; or the arguments do not fit.
+        UserError: The training dies again and again; or the arguments do not fit together.
     """
     if workers < 1 or (hosts and workers > 1):
         raise UserError(
-            f"--workers={workers}: give 1 or more, or --hosts and --index, which start one here."
+            f"--workers={workers} must be 1 or more, and cannot be given with --hosts, which start "
+            "one process on each machine."
         )
     if hosts and not 0 <= index < len(hosts):
-        raise UserError(f"--index={index} is none of the {len(hosts)} --hosts, 0 first.")
-    stop = threading.Event()
+        raise UserError(f"--index={index} must be between 0 and {len(hosts) - 1}, as of --hosts.")
 
-    def on_signal(*_):
-        stop.set()
-        signal.signal(signal.SIGINT, previous[signal.SIGINT])  # the next Ctrl-C ends all at once
+    def start() -> _Group:
+        addresses = hosts or [f"localhost:{free}" for free in _ports(workers, port)]
+        here = [index] if hosts else range(workers)
+        return _Group([_Worker(command, addresses, number) for number in here])
 
-    previous = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        restarts = 0
-        while True:
-            step = _last_step(run_dir)
-            addresses = hosts or [f"localhost:{free}" for free in _ports(workers, port)]
-            here = [index] if hosts else range(workers)
-            group = _Group([_Worker(command, addresses, number) for number in here])
-            exit_code = group.wait(stop)
-            if exit_code == 0 or stop.is_set() or group.has_message:
-                return exit_code if exit_code >= 0 else 128 - exit_code  # as shells put signals
-            restarts = 1 if _last_step(run_dir) > step else restarts + 1
-            if restarts > max_restarts:
-                raise UserError(
-                    f"The training died {restarts} times without a new checkpoint, at last with "
-                    f"{_described(exit_code)}. What it wrote before that, above, says why."
-                )
-            print(
-                f"the training died with {_described(exit_code)}: starts again from "
-                f"{f'step {_last_step(run_dir)}' if _last_step(run_dir) else 'the beginning'} "
-                f"({restarts} of {max_restarts} restarts without a new checkpoint)",
-                file=sys.stderr,
-                flush=True,
+    with _StopRequest() as stop:
+        return _restart_until_it_ends(start, run_dir, max_restarts, stop)
+
+
+def _restart_until_it_ends(
+    start: Callable[[], "_Group"], run_dir: str, max_restarts: int, stop: threading.Event
+) -> int:
+    """Starts a group of workers again and again; returns the exit code of the last one."""
+    restarts = 0
+    while True:
+        step_before = _last_step(run_dir)
+        group = start()
+        exit_code = group.wait(stop)
+        if exit_code == 0 or stop.is_set() or group.has_message:
+            return exit_code if exit_code >= 0 else 128 - exit_code  # as shells report signals
+        step = _last_step(run_dir)
+        restarts = 1 if step > step_before else restarts + 1
+        if restarts > max_restarts:
+            raise UserError(
+                f"The training died {restarts} times without a new checkpoint, the last time with "
+                f"{_describe(exit_code)}. Its own output, above, says why."
             )
-            stop.wait(_SECONDS_BEFORE_RESTART * 2 ** (restarts - 1))
-    finally:
-        for number, handler in previous.items():
+        print(
+            f"the training died with {_describe(exit_code)}: restarts from "
+            f"{f'step {step}' if step else 'the beginning'} ({restarts} of {max_restarts} restarts "
+            "without a new checkpoint)",
+            file=sys.stderr,
+            flush=True,
+        )
+        stop.wait(_SECONDS_BEFORE_RESTART * 2 ** (restarts - 1))
+
+
+class _StopRequest:
+    """An event that SIGTERM and the first Ctrl-C set, within the context."""
+
+    def __init__(self):
+        self._event = threading.Event()
+        self._previous = {}
+
+    def __enter__(self) -> threading.Event:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._set)
+        return self._event
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def _set(self, *_) -> None:
+        self._event.set()
+        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])  # the next Ctrl-C ends at once
 
 
 class _Worker:
-    """One process of the training, whose lines are passed on."""
+    """One process of the training, whose output is passed on."""
 
     def __init__(self, command: Sequence[str], addresses: Sequence[str], index: int):
         environment = dict(os.environ)
@@ -123,48 +150,56 @@ class _Worker:
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on
+            # Ctrl-C reaches the supervisor alone, which passes it on.
+            start_new_session=not _IS_WINDOWS,
+            creationflags=subprocess.CREATE_NEW_PROCESS_GROUP if _IS_WINDOWS else 0,
         )
-        self.reader = threading.Thread(target=self._pass_lines_on, daemon=True)
+        self.reader = threading.Thread(target=self._pass_output_on, daemon=True)
         self.reader.start()
 
-    def _pass_lines_on(self) -> None:
-        assert self.process.stdout is not None  # it is piped
+    def ask_to_stop(self) -> None:
+        """Asks the training to save and to end."""
+        if _IS_WINDOWS:
+            self.process.send_signal(signal.CTRL_BREAK_EVENT)
+        else:
+            self.process.terminate()
+
+    def _pass_output_on(self) -> None:
         for line in self.process.stdout:
-            # So begins what a command has to say to its user, who alone can change it.
+            # So begins a message to the user; what it is about will not change by itself.
             self.has_message |= line.startswith(b"error: ")
             sys.stdout.buffer.write(self._prefix + line)
             sys.stdout.buffer.flush()
 
 
 class _Group:
-    """The workers here, of which none goes on without the others."""
+    """The workers on this machine, which live and die together."""
 
     def __init__(self, workers: Sequence[_Worker]):
         self._workers = workers
 
     @property
     def has_message(self) -> bool:
-        """Whether one ended with a message to the user."""
+        """Whether a worker ended with a message to the user."""
         return any(worker.has_message for worker in self._workers)
 
     def wait(self, stop: threading.Event) -> int:
         """Waits until all have ended, or one has died; returns its exit code.
 
-        A process that dies without saving takes the others with it, which would wait for it.
+        When a worker dies without saving, the others are ended, since they would wait for it.
         """
-        told = False
+        is_asked = False
         try:
             while True:
                 exit_codes = [worker.process.poll() for worker in self._workers]
                 died = [code for code in exit_codes if code]
-                if (died and not told) or None not in exit_codes:
+                if (died and not is_asked) or None not in exit_codes:
                     return died[0] if died else 0
-                if stop.is_set() and not told:
+                if stop.is_set() and not is_asked:
                     for worker in self._workers:
-                        worker.process.terminate()
-                    told = True
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                        worker.ask_to_stop()
+                    is_asked = True
+                time.sleep(_SECONDS_BETWEEN_POLLS)
         finally:
             for worker in self._workers:
                 worker.process.kill()
@@ -179,11 +214,13 @@ def train_command(run_dir: str, *configs: config.Config) -> list[str]:
 
 
 def _last_step(run_dir: str) -> int:
+    """The step of the last checkpoint; 0 if there is none."""
     found = checkpoint_files.find(checkpoint_files.folder_of(run_dir, "last"))
     return checkpoint_files.step_of(found[0]) if found else 0
 
 
 def _ports(count: int, first: int) -> list[int]:
+    """The ports of the processes on this machine, from the first one on; 0 for any free ones."""
     if first:
         return list(range(first, first + count))
     sockets = [socket.socket() for _ in range(count)]
@@ -196,10 +233,8 @@ def _ports(count: int, first: int) -> list[int]:
             one.close()
 
 
-def _described(exit_code: int) -> str:
-    if exit_code < 0:
-        return f"{signal.Signals(-exit_code).name}"
-    return f"exit code {exit_code}"
+def _describe(exit_code: int) -> str:
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

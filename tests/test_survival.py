@@ -1,4 +1,4 @@
-"""Training that is killed, and what starts it again: real processes, really killed."""
+"""Trainings that are killed, and what restarts them: real processes, really killed."""
 
 import dataclasses
 import json
@@ -36,10 +36,10 @@ TRAINING = TrainConfig(
     seed=3,
 )
 
-# Python runs this before `-m deeplab_tf.train`. There it shortens the network, and brings about the
-# ends that lie in a folder, each once: kill-N and stop-N when the loop asks for the N-th time
-# whether it has to stop, which it does behind every step; save-N while the checkpoint of step N is
-# being written and lacks its last file.
+# Python runs this before `-m deeplab_tf.train`. It shortens the network, and kills or stops the
+# process once for each file in a folder: kill-N and stop-N when the loop asks for the N-th time
+# whether it has to stop, which it does after every step; save-N while the checkpoint of step N is
+# written and lacks its last file.
 SITE = f"""
 import os, shutil, signal, sys, time
 
@@ -161,7 +161,7 @@ def test_a_killed_run_resumes_to_exactly_the_same_losses_and_state(ended):
     assert exit_code == 0, output
     killed, exit_code, output = ended["killed"]
     assert exit_code == preemption.EXIT_INTERRUPTED, output
-    assert "died with SIGKILL: starts again from step 2 (1 of 3" in output  # in saving step 4
+    assert "died with SIGKILL: restarts from step 2 (1 of 3" in output  # in saving step 4
     assert "stopped at step 7; run the same command again to resume" in output
     assert checkpoints.find(str(killed.folder), "last").endswith("ckpt-7")
 
@@ -176,7 +176,7 @@ def test_two_processes_of_which_one_is_killed_equal_one_with_the_whole_batch(end
     whole, _, _ = ended["whole"]
     pair, exit_code, output = ended["pair"]
     assert exit_code == 0, output
-    assert "died with SIGKILL: starts again from step 4" in output
+    assert "died with SIGKILL: restarts from step 4" in output
     before = losses(pair.folder.parent / "ends/metrics.jsonl")
     assert {5, 6} <= before.keys()
     assert {step: pair.losses[step] for step in before} == before  # bit for bit
@@ -200,14 +200,14 @@ def supervised(tmp_path, code: str, max_restarts: int = 3, **arguments) -> int:
     )
 
 
-def test_the_supervisor_gives_up_when_nothing_gets_on(tmp_path):
+def test_the_supervisor_gives_up_when_there_is_no_progress(tmp_path):
     code = f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); import sys; sys.exit(3)"
     with pytest.raises(UserError, match="died 2 times without a new checkpoint.*exit code 3"):
         supervised(tmp_path, code, max_restarts=1)
     assert (tmp_path / "starts").read_text() == "xx"
 
 
-def test_what_only_the_user_can_change_is_not_tried_again(tmp_path, capfdbinary):
+def test_a_training_with_a_message_to_its_user_is_not_restarted(tmp_path, capfdbinary):
     code = "import sys; print('once'); sys.exit('error: no such records')"
     assert supervised(tmp_path, code) == 1
     assert capfdbinary.readouterr().out.splitlines() == [b"once", b"error: no such records"]
@@ -243,8 +243,8 @@ def test_a_worker_that_dies_takes_the_others_with_it(tmp_path):
     "arguments, complaint",
     [
         ({"workers": 0}, "--workers=0"),
-        ({"workers": 2, "hosts": ["a:1", "b:1"]}, "--workers=2: .*--hosts"),
-        ({"hosts": ["a:1", "b:1"], "index": 2}, "--index=2 is none of the 2 --hosts"),
+        ({"workers": 2, "hosts": ["a:1", "b:1"]}, "--workers=2 .*--hosts"),
+        ({"hosts": ["a:1", "b:1"], "index": 2}, "--index=2 must be between 0 and 1"),
     ],
 )
 def test_workers_that_do_not_fit_together_are_refused(tmp_path, arguments, complaint):

@@ -11,22 +11,22 @@ from deeplab_tf.errors import UserError
 
 
 def get_strategy(name: str) -> tf.distribute.Strategy:
-    """Returns the `tf.distribute` strategy of this name; the same one whenever it is asked for.
+    """Returns the `tf.distribute` strategy of a name; a second call returns the same object.
 
-    With several workers it has to be the first that a process asks of TensorFlow.
+    With several workers, this must be the first use of TensorFlow in the process.
 
     Args:
         name: "one_device": the first GPU, or the CPU. "mirrored": all local GPUs, or all logical
-            CPU devices. "multi_worker": the devices of all processes that TF_CONFIG names, by
-            TensorFlow's own collectives. "tpu": the TPU that TPU_NAME names, or the local one;
-            written to TensorFlow's rules and never run. "auto": tpu if there is one, multi_worker
-            if TF_CONFIG is set, mirrored if there is more than one GPU, otherwise one device.
+            CPU devices. "multi_worker": the devices of all processes in TF_CONFIG. "tpu": the TPU
+            of TPU_NAME, or the local one; it follows TensorFlow's documentation and was never run.
+            "auto": tpu if there is one, multi_worker if TF_CONFIG is set, mirrored if there is
+            more than one GPU, otherwise one device.
 
     Returns:
         The strategy.
 
     Raises:
-        UserError: There is no strategy of this name, or not what it needs.
+        UserError: There is no strategy of this name, or what it needs is missing.
     """
     strategies = {
         "one_device": _one_device,
@@ -37,7 +37,7 @@ def get_strategy(name: str) -> tf.distribute.Strategy:
     if name == "auto":
         name = _automatic()
     if name not in strategies:
-        raise UserError(f"--strategy={name!r} is none of auto, {', '.join(strategies)}.")
+        raise UserError(f"--strategy={name} must be one of auto, {', '.join(strategies)}.")
     workers = num_workers()
     if workers > 1 and name != "multi_worker":
         raise UserError(
@@ -53,29 +53,29 @@ def num_workers() -> int:
 
 
 def worker_index() -> int:
-    """Returns which of them this one is."""
+    """Returns which of the workers this process is, counted from 0."""
     return _cluster()[1]
 
 
 def is_chief() -> bool:
-    """Returns whether this process is the one that writes the run dir."""
+    """Whether this process is the worker that writes the run dir."""
     return worker_index() == 0
 
 
 def of_all_workers(value: int) -> list[int]:
-    """Returns the value that every worker has; all of them have to call this."""
+    """Returns the values of all workers, all of which have to call this."""
     if num_workers() == 1:
         return [int(value)]
     return _gather()(tf.constant([int(value)], tf.int64)).numpy().tolist()
 
 
 def distribute_batches(strategy: tf.distribute.Strategy, batches: tf.data.Dataset) -> Iterator:
-    """Returns an iterator that hands every replica its part of every batch.
+    """Returns an iterator that gives every replica its part of every batch.
 
     Args:
         strategy: The strategy.
-        batches: Dataset of dicts of tensors [B, ...], the same in every process. B divides by the
-            number of replicas.
+        batches: Dataset of dicts of tensors [B, ...], the same in every process. B must be a
+            multiple of the number of replicas.
 
     Returns:
         Iterator of distributed batches of [B / replicas, ...].
@@ -84,7 +84,7 @@ def distribute_batches(strategy: tf.distribute.Strategy, batches: tf.data.Datase
         return iter(strategy.experimental_distribute_dataset(batches))
     replicas = strategy.num_replicas_in_sync
 
-    # TensorFlow's own sharding may hand out files, or whole batches, instead of parts of a batch.
+    # TensorFlow's own sharding may distribute files, or whole batches, instead of parts of one.
     def parts_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         here = replicas // context.num_input_pipelines
         first = context.input_pipeline_id * here
@@ -104,7 +104,7 @@ def distribute_batches(strategy: tf.distribute.Strategy, batches: tf.data.Datase
 
 
 def _automatic() -> str:
-    if os.environ.get("TF_CONFIG"):  # before any look at devices, which would start TensorFlow
+    if os.environ.get("TF_CONFIG"):  # before devices are listed, which initializes TensorFlow
         return "multi_worker"
     if _has_tpu():
         return "tpu"
@@ -127,16 +127,16 @@ def _mirrored() -> tf.distribute.Strategy:
 def _multi_worker() -> tf.distribute.Strategy:
     if not os.environ.get("TF_CONFIG"):
         raise UserError(
-            "--strategy=multi_worker needs TF_CONFIG, which names the workers: start them with "
-            "python -m deeplab_tf.supervise --workers=N."
+            "--strategy=multi_worker needs the environment variable TF_CONFIG, which names the "
+            "workers. python -m deeplab_tf.supervise --workers=N sets it."
         )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
         raise UserError(
-            f"The workers of TF_CONFIG={os.environ['TF_CONFIG']} do not come together: "
-            f"{error.message.splitlines()[0]}. Every one has to be started, under an address that "
-            "the others reach and with a port that is free."
+            f"The workers of TF_CONFIG={os.environ['TF_CONFIG']} cannot connect: "
+            f"{error.message.splitlines()[0]}. Start every worker, on a free port of an address "
+            "that the others can reach."
         ) from error
 
 
@@ -144,7 +144,7 @@ def _multi_worker() -> tf.distribute.Strategy:
 def _tpu() -> tf.distribute.Strategy:
     if not _has_tpu():
         raise UserError(
-            "--strategy=tpu, but this machine has no TPU: name one in the environment variable "
+            "--strategy=tpu, but this machine has no TPU. Name one in the environment variable "
             "TPU_NAME, or give --strategy=auto."
         )
     try:
@@ -178,7 +178,7 @@ def _has_tpu() -> bool:
 
 
 def _cluster() -> tuple[int, int]:
-    """Number of workers, and which of them this process is, of TF_CONFIG."""
+    """The number of workers in TF_CONFIG, and the index of this process."""
     text = os.environ.get("TF_CONFIG") or '{"cluster": {"worker": ["here"]}}'
     try:
         config = json.loads(text)
@@ -189,7 +189,7 @@ def _cluster() -> tuple[int, int]:
             raise ValueError(f"there is no task {task}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"TF_CONFIG={text} describes no worker ({error!r}). It looks like "
+            f"TF_CONFIG={text} does not describe this worker ({error!r}). An example: "
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
             '"task": {"type": "worker", "index": 0}}; deeplab_tf.supervise sets it.'
         ) from error

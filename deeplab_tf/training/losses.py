@@ -96,14 +96,14 @@ def cross_entropy(
         logits: float [B, H, W, num_classes].
         label: int32 [B, H, W], class ids or the ignore label.
         ignore_label: Pixels of this label do not count.
-        class_weights: Factor of the pixels of each class; empty for 1. As in the original, a
-            weight changes the sum and not the count: a pixel of weight 0 counts as one.
+        class_weights: Factor of the pixels of each class; empty for 1. As in the original, the
+            weights change the sum but not the count, which includes pixels of weight 0.
 
     Returns:
         float32 [], the sum of the losses in nats, and float32 [], the number of pixels summed.
 
     Raises:
-        UserError: There is not a weight for each class.
+        UserError: The number of weights is not that of the classes.
 
     Reference:
         `add_softmax_cross_entropy_loss_for_each_scale` of the original's `train_utils.py`.
@@ -120,12 +120,13 @@ def number_of_pixels(label: tf.Tensor, ignore_label: int) -> tf.Tensor:
 def hard_pixel_share(
     step: tf.Tensor, top_k_percent_pixels: float, hard_example_mining_step: int
 ) -> tf.Tensor:
-    """The share of the pixels, the hardest ones, that is trained on at a step.
+    """Returns the share of pixels, the hardest ones, that a step is trained on.
 
     Args:
         step: int [], the training step.
-        top_k_percent_pixels: The share in the end, 0 to 1 in spite of the original's name.
-        hard_example_mining_step: Steps in which the share goes from 1 to that; 0 to start with it.
+        top_k_percent_pixels: The final share, between 0 and 1 despite the original's name.
+        hard_example_mining_step: Steps in which the share falls from 1 to the final one; 0 for the
+            final share from the beginning.
 
     Returns:
         float32 [].
@@ -143,21 +144,21 @@ def hard_pixel_cross_entropy(
     share: tf.Tensor,
     class_weights: Sequence[float] = (),
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sums the cross-entropy of the pixels that have most of it.
+    """Sums the cross-entropy of the hardest pixels, those with the largest losses.
 
-    They are chosen among all pixels of the logits, hence within a replica, after the class weights
-    have been applied.
+    They are chosen among all pixels of the logits, and so within a replica, after the class weights
+    are applied.
 
     Args:
-        logits: As of `cross_entropy`.
-        label: As of `cross_entropy`.
-        ignore_label: As of `cross_entropy`.
-        share: float32 [], how many of the pixels, the ignored ones among them, are chosen.
-        class_weights: As of `cross_entropy`.
+        logits: See `cross_entropy`.
+        label: See `cross_entropy`.
+        ignore_label: See `cross_entropy`.
+        share: float32 [], the share of all pixels, including ignored ones, that is chosen.
+        class_weights: See `cross_entropy`.
 
     Returns:
-        float32 [], the sum, and float32 [], how many of the chosen losses are not 0, which those of
-        ignored pixels are.
+        float32 [], the sum, and float32 [], the number of chosen losses that are not 0. Those of
+        ignored pixels are 0.
 
     Reference:
         `add_softmax_cross_entropy_loss_for_each_scale` of the original's `train_utils.py`.
@@ -165,7 +166,7 @@ def hard_pixel_cross_entropy(
     losses, weights = _pixel_losses(logits, label, ignore_label, class_weights)
     losses = tf.reshape(losses * weights, [-1])
     num_pixels = tf.size(losses)
-    # All are sorted, which takes no longer than to find the largest, and keeps shapes static.
+    # Sorting all takes no longer than finding the largest, and keeps shapes static.
     losses = tf.nn.top_k(losses, num_pixels).values
     num_chosen = tf.cast(share * tf.cast(num_pixels, tf.float32), tf.int32)
     chosen = tf.cast(tf.range(num_pixels) < num_chosen, tf.float32)
@@ -182,11 +183,11 @@ def focal(
     """Sums the focal loss, -(1 - p)^gamma log(p), of the pixels that count.
 
     Args:
-        logits: As of `cross_entropy`.
-        label: As of `cross_entropy`.
-        ignore_label: As of `cross_entropy`.
-        gamma: How much less the well classified pixels weigh; 0 for the cross-entropy.
-        class_weights: As of `cross_entropy`; the paper's alpha.
+        logits: See `cross_entropy`.
+        label: See `cross_entropy`.
+        ignore_label: See `cross_entropy`.
+        gamma: How strongly well classified pixels are weighted down; 0 for the cross-entropy.
+        class_weights: See `cross_entropy`; the paper's alpha.
 
     Returns:
         float32 [], the sum, and float32 [], the number of pixels summed.
@@ -195,7 +196,7 @@ def focal(
         Focal loss for dense object detection, arXiv:1708.02002, section 3.
     """
     losses, weights = _pixel_losses(logits, label, ignore_label, class_weights)
-    # Away from 0, where the power has no finite derivative for a gamma below 1.
+    # At 0, the power has no finite derivative for a gamma below 1.
     missing = tf.maximum(-tf.math.expm1(-losses), 1e-7)
     return tf.reduce_sum(missing**gamma * losses * weights), number_of_pixels(label, ignore_label)
 
@@ -203,19 +204,19 @@ def focal(
 def dice(logits: tf.Tensor, label: tf.Tensor, ignore_label: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums 1 - (soft Dice coefficient) over the classes present in the labels.
 
-    A coefficient is of all pixels of a class in the batch that is given, hence in a replica. Sums
-    and counts that are added over replicas make the mean over each one's present classes.
+    A coefficient takes all pixels of a class in the batch of one replica. Adding sums and counts
+    over replicas gives the mean over the classes present in each.
 
     Args:
-        logits: As of `cross_entropy`.
-        label: As of `cross_entropy`.
-        ignore_label: As of `cross_entropy`.
+        logits: See `cross_entropy`.
+        label: See `cross_entropy`.
+        ignore_label: See `cross_entropy`.
 
     Returns:
         float32 [], the sum, and float32 [], the number of classes present.
 
     Reference:
-        V-Net, arXiv:1606.04797, section 3, whose denominator has squares.
+        V-Net, arXiv:1606.04797, section 3, with squares in the denominator.
     """
     probabilities, truth, _ = _pixels_of_classes(logits, label, ignore_label)
     overlap = tf.reduce_sum(probabilities * truth, axis=1)
@@ -228,13 +229,13 @@ def lovasz_softmax(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the Lovász extension of 1 - IoU over the classes present in the labels.
 
-    Each class sorts all pixels of the batch that is given, hence of a replica; sums and counts add
-    up as those of `dice`. On a CPU the sorting takes about 0.1 s per class and 500,000 pixels.
+    All pixels of the batch of one replica are sorted for each class; sums and counts add up as
+    those of `dice`. On a CPU, sorting takes about 0.1 s per class and 500,000 pixels.
 
     Args:
-        logits: As of `cross_entropy`.
-        label: As of `cross_entropy`.
-        ignore_label: As of `cross_entropy`.
+        logits: See `cross_entropy`.
+        label: See `cross_entropy`.
+        ignore_label: See `cross_entropy`.
 
     Returns:
         float32 [], the sum, and float32 [], the number of classes present.
@@ -244,8 +245,8 @@ def lovasz_softmax(
     """
     probabilities, truth, counts = _pixels_of_classes(logits, label, ignore_label)
     errors = tf.abs(truth - probabilities)
-    # The extension is linear in the errors as long as their order stays, so that its slopes are
-    # constants to the gradient. One class at a time keeps only one sorting in memory.
+    # The extension is linear in the errors while their order does not change, so its slopes are
+    # constants for the gradient. One class at a time keeps only one sorted copy in memory.
     slopes = tf.map_fn(
         _lovasz_slopes,
         (tf.stop_gradient(tf.where(counts, errors, -1.0)), truth),
@@ -255,7 +256,7 @@ def lovasz_softmax(
 
 
 def _lovasz_slopes(errors_and_truth: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    """How much 1 - IoU of a class grows as each pixel joins those that are wrong, worst first.
+    """Returns how much 1 - IoU of a class grows with each further wrong pixel, worst first.
 
     Args:
         errors_and_truth: float32 [P] each; ignored pixels have an error below all others.
@@ -269,8 +270,8 @@ def _lovasz_slopes(errors_and_truth: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
     size = tf.reduce_sum(truth)
     intersection = size - tf.cumsum(truth)
     union = size + tf.cumsum(1.0 - truth)
-    # The differences of successive 1 - intersection / union, without their cancellation: they are
-    # of the size of one over the number of pixels, hence of float32's rounding.
+    # The differences of successive 1 - intersection / union, in a form without cancellation: they
+    # are as small as one over the number of pixels, and so as float32's rounding errors.
     slopes = tf.where(
         truth > 0, 1.0 / union, tf.math.divide_no_nan(intersection, union * (union - 1.0))
     )
@@ -303,7 +304,7 @@ def _pixel_losses(
 def _pixels_of_classes(
     logits: tf.Tensor, label: tf.Tensor, ignore_label: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Lays pixels out by class.
+    """Arranges pixels by class.
 
     Returns:
         Probabilities and one-hot labels, float32 [num_classes, P], which are 0 where a pixel is

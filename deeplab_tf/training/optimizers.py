@@ -18,7 +18,7 @@ from deeplab_tf import layers
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 
-# Scopes behind the backbone, trained with `last_layer_gradient_multiplier`.
+# Scopes after the backbone, to which `last_layer_gradient_multiplier` applies.
 _HEAD = ("logits", "image_pooling", "aspp", "concat_projection", "decoder", "meta_architecture")
 
 _register = keras.saving.register_keras_serializable(package="deeplab_tf")
@@ -72,10 +72,10 @@ class MomentumSGD(keras.optimizers.SGD):
 
     Args:
         learning_rate: The rate, or its schedule.
-        momentum: What is kept of the accumulator.
-        weight_decays: Factor of each variable in its own gradient (L2), in the order in which the
-            optimizer is built; empty for none.
-        multipliers: Factor of each gradient, that of the L2 included; empty for 1.
+        momentum: Share of the accumulator that is kept; 0 for plain gradient descent.
+        weight_decays: L2 factor of each variable, in the order in which the optimizer is built;
+            empty for none.
+        multipliers: Factor of each gradient, including the L2 part; empty for 1.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class MomentumSGD(keras.optimizers.SGD):
 
     @property
     def slots(self) -> dict[str, list[keras.Variable]]:
-        """What it keeps for each variable, under the original's name."""
+        """What it keeps for each variable, by the original's name."""
         return {"Momentum": self.momentums} if self.momentum else {}
 
     def get_config(self):
@@ -120,15 +120,15 @@ class MomentumSGD(keras.optimizers.SGD):
 
 @_register
 class AdamW(keras.optimizers.Adam):
-    """Adam with a weight decay beside the gradient, variable by variable.
+    """Adam with a weight decay that is decoupled from the gradient, for each variable.
 
-    Adam divides a factor of the gradient out again, so that the multipliers are of the rate.
+    The multipliers scale the learning rate: a factor of the gradient has no effect on Adam.
 
     Args:
         learning_rate: The rate, or its schedule.
-        weight_decays: What each variable loses of itself per step and unit of learning rate, in the
-            order in which the optimizer is built; empty for none.
-        multipliers: Factor of each variable's learning rate, hence of its decay; empty for 1.
+        weight_decays: Factor of each variable that is subtracted, times the learning rate, at every
+            step, in the order in which the optimizer is built; empty for none.
+        multipliers: Factor of each variable's learning rate, and so of its decay; empty for 1.
 
     Reference:
         Decoupled weight decay regularization, arXiv:1711.05101, algorithm 2.
@@ -156,7 +156,7 @@ class AdamW(keras.optimizers.Adam):
 
     @property
     def slots(self) -> dict[str, list[keras.Variable]]:
-        """What it keeps for each variable, under TensorFlow 1's names."""
+        """What it keeps for each variable, by TensorFlow 1's names."""
         return {"Adam": self._momentums, "Adam_1": self._velocities}
 
     def get_config(self):
@@ -168,9 +168,9 @@ class AdamW(keras.optimizers.Adam):
 
 
 def is_regularized(name: str) -> bool:
-    """Whether weight decay applies to the variable of this official name.
+    """Whether weight decay applies to a variable, by its official name.
 
-    It does to dense kernels; never to depthwise kernels, biases or batch norm.
+    It applies to dense kernels, but not to depthwise kernels, biases and batch norm.
     """
     return name.endswith("/weights")
 
@@ -184,12 +184,12 @@ def gradient_multiplier(
 ) -> float:
     """Returns the factor of a variable's gradient.
 
-    Biases always train at twice the rate.
+    The gradients of biases are always doubled.
 
     Args:
         name: Official name of the variable.
-        last_layer_gradient_multiplier: Factor of everything behind the backbone.
-        last_layers_contain_logits_only: Whether it is of the logits' layers only.
+        last_layer_gradient_multiplier: Factor of everything after the backbone.
+        last_layers_contain_logits_only: Whether this factor applies to the logits' layers only.
         backbone_gradient_multiplier: Factor of the backbone.
 
     Reference:
@@ -205,17 +205,18 @@ def gradient_multiplier(
 
 
 def freeze(model: keras.Model, scopes: Sequence[str]) -> None:
-    """Takes whole scopes out of training: no gradient, no weight decay, no new batch statistics.
+    """Freezes scopes: no gradients, no weight decay, no new batch statistics.
 
-    To be called before the optimizer is built and a training step is traced: what is frozen is no
-    longer among the model's trainable variables, and no gradient of it is computed.
+    It must be called before the optimizer is built and a training step is traced. Frozen variables
+    are no longer among the model's trainable ones, and their gradients are not computed.
 
     Args:
         model: The model.
-        scopes: Official scopes, e.g. `resnet_v1_50/block1`, which is not `resnet_v1_50/block10`.
+        scopes: Official scopes such as `resnet_v1_50/block1`, which does not include
+            `resnet_v1_50/block10`.
 
     Raises:
-        UserError: The model has no layer with weights in such a scope.
+        UserError: The model has no layer with weights in a scope.
     """
     leaves = [layer for layer in layers.all_layers(model) if not layers.all_layers(layer)]
     for scope in scopes:
@@ -223,7 +224,7 @@ def freeze(model: keras.Model, scopes: Sequence[str]) -> None:
         frozen = [layer for layer in leaves if f"{layer.name}.".startswith(prefix)]
         if not any(layer.variables for layer in frozen):
             raise UserError(
-                f"There is no scope {scope!r} to freeze in {model.name}, which is made of "
+                f"{model.name} has no scope {scope!r} to freeze. Its scopes are "
                 f"{', '.join(_first_scopes(model))}."
             )
         for layer in frozen:
@@ -239,18 +240,18 @@ def _first_scopes(model: keras.Model) -> list[str]:
 def clip_by_global_norm(
     gradients: Sequence[tf.Tensor], clip_norm: float
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Scales gradients down to a norm, that of their sum over the replicas.
+    """Scales gradients down to a largest norm, that of their sum over the replicas.
 
-    Keras' own clipping takes the norm of each replica's share, so that it depends on how many there
-    are. This sums the gradients to learn their norm, and `apply` sums them again.
+    Keras' own clipping takes the norm of each replica's share, which depends on the number of
+    replicas. This function sums the gradients for their norm, and `apply` sums them again.
 
     Args:
-        gradients: float32, one of each variable: the share of a replica.
-        clip_norm: The largest norm that passes; 0 for no clipping.
+        gradients: float32, one for each variable: the share of a replica.
+        clip_norm: The largest norm allowed; 0 for no clipping.
 
     Returns:
-        The shares, scaled alike, and float32 [], the norm that the sum had before. If
-        that is not finite, nor are they.
+        The shares, all scaled by the same factor, and float32 [], the norm of the sum before. If
+        the norm is not finite, neither are the shares.
     """
     replicas = tf.distribute.get_replica_context()
     norm = tf.linalg.global_norm(replicas.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients)))
@@ -263,13 +264,13 @@ def clip_by_global_norm(
 class GradientAccumulator:
     """Collects the gradients of several small batches into those of one large batch.
 
-    Each replica collects its own share, without a word to the others. The memory is that of one
-    more copy of the variables. A batch norm that trains still sees the small batches.
+    Each replica collects its own share, without communication. It takes the memory of one more
+    copy of the variables. A batch norm that is trained still sees the small batches.
 
-    To be made in the scope of the strategy; it is empty between steps and needs no checkpoint.
+    It must be made in the scope of the strategy. It is empty between steps and needs no checkpoint.
 
     Args:
-        variables: Those that gradients are of.
+        variables: The variables of the gradients.
     """
 
     def __init__(self, variables: Sequence[keras.Variable]):
@@ -285,21 +286,22 @@ class GradientAccumulator:
         self._count = local([])
 
     def add(self, gradients: Sequence[tf.Tensor], count: tf.Tensor) -> None:
-        """Adds the gradients of a small batch; to be called in a replica.
+        """Adds the gradients of a small batch; must be called in a replica.
 
         Args:
-            gradients: Of the loss of this small batch, divided by its counts over all replicas.
-            count: float32 [], what it weighs: its `losses.number_of_pixels` over all replicas.
+            gradients: Gradients of the loss of this small batch, which was divided by its counts
+                over all replicas.
+            count: float32 [], its weight: its `losses.number_of_pixels` over all replicas.
         """
         for total, gradient in zip(self._sums, gradients):
             total.assign_add(count * tf.cast(gradient, total.dtype))
         self._count.assign_add(count)
 
     def take(self) -> list[tf.Tensor]:
-        """Returns the mean of the gradients, weighted by the counts, and starts anew.
+        """Returns the mean of the gradients, weighted by the counts, and empties itself.
 
-        That is the gradient of the sum of all losses over the number of all pixels. To be called
-        in a replica.
+        The mean is the gradient of the sum of all losses over the number of all pixels. Must be
+        called in a replica.
         """
         count = self._count.read_value()
         means = [tf.math.divide_no_nan(total.read_value(), count) for total in self._sums]
@@ -310,12 +312,12 @@ class GradientAccumulator:
 
 
 class LossScale(tf.Module):
-    """Keeps small gradients from vanishing in float16: those of a loss that is scaled up.
+    """Keeps small gradients from vanishing in float16, by scaling the loss up.
 
-    The scale halves whenever it was too much for the range of float16, and doubles after 2000 steps
-    in which it was not. A step whose gradients have overflowed counts, with gradients of 0.
+    The scale is halved when it exceeds the range of float16, and doubled after 2000 steps in which
+    it did not. A step whose gradients overflow counts as a step, with gradients of 0.
 
-    To be made in the scope of the strategy, and to be tracked in the checkpoint.
+    It must be made in the scope of the strategy, and saved in the checkpoint.
 
     Args:
         initial_scale: Scale of the first step.
@@ -330,19 +332,19 @@ class LossScale(tf.Module):
 
     @property
     def state(self) -> dict[str, tf.Variable]:
-        """What has to be saved, by name."""
+        """The variables to save, by name."""
         return {"scale": self.scale, "good_steps": self.good_steps}
 
     def scaled(self, loss: tf.Tensor) -> tf.Tensor:
-        """What gradients are to be taken of; to be called in a replica, as all that follows."""
+        """Returns the loss to differentiate; this and what follows must be called in a replica."""
         return loss * self.scale.read_value()
 
     def unscaled(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The gradients of the loss itself, out of those of `scaled`."""
+        """Returns the gradients of the loss itself, from those of `scaled`."""
         return [gradient / self.scale.read_value() for gradient in gradients]
 
     def without_overflow(self, gradients: Sequence[tf.Tensor], norm: tf.Tensor) -> list[tf.Tensor]:
-        """Learns from the norm whether the scale was too much.
+        """Adapts the scale, by whether the norm is finite.
 
         Args:
             gradients: The share of a replica.
@@ -361,15 +363,15 @@ class LossScale(tf.Module):
 
 
 class MovingAverage(tf.Module):
-    """Exponential moving averages of variables, to be evaluated in their place.
+    """Exponential moving averages of variables, which are evaluated in their place.
 
-    To be made in the scope of the strategy, and to be tracked in the checkpoint. Variables that are
-    restored or imported afterwards want a `reset`.
+    It must be made in the scope of the strategy, and saved in the checkpoint. If the variables are
+    filled from elsewhere afterwards, call `reset`.
 
     Args:
-        variables: What is averaged: all floating-point weights, moving statistics too.
-        decay: What is kept of the average per step; less in the first steps, (1 + step) /
-            (10 + step), so that the initial weights are soon forgotten.
+        variables: What is averaged: all floating-point weights, including moving statistics.
+        decay: Share of the average that is kept per step; less in the first steps, (1 + step) /
+            (10 + step), so that the initial weights lose their influence soon.
 
     Reference:
         `tf.train.ExponentialMovingAverage` with `num_updates`.
@@ -381,16 +383,16 @@ class MovingAverage(tf.Module):
         self.averages = [_local(tf.convert_to_tensor(variable)) for variable in variables]
 
     def reset(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the averages the variables themselves; to be called outside of replicas."""
+        """Sets the averages to the variables; must be called outside of replicas."""
         for average, variable in zip(self.averages, variables):
             average.assign(tf.convert_to_tensor(variable))
 
     def update(self, variables: Sequence[keras.Variable], step: tf.Tensor) -> None:
-        """Takes the variables in; to be called in a replica, after the optimizer.
+        """Updates the averages; must be called in a replica, after the optimizer.
 
         Args:
             variables: In the order of the constructor's.
-            step: int [], how many updates there were before.
+            step: int [], the number of updates before.
         """
         step = tf.cast(step, tf.float32)
         # One minus the decay, without its cancellation.
@@ -401,7 +403,10 @@ class MovingAverage(tf.Module):
 
     @contextlib.contextmanager
     def swapped(self, variables: Sequence[keras.Variable]):
-        """The variables have the averages' values within it, and get theirs back bit for bit."""
+        """Within the context the variables have the values of the averages.
+
+        Afterwards they have their own values again, bit for bit.
+        """
         self._swap(variables)
         try:
             yield
@@ -416,7 +421,7 @@ class MovingAverage(tf.Module):
 
 
 def _local(value: tf.Tensor) -> tf.Variable:
-    """A variable of which every replica has its own, all with the same value."""
+    """Returns a variable of which each replica has its own copy, all with the same value."""
     return tf.Variable(
         value,
         trainable=False,

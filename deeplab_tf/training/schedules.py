@@ -1,4 +1,4 @@
-"""Learning-rate schedules: how a run starts, and by what policy its rate then decays."""
+"""Learning-rate schedules: a slow start or a warm-up, and then the decay of a policy."""
 
 import abc
 import math
@@ -79,13 +79,14 @@ def _steps_before_the_policy(config: TrainConfig) -> int:
 
 
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):
-    """The start that all policies share.
+    """What all policies share: the start before them.
 
     Args:
-        base_learning_rate: Learning rate as the policy begins.
+        base_learning_rate: Learning rate when the policy begins.
         slow_start_step: Steps before the policy begins.
         slow_start_learning_rate: The rate of those steps.
-        is_warmup: Whether they climb from it to the base, instead of staying at it.
+        is_warmup: Whether the rate climbs from there to the base in those steps, instead of
+            staying constant.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):
 
     @abc.abstractmethod
     def decayed(self, step: tf.Tensor) -> tf.Tensor:
-        """The policy: the rate, float32 [], at a step, float32 [], counted from its beginning."""
+        """The policy: the rate, float32 [], at a step, float32 [], counted from its first."""
 
     def get_config(self):
         return dict(vars(self))
@@ -123,13 +124,13 @@ class PolySchedule(_Schedule):
     """Decays the learning rate as (1 - step/steps)^power.
 
     Args:
-        base_learning_rate: Learning rate at step 0.
-        training_number_of_steps: Steps until the rate is at its end, those of the start included.
+        base_learning_rate: Learning rate when the policy begins.
+        training_number_of_steps: Steps until the final rate, including those of the start.
         power: 0.9 in all DeepLab papers.
-        slow_start_step: Steps, counted before the schedule, at the slow-start rate.
+        slow_start_step: Steps before the policy begins.
         slow_start_learning_rate: The rate of those steps.
-        is_warmup: Whether the rate climbs from that to the base in those steps.
-        end_learning_rate: The rate in the end.
+        is_warmup: Whether the rate climbs from there to the base in those steps.
+        end_learning_rate: The final rate.
 
     Reference:
         DeepLab v2 (arXiv 1606.00915), section 4.1; `get_model_learning_rate` of the original.
@@ -158,13 +159,13 @@ class PolySchedule(_Schedule):
 
 @_register
 class StepSchedule(_Schedule):
-    """Multiplies the learning rate with a factor every so many steps.
+    """Multiplies the learning rate by a factor at regular steps.
 
     Args:
-        base_learning_rate: Learning rate at step 0.
+        base_learning_rate: Learning rate when the policy begins.
         decay_step: Steps between two decays.
-        decay_factor: What the rate is multiplied with.
-        **start: As of `_Schedule`.
+        decay_factor: The factor.
+        **start: Slow start or warm-up, see `_Schedule`.
     """
 
     def __init__(
@@ -180,13 +181,13 @@ class StepSchedule(_Schedule):
 
 @_register
 class CosineSchedule(_Schedule):
-    """Decays the learning rate along half a wave of the cosine.
+    """Decays the learning rate along half a period of the cosine.
 
     Args:
-        base_learning_rate: Learning rate at step 0.
-        training_number_of_steps: As of `PolySchedule`.
-        end_learning_rate: The rate in the end.
-        **start: As of `_Schedule`.
+        base_learning_rate: Learning rate when the policy begins.
+        training_number_of_steps: See `PolySchedule`.
+        end_learning_rate: The final rate.
+        **start: Slow start or warm-up, see `_Schedule`.
 
     Reference:
         SGDR (arXiv 1608.03983), equation 5, without restarts.

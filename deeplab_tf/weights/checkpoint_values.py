@@ -159,10 +159,11 @@ def check_finite(values: Iterable[tuple[str, np.ndarray]], origin: str) -> None:
         )
 
 
-def few(names: Iterable[str]) -> str:
+def few(names: Iterable[str], separator: str = ", ") -> str:
     """Lists the first three of some names, and says how many more there are."""
     names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return separator.join(names[:3]) + more
 
 
 def first_line(error: Exception) -> str:

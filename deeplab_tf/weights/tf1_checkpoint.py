@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import typing
 from collections.abc import Callable
 
 import keras
@@ -14,7 +15,7 @@ from deeplab_tf.weights import checkpoint_values
 from deeplab_tf.weights.checkpoint_values import CheckpointValues
 from deeplab_tf.weights.checkpoint_values import few
 
-# Behind every backbone's scope; the logits of a classification network are within it.
+# Scopes of a head. The logits of a classification network are within the backbone's scope.
 _HEAD = ("logits/", "aspp0/", "decoder/")
 _SKIP = "call load_tf1_checkpoint with skip_mismatched=True (flag: --skip_mismatched)"
 
@@ -100,11 +101,8 @@ def fill(
     """Fills a model with the values of a checkpoint, see `load_tf1_checkpoint`."""
     keys = _keys_of_weights(values)
     shapes = {name: values.shapes[key] for name, key in keys.items()}
-
-    def read(name: str) -> np.ndarray:
-        return values.read(keys[name])
-
-    report = _fill(model, values.origin, shapes, read, skip_mismatched)
+    source = _Source(values.origin, shapes, lambda name: values.read(keys[name]))
+    report = _fill(model, source, skip_mismatched)
     averaged = [name for name in report.loaded if keys[name] != name]
     return dataclasses.replace(report, averaged=averaged)
 
@@ -112,13 +110,13 @@ def fill(
 def copy_weights(
     model: keras.Model, trained: keras.Model, origin: str, skip_mismatched: bool = False
 ) -> ImportReport:
-    """Fills a model with the weights of one of ours, as `load_tf1_checkpoint` does from a file.
+    """Fills a model with the weights of another one, as `load_tf1_checkpoint` does from a file.
 
     Args:
         model: The model to fill.
         trained: A model of the same parts, such as one of another output stride.
         origin: What to call it in the report and in errors.
-        skip_mismatched: As of `load_tf1_checkpoint`.
+        skip_mismatched: See `load_tf1_checkpoint`.
 
     Returns:
         What was copied, skipped and not used.
@@ -128,65 +126,86 @@ def copy_weights(
     """
     weights = {official_name(weight): weight for weight in trained.weights}
     shapes = {name: list(weight.shape) for name, weight in weights.items()}
-
-    def read(name: str) -> np.ndarray:
-        return weights[name].numpy()
-
-    return _fill(model, origin, shapes, read, skip_mismatched)
+    source = _Source(origin, shapes, lambda name: weights[name].numpy())
+    return _fill(model, source, skip_mismatched)
 
 
-def _fill(
-    model: keras.Model,
-    origin: str,
-    shapes: dict[str, list[int]],
-    read: Callable[[str], np.ndarray],
-    skip_mismatched: bool,
-) -> ImportReport:
-    """Matches variables by name, then sets those that fit; all is checked before any is set."""
+class _Source(typing.NamedTuple):
+    """Weights by official name.
+
+    Attributes:
+        origin: What to call them in messages.
+        shapes: Shape of each weight.
+        read: Returns a weight.
+    """
+
+    origin: str
+    shapes: dict[str, list[int]]
+    read: Callable[[str], np.ndarray]
+
+
+def _fill(model: keras.Model, source: _Source, skip_mismatched: bool) -> ImportReport:
+    """Matches variables by name and sets those that fit; checks everything before it sets any."""
     variables = {official_name(variable): variable for variable in model.weights}
-    problems, adapted = [], []
-    for name, variable in variables.items():
-        ours, theirs = list(variable.shape), shapes.get(name)
-        if _sees_other_channels(ours, theirs, model.input_shape[-1]):
-            adapted.append((name, f"for {ours[2]} channels, from the checkpoint's three"))
-        elif theirs is None:
-            problems.append((name, f"{ours} in the model, missing in the checkpoint"))
-        elif theirs != ours:
-            problems.append((name, f"{ours} in the model, {theirs} in the checkpoint"))
-    skipped = {name for name, _ in problems}
-    loaded = [name for name in variables if name not in skipped]
-    if not loaded:
-        raise UserError(
-            f"{origin} has no variable of {model.name}: it holds {few(sorted(shapes))}. Is it of "
-            "another backbone?"
-        )
-    if problems and not skip_mismatched:
-        listed = "; ".join(f"{name}: {why}" for name, why in problems[:3])
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(
-            f"{origin} does not fit {model.name}: {listed}{more}. {_remedy(problems, shapes)}"
-        )
+    misfits = checkpoint_values.misfits(source.shapes, variables)
+    in_channels = model.input_shape[-1]
+    adapted = [
+        name
+        for name in misfits
+        if _differ_in_channels(list(variables[name].shape), source.shapes.get(name), in_channels)
+    ]
+    misfits = {name: why for name, why in misfits.items() if name not in adapted}
+    loaded = [name for name in variables if name not in misfits]
+    _check_fit(model.name, source, misfits, loaded, skip_mismatched)
 
-    values = {name: read(name) for name in loaded}
-    checkpoint_values.check_finite(values.items(), origin)
-    for name, _ in adapted:
-        values[name] = spread_over_channels(values[name], variables[name].shape[2])
+    values = {name: source.read(name) for name in loaded}
+    checkpoint_values.check_finite(values.items(), source.origin)
+    for name in adapted:
+        values[name] = spread_over_channels(values[name], in_channels)
     for name, value in values.items():
         variables[name].assign(value)
     unused = sorted(
         name
-        for name in shapes
+        for name in source.shapes
         if name not in variables and not checkpoint_values.is_of_training(name)
     )
-    return ImportReport(origin, loaded, adapted, problems, unused)
+    how = f"for {in_channels} channels, from the checkpoint's three"
+    return ImportReport(
+        path=source.origin,
+        loaded=loaded,
+        adapted=[(name, how) for name in adapted],
+        skipped=list(misfits.items()),
+        unused=unused,
+    )
+
+
+def _check_fit(
+    model_name: str,
+    source: _Source,
+    misfits: dict[str, str],
+    loaded: list[str],
+    skip_mismatched: bool,
+) -> None:
+    """Refuses weights of another model, and misfits unless they are to be skipped."""
+    if not loaded:
+        raise UserError(
+            f"{source.origin} has no variable of {model_name}: it holds "
+            f"{few(sorted(source.shapes))}. Is it of another backbone?"
+        )
+    if misfits and not skip_mismatched:
+        listed = few([f"{name}: {why}" for name, why in misfits.items()], separator="; ")
+        raise UserError(
+            f"{source.origin} does not fit {model_name}: {listed}. "
+            f"{_remedy(misfits, source.shapes)}"
+        )
 
 
 def spread_over_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
-    """Makes a kernel over R, G and B one over another number of channels.
+    """Adapts a kernel for RGB images to images of another number of channels.
 
-    R, G and B keep theirs where there are more channels, which get the mean of the three; fewer
-    all get the mean. The whole is scaled so that an image whose channels are all equal is seen as
-    before.
+    With more than three channels, the first three keep the kernels of R, G and B, and the others
+    get the mean of the three; with fewer, all get the mean. The result is scaled so that an image
+    with equal channels gives the same features as before.
 
     Args:
         kernel: [H, W, 3, filters].
@@ -201,27 +220,27 @@ def spread_over_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
 
 
 def is_of_backbone(values: CheckpointValues) -> bool:
-    """Whether a checkpoint has no DeepLab head, as those trained on ImageNet."""
+    """Whether a checkpoint has no DeepLab head, such as those trained on ImageNet."""
     return not any(name.startswith(_HEAD) for name in values.shapes)
 
 
 def _keys_of_weights(values: CheckpointValues) -> dict[str, str]:
-    """The key of every value by the name of its weight: that of its average, if it has no other."""
+    """The key of each weight: its own name, or that of its moving average if there is no other."""
     suffix = f"/{checkpoint_values.AVERAGE}"
     averages = {key.removesuffix(suffix): key for key in values.shapes if key.endswith(suffix)}
     return averages | {key: key for key in values.shapes}
 
 
-def _sees_other_channels(ours: list[int], theirs: list[int] | None, in_channels: int) -> bool:
-    """Whether two shapes are of first convolutions that differ in the images' channels alone."""
-    if theirs is None or len(ours) != 4 or in_channels == 3:
+def _differ_in_channels(ours: list[int], theirs: list[int] | None, in_channels: int) -> bool:
+    """Whether two kernels of a first convolution differ in the channels of the images only."""
+    if theirs is None or len(ours) != 4 or len(theirs) != 4 or in_channels == 3:
         return False
     return (ours[2], theirs[2]) == (in_channels, 3) and all(
         ours[axis] == theirs[axis] for axis in (0, 1, 3)
     )
 
 
-def _remedy(problems: list[tuple[str, str]], shapes: dict) -> str:
+def _remedy(misfits: dict[str, str], shapes: dict[str, list[int]]) -> str:
     if not any(name.startswith(_HEAD) for name in shapes):
         return (
             "The checkpoint holds a backbone without a DeepLab head, such as those trained on "
@@ -229,7 +248,7 @@ def _remedy(problems: list[tuple[str, str]], shapes: dict) -> str:
             f"or {_SKIP}."
         )
     # MobileNetV3's decoder ends in the logits.
-    if all(name.startswith(("logits/", "decoder/")) and name in shapes for name, _ in problems):
+    if all(name.startswith(("logits/", "decoder/")) and name in shapes for name in misfits):
         return f"The checkpoint has other classes: {_SKIP} to leave the last layer unchanged."
     return (
         f"Build the model with the settings of the checkpoint's, or {_SKIP} to leave what does not "
