@@ -33,7 +33,12 @@ from deeplab_tf.settings import setting
 
 _SECONDS_BETWEEN_POLLS = 0.1
 _SECONDS_BEFORE_RESTART = 1.0  # twice as many after every restart without a new checkpoint
-_IS_WINDOWS = sys.platform == "win32"
+if sys.platform == "win32":
+    _OWN_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP
+    _STOP_SIGNAL = signal.CTRL_BREAK_EVENT
+else:
+    _OWN_GROUP = 0  # start_new_session makes one
+    _STOP_SIGNAL = signal.SIGTERM
 
 
 def supervise(
@@ -151,20 +156,18 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             # Ctrl-C reaches the supervisor alone, which passes it on.
-            start_new_session=not _IS_WINDOWS,
-            creationflags=subprocess.CREATE_NEW_PROCESS_GROUP if _IS_WINDOWS else 0,
+            start_new_session=True,
+            creationflags=_OWN_GROUP,
         )
         self.reader = threading.Thread(target=self._pass_output_on, daemon=True)
         self.reader.start()
 
     def ask_to_stop(self) -> None:
         """Asks the training to save and to end."""
-        if _IS_WINDOWS:
-            self.process.send_signal(signal.CTRL_BREAK_EVENT)
-        else:
-            self.process.terminate()
+        self.process.send_signal(_STOP_SIGNAL)
 
     def _pass_output_on(self) -> None:
+        assert self.process.stdout is not None  # it is piped
         for line in self.process.stdout:
             # So begins a message to the user; what it is about will not change by itself.
             self.has_message |= line.startswith(b"error: ")

@@ -81,12 +81,12 @@ def test_a_strategy_is_made_once():
     "environment, name, complaint",
     [
         ({}, "tpu", "--strategy=tpu, but this machine has no TPU"),
-        ({}, "multi_worker", "needs TF_CONFIG.*deeplab_tf.supervise --workers"),
-        ({}, "parameter_server", "none of auto, one_device, mirrored, multi_worker, tpu"),
+        ({}, "multi_worker", "needs the environment variable TF_CONFIG.*deeplab_tf.supervise --workers"),
+        ({}, "parameter_server", "must be one of auto, one_device, mirrored, multi_worker, tpu"),
         ({"TF_CONFIG": cluster(0, 2)}, "mirrored", "TF_CONFIG names 2 workers"),
-        ({"TF_CONFIG": cluster(2, 2)}, "auto", "describes no worker.*there is no task"),
-        ({"TF_CONFIG": "{worker: 0}"}, "auto", "describes no worker"),
-        ({"TF_CONFIG": "[]"}, "auto", "describes no worker"),
+        ({"TF_CONFIG": cluster(2, 2)}, "auto", "does not describe this worker.*there is no task"),
+        ({"TF_CONFIG": "{worker: 0}"}, "auto", "does not describe this worker"),
+        ({"TF_CONFIG": "[]"}, "auto", "does not describe this worker"),
     ],
 )
 def test_a_strategy_that_cannot_be_had_is_one_message(monkeypatch, environment, name, complaint):
