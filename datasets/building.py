@@ -18,26 +18,24 @@ def build(
     data_dir: str | os.PathLike,
     manual_dir: str | os.PathLike | None = None,
     *,
-    num_shards: int = 4,
     class_map: str | None = None,
-    num_workers: int | None = None,
     splits: Sequence[str] = (),
     own: own_data.OwnDataOptions | None = None,
+    **sharding,
 ) -> records.Records:
-    """Builds the records of a dataset, unless they are there already.
+    """Builds the records of a dataset, unless they exist already.
 
-    A build that was cut off goes on when it is started again: finished shards are kept as long as
-    what they were made of has not changed.
+    A build that was interrupted resumes when it is started again: finished shards are kept as long
+    as what they were made of has not changed.
 
     Args:
         dataset: One of `DATASETS`.
-        data_dir: The records go to `<dataset>/<version>/` in it; nothing is there before all is.
+        data_dir: The records go to `<dataset>/<version>/` in it, which appears when it is whole.
         manual_dir: The raw images, for a dataset that does not draw its own.
-        num_shards: Files per split; fewer where a split has fewer images.
-        class_map: Merges or drops classes, see `label_files.parse_class_map`.
-        num_workers: Threads; by default as many as there are CPU cores.
+        class_map: Merges or drops classes, see `class_map.parse_class_map`.
         splits: Which to build; by default all that are there.
         own: What is known about the images and labels, for `folder`.
+        **sharding: `num_shards` and `num_workers` of `shards.write_shards`.
 
     Returns:
         The records.
@@ -47,14 +45,14 @@ def build(
           the records cannot be written.
     """
     builder = _builder_class(dataset)(data_dir=pathlib.Path(data_dir).expanduser())
-    manual_dir = pathlib.Path(manual_dir).expanduser() if manual_dir else None
+    root = pathlib.Path(manual_dir).expanduser() if manual_dir else None
     if builder.data_path.exists():
-        print(f"{builder.data_path} is there already; delete it to build it anew.")
+        print(f"{builder.data_path} exists already; delete it to build it anew.")
         return records.find_records(builder.data_path)
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        _check_manual_dir(builder, manual_dir)
-    elif manual_dir:
-        raise UserError(f"{dataset} draws its own images: leave out --manual_dir={manual_dir}")
+        _check_manual_dir(builder, root)
+    elif root:
+        raise UserError(f"{dataset} draws its own images: leave out --manual_dir={manual_dir}.")
     if own and own != own_data.OwnDataOptions():
         if dataset != "folder":
             raise UserError(
@@ -63,20 +61,18 @@ def build(
                 "--unlabeled, --crowd, --line_width)."
             )
         builder.options = own
-    pairs = builder.find_pairs(manual_dir, class_map)
+    pairs = builder.find_pairs(root, class_map)
     if missing := [split for split in splits if split not in pairs]:
-        raise UserError(
-            f"--splits asks for {missing[0]!r}, but of {dataset} there is {', '.join(pairs)}"
-        )
+        raise UserError(f"--splits asks for {missing[0]!r}, but {dataset} has {', '.join(pairs)}.")
     pairs = {split: pairs[split] for split in splits or pairs}
     print(f"Building {dataset} in {builder.data_path}")
-    shards.write_shards(builder, pairs, num_shards, num_workers)
+    shards.write_shards(builder, pairs, **sharding)
     return records.find_records(builder.data_path)
 
 
 def _builder_class(dataset: str) -> type[segmentation.SegmentationBuilder]:
     if dataset not in DATASETS:
-        raise UserError(f"there is no dataset {dataset!r}; there is {', '.join(DATASETS)}")
+        raise UserError(f"There is no dataset {dataset!r}; there is {', '.join(DATASETS)}.")
     module = importlib.import_module(f"deeplab_tf.datasets.{dataset}.{dataset}_dataset_builder")
     return module.Builder
 
@@ -88,8 +84,8 @@ def _check_manual_dir(
     if not manual_dir:
         problem = "--manual_dir is missing"
     elif not os.path.isdir(manual_dir):
-        problem = f"there is no folder --manual_dir={manual_dir}"
+        problem = f"There is no folder --manual_dir={manual_dir}"
     elif not os.listdir(manual_dir):
-        problem = f"the folder --manual_dir={manual_dir} is empty"
+        problem = f"The folder --manual_dir={manual_dir} is empty"
     if problem:
         raise UserError(f"{problem}.\n{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")

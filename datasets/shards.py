@@ -97,7 +97,7 @@ class _Shard:
 def write_shards(
     builder: segmentation.SegmentationBuilder,
     pairs: dict[str, list[Pair]],
-    num_shards: int,
+    num_shards: int = 4,
     num_workers: int | None = None,
 ) -> None:
     """Writes the records of a dataset to `builder.data_path`, which appears when all are written.

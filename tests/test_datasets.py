@@ -427,7 +427,7 @@ def test_our_records_are_read_by_the_original_reader(raw, tmp_path):
 def test_only_the_splits_that_are_asked_for_are_built(raw, tmp_path):
     found = build.build("folder", tmp_path / "out", raw, splits=["val"])
     assert found.num_examples == {"val": 1}
-    with pytest.raises(UserError, match="--splits asks for 'trainval', .* there is train, val"):
+    with pytest.raises(UserError, match="--splits asks for 'trainval', .* has train, val"):
         build.build("folder", tmp_path / "other", raw, splits=["trainval"])
 
 
@@ -435,7 +435,7 @@ def test_records_that_are_there_are_not_built_again(raw, tmp_path, capsys):
     first = build.build("folder", tmp_path / "out", raw)
     shutil.rmtree(raw)
     assert build.build("folder", tmp_path / "out", raw) == first
-    assert "is there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
 
 
 def test_what_build_needs_is_asked_for(tmp_path):

@@ -78,17 +78,12 @@ def _cut(image, label, size, offset, crop_size, flip: bool, crop: transforms.Tra
     """Cuts a window of `crop_size` at `offset` out of the image as if scaled to `size`."""
     cut_image = np.empty((*crop_size, 3), np.uint8)
     cut_label = np.empty(crop_size, np.uint8)
-    _sample(
-        image,
-        label,
-        *_sources(label.shape[0], size[0], offset[0], crop_size[0]),
-        *_sources(label.shape[1], size[1], offset[1], crop_size[1]),
-        flip,
-        np.array(crop.pad_color, np.uint8),
-        crop.ignore_label,
-        cut_image,
-        cut_label,
+    rows, columns = (
+        _sources(label.shape[axis], size[axis], offset[axis], crop_size[axis]) for axis in (0, 1)
     )
+    pad_color = np.array(crop.pad_color, np.uint8)
+    _sample_image(image, rows[:2], columns[:2], flip, pad_color, cut_image)
+    _sample_label(label, rows[2], columns[2], flip, crop.ignore_label, cut_label)
     return cut_image, cut_label
 
 
@@ -109,41 +104,21 @@ def _sources(length: int, scaled_length: int, start: int, crop_length: int):
 
 
 @compiled
-def _sample(
-    image,
-    label,
-    rows,
-    row_shares,
-    nearest_rows,
-    columns,
-    column_shares,
-    nearest_columns,
-    flip,
-    pad_color,
-    ignore_label,
-    cut_image,
-    cut_label,
-):
-    height, width = len(rows), len(columns)  # of what is not padding
-    crop_height, crop_width = cut_label.shape
+def _sample_image(image, rows, columns, flip, pad_color, cut_image):
+    """Interpolates the pixels of a crop; rows and columns are the first two of `_sources`."""
+    rows_before, row_shares = rows
+    height, width = len(rows_before), len(columns[0])  # of what is not padding
+    crop_height, crop_width = cut_image.shape[:2]
     left = crop_width - width if flip else 0
     flat_image = image.reshape(image.shape[0], -1)
     pixels = cut_image.reshape(crop_height, -1)
-    # Unsigned: signed indices are checked for counting from the end, pixel by pixel.
-    sources = np.empty(width, np.uint64)
-    label_sources = np.empty(width, np.uint64)
-    shares = np.empty(width, np.float32)
-    for x in range(width):
-        target = width - 1 - x if flip else x
-        sources[target] = 3 * columns[x]
-        label_sources[target] = nearest_columns[x]
-        shares[target] = column_shares[x]
+    sources, shares = _flat_sources(columns, flip)
     step = np.uint64(3 if image.shape[1] > 1 else 0)
     above = np.empty(3 * width, np.float32)
     below = np.empty(3 * width, np.float32)
     previous = -2
     for y in range(height):
-        row = rows[y]
+        row = rows_before[y]
         if row == previous + 1:
             above, below = below, above
         elif row != previous:
@@ -153,17 +128,45 @@ def _sample(
             _interpolate_row(flat_image[next_row], sources, shares, step, below)
             previous = row
         _mix_rows(above, below, row_shares[y], pixels[y, 3 * left : 3 * (left + width)])
-        if y > 0 and nearest_rows[y] == nearest_rows[y - 1]:
-            cut_label[y] = cut_label[y - 1]
-        else:
-            _pick(label[nearest_rows[y]], label_sources, cut_label[y, left : left + width])
-            cut_label[y, :left] = ignore_label
-            cut_label[y, left + width :] = ignore_label
         _fill(cut_image[y, :left], pad_color)
         _fill(cut_image[y, left + width :], pad_color)
     for y in range(height, crop_height):
-        cut_label[y] = ignore_label
         _fill(cut_image[y], pad_color)
+
+
+@compiled
+def _flat_sources(columns, flip):
+    """The first byte of every pixel's source in a row, and the share of the pixel after it."""
+    columns_before, column_shares = columns
+    width = len(columns_before)
+    # Unsigned: signed indices are checked for counting from the end, pixel by pixel.
+    sources = np.empty(width, np.uint64)
+    shares = np.empty(width, np.float32)
+    for x in range(width):
+        target = width - 1 - x if flip else x
+        sources[target] = 3 * columns_before[x]
+        shares[target] = column_shares[x]
+    return sources, shares
+
+
+@compiled
+def _sample_label(label, rows, columns, flip, ignore_label, cut_label):
+    """Picks the nearest pixels of a crop."""
+    height, width = len(rows), len(columns)  # of what is not padding
+    crop_height, crop_width = cut_label.shape
+    left = crop_width - width if flip else 0
+    sources = np.empty(width, np.uint64)
+    for x in range(width):
+        sources[width - 1 - x if flip else x] = columns[x]
+    for y in range(height):
+        if y > 0 and rows[y] == rows[y - 1]:
+            cut_label[y] = cut_label[y - 1]
+        else:
+            _pick(label[rows[y]], sources, cut_label[y, left : left + width])
+            cut_label[y, :left] = ignore_label
+            cut_label[y, left + width :] = ignore_label
+    for y in range(height, crop_height):
+        cut_label[y] = ignore_label
 
 
 @compiled

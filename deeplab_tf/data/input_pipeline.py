@@ -28,7 +28,7 @@ OnDamaged = Callable[[Sequence[str], Sequence[str]], None]  # of names and probl
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
-    """Which records a training reads, and how often.
+    """Which records a training reads, how often, and in which order.
 
     Attributes:
         sources: The records; several are mixed, and share classes and ignore label.
@@ -37,12 +37,14 @@ class TrainingSet:
           it has records.
         repeats: How often each record of each source comes in an epoch (see
           `class_presence.oversampling`); by default once.
+        seed: Of the order, and of what is random in augmentation.
     """
 
     sources: Sequence[Records]
     split: str
     weights: Sequence[int] = ()
     repeats: Sequence[np.ndarray] = ()
+    seed: int = 0
 
 
 def training_batches(
@@ -51,7 +53,6 @@ def training_batches(
     augmentation: Sequence[transforms.RandomOperation] = (),
     *,
     batch_size: int,
-    seed: int = 0,
     start_step: int = 0,
     on_damaged: OnDamaged | None = None,
     data_service: str = "",
@@ -65,7 +66,6 @@ def training_batches(
         crop: Cuts examples of one size.
         augmentation: Further operations on these.
         batch_size: Examples per batch; batches go on over the end of an epoch.
-        seed: Of order and augmentation.
         start_step: Step of the first batch.
         on_damaged: Called with the names and problems of damaged records; by default
           `DamagedRecords`.
@@ -75,40 +75,28 @@ def training_batches(
         Dataset of dicts: `image` uint8 [B, H, W, 3] (float32 behind further operations), `label`
         int32 [B, H, W], `name` string [B].
     """
-    sources = training_set.sources
-    in_numba = None if data_service else fast.load("deeplab_tf.data.fast_crop")
-    if in_numba:
-        cut = _in_numba(in_numba.crop_example, crop, sources[0])
-    else:
-        cut = _in_graph(crop, sources[0])
-
-    def augment(number, example):
-        draws = tf.random.stateless_uniform(
-            [crop.num_draws], [seed, number], minval=None, maxval=None, dtype=tf.int32
-        )
-        example = cut(example, draws)
-        for index, operation in enumerate(augmentation):
-            operation_seed = tf.random.experimental.stateless_fold_in([seed, number], index)
-            example = operation(example, operation_seed)
-        return example
-
     first = start_step * batch_size
     dataset = record_order.endless(
-        sources,
+        training_set.sources,
         training_set.split,
         weights=training_set.weights,
         repeats=training_set.repeats,
-        seed=seed,
+        seed=training_set.seed,
         first=first,
     ).enumerate(start=first)
+    in_numba = None if data_service else fast.load("deeplab_tf.data.fast_crop")
     if in_numba:
+        cut = _in_numba(in_numba.crop_example, crop, training_set.sources[0])
+        augment = _augmented(cut, augmentation, crop.num_draws, training_set.seed)
         dataset = dataset.map(augment, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     else:
+        cut = _in_graph(crop, training_set.sources[0])
+        augment = _augmented(cut, augmentation, crop.num_draws, training_set.seed)
         dataset = _map_or_pad(dataset, augment, crop)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if data_service:
         dataset = remote_data.through_service(dataset, data_service)
-    on_damaged = on_damaged or DamagedRecords.of_split(sources, training_set.split)
+    on_damaged = on_damaged or DamagedRecords.of_split(training_set.sources, training_set.split)
     dataset = dataset.map(lambda batch: _finished(batch, on_damaged), tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
@@ -132,15 +120,44 @@ def evaluation_examples(
     Returns:
         Dataset of dicts: `image` uint8 [H, W, 3], `label` int32 [H, W], `name` string [].
     """
-    on_damaged = on_damaged or DamagedRecords.of_split([source], split)
+    dataset = record_order.each_once(source, split)
+    if numbers is not None:
+        dataset = dataset.enumerate().filter(lambda place, _: tf.reduce_any(place == numbers))
+        dataset = dataset.map(lambda _, record: record)
+    dataset = dataset.map(_whole(source), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.filter(_is_good(on_damaged or DamagedRecords.of_split([source], split)))
+    keys = ("image", "label", "name")
+    return dataset.map(lambda example: {key: example[key] for key in keys}).prefetch(
+        tf.data.AUTOTUNE
+    )
+
+
+def _augmented(
+    cut: Callable, augmentation: Sequence[transforms.RandomOperation], num_draws: int, seed: int
+):
+    """Returns (number, record) -> example: cut and augmented by draws that follow from both."""
+
+    def augment(number, record):
+        draws = tf.random.stateless_uniform(
+            [num_draws], [seed, number], minval=None, maxval=None, dtype=tf.int32
+        )
+        example = cut(record, draws)
+        for index, operation in enumerate(augmentation):
+            operation_seed = tf.random.experimental.stateless_fold_in([seed, number], index)
+            example = operation(example, operation_seed)
+        return example
+
+    return augment
+
+
+def _whole(source: Records):
+    """Returns record -> example, with `problem`, at the image's own size."""
+    info, max_pixels = source.info, source.limits.max_image_pixels
 
     def read(serialized: bytes):
         try:
             name, image, label = record_reading.read_record(
-                serialized,
-                source.info,
-                source.limits.max_image_pixels,
-                decoding.decode_image_strictly,
+                serialized, info, max_pixels, decoding.decode_image_strictly
             )
         except DataProblem as problem:
             nothing = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.int32)
@@ -158,29 +175,25 @@ def evaluation_examples(
             "problem": tf.ensure_shape(problem, []),
         }
 
-    def is_good(example):
-        def tell(name, problem):
-            on_damaged([name.decode()], [problem.decode()])
-            return False
+    return decode
 
+
+def _is_good(on_damaged: OnDamaged):
+    """Returns example -> whether nothing is wrong with it; tells of what is."""
+
+    def tell(name, problem):
+        on_damaged([name.decode()], [problem.decode()])
+        return False
+
+    def is_good(example):
+        arguments = [example["name"], example["problem"]]
         return tf.cond(
             example["problem"] == "",
             lambda: True,
-            lambda: tf.ensure_shape(
-                tf.numpy_function(tell, [example["name"], example["problem"]], tf.bool), []
-            ),
+            lambda: tf.ensure_shape(tf.numpy_function(tell, arguments, tf.bool), []),
         )
 
-    dataset = record_order.each_once(source, split)
-    if numbers is not None:
-        dataset = dataset.enumerate().filter(lambda place, _: tf.reduce_any(place == numbers))
-        dataset = dataset.map(lambda _, record: record)
-    dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.filter(is_good)
-    keys = ("image", "label", "name")
-    return dataset.map(lambda example: {key: example[key] for key in keys}).prefetch(
-        tf.data.AUTOTUNE
-    )
+    return is_good
 
 
 def _name(record: dict[str, tf.Tensor], name: tf.Tensor) -> tf.Tensor:
@@ -247,7 +260,7 @@ def _padding(crop: transforms.TrainingCrop) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _map_or_pad(
-    dataset: tf.data.Dataset, function, crop: transforms.TrainingCrop
+    dataset: tf.data.Dataset, function: Callable, crop: transforms.TrainingCrop
 ) -> tf.data.Dataset:
     """Maps (number, record); a record at which the function fails becomes padding."""
     spec = dataset.map(function).element_spec
@@ -261,22 +274,20 @@ def _map_or_pad(
             "problem": problem,
         }
 
-    def named(record):
+    def named(_, record):
         name = record_reading.parse_name_in_graph(record["serialized"])
         return padding(_name(record, name), "it cannot be parsed, or its image or label be decoded")
 
-    def unnamed(record):
+    def unnamed(_, record):
         return padding(record_order.place_of(record), "it is lost, or is not a tf.train.Example")
 
-    def map_one(number, record):
+    def map_one(*numbered_record):
         # A graph cannot catch an error; a dataset of one element can leave it out.
-        one = tf.data.Dataset.from_tensors((number, record))
-        tries = [
-            one.map(function),
-            one.map(lambda _, record: named(record)),
-            one.map(lambda _, record: unnamed(record)),
-        ]
-        first, second, last = (dataset.ignore_errors(log_warning=False) for dataset in tries)
+        one = tf.data.Dataset.from_tensors(numbered_record)
+        first, second, last = (
+            one.map(attempt).ignore_errors(log_warning=False)
+            for attempt in (function, named, unnamed)
+        )
         return first.concatenate(second).concatenate(last).take(1)
 
     return dataset.interleave(

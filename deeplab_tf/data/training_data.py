@@ -133,11 +133,10 @@ def make_batches(
             for source in sources
         ]
     return input_pipeline.training_batches(
-        input_pipeline.TrainingSet(sources, config.train_split, config.data_weights, repeats),
+        input_pipeline.TrainingSet(sources, config.train_split, config.data_weights, repeats, seed),
         crop,
         augmentation(config, ignore_label, pad_pixel),
         batch_size=batch_size,
-        seed=seed,
         start_step=start_step,
         on_damaged=on_damaged,
         data_service=config.data_service,

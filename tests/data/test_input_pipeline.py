@@ -35,10 +35,9 @@ def training_batches(
 ):
     sources = sources if isinstance(sources, list) else [sources]
     dataset = input_pipeline.training_batches(
-        input_pipeline.TrainingSet(sources, "train", weights, repeats),
+        input_pipeline.TrainingSet(sources, "train", weights, repeats, seed),
         transforms.TrainingCrop((65, 49), 255),
         batch_size=batch_size,
-        seed=seed,
         start_step=start_step,
         on_damaged=on_damaged,
     )
