@@ -56,7 +56,7 @@ def test_16_bits_are_scaled_to_8_and_said():
     content = cv2.imencode(".png", values)[1].tobytes()
     image = source_images.read_source_image(content, "a", tell=lines.append)
     np.testing.assert_array_equal(decoded(image)[..., 0], np.round(values / 4095 * 255))
-    assert "12-bit" in lines[0]
+    assert "12 bits" in lines[0]
 
 
 def test_heic_is_read_with_its_extra():
