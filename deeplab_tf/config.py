@@ -14,6 +14,7 @@ from deeplab_tf.settings import setting
 
 VERSIONS = ("v1", "v2", "v3", "v3plus")
 BACKBONES = (
+    "mobilenet_edgetpu",
     "mobilenet_v2",
     "mobilenet_v3_large_seg",
     "mobilenet_v3_small_seg",

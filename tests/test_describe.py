@@ -73,9 +73,30 @@ def test_resnet_has_the_published_multiply_adds_with_and_without_a_decoder():
     assert total == pytest.approx(101.28, rel=1.4e-2)
 
 
+EDGETPU = {"version": "v3", "backbone": "mobilenet_edgetpu", "atrous_rates": (), "num_classes": 19}
+SLIM = {"depth_multiplier": 0.75, "aspp_convs_filters": 128}
+
+
+@pytest.mark.parametrize(
+    "billions, arguments",
+    [
+        # 5.6, 7.1, 3.5 and 4.3 were published, with two operations for each output of batch norm.
+        (5.488, EDGETPU),
+        (7.069, {**EDGETPU, "output_stride": 16}),
+        (3.402, {**EDGETPU, **SLIM}),
+        (4.221, {**EDGETPU, **SLIM, "output_stride": 16}),
+    ],
+)
+def test_the_network_for_the_edge_tpu_costs_what_its_table_of_blocks_says(billions, arguments):
+    total = described(**arguments).total
+    assert total.computed_multiply_adds / 1e9 == pytest.approx(billions, abs=6e-4)
+
+
 @pytest.mark.parametrize(
     "millions, arguments",
     [
+        (3.603283, EDGETPU),  # counted on the original
+        (1.942187, {**EDGETPU, **SLIM}),
         (2.11, LIGHT),  # arXiv:1801.04381, table 7
         (4.52, {"version": "v3", "backbone": "mobilenet_v2", "aspp_with_separable_conv": False}),
         (20.5, {"version": "v1", "backbone": "vgg_16"}),  # arXiv:1412.7062, table 2: LargeFOV

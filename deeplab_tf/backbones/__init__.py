@@ -3,6 +3,7 @@
 Xception41, Xception65, Xception71                           the modified aligned Xception
 ResNetV1_50, ResNetV1_101, ResNetV1_50Beta, ResNetV1_101Beta ResNet v1
 MobileNetV2, MobileNetV3LargeSeg, MobileNetV3SmallSeg        the mobile networks
+MobileNetEdgeTPU                                             the one made for the Edge TPU
 VGG16                                                        VGG-16
 build_backbone                                               any of them, by its official name
 
@@ -16,6 +17,7 @@ from collections.abc import Callable
 import keras
 
 from deeplab_tf.backbones import pixels
+from deeplab_tf.backbones.mobilenet_edgetpu import MobileNetEdgeTPU
 from deeplab_tf.backbones.mobilenet_v2 import MobileNetV2
 from deeplab_tf.backbones.mobilenet_v3 import MobileNetV3LargeSeg
 from deeplab_tf.backbones.mobilenet_v3 import MobileNetV3SmallSeg
@@ -32,6 +34,7 @@ from deeplab_tf.errors import UserError
 __all__ = [
     "BACKBONES",
     "VGG16",
+    "MobileNetEdgeTPU",
     "MobileNetV2",
     "MobileNetV3LargeSeg",
     "MobileNetV3SmallSeg",
@@ -51,6 +54,7 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilenet_v3_large_seg": MobileNetV3LargeSeg,
     "mobilenet_v3_small_seg": MobileNetV3SmallSeg,
     "mobilenet_v2": MobileNetV2,
+    "mobilenet_edgetpu": MobileNetEdgeTPU,
     "xception_41": Xception41,
     "xception_65": Xception65,
     "xception_71": Xception71,

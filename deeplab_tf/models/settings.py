@@ -211,7 +211,8 @@ def default_output_stride(version: str, backbone: str) -> int:
     """Returns the output stride that the papers give a version on a backbone."""
     if version in ("v1", "v2"):
         return 8
-    return 32 if is_mobilenet_v3(backbone) else 16
+    is_at_32 = is_mobilenet_v3(backbone) or backbone == "mobilenet_edgetpu"
+    return 32 if is_at_32 else 16
 
 
 def _refuse_unknown(version: str, name: str, known: set[str]) -> None:

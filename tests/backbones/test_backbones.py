@@ -96,6 +96,7 @@ def _assert_equals_subsampled(fine, coarse, output_stride):
 # Backbones with many units take long to build: one stride each.
 FINER_STRIDES = {
     **dict.fromkeys(BACKBONES, (16, 8, 4)),
+    "mobilenet_edgetpu": (16, 8),
     "xception_41": (16,),
     "xception_65": (8,),
     "xception_71": (4,),
@@ -114,6 +115,8 @@ def test_features_at_stride_32_equal_subsampled_features_at_smaller_strides(coar
         for height, width in ((33, 65), (38, 52)):
             outputs = fine(np.zeros((1, height, width, 3), "uint8"), training=False)
             strides = [stride for stride in (4, 8, 16) if stride <= output_stride]
+            if not CHANNELS[coarse.variant]:
+                strides = []
             assert set(outputs) == {"features", *(f"stride_{stride}" for stride in strides)}
             for name, features in outputs.items():
                 stride = output_stride if name == "features" else int(name.removeprefix("stride_"))
@@ -130,6 +133,7 @@ def test_features_of_a_cascade_with_multi_grid_are_subsampled_ones_too(short_res
 
 # What a decoder gets at strides 4, 8 and 16.
 CHANNELS = {
+    "mobilenet_edgetpu": (),  # the original has no decoder on it
     "mobilenet_v3_large_seg": (72, 120, 672),
     "mobilenet_v3_small_seg": (16, 88, 144),
     "mobilenet_v2": (144, 192, 576),
@@ -142,8 +146,10 @@ CHANNELS = {
 
 
 def test_a_decoder_gets_features_of_the_originals_layers(coarse):
-    channels = tuple(coarse.output[f"stride_{stride}"].shape[-1] for stride in (4, 8, 16))
-    assert channels == CHANNELS[coarse.variant]
+    channels = CHANNELS[coarse.variant]
+    expected = dict(zip((f"stride_{stride}" for stride in (4, 8, 16)), channels))
+    outputs = {name: features.shape[-1] for name, features in coarse.output.items()}
+    assert outputs == {**expected, "features": outputs["features"]}
 
 
 def test_the_pixel_that_images_are_padded_with_becomes_zeros(coarse):
@@ -174,6 +180,7 @@ def test_the_decay_of_the_moving_statistics_can_be_given(short_resnets):
 
 # Recorded variables of a model with the backbone.
 RECORDED = {
+    "mobilenet_edgetpu": "mobilenet_edgetpu_os32",
     "mobilenet_v3_large_seg": "mobilenet_v3_large_seg_os32",
     "mobilenet_v3_small_seg": "mobilenet_v3_small_seg_os32",
     "mobilenet_v2": "mobilenet_v2_os16",
@@ -378,6 +385,7 @@ def test_filters_are_rounded_to_multiples_but_lose_at_most_a_tenth(value, diviso
     [
         ({"name": "resnet_18"}, "mobilenet_v2, xception_41"),
         ({"name": "mobilenet_v2", "output_stride": 12}, "4, 8, 16, 32"),
+        ({"name": "mobilenet_edgetpu", "output_stride": 4}, "must be 8, 16 or 32"),
         ({"name": "mobilenet_v2", "depth_multiplier": 0}, "above 0"),
         ({"name": "mobilenet_v3_small_seg", "depth_multiplier": -1}, "above 0"),
         ({"name": "mobilenet_v2", "multi_grid": (1, 2, 4)}, "Only Xception and ResNet"),

@@ -15,6 +15,7 @@ from deeplab_tf import build_model
 from deeplab_tf import layers
 from deeplab_tf import models
 from deeplab_tf.backbones import BACKBONES
+from deeplab_tf.backbones import mobilenet_edgetpu
 from deeplab_tf.backbones import mobilenet_v3
 from deeplab_tf.backbones import resnet
 from deeplab_tf.backbones import vgg
@@ -39,6 +40,13 @@ MODELS = {
     "v2 on VGG": {"version": "v2", "backbone": "vgg_16", "fc_filters": 16},
     "v3 in cascade": {"version": "v3", "backbone": "resnet_v1_50_beta", "last_block": 5},
     "v3plus": {"version": "v3plus", "backbone": "xception_41", "aspp_convs_filters": 16},
+    "v3 on the Edge TPU's network": {
+        "version": "v3",
+        "backbone": "mobilenet_edgetpu",
+        "atrous_rates": (),
+        "aspp_convs_filters": 16,
+        "depth_multiplier": 0.25,
+    },
     "v3plus with lite R-ASPP": {"version": "v3plus", "backbone": "mobilenet_v3_large_seg"},
     "v3plus with a dense prediction cell": {
         "version": "v3plus",
@@ -73,6 +81,8 @@ def short_networks():
             patch.setitem(xception._VARIANTS, name, (entry_flow, 1, decoder_strides))
         exit_flow = [(name, (32, 32, 32), *rest) for name, _, *rest in xception.EXIT_FLOW]
         patch.setattr(xception, "EXIT_FLOW", exit_flow)
+        edgetpu = [(*block[:4], 1, block[5]) for block in mobilenet_edgetpu.BLOCKS]
+        patch.setattr(mobilenet_edgetpu, "BLOCKS", edgetpu)
         patch.setattr(vgg, "BLOCKS", tuple((1, filters) for _, filters in vgg.BLOCKS))
         bottlenecks = (*large[:5], *large[6:8], *large[12:14])
         short = (bottlenecks, 32, {2: 4, 4: 8})

@@ -15,6 +15,13 @@ from deeplab_tf.layers import official_name
 from original import rule
 
 V3_MOBILE = {"version": "v3", "backbone": "mobilenet_v2", "atrous_rates": ()}
+V3_EDGETPU = {
+    "version": "v3",
+    "backbone": "mobilenet_edgetpu",
+    "atrous_rates": (),
+    "num_classes": 19,
+}
+SLIM = {"depth_multiplier": 0.75, "aspp_convs_filters": 128}
 VARIANTS = {
     "mobilenet_v2_os16": V3_MOBILE,
     "mobilenet_v2_os8": {**V3_MOBILE, "output_stride": 8},
@@ -26,6 +33,10 @@ VARIANTS = {
         "atrous_rates": (),
         "num_classes": 151,
     },
+    "mobilenet_edgetpu_os32": V3_EDGETPU,
+    "mobilenet_edgetpu_os16": {**V3_EDGETPU, "output_stride": 16},
+    "mobilenet_edgetpu_dm075_os32": {**V3_EDGETPU, **SLIM},
+    "mobilenet_edgetpu_dm075_os16": {**V3_EDGETPU, **SLIM, "output_stride": 16},
     "xception_41_os16_decoder4": {"version": "v3plus", "backbone": "xception_41"},
     "xception_65_os16_decoder4": {"version": "v3plus", "backbone": "xception_65"},
     "xception_65_os8_decoder4": {
@@ -128,6 +139,7 @@ def test_logits_are_those_of_the_original(variant):
     "variant, cases",
     [
         ("mobilenet_v2_os16", "abd"),
+        ("mobilenet_edgetpu_os32", "abcd"),
         ("xception_65_os16_decoder4", "abcd"),
         ("resnet_v1_50_beta_os16_decoder4", "abcd"),
     ],

@@ -14,7 +14,7 @@ import numpy as np
 _GAINS = {
     r"^xception_\d+/entry_flow/conv1_1/weights": 6.0,
     r"^resnet_v1_\d+/conv1_1/weights": 6.0,
-    r"^MobilenetV2/Conv/weights": 6.0,
+    r"^Mobilenet(V2|EdgeTPU)/Conv/weights": 6.0,
     r"^xception_\d+/exit_flow/block2/.*conv1_depthwise/depthwise_weights": 0.85,
     r"^xception_\d+/exit_flow/block2/": 1.7,
     r"^xception_\d+/.*(_pointwise|/shortcut)/weights": 0.85,
@@ -27,6 +27,7 @@ _GAMMA_SCALES = {
     r"^xception_\d+/(entry_flow/block|exit_flow/block1/).*(conv3_pointwise|/shortcut)/": 0.7,
     r"^resnet_v1_\d+/.*/conv3/": 0.25,
     r"^MobilenetV2/.*/project/": 0.7,
+    r"^MobilenetEdgeTPU/.*/project/": 0.55,
     "": 1.0,
 }
 

@@ -81,7 +81,11 @@ def test_a_strategy_is_made_once():
     "environment, name, complaint",
     [
         ({}, "tpu", "--strategy=tpu, but this machine has no TPU"),
-        ({}, "multi_worker", "needs the environment variable TF_CONFIG.*deeplab_tf.supervise --workers"),
+        (
+            {},
+            "multi_worker",
+            "needs the environment variable TF_CONFIG.*supervise --workers",
+        ),
         ({}, "parameter_server", "must be one of auto, one_device, mirrored, multi_worker, tpu"),
         ({"TF_CONFIG": cluster(0, 2)}, "mirrored", "TF_CONFIG names 2 workers"),
         ({"TF_CONFIG": cluster(2, 2)}, "auto", "does not describe this worker.*there is no task"),
