@@ -53,8 +53,8 @@ __all__ = [
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilenet_v3_large_seg": MobileNetV3LargeSeg,
     "mobilenet_v3_small_seg": MobileNetV3SmallSeg,
-    "mobilenet_v2": MobileNetV2,
     "mobilenet_edgetpu": MobileNetEdgeTPU,
+    "mobilenet_v2": MobileNetV2,
     "xception_41": Xception41,
     "xception_65": Xception65,
     "xception_71": Xception71,
