@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -118,9 +119,13 @@ class Run:
 
     @property
     def state(self) -> dict[str, np.ndarray]:
-        """Everything in the last checkpoint: weights, slots, averages, seeds."""
+        """Everything in the checkpoint of the last step: weights, slots, averages, seeds."""
+        return self.state_at(NUM_STEPS)
+
+    def state_at(self, step: int) -> dict[str, np.ndarray]:
+        """Everything in the last checkpoint, which must be of this step."""
         (prefix, *_) = checkpoint_files.find(str(self.folder / "checkpoints"))
-        assert checkpoint_files.step_of(prefix) == NUM_STEPS
+        assert checkpoint_files.step_of(prefix) == step
         reader = tf.train.load_checkpoint(prefix)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
@@ -170,6 +175,30 @@ def test_a_killed_run_resumes_to_exactly_the_same_losses_and_state(ended):
     assert killed.losses == whole.losses
     assert list(whole.losses) == list(range(1, NUM_STEPS + 1))
     assert_equal_states(killed.state, whole.state, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_neither_losses_nor_state(tiny_records, tmp_path):
+    # Long enough that most of the kills, which come 5 to 15 seconds after a start, meet steps.
+    length = ("--training_number_of_steps=600", "--save_every_steps=5", "--log_every_steps=5")
+    whole = Run(tmp_path / "whole", tiny_records, *length)
+    killed = Run(tmp_path / "killed", tiny_records, *length)
+    exit_code, output = end_of(whole.start("train"))
+    assert exit_code == 0, output
+    moments, num_kills = random.Random(0), 0
+    for _ in range(20):
+        process = killed.start("train")
+        try:
+            process.communicate(timeout=moments.uniform(5, 15))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            num_kills += 1
+    exit_code, output = end_of(killed.start("train"))
+    assert exit_code == 0, output
+    print(f"{num_kills} of 20 starts were killed before they ended")
+    assert killed.losses == whole.losses
+    assert_equal_states(killed.state_at(600), whole.state_at(600), rtol=0, atol=0)
 
 
 def test_two_processes_of_which_one_is_killed_equal_one_with_the_whole_batch(ended):
