@@ -56,7 +56,7 @@ def train(folder: pathlib.Path, data_dir: str, steps: int) -> None:
             training_number_of_steps=steps,
             train_batch_size=4,
             save_every_steps=max(1, steps // 10),
-            eval_every_steps=steps,
+            eval_every_steps=max(1, steps // 10),
         ),
         str(folder / "run"),
     )
