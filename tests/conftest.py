@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import pathlib
+import sys
 
 import cv2
 import keras
@@ -82,6 +83,19 @@ COMMANDS = (
 def configs_of(command: str) -> list[type[settings.Config]]:
     """The config classes that a command's flags are made from."""
     return command_line.configs_of(importlib.import_module(command).main)
+
+
+@pytest.fixture
+def without_package(monkeypatch):
+    """A function that makes importing a package fail, as if it were not installed."""
+
+    def hide(package: str):
+        # An import takes a submodule that is loaded already without a look at its package.
+        loaded = [name for name in sys.modules if name.startswith(f"{package}.")]
+        for name in [package, *loaded]:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return hide
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import sys
 
 import pytest
 
@@ -10,8 +9,8 @@ from conftest import REPOSITORY
 from deeplab_tf import errors
 
 
-def test_a_missing_package_is_named_with_the_extra_that_installs_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy", None)
+def test_a_missing_package_is_named_with_the_extra_that_installs_it(without_package):
+    without_package("scipy")
     remedy = re.escape("pip install 'deeplab_tf[mat]'")
     with (
         pytest.raises(errors.UserError, match=f"^Reading .mat files needs .* scipy, .*{remedy}$"),

@@ -1,7 +1,6 @@
 """Label files: every encoding gives the same ids, and what is wrong is said by name."""
 
 import struct
-import sys
 import zlib
 
 import numpy as np
@@ -89,7 +88,7 @@ def test_an_unknown_colour_is_named_with_file_and_pixel(tmp_path):
         label_files.read_label(tmp_path / "label.png", "color_map", ID_BY_COLOR)
 
 
-def test_labels_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+def test_labels_that_cannot_be_read_are_named(tmp_path, without_package):
     PIL.Image.fromarray(np.array(COLORS, np.uint8)[IDS]).save(tmp_path / "rgb.png")
     PIL.Image.fromarray(IDS).save(tmp_path / "grey.png")
     np.save(tmp_path / "float.npy", IDS + 0.5)
@@ -110,7 +109,7 @@ def test_labels_that_cannot_be_read_are_named(tmp_path, monkeypatch):
             label_files.read_label(tmp_path / name, encoding)
     with pytest.raises(UserError, match="different ways: array in .*, grey in"):
         label_files.detect_encoding([tmp_path / "grey.png", tmp_path / "ids.npy"])
-    monkeypatch.setitem(sys.modules, "scipy", None)
+    without_package("scipy")
     with pytest.raises(UserError, match=r"pip install 'deeplab_tf\[mat\]'"):
         label_files.read_label(tmp_path / "label.mat")
 

@@ -488,7 +488,7 @@ def test_the_command_labels_what_it_can_and_exits_with_1_for_the_rest(servers, i
     assert len(list((tmp_path / "out").glob("*_overlay.png"))) == 3
 
 
-def test_a_missing_grpc_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "grpc", None)
+def test_a_missing_grpc_is_named_with_its_extra(without_package):
+    without_package("grpc")
     with pytest.raises(UserError, match=r"grpc.*'deeplab_tf\[serving\]'"):
         client.Client("localhost:8500", "grpc", "deeplab")

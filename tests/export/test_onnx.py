@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -129,8 +128,8 @@ def test_a_model_that_onnx_has_no_operator_for_is_refused_by_its_name(run_dir):
         onnx_export.convert(model, run_dirs.read(run_dir))
 
 
-def test_missing_packages_are_named_with_their_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+def test_missing_packages_are_named_with_their_extra(tmp_path, without_package):
+    without_package("tf2onnx")
     with pytest.raises(UserError, match=r"tf2onnx.*pip install 'deeplab_tf\[onnx\]'"):
         onnx_export.export_onnx("run", str(tmp_path / "model.onnx"))
 

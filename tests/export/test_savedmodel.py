@@ -562,7 +562,7 @@ def test_the_settings_for_tf_serving_parse_as_its_messages():
     assert monitoring.prometheus_config.path == "/monitoring/prometheus/metrics"
 
 
-def test_missing_packages_of_tf_serving_are_named_with_their_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
+def test_missing_packages_of_tf_serving_are_named_with_their_extra(tmp_path, without_package):
+    without_package("tensorflow_serving")
     with pytest.raises(UserError, match=r"tensorflow_serving.*pip install 'deeplab_tf\[serving\]'"):
         savedmodel.export_savedmodel("no run", str(tmp_path))

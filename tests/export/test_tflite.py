@@ -321,7 +321,7 @@ def test_a_result_stride_that_does_not_divide_the_output_stride_is_refused(run_d
         tflite.fixed_input_size(run_dirs.read(run_dir), TFLiteConfig(result_stride=3))
 
 
-def test_a_missing_interpreter_is_named_with_its_extra_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+def test_a_missing_interpreter_is_named_with_its_extra_before_any_work(tmp_path, without_package):
+    without_package("ai_edge_litert")
     with pytest.raises(UserError, match=r"ai_edge_litert.*'deeplab_tf\[litert\]'"):
         tflite.export_tflite("no run", str(tmp_path / "model.tflite"))
