@@ -110,6 +110,7 @@ setuptools.setup(
         "deeplab_tf.evaluation.report": ["templates/*"],
         "deeplab_tf.export": ["tf_serving/*.txt"],
     },
+    entry_points={"console_scripts": ["deeplab-tf = deeplab_tf.__main__:main"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
 )

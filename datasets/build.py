@@ -1,4 +1,8 @@
-"""Builds the records of a dataset: python -m deeplab_tf.datasets.build --dataset=shapes ..."""
+"""Builds the records of a dataset.
+
+python -m deeplab_tf.datasets.build --dataset=shapes --data_dir=DIR
+python -m deeplab_tf.datasets.build --dataset=folder --manual_dir=MY_DATA --data_dir=DIR
+"""
 
 import dataclasses
 

@@ -27,9 +27,7 @@ Errors:
 
     UserError                                        says what was wrong and what to do about it
 
-Commands: `python -m deeplab_tf.train`, `eval`, `predict`, `describe`, `check_data`, `zoo`,
-`import_checkpoint`, `tune_crf`, `supervise`, `data_service`, `datasets.build`, `export.savedmodel`,
-`export.tflite`, `export.onnx`; each explains itself with `--help`.
+Commands: `python -m deeplab_tf` lists them.
 """
 
 import importlib

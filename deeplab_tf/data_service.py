@@ -1,10 +1,13 @@
-"""Prepares training batches for other processes: python -m deeplab_tf.data_service --port=5050
+"""Prepares training batches on this machine for a training on another.
+
+    python -m deeplab_tf.data_service --port=5050
 
 Runs a tf.data service: a dispatcher and workers that decode and augment for `deeplab_tf.train
 --data_service=grpc://HOST:5050`. The machine needs the records under the same path as the trainer.
-Workers of further machines join with --dispatcher=HOST:5050. Ends on Ctrl-C.
+Workers on further machines join with --dispatcher=HOST:5050. Ctrl-C ends it.
 
-Whoever reaches the ports can run computations here: keep them inside a trusted network.
+Anyone who can reach the ports can run computations on this machine: keep them inside a trusted
+network.
 """
 
 import dataclasses

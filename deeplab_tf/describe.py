@@ -1,6 +1,6 @@
-"""Prints a model's parts and what they cost.
+"""Prints the parts of a model and what they cost.
 
-python -m deeplab_tf.describe --flagfile=configs/X.flagfile [--layers]
+    python -m deeplab_tf.describe --flagfile=configs/X.flagfile [--layers]
 
 Lists shapes, parameters, multiply-adds and receptive fields, part by part, for one image of
 --train_crop_size, and the memory of a training step with --train_batch_size of them.

@@ -1,7 +1,9 @@
-"""Evaluates a run, or what was exported from it: python -m deeplab_tf.eval --run_dir=DIR
+"""Evaluates a run, or a model exported from it.
+
+    python -m deeplab_tf.eval --run_dir=DIR
 
 Prints the IoU of every class, mIoU and further figures, and writes them to metrics.json in the run
-dir, with a line for every image in images.jsonl. --report=FILE.html writes a page of them.
+dir, with a line for every image in images.jsonl. --report=FILE.html writes a page that shows them.
 """
 
 import dataclasses

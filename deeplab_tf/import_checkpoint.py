@@ -1,7 +1,7 @@
-r"""Makes a run dir out of official TF1 weights, for eval, predict and export.
+r"""Makes a run dir from official TF1 weights, for eval, predict and export.
 
-python -m deeplab_tf.import_checkpoint --checkpoint=PREFIX --flagfile=configs/X.flagfile \
-    --run_dir=DIR
+    python -m deeplab_tf.import_checkpoint --checkpoint=PREFIX --flagfile=configs/X.flagfile \
+        --run_dir=DIR
 """
 
 import dataclasses

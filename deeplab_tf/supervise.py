@@ -1,4 +1,4 @@
-"""Trains, and restarts the training whenever it dies:
+"""Trains, and restarts the training whenever it dies.
 
     python -m deeplab_tf.supervise --flagfile=configs/X.flagfile --run_dir=DIR [--workers=2]
 

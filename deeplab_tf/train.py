@@ -1,4 +1,7 @@
-"""Trains a model: python -m deeplab_tf.train --flagfile=configs/X.flagfile --run_dir=DIR
+"""Trains a model.
+
+    python -m deeplab_tf.train --data_dir=RECORDS --run_dir=DIR
+    python -m deeplab_tf.train --flagfile=configs/X.flagfile --data_dir=RECORDS --run_dir=DIR
 
 The same command again resumes from the last checkpoint. Watch the training with
 `tensorboard --logdir=DIR`.

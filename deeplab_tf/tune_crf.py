@@ -1,4 +1,6 @@
-"""Searches for the CRF parameters of a run: python -m deeplab_tf.tune_crf --run_dir=DIR
+"""Searches for the best CRF parameters of a run.
+
+    python -m deeplab_tf.tune_crf --run_dir=DIR
 
 It evaluates parameters on a few validation images, as the papers did: first on a coarse grid over
 the weight and the standard deviations of the bilateral kernel, then on a finer grid around the best

@@ -1,4 +1,4 @@
-"""Exports a run as an ONNX file for other runtimes: ONNX Runtime, OpenVINO, TensorRT.
+"""Exports a run as an ONNX file for ONNX Runtime, OpenVINO and TensorRT.
 
     python -m deeplab_tf.export.onnx --run_dir=DIR --output=FILE.onnx
 

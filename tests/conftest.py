@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf import __main__ as overview
 from deeplab_tf import command_line
 from deeplab_tf import config
 from deeplab_tf import settings
@@ -61,23 +62,8 @@ def short_network():
         yield
 
 
-COMMANDS = (
-    "deeplab_tf.check_data",
-    "deeplab_tf.data_service",
-    "deeplab_tf.describe",
-    "deeplab_tf.eval",
-    "deeplab_tf.import_checkpoint",
-    "deeplab_tf.predict",
-    "deeplab_tf.supervise",
-    "deeplab_tf.train",
-    "deeplab_tf.tune_crf",
-    "deeplab_tf.datasets.build",
-    "deeplab_tf.datasets.shapes.draw",
-    "deeplab_tf.export.client",
-    "deeplab_tf.export.onnx",
-    "deeplab_tf.export.savedmodel",
-    "deeplab_tf.export.tflite",
-)
+# The commands whose flags are made from configs.
+COMMANDS = tuple(f"deeplab_tf.{name}" for name in overview.NAMES if name != "zoo")
 
 
 def configs_of(command: str) -> list[type[settings.Config]]:

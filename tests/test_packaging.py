@@ -49,6 +49,18 @@ def test_nothing_is_installed_under_the_bare_names_of_others(tmp_path):
     assert not {"datasets", "export", "tests"} & set(result.stdout.split())
 
 
+def test_the_script_lists_the_commands(tmp_path):
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "(script,) = m.entry_points(group='console_scripts', name='deeplab-tf')\n"
+        "sys.argv = ['deeplab-tf']; script.load()()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "deeplab-tf COMMAND --help" in result.stdout
+
+
 def declared_packages() -> set[str]:
     """Returns what `setup.py` requires, with all extras."""
     names = set()

@@ -1,4 +1,7 @@
-"""Draws images as files that are in no split: python -m deeplab_tf.datasets.shapes.draw ..."""
+"""Draws images like those of the dataset `shapes`, to try `predict` on.
+
+python -m deeplab_tf.datasets.shapes.draw --output_dir=DIR
+"""
 
 import dataclasses
 import os
@@ -10,7 +13,7 @@ from deeplab_tf.datasets.shapes import drawing
 
 
 def draw_images(output_dir: str | os.PathLike, num_images: int) -> list[pathlib.Path]:
-    """Draws images for `predict` to try itself on, and returns their paths."""
+    """Draws images to try `predict` on, and returns their paths."""
     folder = pathlib.Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"shapes_{index:02d}.jpg" for index in range(num_images)]

@@ -1,4 +1,4 @@
-"""Released weights: lists, downloads and adds them.
+"""Lists, downloads and adds released weights.
 
     python -m deeplab_tf.zoo list
     python -m deeplab_tf.zoo download NAME
