@@ -178,9 +178,10 @@ def _squeeze_excite(x, name: str):
     Reference: arXiv:1905.02244, section 5.3: a quarter of the channels in between.
     """
     channels = x.shape[-1]
-    gate = [
-        keras.layers.GlobalAveragePooling2D(keepdims=True, name=layers.layer_name(f"{name}/mean"))
-    ]
+    mean = keras.layers.GlobalAveragePooling2D(
+        data_format="channels_last", keepdims=True, name=layers.layer_name(f"{name}/mean")
+    )
+    gate = [mean]
     for filters, activation, scope in (
         (make_divisible(channels / 4, 8), "relu", f"{name}/Conv"),
         (channels, layers.q_sigmoid, f"{name}/Conv_1"),
@@ -189,6 +190,7 @@ def _squeeze_excite(x, name: str):
             filters,
             1,
             activation=activation,
+            data_format="channels_last",
             kernel_initializer=keras.initializers.HeNormal(),
             name=layers.layer_name(scope),
         )

@@ -194,7 +194,9 @@ def _stem(image, variant: str, blocks: layers.ConvBlocks):
         convs = blocks.conv(64, 7, f"{scope}/conv1", strides=2)
     # "same", unlike the convolutions around it: even sizes are padded at one end only.
     pool_name = layers.layer_name(f"{scope}/pool1")
-    pool = keras.layers.MaxPooling2D(3, strides=2, padding="same", name=pool_name)
+    pool = keras.layers.MaxPooling2D(
+        3, strides=2, padding="same", data_format="channels_last", name=pool_name
+    )
     return layers.call_in_order([*convs, pool], x)
 
 
@@ -214,4 +216,6 @@ def _shortcut(x, filters: int, name: str, blocks: layers.ConvBlocks, stride: int
     if stride == 1:
         return x
     # A window of a single pixel keeps every second pixel.
-    return keras.layers.MaxPooling2D(1, strides=stride, name=layers.layer_name(name))(x)
+    return keras.layers.MaxPooling2D(
+        1, strides=stride, data_format="channels_last", name=layers.layer_name(name)
+    )(x)

@@ -65,6 +65,7 @@ def VGG16(
                 3,
                 dilation_rate=conv_rate,
                 padding="same",
+                data_format="channels_last",
                 activation="relu",
                 kernel_initializer=keras.initializers.HeNormal(),
                 name=layers.layer_name(f"{scope}/conv{block}/conv{block}_{index}"),
@@ -84,5 +85,6 @@ def _pool(x, name: str, stride: int, rate: int):
     if stride == 1:
         return layers.AtrousMaxPool2D(rate, name=name)(x)
     # Zeros do not change the maximum of what comes from a ReLU.
-    padded = keras.layers.ZeroPadding2D(1, name=f"{name}.pad")(x)
-    return keras.layers.MaxPooling2D(3, strides=stride, name=name)(padded)
+    channels_last = {"data_format": "channels_last"}
+    padded = keras.layers.ZeroPadding2D(1, **channels_last, name=f"{name}.pad")(x)
+    return keras.layers.MaxPooling2D(3, stride, **channels_last, name=name)(padded)

@@ -7,8 +7,11 @@ import keras
 
 from deeplab_tf.errors import UserError
 from deeplab_tf.layers.activations import q_sigmoid
+from deeplab_tf.layers.arguments import pair
+from deeplab_tf.layers.arguments import whole_numbers
 from deeplab_tf.layers.blocks import Chain
 from deeplab_tf.layers.blocks import ConvBlocks
+from deeplab_tf.layers.blocks import LargeLayer
 from deeplab_tf.layers.names import register
 from deeplab_tf.layers.pooling import ImagePooling
 from deeplab_tf.layers.resize import ResizeLike
@@ -16,7 +19,7 @@ from deeplab_tf.layers.separable import AtrousSeparableConv2D
 
 
 @register
-class ASPP(keras.layers.Layer):
+class ASPP(LargeLayer):
     """Atrous spatial pyramid pooling: looks at features at several rates and as a whole.
 
     A 1x1 convolution, a 3x3 convolution at each rate and image pooling run side by side; their
@@ -50,7 +53,8 @@ class ASPP(keras.layers.Layer):
         Float tensor `[B, H, W, filters]`; without projection, `filters` channels for every branch.
 
     Raises:
-        UserError: If `squeeze_and_excitation` has no image pooling or no single branch to weigh.
+        ValueError: If an argument has a wrong value, or if `squeeze_and_excitation` has no image
+            pooling or no single branch to weigh.
 
     Reference: DeepLabv3, arXiv:1706.05587, section 3.3; separable: DeepLabv3+, arXiv:1802.02611,
     section 3.1.
@@ -72,8 +76,8 @@ class ASPP(keras.layers.Layer):
         image_pooling: bool = True,
         dropout: float = 0.1,
         projection: bool = True,
-        pool_size: Sequence[int] | None = None,
-        pool_strides: Sequence[int] = (1, 1),
+        pool_size: int | Sequence[int] | None = None,
+        pool_strides: int | Sequence[int] = (1, 1),
         squeeze_and_excitation: bool = False,
         gate: str | Callable = "sigmoid",
         batch_norm_momentum: float = 0.9997,
@@ -82,13 +86,13 @@ class ASPP(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.filters = filters
-        self.rates = tuple(rates)
+        self.rates = whole_numbers("rates", rates)
         self.separable = separable
         self.image_pooling = image_pooling
         self.dropout = dropout
         self.projection = projection
-        self.pool_size = pool_size and tuple(pool_size)
-        self.pool_strides = tuple(pool_strides)
+        self.pool_size = None if pool_size is None else pair("pool_size", pool_size)
+        self.pool_strides = pair("pool_strides", pool_strides)
         self.squeeze_and_excitation = squeeze_and_excitation
         self.gate = keras.activations.get(gate)
         self.batch_norm_momentum = batch_norm_momentum
@@ -102,6 +106,7 @@ class ASPP(keras.layers.Layer):
         self.concatenate = keras.layers.Concatenate(name="aspp.concat", dtype=self.dtype_policy)
         self.project = self._make_projection(blocks) if projection else None
         self.weigh = keras.layers.Multiply(name="image_pooling.weigh", dtype=self.dtype_policy)
+        self.share_trainable()
 
     def _check(self) -> None:
         if not self.squeeze_and_excitation:
@@ -128,6 +133,7 @@ class ASPP(keras.layers.Layer):
                     self.filters,
                     1,
                     activation=self.gate,
+                    data_format="channels_last",
                     name="image_pooling",
                     dtype=self.dtype_policy,
                 )
@@ -245,8 +251,8 @@ class LiteRASPP(ASPP):
     def __init__(
         self,
         filters: int = 128,
-        pool_size: Sequence[int] | None = None,
-        strides: Sequence[int] = (4, 5),
+        pool_size: int | Sequence[int] | None = None,
+        strides: int | Sequence[int] = (4, 5),
         gate: str | Callable = q_sigmoid,
         batch_norm_momentum: float = 0.9997,
         batch_norm_epsilon: float = 1e-5,

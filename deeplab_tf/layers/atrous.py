@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from deeplab_tf.layers import convolution
+from deeplab_tf.layers.arguments import whole_number
 from deeplab_tf.layers.names import register
 
 _ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -135,6 +136,9 @@ class AtrousMaxPool2D(keras.layers.Layer):
     Returns:
         Float tensor `[B, H, W, C]`.
 
+    Raises:
+        ValueError: If `rate` is not a whole number above 0.
+
     Reference: DeepLab v1, arXiv:1412.7062, section 3.1.
 
     Example:
@@ -148,11 +152,12 @@ class AtrousMaxPool2D(keras.layers.Layer):
 
     def __init__(self, rate: int = 1, **kwargs):
         super().__init__(**kwargs)
-        self.rate = rate
+        self.rate = whole_number("rate", rate)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def call(self, features):
         if self.rate == 1:
-            return ops.max_pool(features, 3, strides=1, padding="same")
+            return ops.max_pool(features, 3, strides=1, padding="same", data_format="channels_last")
         for axis in (1, 2):
             size = ops.shape(features)[axis]
             rate = min(self.rate, size) if isinstance(size, int) else ops.minimum(self.rate, size)

@@ -10,13 +10,18 @@ from collections.abc import Sequence
 
 import keras
 
+from deeplab_tf.layers.arguments import pair
 from deeplab_tf.layers.atrous import AtrousConv2D
 from deeplab_tf.layers.atrous import AtrousDepthwiseConv2D
 from deeplab_tf.layers.batch_norm import BatchNorm
+from deeplab_tf.layers.batch_norm import batch_norms
 from deeplab_tf.layers.names import layer_name
+from deeplab_tf.layers.nesting import all_layers
 
 Activation = str | Callable | None
 Size = int | Sequence[int]  # for height and width, or a pair of them
+# Key in the config of a large layer -> attribute of the batch norms inside.
+_SET_ON_BATCH_NORMS = {"batch_norm_frozen": "frozen", "batch_norm_synchronized": "synchronized"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +70,7 @@ class ConvBlocks:
             strides=strides,
             dilation_rate=rate,
             padding=padding,
+            data_format="channels_last",
             use_bias=False,
             # He's 2 / fan-in suits every width; the original draws all with a deviation of 0.09.
             kernel_initializer=keras.initializers.HeNormal(),
@@ -88,6 +94,7 @@ class ConvBlocks:
             strides=strides,
             dilation_rate=rate,
             padding=padding,
+            data_format="channels_last",
             use_bias=False,
             # He's too: a depthwise kernel sees its window only, which Keras counts as fan-out.
             depthwise_initializer=keras.initializers.VarianceScaling(2.0, mode="fan_out"),
@@ -98,11 +105,16 @@ class ConvBlocks:
 
     def _pad(self, kernel_size: Size, scope: str, strides: Size):
         """Returns the layers that pad before a convolution, and the padding left for it to do."""
-        sides = _pair(kernel_size)
-        if self.padding == "same" or max(_pair(strides)) == 1 or max(sides) == 1:
+        sides = pair("kernel_size", kernel_size)
+        if self.padding == "same" or max(pair("strides", strides)) == 1 or max(sides) == 1:
             return [], "same"
-        name, zeros = layer_name(f"{scope}/pad"), tuple(side // 2 for side in sides)
-        return [keras.layers.ZeroPadding2D(zeros, name=name, dtype=self.dtype)], "valid"
+        pad = keras.layers.ZeroPadding2D(
+            tuple(((side - 1) // 2, side // 2) for side in sides),
+            data_format="channels_last",
+            name=layer_name(f"{scope}/pad"),
+            dtype=self.dtype,
+        )
+        return [pad], "valid"
 
     def _normalize_and_activate(self, scope: str, activation: Activation):
         batch_norm = BatchNorm(
@@ -125,7 +137,44 @@ def call_in_order(block: Sequence[keras.layers.Layer], inputs):
     return x
 
 
-class Chain(keras.layers.Layer):
+class LargeLayer(keras.layers.Layer):
+    """A layer made of layers, for feature maps `[B, H, W, C]`.
+
+    Its config keeps what was set on all batch norms inside, as `freeze_batch_norm` does.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def share_trainable(self) -> None:
+        """Gives the layers inside, once they are made, the `trainable` of the constructor."""
+        for layer in all_layers(self):
+            layer.trainable = self.trainable
+
+    def get_config(self):
+        norms = batch_norms(self)
+        config = {
+            key: True
+            for key, attribute in _SET_ON_BATCH_NORMS.items()
+            if norms and all(getattr(norm, attribute) for norm in norms)
+        }
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        attributes = [
+            attribute for key, attribute in _SET_ON_BATCH_NORMS.items() if config.pop(key, False)
+        ]
+        layer = super().from_config(config)
+        for norm in batch_norms(layer):
+            for attribute in attributes:
+                setattr(norm, attribute, True)
+        return layer
+
+
+class Chain(LargeLayer):
     """Runs a block as one layer, for use inside a larger layer.
 
     Args:
@@ -149,9 +198,3 @@ class Chain(keras.layers.Layer):
         for layer in self.block:
             input_shape = layer.compute_output_shape(input_shape)
         return input_shape
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """Returns a number down and one across, from one for both or from such a pair."""
-    height, width = (value, value) if isinstance(value, int) else value
-    return height, width

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from deeplab_tf.layers import tracing
+from deeplab_tf.layers.arguments import pair
 from deeplab_tf.layers.names import register
 
 
@@ -13,7 +14,8 @@ class ImagePooling(keras.layers.Layer):
 
     Args:
         pool_size: Height and width of the window in pixels, clipped to those of the map; None for
-            those of the map divided by `grid_size`, rounded up.
+            those of the map divided by `grid_size`, rounded up. One number for both, here and
+            below, or two.
         strides: Steps between windows, down and across.
         grid_size: Parts that the height and the width of the map are divided into.
 
@@ -22,6 +24,9 @@ class ImagePooling(keras.layers.Layer):
 
     Returns:
         Float tensor `[B, windows down, windows across, C]`.
+
+    Raises:
+        ValueError: If an argument has a wrong value.
 
     Reference: DeepLabv3, arXiv:1706.05587, section 3.3; strides: MobileNetV3, arXiv:1905.02244,
     section 6.4; grid: arXiv:1809.04184, section 3.2.
@@ -39,9 +44,10 @@ class ImagePooling(keras.layers.Layer):
 
     def __init__(self, pool_size=None, strides=(1, 1), grid_size=(1, 1), **kwargs):
         super().__init__(**kwargs)
-        self.pool_size = pool_size and tuple(pool_size)
-        self.strides = tuple(strides)
-        self.grid_size = tuple(grid_size)
+        self.pool_size = None if pool_size is None else pair("pool_size", pool_size)
+        self.strides = pair("strides", strides)
+        self.grid_size = pair("grid_size", grid_size)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
 
     @property
     def averages_all(self) -> bool:
@@ -55,7 +61,15 @@ class ImagePooling(keras.layers.Layer):
         if self.averages_all and not by_pooling:
             return ops.mean(features, axis=(1, 2), keepdims=True)
         if has_known_size:
-            return ops.average_pool(features, self.window(sides), self.strides, padding="valid")
+            # float32: kernels for CPUs sum in the dtype of the features, and float16 is too coarse.
+            means = ops.average_pool(
+                ops.cast(features, keras.backend.result_type(features.dtype, "float32")),
+                self.window(sides),
+                self.strides,
+                padding="valid",
+                data_format="channels_last",
+            )
+            return ops.cast(means, features.dtype)
         # No kernel takes a window that is only known at run time.
         rows, columns = map(_windows, sides, self.window(sides), self.strides)
         rows, columns = ops.cast(rows, features.dtype), ops.cast(columns, features.dtype)

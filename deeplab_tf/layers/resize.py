@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from deeplab_tf.errors import UserError
 from deeplab_tf.layers.names import register
 
 _ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -32,6 +33,9 @@ class ResizeLike(keras.layers.Layer):
     Returns:
         Float tensor `[B, H, W, C]`.
 
+    Raises:
+        ValueError: If one of the tensors has another number of axes than 4.
+
     Example:
 
     >>> import numpy as np
@@ -41,7 +45,15 @@ class ResizeLike(keras.layers.Layer):
     array([0. , 0.5, 1. , 1.5, 2. ], dtype=float32)
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
     def call(self, features, reference):
+        if len(reference.shape) != 4:
+            raise UserError(
+                f"The reference has the shape {list(reference.shape)}; it must be [B, H, W, D]."
+            )
         known_size = reference.shape[1:3]
         if None not in known_size and features.shape[1:3] == known_size:
             return features
@@ -69,6 +81,9 @@ class ScaleImage(keras.layers.Layer):
     Returns:
         Float tensor `[B, (H - 1) * scale + 1, (W - 1) * scale + 1, C]`.
 
+    Raises:
+        ValueError: If `scale` is not above 0.
+
     Example:
 
     >>> import numpy as np
@@ -79,7 +94,10 @@ class ScaleImage(keras.layers.Layer):
 
     def __init__(self, scale: float, **kwargs):
         super().__init__(**kwargs)
+        if not scale > 0:
+            raise UserError(f"scale is {scale!r}; it must be above 0.")
         self.scale = scale
+        self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def call(self, images):
         size = [self._scaled(side) for side in ops.shape(images)[1:3]]

@@ -4,9 +4,13 @@ from collections.abc import Callable
 
 import keras
 
+from deeplab_tf.errors import UserError
+from deeplab_tf.layers.arguments import pair
 from deeplab_tf.layers.blocks import Chain
 from deeplab_tf.layers.blocks import ConvBlocks
 from deeplab_tf.layers.names import register
+
+PADDINGS = ("same", "symmetric")
 
 
 @register
@@ -18,7 +22,8 @@ class AtrousSeparableConv2D(Chain):
 
     Args:
         filters: Channels of the output.
-        kernel_size: Height and width of the kernel before it is spread by `dilation_rate`.
+        kernel_size: Height and width of the kernel before it is spread by `dilation_rate`; one
+            number for both, here and below, or two.
         strides: Strides down and across.
         dilation_rate: Atrous rates down and across. Above 1, the strides must be 1.
         activation: Activation after both batch norms: a name, a function or None.
@@ -36,7 +41,8 @@ class AtrousSeparableConv2D(Chain):
         Float tensor `[B, H/strides, W/strides, filters]`, rounded up.
 
     Raises:
-        ValueError: If both `strides` and `dilation_rate` are above 1.
+        ValueError: If an argument has a wrong value, or if both `strides` and `dilation_rate` are
+            above 1.
 
     Reference: DeepLabv3+, arXiv:1802.02611, section 3.1 and figure 4.
 
@@ -63,20 +69,35 @@ class AtrousSeparableConv2D(Chain):
     ):
         super().__init__(**kwargs)
         self.filters = filters
-        self.kernel_size = kernel_size
-        self.strides = strides
-        self.dilation_rate = dilation_rate
+        self.kernel_size = pair("kernel_size", kernel_size)
+        self.strides = pair("strides", strides)
+        self.dilation_rate = pair("dilation_rate", dilation_rate)
         self.activation = activation and keras.activations.get(activation)
         self.padding = padding
         self.batch_norm_momentum = batch_norm_momentum
         self.batch_norm_epsilon = batch_norm_epsilon
+        self._check()
 
         blocks = ConvBlocks(batch_norm_momentum, batch_norm_epsilon, padding, self.dtype_policy)
         depthwise, pointwise = f"{self.name}_depthwise", f"{self.name}_pointwise"
         self.block = [
-            *blocks.depthwise(kernel_size, depthwise, self.activation, strides, dilation_rate),
+            *blocks.depthwise(
+                self.kernel_size, depthwise, self.activation, self.strides, self.dilation_rate
+            ),
             *blocks.conv(filters, 1, pointwise, self.activation),
         ]
+        self.share_trainable()
+
+    def _check(self) -> None:
+        if self.padding not in PADDINGS:
+            raise UserError(
+                f"padding is {self.padding!r}; it must be one of {', '.join(PADDINGS)}."
+            )
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise UserError(
+                f"strides is {self.strides} and dilation_rate is {self.dilation_rate}; one of them "
+                "must be 1."
+            )
 
     def get_config(self):
         config = {

@@ -23,6 +23,7 @@ def logits(
         kernel_size,
         dilation_rate=rate,
         padding="same",
+        data_format="channels_last",
         # The original's: the first predictions are undecided.
         kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.01),
         dtype="float32",

@@ -110,6 +110,7 @@ def fully_connected(features, filters: int, kernel_size: int, rate: int, branch:
             size,
             dilation_rate=atrous_rate,
             padding="same",
+            data_format="channels_last",
             activation="relu",
             kernel_initializer=keras.initializers.HeNormal(),
             name=name,

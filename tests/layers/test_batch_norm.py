@@ -58,6 +58,33 @@ def test_batch_norm_has_the_gradients_of_the_stock_layer(synchronized):
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("synchronized", [False, True])
+@pytest.mark.parametrize(
+    "arguments, shape",
+    [
+        ({}, (8, 5)),
+        ({}, (2, 4, 5)),
+        ({}, (2, 2, 3, 4, 5)),
+        ({"axis": 1}, (2, 5, 3, 4)),
+        ({"center": False}, (2, 3, 4, 5)),
+        ({"scale": False}, (2, 3, 4, 5)),
+        ({"center": False, "scale": False}, (2, 3, 4, 5)),
+        ({"dtype": "float16"}, (2, 3, 4, 5)),
+        ({"dtype": "float64"}, (2, 3, 4, 5)),
+    ],
+    ids=str,
+)
+def test_batch_norm_trains_wherever_the_stock_layer_does(arguments, shape, synchronized):
+    inputs = 3 + 2 * _random(*shape)
+    layer = layers.BatchNorm(**BATCH_NORM, **arguments, synchronized=synchronized)
+    stock = keras.layers.BatchNormalization(**BATCH_NORM, **arguments)
+    outputs, expected = layer(inputs, training=True), stock(inputs, training=True)
+    tolerance = 5e-3 if arguments.get("dtype") == "float16" else 1e-5
+    np.testing.assert_allclose(outputs, expected, atol=tolerance)
+    np.testing.assert_allclose(layer.moving_mean, stock.moving_mean, atol=tolerance)
+    assert outputs.dtype == expected.dtype
+
+
 TWO_REPLICAS = """
 import numpy as np, tensorflow as tf
 from deeplab_tf.layers import BatchNorm

@@ -134,6 +134,38 @@ def test_frozen_batch_norms_inside_a_layer_keep_their_statistics(make):
         np.testing.assert_array_equal(variable, old)
 
 
+@pytest.mark.parametrize("attribute", ["frozen", "synchronized"])
+def test_what_is_set_on_the_batch_norms_inside_is_saved(make, attribute, tmp_path):
+    model = keras.Sequential([keras.Input(FEATURES.shape[1:]), make()])
+    if attribute == "frozen":
+        layers.freeze_batch_norm(model)
+    else:
+        layers.synchronize_batch_norm(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    norms = layers.batch_norms(loaded)
+    assert len(norms) == len(layers.batch_norms(model))
+    assert all(getattr(norm, attribute) for norm in norms)
+
+
+@pytest.mark.parametrize("where", ["constructor", "attribute", "file"])
+def test_an_untrainable_layer_neither_trains_nor_moves_its_statistics(make, where, tmp_path):
+    layer = make(trainable=where != "constructor")
+    layer.trainable = False
+    if where == "file":
+        keras.Sequential([keras.Input(FEATURES.shape[1:]), layer]).save(tmp_path / "model.keras")
+        (layer,) = keras.saving.load_model(tmp_path / "model.keras").layers
+    layer(FEATURES, training=False)
+    moving = [variable for variable in layer.variables if variable.name.startswith("moving")]
+    before = [variable.numpy() for variable in moving]
+    layer(FEATURES, training=True)
+    assert moving and not layer.trainable_variables
+    for variable, old in zip(moving, before):
+        np.testing.assert_array_equal(variable, old)
+    layer.trainable = True
+    assert layer.trainable_variables
+
+
 @pytest.mark.parametrize("is_global", [False, True])
 def test_mixed_precision_reaches_the_layers_inside(make, is_global):
     expected = make()

@@ -34,3 +34,11 @@ def test_image_pooling_averages_windows_whether_the_size_is_known_or_not(setting
     np.testing.assert_allclose(pooled[:, -1, -1], expected, atol=1e-6)
     dynamic = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 3])])
     np.testing.assert_allclose(dynamic(features), pooled, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool_size", [None, 65])
+def test_means_over_large_windows_are_exact_in_float16(pool_size):
+    features = np.full((1, 65, 65, 2), 10, "float32")  # a kernel for CPUs gives 16
+    pooled = layers.ImagePooling(pool_size, dtype="mixed_float16")(features)
+    assert pooled.dtype == tf.float16
+    np.testing.assert_array_equal(pooled, np.full((1, 1, 1, 2), 10))
