@@ -102,6 +102,14 @@ class SegmentationBuilder(
             )
         return pairs
 
+    def published_dataset_info(
+        self, classes: records.DatasetInfo, **kwargs
+    ) -> tfds.core.DatasetInfo:
+        """Returns what `_info` has to return for classes of `data.published_classes`."""
+        return self.dataset_info(
+            classes.class_names, classes.colors, classes.ignore_label, **kwargs
+        )
+
     @property
     def classes(self) -> records.DatasetInfo:
         """The classes of the records; settled by `find_pairs`."""

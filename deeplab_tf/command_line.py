@@ -124,11 +124,12 @@ def read_flags(config_class: type[settings.Config], flag_values: flags.FlagValue
     Raises:
         UserError: A required flag is missing, or the values contradict each other.
     """
-    values = {one.name: flag_values[one.name].value for one in settings.settings_of(config_class)}
+    names = [one.name for one in settings.settings_of(config_class)]
+    values = {name: flag_values[name].value for name in names if flag_values[name].present}
     missing = [
         f"--{one.name}"
         for one in settings.settings_of(config_class)
-        if one.is_required and values[one.name] is None
+        if one.is_required and values.get(one.name) is None
     ]
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given. Pass --help for all flags.")

@@ -50,9 +50,9 @@ LABEL_ENCODINGS = ("auto", "palette", "grey", "color_map", "nearest_color", "mas
 # Settings that several commands have. One name, one meaning.
 
 
-def run_dir():
+def run_dir(default=REQUIRED):
     return setting(
-        REQUIRED,
+        default,
         "Run dir: the folder of a run's settings, checkpoints and figures.",
         is_path=True,
         is_common=True,
@@ -147,6 +147,33 @@ def num_images(default):
 
 def model_version(default_help):
     return setting(None, "Version number of the SavedModel.", default_help=default_help, at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedConfig(Config):
+    """The trained network that a command uses: that of a run, or a released one."""
+
+    run_dir: str = run_dir(default="")
+    weights: str = setting(
+        "",
+        "Name of released weights to use in place of a run, see `python -m deeplab_tf.zoo list`. "
+        "They are downloaded once.",
+        is_common=True,
+    )
+    checkpoint: str = checkpoint()
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check(
+            self.run_dir or self.weights,
+            "--run_dir must be given, or --weights with the name of released weights. Pass --help "
+            "for all flags.",
+        )
+        _check(
+            not (self.run_dir and self.weights),
+            f"--run_dir={self.run_dir} and --weights={self.weights} contradict each other: leave "
+            "one out.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -811,6 +838,8 @@ def _check(holds: object, problem: str) -> None:
         raise UserError(problem)
 
 
+NO_MODEL_SETTINGS = ModelConfig()
+NO_DATA_SETTINGS = DataConfig()
 NO_CRF = CrfConfig()
 WHOLE_IMAGES = EvalConfig()
 LABELS_AND_OVERLAYS = PredictConfig()

@@ -1,9 +1,11 @@
-"""Evaluates a run, or a model exported from it.
+"""Evaluates a run, a model exported from it, or released weights.
 
     python -m deeplab_tf.eval --run_dir=DIR
+    python -m deeplab_tf.eval --weights=NAME --data_dir=RECORDS
 
 Prints the IoU of every class, mIoU and further figures, and writes them to metrics.json in the run
-dir, with a line for every image in images.jsonl. --report=FILE.html writes a page that shows them.
+dir, with a line for every image in images.jsonl. The run dir of released weights is in the cache.
+--report=FILE.html writes a page that shows them.
 """
 
 import dataclasses
@@ -15,17 +17,16 @@ from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.settings import setting
 
+find_run_dir = command_line.lazy_function("deeplab_tf.runs.imported_run", "find_run_dir")
 evaluate_run = command_line.lazy_function("deeplab_tf.evaluation.run_evaluation", "evaluate_run")
 print_metrics = command_line.lazy_function("deeplab_tf.evaluation.evaluate", "print_metrics")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(config.Config):
+class Arguments(config.TrainedConfig):
     """The flags of this command alone."""
 
-    run_dir: str = config.run_dir()
     split: str = config.split()
-    checkpoint: str = config.checkpoint()
     model: str = config.model()
     data_dir: str = config.data_dir(default_help="the records of the run")
     dataset: str = config.dataset()
@@ -65,8 +66,9 @@ def main(arguments: Arguments, eval_config: EvalConfig, crf_config: CrfConfig) -
     from deeplab_tf.evaluation.run_evaluation import Measures
     from deeplab_tf.runs import run_files
 
+    run_dir = find_run_dir(arguments)
     figures = evaluate_run(
-        arguments.run_dir,
+        run_dir,
         data=Data(
             data_dir=arguments.data_dir,
             dataset=arguments.dataset,
@@ -89,7 +91,7 @@ def main(arguments: Arguments, eval_config: EvalConfig, crf_config: CrfConfig) -
         compare=arguments.compare,
     )
     print_metrics(figures)
-    metrics_path = os.path.join(arguments.run_dir, run_files.METRICS)
+    metrics_path = os.path.join(run_dir, run_files.METRICS)
     print(f"written to {metrics_path} and {run_files.IMAGES} there")
     if arguments.report:
         print(f"report     {arguments.report}")

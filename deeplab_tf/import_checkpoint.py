@@ -1,7 +1,14 @@
-r"""Makes a run dir from official TF1 weights, for eval, predict and export.
+r"""Makes a run dir from trained weights, for eval, predict and export.
 
-    python -m deeplab_tf.import_checkpoint --checkpoint=PREFIX --flagfile=configs/X.flagfile \
-        --run_dir=DIR
+    python -m deeplab_tf.import_checkpoint --checkpoint=NAME --run_dir=DIR
+    python -m deeplab_tf.import_checkpoint --checkpoint=PATH --run_dir=DIR \
+        --flagfile=configs/X.flagfile
+
+NAME is a name of released weights (`python -m deeplab_tf.zoo list`). The network, its classes and
+their colours follow from it. A flag that describes another network is an error; one that leaves the
+weights as they are, such as --output_stride=8, replaces the setting of the release.
+
+PATH is a TensorFlow 1 checkpoint of the original, whose network the other flags describe.
 """
 
 import dataclasses
@@ -23,13 +30,15 @@ class Arguments(config.Config):
 
     checkpoint: str = setting(
         REQUIRED,
-        "Official TF1 checkpoint: its prefix, such as model.ckpt-30000, or the name of a release "
-        "(see deeplab_tf.zoo).",
+        "Name of released weights, see `python -m deeplab_tf.zoo list`; or a TensorFlow 1 "
+        "checkpoint: its prefix such as model.ckpt-30000, a file of it, its folder or its archive.",
         is_path=True,
         is_common=True,
     )
     run_dir: str = config.run_dir()
-    classes: str = config.classes("the records of data_dir, or numbers")
+    classes: str = config.classes(
+        "that of the released weights, of data_dir or of dataset, or numbers"
+    )
 
 
 def main(

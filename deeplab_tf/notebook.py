@@ -4,10 +4,12 @@ import os
 
 import numpy as np
 
+from deeplab_tf import zoo
 from deeplab_tf.data import image_files
 from deeplab_tf.drawing import overlays
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.inference import Inference
+from deeplab_tf.runs import imported_run
 from deeplab_tf.runs import run_dir as run_dirs
 
 
@@ -73,7 +75,8 @@ def load_run(run_dir: str | os.PathLike, *, checkpoint: str = "best") -> LoadedR
     """Loads a trained run, to label images in a notebook.
 
     Args:
-        run_dir: Folder that `deeplab_tf.train` or `deeplab_tf.import_checkpoint` wrote.
+        run_dir: Folder that `deeplab_tf.train` or `deeplab_tf.import_checkpoint` wrote; or name of
+            released weights (`python -m deeplab_tf.zoo list`), which are downloaded if necessary.
         checkpoint: "best", the weights with the highest validation mIoU (the last ones without a
             validation), or "last".
 
@@ -95,5 +98,8 @@ def load_run(run_dir: str | os.PathLike, *, checkpoint: str = "best") -> LoadedR
     >>> run.overlay(image, labels).shape
     (65, 97, 3)
     """
-    run = run_dirs.read(os.path.expanduser(run_dir))
+    folder = os.fspath(run_dir)
+    if folder in zoo.ENTRIES:
+        folder = imported_run.run_dir_of_release(folder)
+    run = run_dirs.read(os.path.expanduser(folder))
     return LoadedRun(run, Inference(checkpoint=checkpoint))

@@ -1,11 +1,15 @@
 """Labels images, videos or the frames of a camera with a trained model.
 
     python -m deeplab_tf.predict --run_dir=DIR --images='photos/*.jpg' --output_dir=DIR
+    python -m deeplab_tf.predict --weights=NAME --images='photos/*.jpg' --output_dir=DIR
 
 For every image NAME, it writes NAME.png, whose pixel values are class ids, with the colours of the
 classes as its palette; and NAME_overlay.png, the colours over the image, with a legend below. For a
 video, it writes NAME_overlay.mp4. --images=0 is the first camera, until Ctrl-C or --max_frames.
 overview.png shows the first overlays together.
+
+--weights=NAME labels with released weights, which need no run: `python -m deeplab_tf.zoo list`
+shows the names.
 
 --label_ids=cityscapes also writes label_ids/NAME.png with the ids that the test server of
 Cityscapes expects: run it on leftImg8bit/test/*/*.png and upload that folder. For another server,
@@ -28,15 +32,14 @@ from deeplab_tf.config import PredictConfig
 from deeplab_tf.settings import REQUIRED
 from deeplab_tf.settings import setting
 
+find_run_dir = command_line.lazy_function("deeplab_tf.runs.imported_run", "find_run_dir")
 predict = command_line.lazy_function("deeplab_tf.evaluation.labelling", "predict")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(config.Config):
+class Arguments(config.TrainedConfig):
     """The flags of this command alone."""
 
-    run_dir: str = config.run_dir()
-    checkpoint: str = config.checkpoint()
     model: str = config.model()
     images: tuple[str, ...] = setting(
         REQUIRED,
@@ -57,7 +60,7 @@ def main(
     from deeplab_tf.evaluation.inference import Inference
 
     predict(
-        arguments.run_dir,
+        find_run_dir(arguments),
         arguments.images,
         arguments.output_dir,
         inference=Inference(

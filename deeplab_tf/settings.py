@@ -251,9 +251,19 @@ class Config:
 
     title: typing.ClassVar[str] = ""
 
+    def __new__(cls, **given):
+        config = super().__new__(cls)
+        object.__setattr__(config, "_names_given", tuple(given))
+        return config
+
     def __post_init__(self):
         for one in settings_of(type(self)):
             object.__setattr__(self, one.name, one.check(getattr(self, one.name)))
+
+    def given(self) -> dict[str, typing.Any]:
+        """Returns the settings that were given, even if as their defaults; None is not given."""
+        values = {name: getattr(self, name) for name in self.__dict__["_names_given"]}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def settings_of(config_class: type[Config]) -> tuple[Setting, ...]:

@@ -1,4 +1,4 @@
-"""Exports a run as an ONNX file for ONNX Runtime, OpenVINO and TensorRT.
+"""Exports a run, or released weights, as an ONNX file: for ONNX Runtime, OpenVINO, TensorRT.
 
     python -m deeplab_tf.export.onnx --run_dir=DIR --output=FILE.onnx
 
@@ -13,23 +13,26 @@ from deeplab_tf import config
 from deeplab_tf.export.config import OnnxConfig
 from deeplab_tf.export.config import ProofConfig
 
+find_run_dir = command_line.lazy_function("deeplab_tf.runs.imported_run", "find_run_dir")
 export_onnx = command_line.lazy_function("deeplab_tf.export.formats.onnx", "export_onnx")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(config.Config):
+class Arguments(config.TrainedConfig):
     """The flags of this command alone."""
 
-    run_dir: str = config.run_dir()
     output: str = config.output()
-    checkpoint: str = config.checkpoint()
 
 
 def main(arguments: Arguments, onnx_config: OnnxConfig, proof_config: ProofConfig) -> None:
     from deeplab_tf.export import publishing
 
     figures = export_onnx(
-        **dataclasses.asdict(arguments), onnx_config=onnx_config, proof_config=proof_config
+        find_run_dir(arguments),
+        arguments.output,
+        checkpoint=arguments.checkpoint,
+        onnx_config=onnx_config,
+        proof_config=proof_config,
     )
     print(f"{arguments.output}: {figures.summary} ({publishing.parity_path(arguments.output)})")
 

@@ -1,6 +1,7 @@
-"""Exports a run as a SavedModel that takes images and returns label maps.
+"""Exports a run, or released weights, as a SavedModel that takes images and returns label maps.
 
     python -m deeplab_tf.export.savedmodel --run_dir=RUN --output_dir=EXPORT
+    python -m deeplab_tf.export.savedmodel --weights=NAME --output_dir=EXPORT
 
 EXPORT is the base folder that TF Serving watches. The export becomes its next version: EXPORT/1,
 EXPORT/2 and so on. It appears only when it is proved: it is loaded and compared with the Keras
@@ -15,18 +16,17 @@ from deeplab_tf.config import CrfConfig
 from deeplab_tf.export.config import SavedModelProofConfig
 from deeplab_tf.export.config import ServingConfig
 
+find_run_dir = command_line.lazy_function("deeplab_tf.runs.imported_run", "find_run_dir")
 export_savedmodel = command_line.lazy_function(
     "deeplab_tf.export.formats.savedmodel", "export_savedmodel"
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(config.Config):
+class Arguments(config.TrainedConfig):
     """The flags of this command alone."""
 
-    run_dir: str = config.run_dir()
     output_dir: str = config.output_dir()
-    checkpoint: str = config.checkpoint()
     model_version: int | None = config.model_version("one more than the highest in output_dir")
 
 
@@ -37,7 +37,10 @@ def main(
     proof_config: SavedModelProofConfig,
 ) -> None:
     folder, figures = export_savedmodel(
-        **dataclasses.asdict(arguments),
+        find_run_dir(arguments),
+        arguments.output_dir,
+        checkpoint=arguments.checkpoint,
+        model_version=arguments.model_version,
         serving_config=serving_config,
         crf_config=crf_config,
         proof_config=proof_config,

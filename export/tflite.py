@@ -1,4 +1,4 @@
-"""Exports a run as a `.tflite` file for phones and other small devices.
+"""Exports a run, or released weights, as a `.tflite` file for phones and other small devices.
 
     python -m deeplab_tf.export.tflite --run_dir=DIR --output=FILE.tflite --quantize=int8
 
@@ -14,16 +14,15 @@ from deeplab_tf.export.config import CalibrationConfig
 from deeplab_tf.export.config import TFLiteConfig
 from deeplab_tf.export.config import TFLiteProofConfig
 
+find_run_dir = command_line.lazy_function("deeplab_tf.runs.imported_run", "find_run_dir")
 export_tflite = command_line.lazy_function("deeplab_tf.export.formats.tflite", "export_tflite")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(config.Config):
+class Arguments(config.TrainedConfig):
     """The flags of this command alone."""
 
-    run_dir: str = config.run_dir()
     output: str = config.output()
-    checkpoint: str = config.checkpoint()
 
 
 def main(
@@ -35,7 +34,9 @@ def main(
     from deeplab_tf.export import publishing
 
     figures, notes = export_tflite(
-        **dataclasses.asdict(arguments),
+        find_run_dir(arguments),
+        arguments.output,
+        checkpoint=arguments.checkpoint,
         tflite_config=tflite_config,
         calibration_config=calibration_config,
         proof_config=proof_config,

@@ -7,33 +7,12 @@ import tensorflow_datasets as tfds
 
 from deeplab_tf.data import class_ids
 from deeplab_tf.data import label_files
+from deeplab_tf.data import published_classes
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.datasets import source_files
 from deeplab_tf.errors import UserError
 
-# In the order of the class ids, which Cityscapes calls trainIds.
-CLASSES = {
-    "road": (128, 64, 128),
-    "sidewalk": (244, 35, 232),
-    "building": (70, 70, 70),
-    "wall": (102, 102, 156),
-    "fence": (190, 153, 153),
-    "pole": (153, 153, 153),
-    "traffic light": (250, 170, 30),
-    "traffic sign": (220, 220, 0),
-    "vegetation": (107, 142, 35),
-    "terrain": (152, 251, 152),
-    "sky": (70, 130, 180),
-    "person": (220, 20, 60),
-    "rider": (255, 0, 0),
-    "car": (0, 0, 142),
-    "truck": (0, 0, 70),
-    "bus": (0, 60, 100),
-    "train": (0, 80, 100),
-    "motorcycle": (0, 0, 230),
-    "bicycle": (119, 11, 32),
-}
-IGNORE_LABEL = 255
+IGNORE_LABEL = published_classes.CITYSCAPES.ignore_label
 
 # Cityscapes' own id of every class; the others of its ids, 0..33, are not evaluated.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -70,11 +49,8 @@ class Builder(segmentation.SegmentationBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = LAYOUT
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info(
-            list(CLASSES),
-            list(CLASSES.values()),
-            IGNORE_LABEL,
-            homepage="https://www.cityscapes-dataset.com",
+        return self.published_dataset_info(
+            published_classes.CITYSCAPES, homepage="https://www.cityscapes-dataset.com"
         )
 
     def _pairs(self, root: pathlib.Path) -> dict[str, list[source_files.Pair]]:

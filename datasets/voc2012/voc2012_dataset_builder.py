@@ -4,37 +4,11 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from deeplab_tf.data import records
+from deeplab_tf.data import published_classes
 from deeplab_tf.datasets import segmentation
 from deeplab_tf.datasets import source_files
 from deeplab_tf.datasets.source_files import Pair
 from deeplab_tf.errors import UserError
-
-# In the order of the class ids; their colours are VOC's, which are the default.
-CLASS_NAMES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
-IGNORE_LABEL = 255  # "void": borders, and what is hard to tell
 
 # --manual_dir may be VOC2012 itself, VOCdevkit, or the folder that holds VOCdevkit.
 PLACES = (".", "VOC2012", "VOCdevkit", "VOCdevkit/VOC2012")
@@ -59,10 +33,8 @@ class Builder(segmentation.SegmentationBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = LAYOUT
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info(
-            CLASS_NAMES,
-            records.default_colors(len(CLASS_NAMES)),
-            IGNORE_LABEL,
+        return self.published_dataset_info(
+            published_classes.VOC2012,
             homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
         )
 

@@ -8,6 +8,7 @@ cache.py      where they are kept on this machine, and finding a checkpoint by n
 from deeplab_tf.zoo.cache import add
 from deeplab_tf.zoo.cache import cache_dir
 from deeplab_tf.zoo.cache import download
+from deeplab_tf.zoo.cache import folder_of
 from deeplab_tf.zoo.cache import is_cached
 from deeplab_tf.zoo.cache import resolve
 from deeplab_tf.zoo.entries import ENTRIES
@@ -22,6 +23,7 @@ __all__ = [
     "cache_dir",
     "download",
     "find_entry",
+    "folder_of",
     "imagenet_entry",
     "is_cached",
     "resolve",

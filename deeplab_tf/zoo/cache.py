@@ -13,6 +13,8 @@ import re
 import sys
 import time
 
+import filelock
+
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.zoo import archives
@@ -30,9 +32,14 @@ def cache_dir() -> pathlib.Path:
     return (archives.environment_folder() or archives.default_folder()) / "zoo"
 
 
+def folder_of(name: str) -> pathlib.Path:
+    """Returns the folder that holds the weights of a name, once they are on this machine."""
+    return cache_dir() / name
+
+
 def is_cached(name: str) -> bool:
     """Whether the weights of a name are on this machine."""
-    return (cache_dir() / name).is_dir()
+    return folder_of(name).is_dir()
 
 
 def resolve(name_or_path: str | os.PathLike) -> str:
@@ -52,7 +59,7 @@ def resolve(name_or_path: str | os.PathLike) -> str:
     if text in ENTRIES:
         if not is_cached(text):
             download(text)
-        return checkpoint_in(cache_dir() / text)
+        return checkpoint_in(folder_of(text))
     looks_like_a_name = re.fullmatch(r"[a-z0-9_]+", text) and not os.path.exists(text)
     if looks_like_a_name and not pathlib.Path(text + ".index").exists():
         find_entry(text)  # raises, with the nearest names
@@ -76,27 +83,36 @@ def download(name: str, show_progress: bool = True) -> pathlib.Path:
         UserError: There is no such name, no network, or the archive is damaged or another one.
     """
     entry = find_entry(name)
-    folder = cache_dir() / name
+    folder = folder_of(name)
     if folder.is_dir():
         return folder
-    part = cache_dir() / f"{name}.part"
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{part.parent} cannot be made ({error.strerror}): name another folder in the "
+            f"{folder.parent} cannot be made ({error.strerror}): name another folder in the "
             "environment variable DEEPLAB_TF_CACHE."
         ) from error
+    # Of several processes, such as the workers of a training, one downloads.
+    locks = cache_dir().with_name("locks")
+    locks.mkdir(exist_ok=True)
+    with filelock.FileLock(locks / f"{name}.lock"):
+        if not folder.is_dir():
+            _download(entry, show_progress)
+    return folder
+
+
+def _download(entry: Entry, show_progress: bool) -> None:
+    part = cache_dir() / f"{entry.name}.part"
     try:
         archives.download(entry.url, part, show_progress)
     except UserError as error:
         raise UserError(
             f"{error} Without a network, fetch {entry.url} by other means and run `python -m "
-            f"deeplab_tf.zoo add {name} ARCHIVE`."
+            f"deeplab_tf.zoo add {entry.name} ARCHIVE`."
         ) from error
     _install(entry, part, entry.url)
     part.unlink()
-    return folder
 
 
 def add(name: str, path: str | os.PathLike) -> pathlib.Path:
@@ -139,7 +155,7 @@ def checkpoint_in(folder: pathlib.Path) -> str:
 
 def _install(entry: Entry, source: pathlib.Path, origin: str) -> pathlib.Path:
     """Puts the files of an archive or a folder in their place, once they hold a checkpoint."""
-    folder, about = cache_dir() / entry.name, cache_dir() / f"{entry.name}.json"
+    folder, about = folder_of(entry.name), cache_dir() / f"{entry.name}.json"
     digest = archives.sha256(source) if source.is_file() else None
     _check_digest(about, digest, origin)
     try:

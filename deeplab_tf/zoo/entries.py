@@ -1,4 +1,8 @@
-"""The checkpoints that the authors of DeepLab released, and the settings of their networks."""
+"""The checkpoints that the authors of DeepLab released, and the settings of their networks.
+
+None of them was downloaded for this table: names, addresses, figures and sizes are those of the
+original's model zoo of March 2020.
+"""
 
 import dataclasses
 import difflib
@@ -20,11 +24,12 @@ class Entry:
         archive: File name of its archive on the server, or the whole address.
         model: The arguments of `deeplab_tf.build_model`, without `num_classes`; for a classifier
             trained on ImageNet only `backbone` and `depth_multiplier`.
-        data: What the weights were trained on: a key of `CLASSES_OF`, or "imagenet".
+        data: What the weights were trained on: a key of `DATA_TERMS`.
         published: The authors' figures; mIoU in percent on the validation split unless it says
             otherwise. `OS` is the output stride.
         megabytes: Size of the archive; None where it is not published.
-        resize: How images were resized for training: arguments of a `DataConfig`.
+        records: How this network was trained and evaluated on its data: arguments of a
+            `DataConfig` that differ from `RECORDS`.
     """
 
     name: str
@@ -33,15 +38,15 @@ class Entry:
     data: str
     published: str = ""
     megabytes: float | None = None
-    resize: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    records: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     @property
     def url(self) -> str:
-        """Address of the archive; DEEPLAB_TF_ZOO_URL names a mirror of the authors' server."""
-        if "://" in self.archive:
+        """Address of the archive; DEEPLAB_TF_ZOO_URL names a mirror that has all archives."""
+        mirror = os.environ.get("DEEPLAB_TF_ZOO_URL")
+        if "://" in self.archive and not mirror:
             return self.archive
-        server = os.environ.get("DEEPLAB_TF_ZOO_URL") or _SERVER
-        return f"{server.rstrip('/')}/{self.archive}"
+        return f"{(mirror or _SERVER).rstrip('/')}/{self.archive.rpartition('/')[2]}"
 
     @property
     def is_backbone(self) -> bool:
@@ -49,12 +54,21 @@ class Entry:
         return self.data == "imagenet"
 
     @property
-    def num_classes(self) -> int | None:
-        """Classes of the logits; None for a backbone."""
-        return NUM_CLASSES.get(self.data)
+    def data_settings(self) -> dict[str, object]:
+        """The arguments of a `DataConfig` for the data that the weights were trained on."""
+        return {"dataset": self.data, **RECORDS[self.data], **self.records}
 
 
-NUM_CLASSES = {"voc2012": 21, "cityscapes": 19, "ade20k": 151}
+# The splits and the training crops of the original's documentation, by data.
+RECORDS: dict[str, Mapping[str, object]] = {
+    "voc2012": {"train_split": "train_aug", "val_split": "val", "train_crop_size": (513, 513)},
+    "cityscapes": {
+        "train_split": "train_fine",
+        "val_split": "val_fine",
+        "train_crop_size": (769, 769),
+    },
+    "ade20k": {"train_split": "train", "val_split": "val", "train_crop_size": (513, 513)},
+}
 
 # The terms of the data, which bind what was trained on them. The weights themselves were released
 # with the code, under Apache-2.0.
@@ -105,12 +119,20 @@ _ENTRIES = (
         7.6,
     ),
     Entry(
+        "mobilenetv2_dm05_coco_voc_trainaug_8bit",
+        "deeplabv3_mnv2_dm05_pascal_train_aug_8bit_2019_04_26.tar.gz",
+        _mobilenet_v2(0.5),
+        "voc2012",
+        "OS16 69.65 in 8 bits",
+    ),
+    Entry(
         "mobilenetv2_dm05_coco_voc_trainval",
         "deeplabv3_mnv2_dm05_pascal_trainval_2018_10_01.tar.gz",
         _mobilenet_v2(0.5),
         "voc2012",
         "OS8 71.83 test",
         7.6,
+        {"train_split": "trainval"},
     ),
     Entry(
         "mobilenetv2_coco_voc_trainaug",
@@ -121,12 +143,20 @@ _ENTRIES = (
         23,
     ),
     Entry(
+        "mobilenetv2_coco_voc_trainaug_8bit",
+        "deeplabv3_mnv2_pascal_train_aug_8bit_2019_04_26.tar.gz",
+        _mobilenet_v2(),
+        "voc2012",
+        "OS16 74.26 in 8 bits",
+    ),
+    Entry(
         "mobilenetv2_coco_voc_trainval",
         "deeplabv3_mnv2_pascal_trainval_2018_01_29.tar.gz",
         _mobilenet_v2(),
         "voc2012",
         "OS8, scales, flips 80.25 test",
         23,
+        {"train_split": "trainval"},
     ),
     Entry(
         "xception65_coco_voc_trainaug",
@@ -143,6 +173,7 @@ _ENTRIES = (
         "voc2012",
         "OS8, scales, flips 87.80 test",
         439,
+        {"train_split": "trainval"},
     ),
     Entry(
         "mobilenetv2_coco_cityscapes_trainfine",
@@ -191,6 +222,7 @@ _ENTRIES = (
         "cityscapes",
         "OS8, scales, flips 82.66 test",
         446,
+        {"train_split": "trainval_fine"},
     ),
     Entry(
         "mobilenetv2_ade20k_train",
@@ -199,7 +231,12 @@ _ENTRIES = (
         "ade20k",
         "OS16 32.04",
         24.8,
-        {"min_resize_value": 257, "max_resize_value": 257, "resize_factor": 16},
+        {
+            "min_resize_value": 257,
+            "max_resize_value": 257,
+            "resize_factor": 16,
+            "train_crop_size": (257, 257),
+        },
     ),
     Entry(
         "xception65_ade20k_train",

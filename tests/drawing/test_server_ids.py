@@ -2,13 +2,14 @@
 
 import pytest
 
+from deeplab_tf.data import published_classes
 from deeplab_tf.datasets.cityscapes import cityscapes_dataset_builder
 from deeplab_tf.drawing import server_ids
 from deeplab_tf.errors import UserError
 
 
 def test_label_ids_of_cityscapes_are_those_its_labels_are_read_by():
-    ids = server_ids.read_label_ids("cityscapes", tuple(cityscapes_dataset_builder.CLASSES))
+    ids = server_ids.read_label_ids("cityscapes", published_classes.CITYSCAPES.class_names)
     assert tuple(ids) == cityscapes_dataset_builder.LABEL_IDS
 
 

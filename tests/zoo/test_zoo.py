@@ -196,7 +196,7 @@ def test_an_unknown_name_is_corrected_and_a_path_is_left_alone(tmp_path):
 def test_every_entry_describes_a_network():
     for entry in zoo.ENTRIES.values():
         assert entry.is_backbone == ("version" not in entry.model)
-        assert entry.is_backbone or entry.num_classes
+        assert entry.is_backbone or entry.data_settings
         assert entry.url.startswith("http")
     assert zoo.imagenet_entry("xception_65").name == "xception_65_imagenet"
     assert zoo.imagenet_entry("mobilenet_v3_large_seg") is None
