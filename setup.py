@@ -64,6 +64,7 @@ EXTRAS = {
     # Warm-up requests in SavedModels; asking TF Serving over gRPC.
     "serving": ["tensorflow-serving-api", "grpcio"],
     "onnx": ["tf2onnx", "onnx", "onnxruntime"],
+    "hub": ["huggingface_hub>=2,<3"],  # models at addresses hf://USER/REPO
     "heif": ["pillow-heif"],  # HEIC images, as phones take them
     "mat": ["scipy"],  # labels in MATLAB's .mat files
     "jax": ["jax"],  # the network on Keras' other backend

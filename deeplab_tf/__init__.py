@@ -4,7 +4,7 @@ Models, from pixels 0..255 to logits:
 
     DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus   a constructor for each version
     build_model(version, backbone, num_classes)      any version, by name
-    load_model(path)                                 a trained model: a run dir or a .keras file
+    load_model(path)                                 a trained model: run dir, .keras file, hf://...
     load_run(run_dir)                                a trained run: labels images, shows the labels
 
 Their parts:

@@ -39,6 +39,7 @@ COMMANDS = {
         "export.tflite",
         "export.onnx",
         "export.client",
+        "export.hub",
     ),
 }
 NAMES = tuple(name for names in COMMANDS.values() for name in names)

@@ -75,8 +75,10 @@ def load_run(run_dir: str | os.PathLike, *, checkpoint: str = "best") -> LoadedR
     """Loads a trained run, to label images in a notebook.
 
     Args:
-        run_dir: Folder that `deeplab_tf.train` or `deeplab_tf.import_checkpoint` wrote; or name of
-            released weights (`python -m deeplab_tf.zoo list`), which are downloaded if necessary.
+        run_dir: Folder that `deeplab_tf.train`, `deeplab_tf.import_checkpoint` or
+            `deeplab_tf.export.hub` wrote; name of released weights (`python -m deeplab_tf.zoo
+            list`), which are downloaded if necessary; or the address "hf://USER/REPO" of a
+            published run.
         checkpoint: "best", the weights with the highest validation mIoU (the last ones without a
             validation), or "last".
 
@@ -84,7 +86,8 @@ def load_run(run_dir: str | os.PathLike, *, checkpoint: str = "best") -> LoadedR
         A `LoadedRun`, with `class_names`, `colors`, `predict(image)` and `overlay(image, labels)`.
 
     Raises:
-        UserError: The folder is not a run dir, is damaged, or has no weights yet.
+        UserError: The folder is not a run dir, is damaged, or has no weights yet; or the address
+            cannot be downloaded.
 
     Example:
 

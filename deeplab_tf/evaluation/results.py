@@ -74,16 +74,8 @@ def read(run_dir: str) -> Evaluation:
     Raises:
         UserError: There is none, or it is damaged.
     """
-    folder = pathlib.Path(run_dir)
-    again = f"Run python -m deeplab_tf.eval --run_dir={run_dir} again."
-    if not (folder / run_files.METRICS).is_file():
-        raise UserError(
-            f"{run_dir} has no evaluation: run python -m deeplab_tf.eval --run_dir={run_dir} first."
-        )
-    figures = files.read_json(folder / run_files.METRICS, "evaluation")
-    _check(figures, _FIGURES, f"The evaluation {folder / run_files.METRICS}", again)
-    figures = {_OLD_KEYS.get(key, key): value for key, value in figures.items()}
-
+    folder, again = pathlib.Path(run_dir), _again(run_dir)
+    figures = read_figures(run_dir)
     paths = [folder / name for name in (run_files.IMAGES, run_files.OLD_IMAGES)]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
@@ -97,6 +89,26 @@ def read(run_dir: str) -> Evaluation:
             raise UserError(f"{place} is not JSON ({error}). {again}") from error
         _check(images[-1], _IMAGE, place, again)
     return Evaluation(figures, images)
+
+
+def read_figures(run_dir: str) -> dict:
+    """Reads the figures of the evaluation in a run dir, without those of single images.
+
+    Raises:
+        UserError: There are none, or their file is damaged.
+    """
+    path = os.path.join(run_dir, run_files.METRICS)
+    if not os.path.isfile(path):
+        raise UserError(
+            f"{run_dir} has no evaluation: run python -m deeplab_tf.eval --run_dir={run_dir} first."
+        )
+    figures = files.read_json(path, "evaluation")
+    _check(figures, _FIGURES, f"The evaluation {path}", _again(run_dir))
+    return {_OLD_KEYS.get(key, key): value for key, value in figures.items()}
+
+
+def _again(run_dir: str) -> str:
+    return f"Run python -m deeplab_tf.eval --run_dir={run_dir} again."
 
 
 def _check(value: object, fields: dict[str, "_Check"], place: str, remedy: str) -> None:

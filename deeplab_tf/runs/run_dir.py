@@ -22,7 +22,9 @@ from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import distribution
+from deeplab_tf.runs import hub
 from deeplab_tf.runs import run_files
+from deeplab_tf.weights import checkpoint_values
 
 # Fields of `TrainConfig` on which it depends what a checkpoint holds.
 _SHAPING_FLAGS = (
@@ -118,13 +120,18 @@ def is_run_dir(folder: str) -> bool:
 def read(folder: str) -> Run:
     """Reads the description of a run dir.
 
+    Args:
+        folder: The run dir, or the address hf://USER/REPO of a published one.
+
     Raises:
-        UserError: The folder is not a run dir, or its description is damaged.
+        UserError: The folder is not a run dir, or its description is damaged; or the address
+            cannot be downloaded.
     """
+    given, folder = folder, hub.local_folder(folder)
     for name in (run_files.FLAGS, run_files.DATASET):
         if not os.path.isfile(os.path.join(folder, name)):
             raise UserError(
-                f"--run_dir={folder} is not a run dir: it has no {name}. Give a folder that "
+                f"--run_dir={given} is not a run dir: it has no {name}. Give a folder that "
                 "deeplab_tf.train or deeplab_tf.import_checkpoint wrote."
             )
     model_config, data_config, train_config = command_line.read_flagfile(
@@ -142,7 +149,7 @@ def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
     Args:
         run: The run.
         checkpoint: "best" (highest validation mIoU; the last where there was no validation) or
-            "last".
+            "last". A published run has one set of weights, which is loaded for either.
 
     Returns:
         The model of `deeplab_tf.build_model`, in float32 whatever it was trained in.
@@ -152,8 +159,28 @@ def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
             weights that are not finite.
     """
     model = models.build_model(**dataclasses.asdict(run.model_config))
+    if is_published(run.folder):
+        _load_published_weights(model, run.folder)
+        return model
     checkpoints.restore_weights(model, checkpoints.find(run.folder, checkpoint))
     return model
+
+
+def is_published(folder: str) -> bool:
+    """Whether a folder was written by `deeplab_tf.export.hub`: Keras' files, no checkpoints."""
+    return os.path.isfile(os.path.join(folder, run_files.KERAS_WEIGHTS))
+
+
+def _load_published_weights(model: keras.Model, folder: str) -> None:
+    path = os.path.join(folder, run_files.KERAS_WEIGHTS)
+    try:
+        model.load_weights(path)
+    except Exception as error:  # of many kinds, for all the ways in which a file can be damaged
+        raise UserError(
+            f"{path} cannot be used: it is damaged, or of another model than {run_files.FLAGS} "
+            f"beside it describes ({checkpoint_values.first_line(error)})."
+        ) from error
+    checkpoints.check_finite(model, path)
 
 
 def write_crf_parameters(folder: str, found: dict) -> None:

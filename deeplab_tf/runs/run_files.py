@@ -10,4 +10,8 @@ METRICS = "metrics.json"  # the figures of the last evaluation
 IMAGES = "images.jsonl"  # the figures of each image of that evaluation
 OLD_IMAGES = "pictures.jsonl"  # the same, as version 0.1 named it
 CRF = "crf.json"  # the CRF parameters that `deeplab_tf.tune_crf` found
+# Keras' own names for a model as a folder. A published run has these in place of checkpoints.
+KERAS_CONFIG = "config.json"
+KERAS_METADATA = "metadata.json"
+KERAS_WEIGHTS = "model.weights.h5"
 LOCK = "lock"  # held by the process that trains
