@@ -1,11 +1,13 @@
-# `make demo` and `make test` run on a fresh machine; `make check` lints and checks types. They need
+# `make demo` and `make test` run on a fresh machine; `make check` lints and checks types. `make
+# demo-photos PHOTOS=FOLDER` labels your photos with released weights, which it downloads. They need
 # Python 3.10 to 3.13; `make demo PYTHON=python3.12` chooses one.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := demo
+PHOTO_WEIGHTS := mobilenetv2_dm05_coco_voc_trainaug
 
-.PHONY: demo test check format clean
+.PHONY: demo demo-photos photos-given test check format clean
 
 demo: $(VENV)/installed
 	$(RUN) -m deeplab_tf.datasets.build --dataset=shapes --data_dir=$(DEMO)/records
@@ -20,6 +22,16 @@ demo: $(VENV)/installed
 	@echo
 	@echo "What the model sees in images that it did not train on: $(DEMO)/predictions/overview.png"
 	@echo "How it learned: $(VENV)/bin/tensorboard --logdir=$(DEMO)/run"
+
+demo-photos: photos-given $(VENV)/installed
+	$(RUN) -m deeplab_tf.predict --weights=$(PHOTO_WEIGHTS) --images="$(PHOTOS)" \
+	    --output_dir=$(DEMO)/photos
+	@echo
+	@echo "What the model sees in your photos: $(DEMO)/photos/overview.png"
+
+photos-given:
+	@test -e "$(PHOTOS)" || \
+	    { echo "Give a folder of photos: make demo-photos PHOTOS=FOLDER"; exit 1; }
 
 test: $(VENV)/installed-for-tests
 	$(RUN) -m pytest -n 2 --dist=loadfile

@@ -46,7 +46,9 @@ NAMES = tuple(name for names in COMMANDS.values() for name in names)
 
 # What a newcomer may try first: a title, and the lines to type.
 FIRST_STEPS = {
-    "See which trained weights were released": ("zoo list",),
+    "Label your photos with released weights": (
+        "predict --weights=mobilenetv2_dm05_coco_voc_trainaug --images=PHOTOS --output_dir=LABELS",
+    ),
     "Train on drawn images": (
         "datasets.build --dataset=shapes --data_dir=DATA",
         "train --data_dir=DATA --run_dir=RUN",

@@ -125,7 +125,9 @@ class ModelCard:
 
     def _training(self) -> str:
         if self.is_imported:
-            return "The weights were imported from a checkpoint, and not trained further."
+            release = self.run.train_config.tf_initial_checkpoint
+            source = f"the released weights `{release}`" if release else "a checkpoint"
+            return f"The weights were imported from {source}, and not trained further."
         configs = (self.run.model_config, self.run.data_config, self.run.train_config)
         command = command_line.shell_command(
             "deeplab_tf.train", *configs, data_dir="RECORDS", run_dir="RUN"

@@ -1,9 +1,10 @@
-"""Exports a run, or released weights, as an ONNX file: for ONNX Runtime, OpenVINO, TensorRT.
+"""Exports a run, or released weights, as an ONNX file for other runtimes.
 
     python -m deeplab_tf.export.onnx --run_dir=DIR --output=FILE.onnx
 
-The file appears only when it is proved: ONNX Runtime runs it, and its labels and scores are those
-of the Keras model. FILE.parity.json holds the figures. Needs the packages of the extra `onnx`.
+ONNX Runtime, OpenVINO and TensorRT run such files. The file appears only when it is proved: ONNX
+Runtime runs it, and its labels and scores are those of the Keras model. FILE.parity.json holds the
+figures. Needs the packages of the extra `onnx`.
 """
 
 import dataclasses

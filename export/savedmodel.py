@@ -1,4 +1,4 @@
-"""Exports a run, or released weights, as a SavedModel that takes images and returns label maps.
+"""Exports a run, or released weights, as a SavedModel for servers.
 
     python -m deeplab_tf.export.savedmodel --run_dir=RUN --output_dir=EXPORT
     python -m deeplab_tf.export.savedmodel --weights=NAME --output_dir=EXPORT

@@ -1,4 +1,4 @@
-"""Exports a run, or released weights, as a `.tflite` file for phones and other small devices.
+"""Exports a run, or released weights, as a `.tflite` file for small devices.
 
     python -m deeplab_tf.export.tflite --run_dir=DIR --output=FILE.tflite --quantize=int8
 

@@ -3,15 +3,18 @@
 import importlib.util
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from conftest import COMMANDS
+from conftest import REPOSITORY
 from conftest import configs_of
 from deeplab_tf import __main__ as overview
 from deeplab_tf import command_line
+from deeplab_tf import zoo
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -33,8 +36,9 @@ def test_without_a_command_all_of_them_are_listed_without_tensorflow():
     assert result.returncode == 0, result.stderr
     for name in overview.NAMES:
         assert re.search(rf"^    {re.escape(name)}  +[A-Z].*\.$", result.stdout, re.MULTILINE), name
-    assert max(map(len, result.stdout.splitlines())) <= 100
-    assert result.stdout.count("    deeplab-tf ") == sum(map(len, overview.FIRST_STEPS.values()))
+    steps = [line for line in result.stdout.splitlines() if line.startswith("    deeplab-tf ")]
+    assert max(len(line) for line in result.stdout.splitlines() if line not in steps) <= 100
+    assert len(steps) == sum(map(len, overview.FIRST_STEPS.values()))
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("help",)])
@@ -94,3 +98,25 @@ def test_the_flags_of_the_first_steps_are_right(line):
     assert name in overview.NAMES
     if f"deeplab_tf.{name}" in COMMANDS:
         command_line.parse(arguments, *configs_of(f"deeplab_tf.{name}"))
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    command = ["make", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_demo_photos_labels_a_folder_with_released_weights(tmp_path):
+    planned = make("--dry-run", "demo-photos", f"PHOTOS={tmp_path}").stdout.replace("\\\n", "")
+    (line,) = [line for line in planned.splitlines() if "deeplab_tf.predict" in line]
+    _, _, module, *arguments = shlex.split(line)
+    own, *_ = command_line.parse(arguments, *configs_of(module))
+    assert own.images == (str(tmp_path),) and own.weights in zoo.ENTRIES
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize("arguments", [(), ("PHOTOS=/no/such/folder",)])
+def test_demo_photos_asks_for_a_folder_before_it_installs_anything(arguments):
+    result = make("demo-photos", *arguments)
+    assert result.returncode == 2
+    assert result.stdout == "Give a folder of photos: make demo-photos PHOTOS=FOLDER\n"

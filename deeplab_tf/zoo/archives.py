@@ -57,6 +57,10 @@ def download(url: str, path: pathlib.Path, show_progress: bool = True) -> None:
                 for chunk in response.iter_content(_CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise UserError(
+            f"{url} cannot be downloaded: there is no connection to the server. Check the network."
+        ) from error
     except requests.RequestException as error:
         raise UserError(f"{url} cannot be downloaded: {_reason(error)}.") from error
     except OSError as error:
