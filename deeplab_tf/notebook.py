@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import PIL.Image
 
 from deeplab_tf import zoo
 from deeplab_tf.data import image_files
@@ -12,14 +13,16 @@ from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import imported_run
 from deeplab_tf.runs import run_dir as run_dirs
 
+Image = np.typing.ArrayLike | str | os.PathLike | PIL.Image.Image
+
 
 class LoadedRun:
     """A trained run that labels images; `load_run` makes it.
 
-    Images are arrays `[H, W, 3]` in RGB, uint8 in 0..255. Grey images `[H, W]` get three equal
-    channels, and an alpha channel is dropped. Values of other types are scaled as those of image
-    files: floats in 0..1 by 255, 16 bits by their number of bits; values whose range is not clear
-    are refused.
+    An image is an array `[H, W, 3]` in RGB, uint8 in 0..255; the path of an image file; or a Pillow
+    image. Grey arrays `[H, W]` get three equal channels, and an alpha channel is dropped. Values of
+    other types are scaled as those of image files: floats in 0..1 by 255, 16 bits by their number
+    of bits; values whose range is not clear are refused.
 
     Attributes:
         class_names: Name of each class, by its id.
@@ -31,28 +34,28 @@ class LoadedRun:
         self.colors: tuple[tuple[int, int, int], ...] = run.dataset.colors
         self._label_of = inference.label_function(run)
 
-    def predict(self, image: np.typing.ArrayLike) -> np.ndarray:
+    def predict(self, image: Image) -> np.ndarray:
         """Labels an image.
 
         Args:
-            image: `[H, W, 3]` in RGB, uint8, or what `LoadedRun` converts.
+            image: `[H, W, 3]` in RGB, uint8, or what else `LoadedRun` takes.
 
         Returns:
             The class id of every pixel, `[H, W]`, uint8, or uint16 with more than 256 classes.
 
         Raises:
-            UserError: The array is not an image.
+            UserError: The array is not an image, or the file cannot be read.
         """
-        labels = self._label_of(image_files.image_of_array(image))
+        labels = self._label_of(_pixels(image))
         return labels.astype(np.uint8 if len(self.class_names) <= 256 else np.uint16)
 
     def overlay(
-        self, image: np.typing.ArrayLike, labels: np.typing.ArrayLike, opacity: float = 0.55
+        self, image: Image, labels: np.typing.ArrayLike, opacity: float = 0.55
     ) -> np.ndarray:
         """Lays the colours of the classes over an image, with white borders between them.
 
         Args:
-            image: `[H, W, 3]` in RGB, uint8, or what `LoadedRun` converts.
+            image: `[H, W, 3]` in RGB, uint8, or what else `LoadedRun` takes.
             labels: Class ids, integers `[H, W]`, from `predict` or a label map.
             opacity: 0 shows the image only, 1 the colours only.
 
@@ -62,13 +65,20 @@ class LoadedRun:
         Raises:
             UserError: The arrays are not an image and its labels.
         """
-        image, labels = image_files.image_of_array(image), np.asarray(labels)
-        if labels.dtype.kind not in "ui" or labels.shape != image.shape[:2] or labels.min() < 0:
+        pixels, labels = _pixels(image), np.asarray(labels)
+        if labels.dtype.kind not in "ui" or labels.shape != pixels.shape[:2] or labels.min() < 0:
             raise UserError(
                 f"The labels are {labels.dtype} {list(labels.shape)}. Give class ids, integers "
-                f"{list(image.shape[:2])} as the image has pixels."
+                f"{list(pixels.shape[:2])} as the image has pixels."
             )
-        return overlays.overlay(image, labels, self.colors, opacity)
+        return overlays.overlay(pixels, labels, self.colors, opacity)
+
+
+def _pixels(image: Image) -> np.ndarray:
+    """Returns an image as uint8 [H, W, 3] in RGB."""
+    if isinstance(image, str | os.PathLike):
+        return image_files.read_image(os.path.expanduser(image))
+    return image_files.image_of_array(image)
 
 
 def load_run(run_dir: str | os.PathLike, *, checkpoint: str = "best") -> LoadedRun:

@@ -60,13 +60,29 @@ def test_other_arrays_are_labelled_as_the_8_bit_image_that_they_show(run, pixels
         (np.full((5, 5, 3), np.nan), "float64 values nan..nan"),
         (IMAGE.astype(np.float32) * 9, "float32 values .* not clear"),
         (IMAGE.astype(np.int32) - 255, "int32 values .* not clear"),
-        ("image.png", "shape"),
+        ("nowhere/image.png", "nowhere/image.png cannot be read"),
     ],
     ids=lambda value: str(np.shape(value)) + str(getattr(value, "dtype", "")),
 )
 def test_an_array_that_is_not_clearly_an_image_is_refused(run, pixels, message):
     with pytest.raises(UserError, match=message):
         run.predict(pixels)
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "RGBA", "L"])
+def test_an_image_is_the_same_as_a_file_in_pillow_and_as_an_array(run, mode, tmp_path):
+    image = Image.fromarray(IMAGE).convert(mode)
+    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    image.getexif()[0x0112] = 6  # to be turned by 90 degrees
+    image.save(path, exif=image.getexif())
+    with Image.open(path) as opened:
+        upright = np.asarray(opened.convert("RGB").rotate(-90, expand=True))
+        labels = run.predict(opened)
+    assert labels.shape == (90, 60)
+    np.testing.assert_array_equal(labels, run.predict(upright))
+    np.testing.assert_array_equal(labels, run.predict(path))
+    np.testing.assert_array_equal(labels, run.predict(str(path)))
+    np.testing.assert_array_equal(run.overlay(path, labels), run.overlay(upright, labels))
 
 
 def test_an_overlay_shows_the_colours_of_the_classes(run):

@@ -11,6 +11,7 @@ Each returns a `keras.Model` from pixels 0..255 to a dict of features, whose str
 rates behind the output stride.
 """
 
+import difflib
 import inspect
 from collections.abc import Callable
 
@@ -109,7 +110,9 @@ def build_backbone(name: str, output_stride: int = 16, **settings) -> keras.Mode
     ['features', 'stride_16', 'stride_4', 'stride_8']
     """
     if name not in BACKBONES:
-        raise UserError(f"backbone is {name!r}; it must be one of {', '.join(BACKBONES)}.")
+        near = difflib.get_close_matches(str(name).lower(), BACKBONES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"backbone is {name!r}; it must be one of {', '.join(BACKBONES)}.{hint}")
     known = inspect.signature(BACKBONES[name]).parameters
     given = {key: value for key, value in settings.items() if value is not None}
     for key in given.keys() - known.keys() - {"batch_norm_decay"}:

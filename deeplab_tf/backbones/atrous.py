@@ -1,15 +1,17 @@
 """How a classification network is made to return features at any stride."""
 
+import numbers
 from collections.abc import Sequence
 
 from deeplab_tf.errors import UserError
+from deeplab_tf.layers import arguments
 
 OUTPUT_STRIDES = (4, 8, 16, 32)
 
 
 def check_output_stride(output_stride: int) -> None:
     """Raises a `UserError` for an output stride that no backbone has."""
-    if output_stride not in OUTPUT_STRIDES:
+    if not isinstance(output_stride, numbers.Integral) or output_stride not in OUTPUT_STRIDES:
         raise UserError(
             f"output_stride is {output_stride!r}; it must be one of "
             f"{', '.join(map(str, OUTPUT_STRIDES))}."
@@ -18,10 +20,7 @@ def check_output_stride(output_stride: int) -> None:
 
 def check_multi_grid(multi_grid: Sequence[int]) -> None:
     """Raises a `UserError` for anything but three multipliers."""
-    if len(multi_grid) != 3 or min(multi_grid) < 1:
-        raise UserError(
-            f"multi_grid is {tuple(multi_grid)}; it must be three whole numbers, such as 1,2,4."
-        )
+    arguments.whole_numbers("multi_grid", multi_grid, count=3, example=(1, 2, 4))
 
 
 def strides_and_rates(unit_strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 import keras
 
-from deeplab_tf.errors import UserError
+from deeplab_tf.layers import arguments
 
 # Means of R, G and B over ImageNet: those of the original's ResNet, and those VGG was trained with.
 IMAGENET_MEAN = (123.15, 115.90, 103.06)
@@ -15,8 +15,7 @@ def image_input(in_channels: int):
     Raises:
         UserError: If `in_channels` is not a whole number above 0.
     """
-    if not isinstance(in_channels, int) or in_channels < 1:
-        raise UserError(f"in_channels is {in_channels!r}; it must be a whole number, 1 or more.")
+    in_channels = arguments.whole_number("in_channels", in_channels)
     return keras.Input((None, None, in_channels), name="image")
 
 

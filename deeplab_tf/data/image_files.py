@@ -162,11 +162,12 @@ def read_image(
 def image_of_array(
     pixels: np.typing.ArrayLike, *, name: str = "the image", tell: Callable[[str], None] = print
 ) -> np.ndarray:
-    """Returns an array in memory as an image, by the rules that hold for files.
+    """Returns an array or a Pillow image in memory as an image, by the rules that hold for files.
 
     Args:
         pixels: `[H, W, 3]` in RGB; `[H, W]` or `[H, W, 1]` in grey; or `[H, W, 4]`, whose alpha
-            channel is dropped. uint8, or another type whose values are scaled to 8 bits.
+            channel is dropped. uint8, or another type whose values are scaled to 8 bits. A Pillow
+            image may have any mode, and is turned as its EXIF data say.
         name: What messages call it.
         tell: Called with a line if the pixels are not 8-bit ones.
 
@@ -177,6 +178,8 @@ def image_of_array(
         ImageFileError: The array has another shape, holds something other than numbers, or
             numbers whose range is not clear.
     """
+    if isinstance(pixels, PIL.Image.Image):
+        pixels = _pixels_of(PIL.ImageOps.exif_transpose(pixels))
     pixels = np.asarray(pixels)
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or pixels.size == 0:
@@ -387,12 +390,17 @@ def _decode(content: bytes, name: str, max_pixels: int, tell: Callable[[str], No
         if getattr(image, "is_animated", False) and image.format != "MPO":
             tell(f"{name}: the first of several frames or pages is read")
         PIL.ImageOps.exif_transpose(image, in_place=True)
-        if image.mode == "I" and image.format != "TIFF":  # 16 bits of a PGM file
-            return np.asarray(image).astype(np.uint16)
-        if image.mode == "F" or image.mode.startswith("I"):
-            return np.asarray(image)
-        # A conversion copies even what needs none.
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return _pixels_of(image)
+
+
+def _pixels_of(image: PIL.Image.Image) -> np.ndarray:
+    """Returns a Pillow image as uint8 [H, W, 3] or, for more bits, uint16, int32, float [H, W]."""
+    if image.mode == "I" and image.format not in ("TIFF", None):  # 16 bits of a PGM file
+        return np.asarray(image).astype(np.uint16)
+    if image.mode == "F" or image.mode.startswith("I"):
+        return np.asarray(image)
+    # A conversion copies even what needs none.
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _to_8_bits(pixels: np.ndarray, name: str, tell: Callable[[str], None]) -> np.ndarray:

@@ -3,7 +3,7 @@
 import keras
 
 from deeplab_tf import layers
-from deeplab_tf.errors import UserError
+from deeplab_tf.layers import arguments
 
 
 def logits(
@@ -14,12 +14,8 @@ def logits(
     Raises:
         UserError: If `num_classes` is not a whole number above 0.
     """
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise UserError(
-            f"num_classes is {num_classes!r}; it must be a whole number of classes, 1 or more."
-        )
     return layers.AtrousConv2D(
-        num_classes,
+        arguments.whole_number("num_classes", num_classes),
         kernel_size,
         dilation_rate=rate,
         padding="same",

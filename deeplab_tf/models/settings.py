@@ -6,12 +6,15 @@ keyword arguments into the groups that it has.
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.errors import UserError
+from deeplab_tf.layers import arguments
 
 MERGE_METHODS = ("max", "avg")
 # Settings of backbones; that of the whole network is in a group, too.
@@ -36,6 +39,10 @@ class OutputSettings:
     upsample_logits: bool = True
 
     def __post_init__(self):
+        if not isinstance(self.image_pyramid, Sequence):
+            raise UserError(
+                f"image_pyramid is {self.image_pyramid!r}; it must be scales such as (0.5, 1)."
+            )
         scales = tuple(self.image_pyramid)
         if self.has_pyramid and (min(scales) <= 0 or max(scales) < 1):
             raise UserError(
@@ -90,11 +97,12 @@ class EncoderSettings:
     batch_norm_decay: float = 0.9997
 
     def __post_init__(self):
-        check_atrous_rates(self.atrous_rates)
+        if self.atrous_rates is not None:
+            arguments.whole_numbers("atrous_rates", self.atrous_rates)
         for name in ("image_pooling_crop_size", "image_pooling_stride"):
             pair = getattr(self, name)
-            if pair is not None and (len(pair) != 2 or min(pair) < 1):
-                raise UserError(f"{name} is {tuple(pair)}; give a height and a width, 1 or more.")
+            if pair is not None:
+                arguments.whole_numbers(name, pair, count=2, example=(513, 513))
         self._check_cell()
 
     def _check_cell(self) -> None:
@@ -133,6 +141,11 @@ class DecoderSettings:
     decoder_output_is_logits: bool = False
 
     def __post_init__(self):
+        if not self.strides:
+            raise UserError(
+                "decoder_output_stride is empty: give the stride of each stage, or choose version "
+                "v3, which has no decoder."
+            )
         is_sum_of_one_stage = self.decoder_use_sum_merge and len(self.strides) == 1
         if self.decoder_output_is_logits and not is_sum_of_one_stage:
             raise UserError(
@@ -144,13 +157,9 @@ class DecoderSettings:
     def strides(self) -> list[int]:
         """Output stride of each stage."""
         stride = self.decoder_output_stride
-        return [stride] if isinstance(stride, int) else list(stride)
-
-
-def check_atrous_rates(atrous_rates: Sequence[int] | None) -> None:
-    """Raises a `UserError` for rates below 1."""
-    if atrous_rates and min(atrous_rates) < 1:
-        raise UserError(f"atrous_rates is {tuple(atrous_rates)}; each must be 1 or more.")
+        if isinstance(stride, int):
+            return [stride]
+        return list(arguments.whole_numbers("decoder_output_stride", stride, example=(8, 4)))
 
 
 def sort_settings(version: str, backbone: str | keras.Model, given: dict, *groups: type) -> list:
@@ -170,10 +179,11 @@ def sort_settings(version: str, backbone: str | keras.Model, given: dict, *group
 
     Raises:
         UserError: If a given setting belongs to another version, unless it is switched off, or to
-            a backbone that is built already.
+            a backbone that is built already; or if the backbone is neither a name nor a model.
         TypeError: If no version has a given setting.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    check_backbone(backbone)
+    given = {name: _plain(value) for name, value in given.items() if value is not None}
     fields = {group: {field.name for field in dataclasses.fields(group)} for group in groups}
     known = set.union(_OF_BACKBONE, *fields.values())
     for name, value in given.items():
@@ -213,6 +223,22 @@ def default_output_stride(version: str, backbone: str) -> int:
         return 8
     is_at_32 = is_mobilenet_v3(backbone) or backbone == "mobilenet_edgetpu"
     return 32 if is_at_32 else 16
+
+
+def check_backbone(backbone: str | keras.Model) -> None:
+    """Raises a `UserError` for anything but a name or a model."""
+    if not isinstance(backbone, str | keras.Model):
+        call = ": call it" if inspect.isfunction(backbone) else ""
+        raise UserError(
+            f"backbone is {backbone!r}; it must be an official name such as 'xception_65', or a "
+            f"model that a function of deeplab_tf.backbones returns{call}."
+        )
+
+
+def _plain(value):
+    """Returns numbers and arrays of NumPy as numbers and tuples of Python."""
+    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _refuse_unknown(version: str, name: str, known: set[str]) -> None:

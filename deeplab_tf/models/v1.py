@@ -11,10 +11,10 @@ import keras
 
 from deeplab_tf import layers
 from deeplab_tf.errors import UserError
+from deeplab_tf.layers import arguments
 from deeplab_tf.models import assembly
 from deeplab_tf.models.logits import logits
 from deeplab_tf.models.settings import OutputSettings
-from deeplab_tf.models.settings import check_atrous_rates
 from deeplab_tf.models.settings import sort_settings
 from deeplab_tf.weights import Weights
 
@@ -81,13 +81,13 @@ def DeepLabV1(
 
 
 def _single_rate(atrous_rates: Sequence[int]) -> int:
-    check_atrous_rates(atrous_rates)
-    if len(atrous_rates) != 1:
+    rates = arguments.whole_numbers("atrous_rates", atrous_rates, example=(12,))
+    if len(rates) != 1:
         raise UserError(
-            f"atrous_rates is {tuple(atrous_rates)}, but v1 has a single branch: give one rate, "
-            "or choose version v2."
+            f"atrous_rates is {rates}, but v1 has a single branch: give one rate, or choose "
+            "version v2."
         )
-    return atrous_rates[0]
+    return rates[0]
 
 
 def fully_connected(features, filters: int, kernel_size: int, rate: int, branch: str = ""):

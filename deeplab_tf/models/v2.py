@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import keras
 
+from deeplab_tf.errors import UserError
+from deeplab_tf.layers import arguments
 from deeplab_tf.models import assembly
 from deeplab_tf.models.logits import logits
 from deeplab_tf.models.settings import OutputSettings
-from deeplab_tf.models.settings import check_atrous_rates
 from deeplab_tf.models.settings import sort_settings
 from deeplab_tf.models.v1 import fully_connected
 from deeplab_tf.weights import Weights
@@ -65,13 +66,16 @@ def DeepLabV2(
     trunk = assembly.start("v2", backbone, output_stride, backbone_settings)
     if atrous_rates is None:
         atrous_rates = [rate * 8 // trunk.output_stride for rate in (6, 12, 18, 24)]
-    check_atrous_rates(atrous_rates)
+    rates = arguments.whole_numbers("atrous_rates", atrous_rates, example=(6, 12, 18, 24))
+    if not rates:
+        raise UserError(
+            "atrous_rates is empty, but v2 has a branch for each rate: give one or more."
+        )
     if fc_filters is None:
         fc_filters = _VGG_FILTERS if trunk.backbone.name == "vgg_16" else 0
     features = trunk.features["features"]
     branches = [
-        _branch(features, num_classes, index, rate, fc_filters)
-        for index, rate in enumerate(atrous_rates)
+        _branch(features, num_classes, index, rate, fc_filters) for index, rate in enumerate(rates)
     ]
     total = branches[0]
     if len(branches) > 1:

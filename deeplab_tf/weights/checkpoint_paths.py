@@ -19,7 +19,7 @@ from deeplab_tf.zoo import archives
 _PARTS = re.compile(r"(?P<prefix>.+)\.(index|data-\d{5}-of-\d{5}|meta)")
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _OTHER_FORMATS = {
-    ".keras": "a Keras model: load it with deeplab_tf.load_model",
+    ".keras": "a Keras model (deeplab_tf.load_model loads it)",
     ".pb": "a frozen graph, whose weights are constants",
     ".pbtxt": "a graph without weights",
     ".h5": "an HDF5 file of Keras",

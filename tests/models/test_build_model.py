@@ -226,7 +226,7 @@ def test_dense_heads_have_the_originals_names():
         ({"decoder_output_stride": 2}, "decoder at 4, 8, 16"),
         ({"decoder_output_stride": (8, 2)}, "decoder at 4, 8, 16"),
         ({"atrous_rates": (6, 0)}, "atrous_rates"),
-        ({"image_pooling_crop_size": (513,)}, "a height and a width"),
+        ({"image_pooling_crop_size": (513,)}, "two whole numbers"),
     ],
 )
 def test_the_error_for_a_wrong_argument_says_what_is_allowed(arguments, message):

@@ -101,6 +101,43 @@ def test_a_wrong_setting_is_refused_by_name(arguments, error, message):
         deeplab_tf.DeepLabV3(backbone, 4, **{**SMALL_HEAD, **arguments})
 
 
+@pytest.mark.parametrize(
+    "version, backbone, arguments, message",
+    [
+        ("v3", "Xception65", {}, "Did you mean 'xception_65'"),
+        ("v3", None, {}, "backbone is None; it must be an official name"),
+        ("v3", backbones.MobileNetV2, {}, "backbone is <function MobileNetV2.*: call it"),
+        ("v3", "mobilenet_v2", {"num_classes": 0}, "num_classes is 0; it must be a whole number"),
+        ("v3", "mobilenet_v2", {"num_classes": "4"}, "num_classes is '4'"),
+        ("v3", "mobilenet_v2", {"output_stride": 16.0}, "output_stride is 16.0; .* one of 4, 8"),
+        ("v3", "mobilenet_v2", {"atrous_rates": 6}, r"atrous_rates is 6; .* \(6, 12, 18\)"),
+        ("v3", "mobilenet_v2", {"atrous_rates": "6,12"}, "atrous_rates is '6,12'"),
+        ("v3", "mobilenet_v2", {"image_pyramid": 2}, "image_pyramid is 2; it must be scales"),
+        ("v3", "mobilenet_v2", {"image_pooling_crop_size": 513}, "two whole numbers"),
+        ("v3plus", "mobilenet_v2", {"decoder_output_stride": ()}, "or choose version v3"),
+        ("v3plus", "resnet_v1_50", {"multi_grid": (1, 2)}, "multi_grid is .* three whole numbers"),
+        ("v2", "mobilenet_v2", {"atrous_rates": ()}, "atrous_rates is empty"),
+        ("v1", "mobilenet_v2", {"atrous_rates": (6, 12)}, "v1 has a single branch"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_is_right(version, backbone, arguments, message):
+    with pytest.raises(UserError, match=message):
+        VERSIONS[version](backbone, **{"num_classes": 4, **arguments})
+
+
+def test_numbers_may_be_those_of_numpy():
+    labels = np.array([0, 3])
+    model = deeplab_tf.DeepLabV3(
+        "mobilenet_v2",
+        labels.max() + 1,
+        atrous_rates=np.array([2]),
+        in_channels=np.int64(5),
+        aspp_convs_filters=8,
+    )
+    assert model.input_shape[-1] == 5 and model.output_shape[-1] == 4
+    assert keras.models.model_from_json(model.to_json()).output_shape[-1] == 4
+
+
 def test_a_setting_of_another_version_may_be_switched_off():
     off = {"decoder_use_sum_merge": False, "fc_filters": 0, "fc6_kernel_size": None}
     assert deeplab_tf.DeepLabV3("mobilenet_v2", 4, **off, **SMALL_HEAD).output_shape[-1] == 4
