@@ -44,6 +44,8 @@ LABEL_FORMATS = (
     "voc",
     "masks",
 )
+IMAGENET = "imagenet"  # of the weights of a backbone
+NO_WEIGHTS = "none"
 LABEL_ENCODINGS = ("auto", "palette", "grey", "color_map", "nearest_color", "mask", "array")
 
 
@@ -474,11 +476,11 @@ class TrainConfig(Config):
         at_least=1,
     )
     tf_initial_checkpoint: str = setting(
-        "",
-        "Weights to start from: an official TF1 checkpoint of a whole model or an ImageNet "
-        "backbone, the name of a release (see deeplab_tf.zoo), or the run dir of another training, "
-        "of which the best weights are taken.",
-        default_help="random weights",
+        IMAGENET,
+        "Weights to start from. imagenet: those of the backbone, if they are in the cache or can "
+        "be downloaded, and otherwise random ones. none or empty: random ones. Otherwise the name "
+        "of released weights (python -m deeplab_tf.zoo list), a TensorFlow 1 checkpoint of a whole "
+        "model or a backbone, or a run dir, whose best weights are taken.",
         is_path=True,
         is_common=True,
     )

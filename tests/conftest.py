@@ -55,6 +55,15 @@ def short_mobilenet_v2(bottlenecks=SIX_UNITS):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_downloads(tmp_path_factory):
+    """No test, and no process that one starts, asks the network for weights, or uses others'."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEEPLAB_TF_ZOO_URL", "http://127.0.0.1:9")  # where nothing listens
+        patch.setenv("DEEPLAB_TF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def short_network():
     """`short_mobilenet_v2` for a module's tests: what `tiny_run_dir` is loaded with."""

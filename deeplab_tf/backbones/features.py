@@ -27,7 +27,7 @@ class Features:
         if stride is not None and stride <= self._output_stride:
             self._by_name[f"stride_{stride}"] = x
 
-    def to_model(self, image, features, scope: str, weights: Weights) -> keras.Model:
+    def to_model(self, image, features, scope: str, weights: Weights, backbone: str) -> keras.Model:
         """Makes the backbone.
 
         Args:
@@ -35,7 +35,8 @@ class Features:
             features: The last features, at the output stride.
             scope: Name of the model.
             weights: As for `load_weights`.
+            backbone: Its official name.
         """
         model = keras.Model(image, {**self._by_name, "features": features}, name=scope)
-        load_weights(model, weights)
+        load_weights(model, weights, backbone)
         return model

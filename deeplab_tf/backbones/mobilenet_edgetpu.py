@@ -113,4 +113,5 @@ def MobileNetEdgeTPU(
         if keeps_size and index != _UNIT_WITHOUT_SUM:
             x = keras.layers.Add(name=layers.layer_name(f"{name}/add"))([unit_input, x])
     last = blocks.conv(scaled(_LAST_FILTERS), 1, f"{scope}/Conv_1")
-    return Features(output_stride).to_model(image, layers.call_in_order(last, x), scope, weights)
+    x = layers.call_in_order(last, x)
+    return Features(output_stride).to_model(image, x, scope, weights, "mobilenet_edgetpu")

@@ -41,8 +41,9 @@ def MobileNetV2(
         depth_multiplier: Factor of the number of filters.
         in_channels: Channels of the images; the first three are R, G and B.
         batch_norm_decay: Decay of the moving statistics of all batch norms.
-        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
-            checkpoint of the original; None for random weights.
+        weights: Name of released weights (see `deeplab_tf.zoo`), path of a TensorFlow 1 checkpoint
+            of the original, or "imagenet" for those of an ImageNet classifier; None for
+            random weights.
 
     Returns:
         A `keras.Model` from pixels 0..255, uint8 or float `[B, H, W, in_channels]`, to a dict of
@@ -103,7 +104,7 @@ def _mobilenet_v2(
         x = layers.call_in_order(blocks.conv(filters, 1, f"{name}/project", None), x)
         if stride == 1 and x.shape[-1] == unit_input.shape[-1]:
             x = keras.layers.Add(name=layers.layer_name(f"{name}/add"))([unit_input, x])
-    return outputs.to_model(image, x, scope, weights)
+    return outputs.to_model(image, x, scope, weights, "mobilenet_v2")
 
 
 def check_depth_multiplier(depth_multiplier: float) -> None:

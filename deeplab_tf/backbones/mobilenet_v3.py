@@ -169,7 +169,7 @@ def _mobilenet_v3(
             x = keras.layers.Add(name=layers.layer_name(f"{name}/add"))([unit_input, x])
         unit_filters = filters
     last = blocks.conv(scaled(last_filters), 1, f"{scope}/Conv_1", layers.h_swish)
-    return outputs.to_model(image, layers.call_in_order(last, x), scope, weights)
+    return outputs.to_model(image, layers.call_in_order(last, x), scope, weights, variant)
 
 
 def _squeeze_excite(x, name: str):

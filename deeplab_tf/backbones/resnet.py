@@ -112,8 +112,9 @@ for _function in (ResNetV1_50, ResNetV1_101, ResNetV1_50Beta, ResNetV1_101Beta):
         last_block: 4, or 5 to 7 for copies of block4 behind it (the cascade of v3).
         in_channels: Channels of the images; the first three are R, G and B.
         batch_norm_decay: Decay of the moving statistics of all batch norms.
-        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
-            checkpoint of the original; None for random weights.
+        weights: Name of released weights (see `deeplab_tf.zoo`), path of a TensorFlow 1 checkpoint
+            of the original, or "imagenet" for those of an ImageNet classifier; None for
+            random weights.
 
     Returns:
         A `keras.Model` from pixels 0..255, uint8 or float `[B, H, W, in_channels]`, to a dict of
@@ -176,7 +177,7 @@ def _resnet(
         shortcut = _shortcut(x, 4 * filters, f"{name}/shortcut", blocks, stride)
         x = keras.layers.Add(name=layers.layer_name(f"{name}/add"))([shortcut, residual])
         x = keras.layers.Activation("relu", name=layers.layer_name(f"{name}/relu"))(x)
-    return outputs.to_model(image, x, scope, weights)
+    return outputs.to_model(image, x, scope, weights, variant)
 
 
 def _stem(image, variant: str, blocks: layers.ConvBlocks):

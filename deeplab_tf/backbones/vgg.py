@@ -28,8 +28,9 @@ def VGG16(
     Args:
         output_stride: Input size over the size of the last features: 4, 8, 16 or 32.
         in_channels: Channels of the images; the first three are R, G and B.
-        weights: Path of a TensorFlow 1 checkpoint with the names of TF-Slim's `vgg_16`; None for
-            random weights.
+        weights: Name of released weights (see `deeplab_tf.zoo`), path of a TensorFlow 1 checkpoint
+            with the names of TF-Slim's `vgg_16`, or "imagenet" for those of an ImageNet classifier;
+            None for random weights.
 
     Returns:
         A `keras.Model` from pixels 0..255, uint8 or float `[B, H, W, in_channels]`, to a dict of
@@ -72,7 +73,7 @@ def VGG16(
             )(x)
         outputs.offer(x, _DECODER_STRIDES.get(block))
         x = _pool(x, f"{scope}/pool{block}", pool_stride, pool_rate)
-    return outputs.to_model(image, x, scope, weights)
+    return outputs.to_model(image, x, scope, weights, scope)
 
 
 def _pool(x, name: str, stride: int, rate: int):

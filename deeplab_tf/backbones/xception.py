@@ -89,8 +89,9 @@ for _function in (Xception41, Xception65, Xception71):
         multi_grid: Multipliers of the atrous rates of the last three separable convolutions.
         in_channels: Channels of the images; the first three are R, G and B.
         batch_norm_decay: Decay of the moving statistics of all batch norms.
-        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
-            checkpoint of the original; None for random weights.
+        weights: Name of released weights (see `deeplab_tf.zoo`), path of a TensorFlow 1 checkpoint
+            of the original, or "imagenet" for those of an ImageNet classifier; None for
+            random weights.
 
     Returns:
         A `keras.Model` from pixels 0..255, uint8 or float `[B, H, W, in_channels]`, to a dict of
@@ -155,7 +156,7 @@ def _xception(
             shortcut = blocks.conv(filters[-1], 1, f"{name}/shortcut", None, strides=stride)
             x = layers.call_in_order(shortcut, x)
         x = keras.layers.Add(name=f"{name}.add")([x, residual])
-    return outputs.to_model(image, x, scope, weights)
+    return outputs.to_model(image, x, scope, weights, scope)
 
 
 def _separable_convs(

@@ -66,8 +66,9 @@ def build_model(
         num_classes: Channels of the logits.
         output_stride: Input size over the size of the backbone's features: 4, 8, 16 or 32. None for
             8 with v1 and v2, 32 with MobileNetV3, and 16 with all others.
-        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
-            checkpoint of the original; None for random weights.
+        weights: Name of released weights (see `deeplab_tf.zoo`), path of a TensorFlow 1 checkpoint
+            of the original, or "imagenet" for a backbone with the weights of an ImageNet
+            classifier; None for random weights.
         **settings: The other arguments of the version's constructor, which have the names of the
             original's flags: see `DeepLabV1`, `DeepLabV2`, `DeepLabV3` and `DeepLabV3Plus`. None
             stands for the default of version and backbone.

@@ -7,6 +7,7 @@ import keras
 from deeplab_tf import layers
 from deeplab_tf.backbones import build_backbone
 from deeplab_tf.backbones.atrous import check_output_stride
+from deeplab_tf.config import IMAGENET
 from deeplab_tf.errors import UserError
 from deeplab_tf.models import pyramid
 from deeplab_tf.models.settings import OutputSettings
@@ -21,6 +22,7 @@ class Trunk:
 
     Attributes:
         name: What the whole model will be called.
+        backbone_name: Official name of the backbone; empty for a model that was given.
         image: The input, `[B, H, W, in_channels]`.
         backbone: The backbone.
         features: Its outputs by name: `features`, `[B, H/output_stride, W/output_stride, C]`, and
@@ -29,6 +31,7 @@ class Trunk:
     """
 
     name: str
+    backbone_name: str
     image: keras.KerasTensor
     backbone: keras.Model
     features: dict[str, keras.KerasTensor]
@@ -49,6 +52,7 @@ def start(
     Raises:
         UserError: If the output stride is not one of the backbone's, or a setting is wrong.
     """
+    backbone_name = backbone if isinstance(backbone, str) else ""
     if isinstance(backbone, str):
         name = backbone
         output_stride = output_stride or default_output_stride(version, name)
@@ -61,7 +65,8 @@ def start(
         name = backbone.name
         output_stride = _output_stride_of(backbone, output_stride)
     image = keras.Input(backbone.input_shape[1:], name="image")
-    return Trunk(f"deeplab_{version}_{name}", image, backbone, backbone(image), output_stride)
+    model_name = f"deeplab_{version}_{name}"
+    return Trunk(model_name, backbone_name, image, backbone, backbone(image), output_stride)
 
 
 def finish(trunk: Trunk, logits, output: OutputSettings, weights: Weights) -> keras.Model:
@@ -71,8 +76,10 @@ def finish(trunk: Trunk, logits, output: OutputSettings, weights: Weights) -> ke
         trunk: The backbone on the image.
         logits: float32 `[B, h, w, num_classes]`.
         output: What follows the logits.
-        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
-            checkpoint of the original; None for random weights.
+        weights: As for `load_weights`; "imagenet" fills the backbone.
+
+    Raises:
+        UserError: If there are no such weights, or they do not fit the model.
     """
     name = trunk.name
     if output.has_pyramid:
@@ -82,7 +89,15 @@ def finish(trunk: Trunk, logits, output: OutputSettings, weights: Weights) -> ke
     if output.upsample_logits:
         logits = layers.ResizeLike(dtype="float32", name="upsampled_logits")(logits, trunk.image)
     model = keras.Model(trunk.image, logits, name=name)
-    load_weights(model, weights)
+    if weights == IMAGENET:
+        if not trunk.backbone_name:
+            raise UserError(
+                f"weights is {IMAGENET!r}, but the backbone is built already. Give weights to the "
+                "function that builds it."
+            )
+        load_weights(trunk.backbone, weights, trunk.backbone_name)
+    else:
+        load_weights(model, weights)
     return model
 
 

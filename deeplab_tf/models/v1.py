@@ -43,8 +43,9 @@ def DeepLabV1(
         fc6_kernel_size: Height and width of fc6; None for 3.
         fc_filters: Channels of fc6 and fc7; None for 1024 with a kernel of 3 and VGG's 4096 with a
             larger one.
-        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
-            checkpoint of the original; None for random weights.
+        weights: Name of released weights (see `deeplab_tf.zoo`), path of a TensorFlow 1 checkpoint
+            of the original, or "imagenet" for a backbone with the weights of an ImageNet
+            classifier; None for random weights.
         **settings: `image_pyramid`, `merge_method` and `upsample_logits` of
             `deeplab_tf.models.OutputSettings`; if `backbone` is a name, also the backbone's own
             settings, such as `in_channels`.

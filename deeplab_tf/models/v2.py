@@ -38,8 +38,9 @@ def DeepLabV2(
             proportion at others. ASPP-S is 2, 4, 8 and 12.
         fc_filters: Channels of the fc6 and fc7 of each branch; 0 for branches that classify the
             features themselves; None for 1024 on VGG-16 and 0 on all others.
-        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
-            checkpoint of the original; None for random weights.
+        weights: Name of released weights (see `deeplab_tf.zoo`), path of a TensorFlow 1 checkpoint
+            of the original, or "imagenet" for a backbone with the weights of an ImageNet
+            classifier; None for random weights.
         **settings: `image_pyramid`, `merge_method` and `upsample_logits` of
             `deeplab_tf.models.OutputSettings`; if `backbone` is a name, also the backbone's own
             settings, such as `in_channels`.

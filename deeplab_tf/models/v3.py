@@ -41,8 +41,9 @@ def DeepLabV3(
         atrous_rates: Rate of each 3x3 branch of the ASPP; `()` for none (MobileNet's light head);
             None for 6, 12, 18 at output stride 16, in proportion at others.
         last_block: 4 to 7 for a cascade that ends there; None for the ASPP.
-        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
-            checkpoint of the original; None for random weights.
+        weights: Name of released weights (see `deeplab_tf.zoo`), path of a TensorFlow 1 checkpoint
+            of the original, or "imagenet" for a backbone with the weights of an ImageNet
+            classifier; None for random weights.
         **settings: The other fields of `deeplab_tf.models.EncoderSettings`, such as
             `aspp_convs_filters`; `image_pyramid`, `merge_method` and `upsample_logits` of
             `deeplab_tf.models.OutputSettings`; if `backbone` is a name, also the backbone's own

@@ -38,8 +38,9 @@ def DeepLabV3Plus(
             None for 6, 12, 18 at output stride 16, in proportion at others.
         decoder_output_stride: Input size over the size of the logits before they are resized; a
             sequence for a decoder of several stages; None for 8 on MobileNetV3 and 4 on all others.
-        weights: Name of released weights (see `deeplab_tf.zoo`) or path of a TensorFlow 1
-            checkpoint of the original; None for random weights.
+        weights: Name of released weights (see `deeplab_tf.zoo`), path of a TensorFlow 1 checkpoint
+            of the original, or "imagenet" for a backbone with the weights of an ImageNet
+            classifier; None for random weights.
         **settings: The other fields of `deeplab_tf.models.EncoderSettings` and
             `deeplab_tf.models.DecoderSettings`, such as `decoder_filters`; `image_pyramid`,
             `merge_method` and `upsample_logits` of `deeplab_tf.models.OutputSettings`; if

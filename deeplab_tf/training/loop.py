@@ -21,9 +21,9 @@ from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.runs import run_files
 from deeplab_tf.runs import run_lock
-from deeplab_tf.runs import weight_sources
 from deeplab_tf.training import batches
 from deeplab_tf.training import failures
+from deeplab_tf.training import initial_weights
 from deeplab_tf.training import preemption
 from deeplab_tf.training import timing
 from deeplab_tf.training import train_step
@@ -62,7 +62,7 @@ def train(
     train_step.check(state, train_config, strategy)
     with run_lock.hold(run_dir) if distribution.is_chief() else contextlib.nullcontext():
         saved = checkpoints.TrainingCheckpoints(run_dir, **vars(state))
-        _resume_or_initialize(saved, state, run)
+        run = _resume_or_initialize(saved, state, run)
         if state.step >= train_config.training_number_of_steps:
             print(
                 f"Nothing is left to train: {run_dir} is at step {state.step} of "
@@ -79,22 +79,21 @@ def _resume_or_initialize(
     saved: checkpoints.TrainingCheckpoints,
     state: training_state.TrainingState,
     run: run_dirs.Run,
-) -> None:
-    """Gives the state the values of the last checkpoint, or those that a new run starts from."""
+) -> run_dirs.Run:
+    """Gives the state the values of the last checkpoint, or those that a new run starts from.
+
+    Returns:
+        The run, with the weights that it was or is started from.
+    """
+    run = initial_weights.as_started(run)
     if saved.resume(run_dirs.changed_flags(run)):
         print(f"resumes from step {state.step} of {run.folder}")
-        return
+        return run
     _check_that_it_is_not_imported(run.folder)
-    if run.train_config.tf_initial_checkpoint:
-        report = weight_sources.fill(
-            state.model,
-            run.train_config.tf_initial_checkpoint,
-            skip_mismatched=run.train_config.skip_mismatched,
-            allow_backbone=True,
-        )
-        print(report)
-        if state.average:
-            state.average.reset(checkpoints.averaged_variables(state.model))
+    run = initial_weights.fill(state, run)
+    if state.average:
+        state.average.reset(checkpoints.averaged_variables(state.model))
+    return run
 
 
 def _check_that_it_is_not_imported(run_dir: str) -> None:

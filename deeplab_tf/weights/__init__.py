@@ -10,22 +10,33 @@ import os
 
 import keras
 
+from deeplab_tf import zoo
+from deeplab_tf.config import IMAGENET
+from deeplab_tf.errors import UserError
+
 Weights = str | os.PathLike | None
 
 
-def load_weights(model: keras.Model, weights: Weights) -> None:
+def load_weights(model: keras.Model, weights: Weights, backbone: str = "") -> None:
     """Fills a new model with trained weights.
 
     Args:
         model: A whole model or a backbone.
         weights: Name of released weights (`python -m deeplab_tf.zoo list`), which are downloaded if
-            necessary; or path of a TensorFlow 1 checkpoint of the original. None changes nothing.
+            necessary; path of a TensorFlow 1 checkpoint of the original; or "imagenet". None
+            changes nothing.
+        backbone: Official name of the backbone that the model is, for "imagenet".
 
     Raises:
         UserError: If there are no such weights, or they do not fit the model.
     """
     if weights is None:
         return
+    if weights == IMAGENET:
+        entry = zoo.imagenet_entry(backbone)
+        if entry is None:
+            raise UserError(f"No ImageNet weights of {backbone} were released. Leave out weights.")
+        weights = entry.name
     # Needs TensorFlow, which is not loaded with Keras' other backends.
     from deeplab_tf.weights import tf1_checkpoint
 

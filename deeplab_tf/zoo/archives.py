@@ -3,8 +3,10 @@
 import hashlib
 import os
 import pathlib
+import queue
 import shutil
 import tarfile
+import threading
 import zipfile
 
 from deeplab_tf.errors import UserError
@@ -71,6 +73,37 @@ def download(url: str, path: pathlib.Path, show_progress: bool = True) -> None:
             f"The download of {url} ended early, after {size} of {total} bytes. Run the same "
             "command again to resume it."
         )
+
+
+def check_reachable(url: str, seconds: float) -> None:
+    """Checks that a server answers, whatever it answers.
+
+    Args:
+        url: Address, http or https.
+        seconds: How long to wait, about.
+
+    Raises:
+        UserError: It does not answer in time, or there is no network.
+    """
+    import requests
+
+    reasons: queue.Queue[str] = queue.Queue()
+
+    def ask():
+        try:
+            requests.head(url, timeout=seconds)
+            reasons.put("")
+        except requests.RequestException as error:
+            reasons.put(_reason(error))
+
+    # In a thread, since looking up the name of a server has no time limit of its own.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        reason = reasons.get(timeout=seconds + 1)
+    except queue.Empty:
+        reason = f"there is no answer within {seconds:g} seconds"
+    if reason:
+        raise UserError(f"{url} cannot be downloaded: {reason}.")
 
 
 def sha256(path: pathlib.Path) -> str:

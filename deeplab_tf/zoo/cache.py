@@ -66,7 +66,9 @@ def resolve(name_or_path: str | os.PathLike) -> str:
     return text
 
 
-def download(name: str, show_progress: bool = True) -> pathlib.Path:
+def download(
+    name: str, show_progress: bool = True, seconds_to_answer: float | None = None
+) -> pathlib.Path:
     """Downloads released weights into the cache, unless they are there.
 
     A broken download is resumed. The archive must be the one that was downloaded first: its
@@ -75,6 +77,8 @@ def download(name: str, show_progress: bool = True) -> pathlib.Path:
     Args:
         name: A name of `ENTRIES`.
         show_progress: Whether a progress bar is shown.
+        seconds_to_answer: How long the server may take to answer at all; None for the patience of
+            somebody who has asked for the download.
 
     Returns:
         Folder of the weights.
@@ -98,13 +102,15 @@ def download(name: str, show_progress: bool = True) -> pathlib.Path:
     locks.mkdir(exist_ok=True)
     with filelock.FileLock(locks / f"{name}.lock"):
         if not folder.is_dir():
-            _download(entry, show_progress)
+            _download(entry, show_progress, seconds_to_answer)
     return folder
 
 
-def _download(entry: Entry, show_progress: bool) -> None:
+def _download(entry: Entry, show_progress: bool, seconds_to_answer: float | None) -> None:
     part = cache_dir() / f"{entry.name}.part"
     try:
+        if seconds_to_answer:
+            archives.check_reachable(entry.url, seconds_to_answer)
         archives.download(entry.url, part, show_progress)
     except UserError as error:
         raise UserError(

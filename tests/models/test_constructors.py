@@ -13,6 +13,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.layers import official_name
 from deeplab_tf.models import VERSIONS
 from deeplab_tf.weights import checkpoint_values
+from deeplab_tf.weights import tf1_checkpoint
 
 pytestmark = pytest.mark.usefixtures("short_network")
 SMALL_HEAD = {"atrous_rates": (2,), "aspp_convs_filters": 8}
@@ -175,6 +176,26 @@ def test_weights_are_also_found_by_the_name_of_a_release(tmp_path, monkeypatch):
     (tmp_path / "downloaded").mkdir()
     checkpoint_values.write(str(tmp_path / "downloaded/model.ckpt"), _by_name(trained))
     zoo.add("mobilenet_v2_imagenet", tmp_path / "downloaded")
-    backbone = backbones.MobileNetV2(weights="mobilenet_v2_imagenet")
-    for name, weight in _by_name(backbone).items():
-        np.testing.assert_array_equal(weight, _by_name(trained)[name], err_msg=name)
+    model = deeplab_tf.DeepLabV3("mobilenet_v2", 4, weights="imagenet", **SMALL_HEAD)
+    for backbone in (
+        backbones.MobileNetV2(weights="mobilenet_v2_imagenet"),
+        backbones.MobileNetV2(weights="imagenet"),
+        model.get_layer("MobilenetV2"),
+    ):
+        for name, weight in _by_name(backbone).items():
+            np.testing.assert_array_equal(weight, _by_name(trained)[name], err_msg=name)
+    with pytest.raises(UserError, match="built already. Give weights to the function"):
+        deeplab_tf.DeepLabV3(backbone, 4, weights="imagenet", **SMALL_HEAD)
+
+
+@pytest.mark.parametrize("name", ["resnet_v1_50", "resnet_v1_50_beta"])
+def test_imagenet_weights_are_those_of_the_variant(name, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(tf1_checkpoint, "load_tf1_checkpoint", lambda _, path: loaded.append(path))
+    deeplab_tf.build_backbone(name, weights="imagenet")
+    assert loaded == [f"{name}_imagenet"]
+
+
+def test_a_backbone_without_imagenet_weights_says_so():
+    with pytest.raises(UserError, match="No ImageNet weights of mobilenet_edgetpu were released"):
+        backbones.MobileNetEdgeTPU(weights="imagenet")

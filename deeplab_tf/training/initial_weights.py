@@ -1,0 +1,108 @@
+"""The weights that a new training starts from."""
+
+import dataclasses
+
+from deeplab_tf import zoo
+from deeplab_tf.config import IMAGENET
+from deeplab_tf.config import NO_WEIGHTS
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.errors import UserError
+from deeplab_tf.runs import distribution
+from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.runs import weight_sources
+from deeplab_tf.training.training_state import TrainingState
+
+# Without a network, a training starts within a few seconds.
+_SECONDS_TO_REACH_A_SERVER = 3.0
+
+
+def as_started(run: run_dirs.Run) -> run_dirs.Run:
+    """Returns a run with the weights that it was started from, if its folder says so."""
+    wanted = run.train_config.tf_initial_checkpoint
+    if wanted != IMAGENET or not run_dirs.is_run_dir(run.folder):
+        return run
+    return _starting_from(
+        run, run_dirs.read(run.folder).train_config.tf_initial_checkpoint or NO_WEIGHTS
+    )
+
+
+def fill(state: TrainingState, run: run_dirs.Run) -> run_dirs.Run:
+    """Gives a new training its weights.
+
+    Args:
+        state: What is trained; its model gets the weights.
+        run: The run. With `IMAGENET`, the weights of the backbone are taken from the cache or
+            downloaded; without them, the random weights stay, and the reason is printed.
+
+    Returns:
+        The run, with the weights that were taken in the place of `IMAGENET`.
+
+    Raises:
+        UserError: There is no such checkpoint, or it does not fit.
+    """
+    if run.train_config.tf_initial_checkpoint == IMAGENET:
+        run = _starting_from(run, _imagenet_weights(run.model_config))
+    source = run.train_config.tf_initial_checkpoint
+    if source and source != NO_WEIGHTS:
+        report = weight_sources.fill(
+            state.model,
+            source,
+            skip_mismatched=run.train_config.skip_mismatched,
+            allow_backbone=True,
+        )
+        print(report)
+    return run
+
+
+def _starting_from(run: run_dirs.Run, source: str) -> run_dirs.Run:
+    train_config = dataclasses.replace(run.train_config, tf_initial_checkpoint=source)
+    return dataclasses.replace(run, train_config=train_config)
+
+
+def _imagenet_weights(model_config: ModelConfig) -> str:
+    """Returns the name of a backbone's ImageNet weights, which then are in the cache of every
+    worker; or `NO_WEIGHTS`, and prints why."""
+    name, reason = _name_of_imagenet_weights(model_config)
+    if name:
+        reason = _download(name)
+    if 0 in distribution.of_all_workers(not reason):
+        reason = reason or f"another worker cannot get {name}"
+        print(
+            f"Starts from random weights: {reason} To start from other weights, give "
+            "--tf_initial_checkpoint."
+        )
+        return NO_WEIGHTS
+    print(f"Starts from the ImageNet weights of the backbone, {name}.")
+    return name
+
+
+def _name_of_imagenet_weights(model_config: ModelConfig) -> tuple[str, str]:
+    """Returns the name of the weights that fit a backbone, or why there are none."""
+    backbone = model_config.backbone
+    entry = zoo.imagenet_entry(backbone)
+    if entry is None:
+        return "", f"no ImageNet weights of {backbone} were released."
+    if model_config.depth_multiplier != 1:
+        return "", (
+            f"the ImageNet weights of {backbone} are of depth_multiplier 1, not "
+            f"{model_config.depth_multiplier:g}."
+        )
+    if model_config.last_block not in (None, 4):
+        return "", (
+            f"the ImageNet weights of {backbone} have no block{model_config.last_block}. "
+            f"--tf_initial_checkpoint={entry.name} --skip_mismatched takes the blocks that they "
+            "have."
+        )
+    return entry.name, ""
+
+
+def _download(name: str) -> str:
+    """Downloads weights unless they are in the cache; returns why that is not possible."""
+    if zoo.is_cached(name):
+        return ""
+    print(f"Looks for the ImageNet weights {name} at {zoo.ENTRIES[name].url}.", flush=True)
+    try:
+        zoo.download(name, seconds_to_answer=_SECONDS_TO_REACH_A_SERVER)
+    except UserError as error:
+        return str(error)
+    return ""
