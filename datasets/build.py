@@ -34,9 +34,10 @@ class Arguments(config.Config):
         is_common=True,
     )
     num_shards: int = setting(4, "Number of files for each split.", at_least=1)
-    class_map: str | None = setting(
-        None,
+    class_map: tuple[str, ...] = setting(
+        (),
         "Merges and drops classes: car:vehicle,truck:vehicle,sky:ignore, or a file of such pairs.",
+        default_help="the classes stay",
         is_path=True,
     )
     num_workers: int | None = setting(
@@ -51,7 +52,8 @@ def main(arguments: Arguments, own_data_config: OwnDataConfig) -> None:
     from deeplab_tf.data import own_data
 
     options = own_data.OwnDataOptions.of(own_data_config)
-    built = build(**dataclasses.asdict(arguments), own=options)
+    class_map = ",".join(arguments.class_map)
+    built = build(**dataclasses.asdict(arguments) | {"class_map": class_map}, own=options)
     counts = ", ".join(f"{count} {split}" for split, count in built.num_examples.items())
     train = command_line.shell_command(
         "deeplab_tf.train",

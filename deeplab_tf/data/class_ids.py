@@ -10,13 +10,13 @@ import numpy as np
 from deeplab_tf.data.problems import KINDS
 from deeplab_tf.data.problems import DataProblem
 
-_MASK = {0, 255}
+_MIN_WHITE = 100  # of a mask, whose values are 0 and this or more
 _MANY_IDS = 32  # of ids out of range: not a numbering of classes, but grey levels
 _NUM_LISTED = 10
 
 MASK_REMEDY = (
     "They look like masks of two classes: build the records with --label_encoding=mask, which "
-    "makes 0 class 0 and 255 class 1."
+    "makes 0 class 0 and the other value class 1."
 )
 
 
@@ -82,6 +82,11 @@ def remedy_for_wrong_ids(ids: Collection[int], num_classes: int, ignore_label: i
     wrong = sorted(i for i in ids if not 0 <= i < num_classes and i != ignore_label)
     if looks_like_mask(ids):
         return MASK_REMEDY
+    if num_classes == 2 and {0, 255} <= set(ids):
+        return (
+            "Values between 0 and 255 look like smooth edges of masks: export the masks without "
+            "them, and build the records with --label_encoding=mask."
+        )
     if len(wrong) >= _MANY_IDS:
         return (
             "So many ids look like grey levels, not classes: of an image, of colours turned to "
@@ -105,8 +110,8 @@ def remedy_for_wrong_ids(ids: Collection[int], num_classes: int, ignore_label: i
 
 
 def looks_like_mask(ids: Collection[int]) -> bool:
-    """Whether these are the values of masks, black and white, and not class ids."""
-    return set(ids) == _MASK
+    """Whether these are the values of masks, such as 0 and 255, and not class ids."""
+    return len(set(ids)) == 2 and min(ids) == 0 and max(ids) >= _MIN_WHITE
 
 
 def range_text(num_classes: int, ignore_label: int) -> str:

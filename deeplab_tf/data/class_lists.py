@@ -3,9 +3,10 @@
 sky 70 130 180                  NAME, or NAME RED GREEN BLUE, or NAME #RRGGBB, one class a line
 70 130 180 sky                  the other way round (CamVid)
 0 sky                           numbered, in whatever order; `0: sky` and `sky,0` as well
+0 70 130 180 sky                both
 sky:70,130,180::                labelmap.txt of CVAT and datumaro
 __ignore__, _background_        labels.txt of labelme, whose first line is not a class
-name,r,g,b                      tables with a header, such as class_dict.csv
+name,r,g,b                      tables with a header, such as class_dict.csv; also `Name R G B`
 Pixel Value, Class              _classes.csv of Roboflow, a table as well
 ["sky", "road"]                 JSON: names, or objects with a name, a color and an id
 """
@@ -15,6 +16,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -52,6 +54,7 @@ _FORMS = tuple(
     for pattern in (
         r"(?P<name>[^:]+):(?P<color>[\d, ]*):[^:]*:[^:]*",
         rf"{_ID}{_SPACE}{_NAME}{_SPACE}(?:{_RGB}|{_HEX})",
+        rf"{_ID}{_SPACE}(?:{_RGB}|{_HEX}){_SPACE}{_NAME}",
         rf"(?:{_RGB}|{_HEX}){_SPACE}{_NAME}",
         rf"{_ID}[\s,;:.]+{_NAME}",
     )
@@ -66,8 +69,14 @@ _NOT_A_NAME = re.compile(
 _IGNORED = "__ignore__"  # of labelme
 
 _NAME_COLUMNS = ("name", "class", "class_name", "class name", "label", "label_name", "category")
-_ID_COLUMNS = ("id", "class_id", "class id", "label_id", "index", "value", "pixel value")
+_ID_COLUMNS = (
+    "id", "class_id", "class id", "label_id", "index", "idx", "value", "pixel value",
+)  # fmt: skip
 _COLOR_COLUMNS = (("r", "red"), ("g", "green"), ("b", "blue"))
+_HEADER_WORDS = {
+    *" ".join((*_NAME_COLUMNS, *_ID_COLUMNS, *sum(_COLOR_COLUMNS, ()))).split(),
+    "color", "colour", "hex", "rgb",
+}  # fmt: skip
 _JSON_LISTS = ("names", "classes", "labels", "categories")
 _REMEDY = (
     "Write a class name on each line, the first for id 0; or NAME RED GREEN BLUE, with colours in "
@@ -145,7 +154,7 @@ def _read_lines(text: str, path: pathlib.Path) -> list[_Entry]:
             raise _not_a_class_list(path, line)
     if table := _read_table(lines, path):
         return table
-    if lines[0] == _IGNORED:
+    if lines[0] == _IGNORED or _is_header(lines[0]):
         lines = lines[1:]
     for form in _FORMS:
         if all(map(form.fullmatch, lines)):
@@ -157,6 +166,12 @@ def _read_lines(text: str, path: pathlib.Path) -> list[_Entry]:
     if all("," in line and not _NAME_COLOR.fullmatch(line) for line in lines):
         raise _not_a_class_list(path, lines[0])  # a table, or all names in one line
     return [_plain(line, path) for line in lines]
+
+
+def _is_header(line: str) -> bool:
+    """Whether a line names columns, such as `Name R G B`, and not a class."""
+    words = set(re.split(_SPACE, line.lower()))
+    return words <= _HEADER_WORDS and not words.isdisjoint(_NAME_COLUMNS)
 
 
 def _plain(line: str, path: pathlib.Path) -> _Entry:
@@ -210,6 +225,8 @@ def _read_table(lines: Sequence[str], path: pathlib.Path) -> list[_Entry]:
             break
     else:
         return []
+    if not ids and _is_numbering(row[0] for row in rows[1:]):
+        ids = header[:1]
     entries = []
     for row, line in zip(rows[1:], lines[1:], strict=True):
         if len(row) != len(header):
@@ -225,6 +242,13 @@ def _read_table(lines: Sequence[str], path: pathlib.Path) -> list[_Entry]:
             _Entry(cells[names[0]], _color(color, line, path) if color else None, class_id)
         )
     return entries
+
+
+def _is_numbering(cells: Iterable[str]) -> bool:
+    """Whether cells are the whole numbers from one to another, in any order."""
+    numbers = [as_integer(cell.strip()) for cell in cells]
+    known = sorted(number for number in numbers if number is not None)
+    return bool(known) and known == list(range(known[0], known[0] + len(numbers)))
 
 
 def _read_json(text: str, path: pathlib.Path) -> list[_Entry]:

@@ -37,6 +37,7 @@ IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA")
 
 _UNLABELLED, _IGNORE_LABEL = -1, 255  # the first is read as the second
 _LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")
+_LOSSY_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp")  # of TIFFs
 _NUM_PROBED = 32  # label files that are looked at to tell the encoding
 _MAX_SHARE_BETWEEN = 0.05  # of the pixels of a mask that is a JPEG: edges
 
@@ -237,7 +238,8 @@ def _pixels(
     image: PIL.Image.Image, content: bytes, path: pathlib.Path, max_pixels: int
 ) -> LabelPixels:
     """What a decoded label image stores."""
-    is_lossy = image.format not in _LOSSLESS
+    compression = image.info.get("compression")
+    is_lossy = image.format not in _LOSSLESS or compression in _LOSSY_COMPRESSIONS
 
     def values() -> np.ndarray:
         if image.format == "PNG":
@@ -302,13 +304,14 @@ def _mask(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
 
 
 def _lossy(pixels: LabelPixels, path: pathlib.Path) -> DataProblem:
+    colors = label_colors.main_colors(_rgb(pixels, path))
     return DataProblem(
         "label_jpeg",
-        "is a JPEG, whose compression changes values, while labels are PNGs or other files that "
-        f"keep them; its main colours are about {label_colors.main_colors(_rgb(pixels, path))}",
+        "is a JPEG or the like, whose compression changes values, while labels are PNGs or other "
+        f"files that keep them; its main colours are about {colors}",
         subject="label",
         name=str(path),
-        remedy="Export the labels as PNG. If there are only JPEGs: --label_encoding=mask takes "
+        remedy="Export the labels as PNG. If there are no others: --label_encoding=mask takes "
         "black and white ones as two classes, --label_encoding=nearest_color the class of the "
         "nearest colour.",
     )

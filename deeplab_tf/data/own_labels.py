@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deeplab_tf.data import class_ids
 from deeplab_tf.data import image_files
 from deeplab_tf.data import label_colors
 from deeplab_tf.data import label_files
@@ -23,6 +24,7 @@ _TOLD_MASKS = (
     "second (--label_encoding=mask). If 255 means pixels that do not count, give "
     "--label_encoding=grey."
 )
+_MANY_CLASSES = 64  # with fewer, a class list of a few lines would be much to ask for
 _AT_ONCE = 32  # labels that are read before the next decision
 
 
@@ -66,7 +68,7 @@ def find_classes(
     notes: tuple[str, ...] = ()
     if not encoding:
         encoding = label_files.detect_encoding(paths, colors, max_pixels=max_pixels)
-        if encoding == "grey" and _are_black_and_white(paths, max_pixels):
+        if encoding in ("grey", "palette") and _are_black_and_white(paths, max_pixels):
             encoding, notes = "mask", (_TOLD_MASKS,)
     if encoding == "mask":
         if len(names) not in (0, 2):
@@ -155,18 +157,36 @@ def _numbered_names(
     found: set[int] = set()
     for ids in map_in_threads(lambda path: ids_in(path, encoding, max_pixels), paths):
         found |= ids
-    found.discard(records.IGNORE_LABEL)
-    if not found or min(found) < 0 or max(found) >= records.IGNORE_LABEL:
-        raise UserError(
-            f"There is no class list, and the labels hold the values {listed(sorted(found))}, "
-            "which are not a numbering of classes. Write the class names into classes.txt beside "
-            "the images, one a line, the first with id 0."
-        )
-    number = max(found) + 1
+    _check_numbering(found - {records.IGNORE_LABEL})
+    number = max(found - {records.IGNORE_LABEL}) + 1
     return tuple(f"class_{class_id}" for class_id in range(number)), (
         f"No class list: {counted(number, 'class')} called by their ids. To name them, write "
         "classes.txt beside the images, a name a line."
     )
+
+
+def _check_numbering(values: set[int]) -> None:
+    """Refuses values that do not look like ids, which nobody has named.
+
+    Args:
+        values: Those that occur, without the ignore label.
+    """
+    name_them = (
+        "write the class names into classes.txt beside the images, one a line, the first with id 0"
+    )
+    told = f"There is no class list, and the labels hold the values {listed(sorted(values))}, which"
+    if class_ids.looks_like_mask(values):
+        raise UserError(
+            f"{told} look like masks of two classes: give --label_encoding=mask. If they are ids: "
+            f"{name_them}."
+        )
+    if not values or min(values) < 0 or max(values) >= records.IGNORE_LABEL:
+        raise UserError(f"{told} are not a numbering of classes: {name_them}.")
+    if max(values) >= _MANY_CLASSES and len(values) < max(values) / 4:
+        raise UserError(
+            f"{told} leave out most of the ids between. If they are masks with smooth edges, "
+            f"export them without. If they are ids: {name_them}."
+        )
 
 
 def _distinct(values: np.ndarray) -> set[int]:

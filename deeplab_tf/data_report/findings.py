@@ -97,10 +97,11 @@ def _of_all_labels(info: DatasetInfo, splits: Mapping[str, SplitStatistics]) -> 
             "one_class_only", WARNING, "there is a single class, so nothing can be told apart",
             "Name more classes, or drop fewer (--class_map).",
         )  # fmt: skip
-    elif class_ids.looks_like_mask(ids):
+    elif class_ids.looks_like_mask(ids) and len(present) < 2:
         yield Finding(
-            "mask", ERROR, "labels with 0 and 255 only, which are masks, not class ids",
-            f"{class_ids.MASK_REMEDY} Or divide by 255.", labelled,
+            "mask", ERROR,
+            f"labels with 0 and {max(ids)} only, which are masks, not class ids",
+            class_ids.MASK_REMEDY, labelled,
         )  # fmt: skip
     elif labelled and len(present) < 2:
         yield Finding(

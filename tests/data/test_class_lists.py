@@ -42,6 +42,11 @@ FORMS = {
         COLORS,
     ),
     "JSON by ids": ('{"names": {"1": "traffic light", "0": "ground"}}', None),
+    "ids, colours and names": ("0 0 0 0 ground\n1 70 130 180 traffic light\n", COLORS),
+    "a header over columns": ("Name R G B\nground 0 0 0\ntraffic light 70 130 180\n", COLORS),
+    "a header over numbered names": ("id name\n0 ground\n1 traffic light\n", None),
+    "a header over names": ("class\nground\ntraffic light\n", None),
+    "an unknown column of ids": ("nr,name\n1,traffic light\n0,ground\n", None),
     "Roboflow": ("Pixel Value, Class\n0, ground\n1, traffic light\n", None),
 }
 
@@ -67,6 +72,10 @@ def test_every_form_gives_the_same_classes(form, tmp_path):
         ("name,r,g,b\na,1,2,x\n", r"0\.\.255"),
         ("Pixel Value, Class\n0, a\n2, b\n", "without a gap"),
         ("1 a\n2 b\n", "without a gap"),
+        ("1 9 9 9 a\n2 8 8 8 b\n", "without a gap"),
+        ("Idx\tRatio\tName\n1\t0.2\ta\n2\t0.1\tb\n", "without a gap"),
+        ("nr,name\n1,a\n2,b\n", "without a gap"),
+        ("name\n", "0 classes"),
         ('{"names": 3}', "not a class list"),
         ('[{"name": "a", "color": "red"}]', r"0\.\.255"),
         ('[{"title": "a"}]', "not a class list"),

@@ -195,6 +195,17 @@ def test_jpegs_are_refused_with_their_colours_and_read_when_told_so(tmp_path):
         label_files.read_label(path, "mask")
 
 
+@pytest.mark.parametrize("compression", ["jpeg", "tiff_lzw"])
+def test_tiffs_are_refused_where_they_are_compressed_with_loss(compression, tmp_path):
+    save(tmp_path / "a.tif", np.kron(IDS, np.ones((16, 16), np.uint8)), compression=compression)
+    if compression == "jpeg":
+        with pytest.raises(UserError, match="compression changes values"):
+            label_files.read_label(tmp_path / "a.tif")
+    else:
+        label = label_files.read_label(tmp_path / "a.tif")
+        np.testing.assert_array_equal(label[::16, ::16], IDS)
+
+
 def test_colours_that_compression_has_moved_are_told(tmp_path):
     rgb = np.array(COLORS, np.uint8)[IDS].astype(int)
     rgb[0] += 5
@@ -216,6 +227,8 @@ def test_ids_out_of_range_are_counted_and_common_reasons_guessed():
     for wrong, num_classes, ignore_label, message in (
         (label, 3, 255, "label a.png has the id 7 .2 px., but there are 3 classes"),
         (np.array([[0, 255]]), 2, 254, "masks of two classes"),
+        (np.array([[0, 65535]]), 2, 255, "masks of two classes"),
+        (np.array([[0, 40, 200, 255]]), 2, 255, "smooth edges of masks"),
         (np.array([[1, 2, 3]]), 3, 255, "numbered 1 to 3"),
         (np.array([[-1, 0]]), 3, 255, "id -1"),
     ):

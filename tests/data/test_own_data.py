@@ -86,6 +86,23 @@ def test_black_and_white_labels_are_masks_of_two_classes(tmp_path):
     assert find(tmp_path, label_encoding="grey").label_encoding == "grey"
 
 
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ((0, 254), "0, 254, which look like masks .*--label_encoding=mask"),
+        ((0, 65535), "0, 65535, which look like masks .*--label_encoding=mask"),
+        ((0, 300, 7), "0, 7, 300, which are not a numbering"),
+        ((0, 64, 128, 255), "0, 64, 128, which leave out most .*smooth edges"),
+    ],
+)
+def test_values_that_are_not_ids_need_a_class_list(values, message, tmp_path):
+    labels = np.array([[values[(row + column) % len(values)] for column in range(20)]
+                       for row in range(12)], np.uint16)  # fmt: skip
+    write_label_images(tmp_path, [labels, labels])
+    with pytest.raises(UserError, match=message):
+        find(tmp_path)
+
+
 def test_masks_that_do_not_tell_their_background_are_refused(tmp_path):
     write_label_images(tmp_path, [np.full((12, 20), value, np.uint8) for value in (1, 2)])
     with pytest.raises(UserError, match="is not clear: 1 in .*0.png, 2 in .*1.png"):
