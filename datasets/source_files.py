@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from deeplab_tf import files
 from deeplab_tf.data import image_files
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +58,10 @@ def pairs_of_names(
     for name in names:
         for kind, found in (("image", images), ("label", labels)):
             if name not in found:
+                shown = shortened(name)
                 raise UserError(
-                    f"{listed_in} lists {name!r}, but there is no {kind} {name}: add it, or remove "
-                    f"the line.\n{remedy}"
+                    f"{listed_in} lists {shown!r}, but there is no {kind} {shown}: add it, or "
+                    f"remove the line.\n{remedy}"
                 )
         pairs.append(Pair(name, images[name], labels[name]))
     return pairs

@@ -403,6 +403,10 @@ def _outcome(
         main(*configs)
     except UserError as error:
         return f"error: {error}"
+    except OSError as error:  # of a file or folder that may not be read, or written
+        if error.filename is None:
+            raise
+        return f"error: {error.filename}: {error.strerror}"
     except KeyboardInterrupt:
         return "interrupted"
     except SystemExit as error:

@@ -28,6 +28,7 @@ _DRAFT = ".new_"
 _DRAFT_NAME = re.compile(r"\.new_((?P<host>[^\W_]+)_(?P<process>\d+)|export)_\w+")
 _SECONDS_OF_A_DEAD_DRAFT = 24 * 3600  # of another machine, whose processes cannot be looked up
 _MAX_TEXT_BYTES = 64 * 2**20
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]\w\w")  # in JSON, half of an escaped character
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
@@ -94,7 +95,7 @@ def read_json(path: Path, what: str = "JSON file", *, max_bytes: int = _MAX_TEXT
     """
     text = read_text(path, what, max_bytes=max_bytes)
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
             f"The {what} {path} is not JSON (line {error.lineno}, column {error.colno}: "
@@ -102,6 +103,15 @@ def read_json(path: Path, what: str = "JSON file", *, max_bytes: int = _MAX_TEXT
         ) from error
     except (RecursionError, ValueError) as error:  # nested too deeply; a number too long
         raise UserError(f"The {what} {path} is not usable JSON ({error}).") from error
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeError as error:
+            raise UserError(
+                f"The {what} {path} holds an escape such as {_SURROGATE.findall(text)[0]} that is "
+                "half a character."
+            ) from error
+    return value
 
 
 @contextlib.contextmanager
@@ -137,11 +147,13 @@ def draft_folder(parent: Path) -> Iterator[pathlib.Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file, whole or not at all.
 
+    Names of files may hold what UTF-8 cannot; that is written as escapes.
+
     Raises:
         OSError: The disk is full or fails, or the place cannot be written to.
     """
     with replacing(path) as draft:
-        draft.write_bytes(text.encode("utf-8"))
+        draft.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value) -> None:

@@ -99,7 +99,7 @@ def read_class_list(path: str | os.PathLike) -> tuple[tuple[str, ...], tuple[RGB
         UserError: There is no such file, it is not a class list, or a line of it makes no sense.
     """
     path = pathlib.Path(path).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"there is no class list {path}: write one, with a class name per line")
     text = files.read_text(path, "class list").strip()
     entries = _in_order(_read_json(text, path) or _read_lines(text, path), path)

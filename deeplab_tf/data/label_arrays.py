@@ -41,7 +41,7 @@ def read_array(path: str | os.PathLike, max_pixels: int = image_files.MAX_PIXELS
     suffix = path.suffix.lower()
     if suffix not in ENDINGS:
         raise UserError(f"label {path} is not an array file: these end in {', '.join(ENDINGS)}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"there is no label {path}")
     if suffix == ".mat":
         return _only_map(dict(_in_structs(_load_mat(path, max_pixels))), path)

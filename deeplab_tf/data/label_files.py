@@ -89,7 +89,7 @@ def read_bytes(path: str | os.PathLike | EmbeddedImage, kind: str) -> bytes:
     """
     if not isinstance(path, EmbeddedImage):
         path = pathlib.Path(path)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(f"there is no {kind} {path}")
     try:
         return path.read_bytes()

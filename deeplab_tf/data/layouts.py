@@ -22,6 +22,7 @@ from deeplab_tf.data.listing import num_common
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 _LIST_FOLDERS = frozenset(("imagesets", "lists", "segmentation", "sets", "splits"))
 
@@ -209,8 +210,9 @@ def _read_list(path: pathlib.Path, index: "_PairIndex", is_certain: bool) -> lis
     missing = [line for line, pair in zip(lines, found) if pair is None]
     if missing:
         raise UserError(
-            f"{path} lists {missing[0]!r}, but there is no image with a label of that name "
-            f"({counted(len(missing), 'line')} of {len(lines)}): add it, or take it off the list."
+            f"{path} lists {shortened(missing[0])!r}, but there is no image with a label of that "
+            f"name ({counted(len(missing), 'line')} of {len(lines)}): add it, or take it off the "
+            "list."
         )
     pairs = [pair for pair in found if pair is not None]
     image, count = collections.Counter(pair.image for pair in pairs).most_common(1)[0]

@@ -102,7 +102,7 @@ def list_folder(root: str | os.PathLike) -> Listing:
         UserError: There is no such folder, or it holds more files than any data set.
     """
     root = pathlib.Path(root).expanduser()
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"There is no folder {root}.")
     found: list[pathlib.Path] = []
     visited = set()

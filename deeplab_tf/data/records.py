@@ -19,6 +19,7 @@ from deeplab_tf.data.json_fields import JsonObject
 from deeplab_tf.data.json_fields import as_color
 from deeplab_tf.data.json_fields import as_integer
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 IGNORE_LABEL = 255  # of records that do not say; VOC's and Cityscapes'
 MAX_CLASSES = 256  # labels have 8 bits
@@ -26,17 +27,31 @@ MAX_CLASSES = 256  # labels have 8 bits
 _INFO, _METADATA = "dataset_info.json", "metadata.json"
 _TFDS_SHARD = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # where dataset_info.json is silent
 _MAX_SPLITS, _MAX_SHARDS, _MAX_RECORDS, _MAX_BYTES = 1000, 100_000, 10**12, 10**18
+# Control characters, line and paragraph separators, halves of characters.
+_NOT_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BUILD_AGAIN = "Build the records again, or copy this file again."
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """The classes of a data set: what records say of themselves, and a run dir keeps a copy of."""
+    """The classes of a data set: what records say of themselves, and a run dir keeps a copy of.
+
+    Raises:
+        UserError: A class has a name that would not stay on a line of a list.
+    """
 
     name: str
     class_names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]  # RGB per class
     ignore_label: int
+
+    def __post_init__(self):
+        for name in self.class_names:
+            if not is_class_name(name):
+                raise UserError(
+                    f"{shortened(repr(name))} is not the name of a class: a name has 1 to 255 "
+                    "characters on one line. Rename the class."
+                )
 
     @property
     def num_classes(self) -> int:
@@ -132,6 +147,11 @@ def default_colors(num_classes: int) -> tuple[tuple[int, int, int], ...]:
     )
 
 
+def is_class_name(name: object) -> bool:
+    """Whether a value can be the name of a class, which lists have on a line of its own."""
+    return isinstance(name, str) and 0 < len(name) <= 255 and not _NOT_IN_NAMES.search(name)
+
+
 def numbered_classes(name: str, num_classes: int, ignore_label: int | None = None) -> DatasetInfo:
     """Describes classes of which nothing but the number is known: `class_0`, `class_1`, ..."""
     return DatasetInfo(
@@ -173,7 +193,7 @@ def find_records(
     build = f"Build some: python -m deeplab_tf.datasets.build --dataset=shapes --data_dir={path}"
     if not str(data_dir):
         raise UserError("--data_dir is missing: give the folder of the records. " + build)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"There is no folder {path} to read records from. {build}")
     if ignore_label is not None and not 0 <= ignore_label <= 255:
         raise UserError(f"--ignore_label={ignore_label} must be between 0 and 255.")
@@ -307,9 +327,10 @@ def _read_classes(
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], int]:
     """Returns class names, colours and ignore label."""
     names = fields.items("class_names", MAX_CLASSES)
-    are_names = all(isinstance(name, str) and 0 < len(name) <= 255 for name in names)
-    if not names or not are_names or len(set(names)) < len(names):
-        raise fields.error("class_names", names, "a list of different names, at least one")
+    if not names or not all(map(is_class_name, names)) or len(set(names)) < len(names):
+        raise fields.error(
+            "class_names", names, "a list of different names on one line each, at least one"
+        )
     listed = fields.items("colors", MAX_CLASSES)
     colors = [color for color in map(as_color, listed) if color]
     if not len(names) == len(colors) == len(listed):

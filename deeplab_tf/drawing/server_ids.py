@@ -1,12 +1,13 @@
 """The label ids that test servers of datasets expect instead of class ids."""
 
-import pathlib
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 LABEL_IDS = {
     # "id" in the table of github.com/mcordts/cityscapesScripts, helpers/labels.py.
@@ -61,7 +62,7 @@ def read_label_ids(label_ids: str, class_names: Sequence[str]) -> np.ndarray | N
 
 
 def _read_ids(path: str) -> dict[str, int]:
-    if not pathlib.Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(
             f"--label_ids={path} is neither a file nor one of these names: {', '.join(LABEL_IDS)}."
         )
@@ -71,9 +72,11 @@ def _read_ids(path: str) -> dict[str, int]:
         if not line or line.startswith("#"):
             continue
         name, _, label_id = (part.strip() for part in line.rpartition(":"))
-        if not name or not label_id.isdecimal() or int(label_id) > 255:
+        is_id = label_id.isdecimal() and len(label_id) <= 3 and int(label_id) <= 255
+        if not name or not is_id:
             raise UserError(
-                f"{path}, line {number}: {line!r} is not `CLASS: ID` with an id between 0 and 255."
+                f"{path}, line {number}: {shortened(line)!r} is not `CLASS: ID` with an id between "
+                "0 and 255."
             )
         if name in ids:
             raise UserError(f"{path}, line {number}: {name!r} has an id already.")

@@ -18,12 +18,14 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # Ending and codec of written videos; the first that works is taken.
 FORMATS = (("mp4", "mp4v"), ("avi", "MJPG"))
+_MAX_DIGITS = 4  # of the index of a camera
 FRAMES_PER_SECOND = 30.0  # if a file or a camera does not tell
 
 
 def camera_index(source: str) -> int | None:
     """Returns 0 for "0" and so on, or None if a file has that name or it is not a number."""
-    return int(source) if source.isdecimal() and not os.path.exists(source) else None
+    is_index = source.isdecimal() and len(source) <= _MAX_DIGITS and not os.path.exists(source)
+    return int(source) if is_index else None
 
 
 def is_video(source: str) -> bool:

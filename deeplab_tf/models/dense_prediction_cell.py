@@ -5,13 +5,19 @@ arXiv:1809.04184.
 """
 
 import json
+from typing import Any
 
 import keras
 
+from deeplab_tf import files
 from deeplab_tf import layers
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 _SCOPE = "meta_architecture"
+_MAX_BYTES = 2**20
+_MAX_BRANCHES = 100
+_MAX_SIDE = 1000  # of rates and of grids
 _FORMAT = (
     "A cell is a list of branches such as "
     '{"op": "conv", "kernel": 3, "rate": [6, 3], "input": -1} or '
@@ -78,22 +84,18 @@ def read_cell(cell_json: str) -> list[dict]:
     where = "dense_prediction_cell_json"
     text = cell_json
     if not text.lstrip().startswith("["):
-        where = f"{where}={cell_json}"
-        try:
-            with open(cell_json, encoding="utf-8") as file:
-                text = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{where} cannot be read: {error}.") from error
+        where = f"{where}={shortened(cell_json)}"
+        text = files.read_text(cell_json, "dense prediction cell", max_bytes=_MAX_BYTES)
     try:
         branches = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: {error}. {_FORMAT}") from error
-    if not isinstance(branches, list) or not branches:
-        raise UserError(f"{where} is not a list of branches. {_FORMAT}")
+    if not isinstance(branches, list) or not 1 <= len(branches) <= _MAX_BRANCHES:
+        raise UserError(f"{where} is not a list of 1 to {_MAX_BRANCHES} branches. {_FORMAT}")
     try:
         return [_read_branch(branch, index) for index, branch in enumerate(branches)]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error!s} in {branches}. {_FORMAT}") from error
+    except ValueError as error:
+        raise UserError(f"{where}: {error!s}. {_FORMAT}") from error
 
 
 def cell_to_text(cell_json: str) -> str:
@@ -101,25 +103,41 @@ def cell_to_text(cell_json: str) -> str:
     return json.dumps(read_cell(cell_json))
 
 
-def _read_branch(branch: dict, index: int) -> dict:
-    """Returns a branch with its values checked and in one form."""
-    operation, source = branch["op"], int(branch["input"])
-    if source >= index:
-        raise ValueError(f"branch {index} has input {source}, which is not an earlier branch")
+def _read_branch(branch: Any, index: int) -> dict:
+    """Returns a branch with its values checked and in one form.
+
+    Raises:
+        ValueError: A value is missing or wrong.
+    """
+    if not isinstance(branch, dict):
+        raise ValueError(f"branch {index} is {shortened(repr(branch))}, not an object")
+    operation, source = branch.get("op"), branch.get("input")
+    if not _is_whole(source) or not -1 <= source < index:
+        raise ValueError(
+            f"branch {index} has the input {shortened(repr(source))}, which is not an earlier "
+            "branch or -1"
+        )
+
+    def pair(name: str, default=None) -> tuple[int, int]:
+        """Height and width, each 1 or more, from a pair or from one number for both."""
+        value = branch.get(name, default)
+        sides = value if isinstance(value, list) else [value, value]
+        if len(sides) != 2 or not all(_is_whole(side) and 1 <= side <= _MAX_SIDE for side in sides):
+            raise ValueError(
+                f"branch {index} has the {name} {shortened(repr(value))}, which is not one or two "
+                f"whole numbers between 1 and {_MAX_SIDE}"
+            )
+        return sides[0], sides[1]
+
     if operation == "pyramid_pooling":
-        return {"op": operation, "input": source, "grid_size": _pair(branch["grid_size"])}
+        return {"op": operation, "input": source, "grid_size": pair("grid_size")}
     if operation != "conv":
-        raise ValueError(f"branch {index} has the unknown op {operation!r}")
-    kernel = _pair(branch["kernel"])
+        raise ValueError(f"branch {index} has the unknown op {shortened(repr(operation))}")
+    kernel = pair("kernel")
     if kernel not in ((1, 1), (3, 3)):
         raise ValueError(f"branch {index} has a kernel of {kernel}, neither 1 nor 3")
-    rate = _pair(branch.get("rate", 1))
-    return {"op": operation, "input": source, "kernel": kernel[0], "rate": rate}
+    return {"op": operation, "input": source, "kernel": kernel[0], "rate": pair("rate", 1)}
 
 
-def _pair(value: int | list[int]) -> tuple[int, int]:
-    """Returns height and width, each 1 or more, from a pair or from one number for both."""
-    height, width = value if isinstance(value, list) else (value, value)
-    if min(height, width) < 1:
-        raise ValueError(f"{value} is below 1")
-    return height, width
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

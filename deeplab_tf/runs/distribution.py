@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 
 def get_strategy(name: str) -> tf.distribute.Strategy:
@@ -177,6 +178,12 @@ def _has_tpu() -> bool:
     return bool(os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU"))
 
 
+# What JSON of another shape, or with numbers that are none, raises.
+_NOT_A_CLUSTER = (
+    AttributeError, LookupError, TypeError, ArithmeticError, ValueError, RecursionError,
+)  # fmt: skip
+
+
 def _cluster() -> tuple[int, int]:
     """The number of workers in TF_CONFIG, and the index of this process."""
     text = os.environ.get("TF_CONFIG") or '{"cluster": {"worker": ["here"]}}'
@@ -187,10 +194,10 @@ def _cluster() -> tuple[int, int]:
         index = int(task["index"]) + (len(chiefs) if task["type"] == "worker" else 0)
         if not 0 <= index < len(chiefs) + len(workers):
             raise ValueError(f"there is no task {task}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _NOT_A_CLUSTER as error:
         raise UserError(
-            f"TF_CONFIG={text} does not describe this worker ({error!r}). An example: "
-            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+            f"TF_CONFIG={shortened(text)} does not describe this worker ({error!r:.100}). An "
+            'example: {"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
             '"task": {"type": "worker", "index": 0}}; deeplab_tf.supervise sets it.'
         ) from error
     return len(chiefs) + len(workers), index

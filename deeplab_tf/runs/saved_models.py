@@ -1,15 +1,22 @@
 """Loading a trained model from a run dir, a `.keras` file, or the Hugging Face Hub."""
 
+import json
 import os
+import zipfile
 
 import keras
 
 from deeplab_tf import layers  # noqa: F401 - Keras finds the layers of a file by their classes
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import hub
 from deeplab_tf.runs import run_dir
 from deeplab_tf.runs import run_files
+
+_MAX_METADATA_BYTES = 2**20
+_MAX_UNPACKED_RATIO = 4  # Keras stores weights as they are; what packs better is a bomb
+_FREE_BYTES = 64 * 2**20
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:
@@ -43,10 +50,39 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     if hub.is_address(given):
         raise UserError(f"{given} is not a Keras model: it has no {run_files.KERAS_CONFIG}.")
     if path.endswith(".keras") or os.path.isfile(path):
-        if not os.path.isfile(path):
-            raise UserError(f"There is no file {path}. Give a .keras file or a run dir.")
+        check_keras_file(path)
         return _load_by_keras(path)
     return run_dir.load_model(run_dir.read(path))
+
+
+def check_keras_file(path: str) -> tuple[str, str]:
+    """Checks a `.keras` file, a zip archive, before anything in it is unpacked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The version of Keras that wrote it, and when.
+
+    Raises:
+        UserError: The file is missing, damaged, or would unpack to far more than it has.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"There is no file {path}: give a .keras file or a run dir.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            with archive.open("metadata.json") as file:
+                metadata = json.loads(file.read(_MAX_METADATA_BYTES))
+        version, date = str(metadata["keras_version"]), str(metadata["date_saved"])
+    except Exception as error:  # of many kinds, for all the ways in which a zip file can be damaged
+        raise _damaged(path, error) from error
+    if unpacked > _MAX_UNPACKED_RATIO * os.path.getsize(path) + _FREE_BYTES:
+        raise UserError(
+            f"{path} cannot be used: it would unpack to {unpacked / 2**20:.0f} MiB, which no file "
+            "written by Keras does."
+        )
+    return version, date
 
 
 def _load_by_keras(path: str) -> keras.Model:
@@ -54,9 +90,13 @@ def _load_by_keras(path: str) -> keras.Model:
     try:
         model = keras.saving.load_model(path)
     except Exception as error:  # of many kinds, for all the ways in which a file can be damaged
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} cannot be used: it is damaged, or not a Keras model ({reason})."
-        ) from error
+        raise _damaged(path, error) from error
     checkpoints.check_finite(model, path)
     return model
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(
+        f"{path} cannot be used: it is damaged, or not a Keras model ({shortened(reason, 200)})."
+    )

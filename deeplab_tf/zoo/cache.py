@@ -203,7 +203,10 @@ def _check_digest(about: pathlib.Path, digest: str | None, origin: str) -> None:
             file=sys.stderr,
         )
         return
-    first = files.read_json(about, "record of a download").get("sha256")
+    record = files.read_json(about, "record of a download")
+    first = record.get("sha256") if isinstance(record, dict) else None
+    if not isinstance(first, str) or len(first) != len(digest):
+        raise UserError(f"{about} does not hold a SHA-256: delete it and run the command again.")
     if first != digest:
         raise UserError(
             f"{origin} is another archive than the first one: its SHA-256 is {digest}, and not "

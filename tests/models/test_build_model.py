@@ -209,7 +209,7 @@ def test_dense_heads_have_the_originals_names():
         ),
         ({"decoder_output_is_logits": True}, "decoder_use_sum_merge"),
         ({"dense_prediction_cell_json": CELL, "atrous_rates": (6,)}, "atrous_rates would shape"),
-        ({"dense_prediction_cell_json": "nowhere.json"}, "nowhere.json cannot be read"),
+        ({"dense_prediction_cell_json": "nowhere.json"}, "There is no .* cell nowhere.json"),
         ({"dense_prediction_cell_json": "[1, 2"}, "is not JSON"),
         ({"dense_prediction_cell_json": "[]"}, "not a list of branches"),
         (
@@ -221,7 +221,13 @@ def test_dense_heads_have_the_originals_names():
             "neither 1 nor 3",
         ),
         ({"dense_prediction_cell_json": '[{"op": "max", "input": -1}]'}, "unknown op 'max'"),
-        ({"dense_prediction_cell_json": '[{"input": -1}]'}, "'op'"),
+        ({"dense_prediction_cell_json": '[{"input": -1}]'}, "unknown op None"),
+        ({"dense_prediction_cell_json": '[{"op": "conv", "input": Infinity}]'}, "input inf"),
+        (
+            {"dense_prediction_cell_json": '[{"op": "conv", "input": -1, "kernel": [1, 1.5]}]'},
+            "the kernel .1, 1.5.",
+        ),
+        ({"dense_prediction_cell_json": "[" * 100_000}, "is not JSON"),
         ({"in_channels": 0}, "in_channels is 0"),
         ({"decoder_output_stride": 2}, "decoder at 4, 8, 16"),
         ({"decoder_output_stride": (8, 2)}, "decoder at 4, 8, 16"),

@@ -8,6 +8,7 @@ lie beside the images or in `annotations/`; its name or its folder may tell the 
 import collections
 import dataclasses
 import functools
+import os
 import pathlib
 
 import numpy as np
@@ -24,11 +25,13 @@ from deeplab_tf.data.annotations.fields import size_field
 from deeplab_tf.data.annotations.probing import holds_all
 from deeplab_tf.data.annotations.shapes import Shape
 from deeplab_tf.data.annotations.shapes import ShapeError
+from deeplab_tf.data.json_fields import as_color
 from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.naming import split_of
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 _OTHER_TASKS = ("captions", "person_keypoints", "image_info")  # of COCO's own files
 
@@ -142,7 +145,7 @@ class _Reader:
         name = field(image, "file_name", str, path, where)
         file = self._listing.find_image(name, path, split)
         if file is None:
-            self._missing.append(name)
+            self._missing.append(shortened(name))
             return
         split = split or self._listing.split_of(file)
         if (split, file) in self._taken:
@@ -180,9 +183,8 @@ class _Reader:
             names[category_id] = name
             self._names.setdefault(name, category_id)
             parents.add(str(category.get("supercategory")))
-            color = category.get("color")
-            if isinstance(color, list) and len(color) == 3 and set(color) <= set(range(256)):
-                self.colors.setdefault(name, (int(color[0]), int(color[1]), int(color[2])))
+            if color := as_color(category.get("color")):
+                self.colors.setdefault(name, color)
             if category.get("supercategory") == "none":
                 self._unused.add(name)
         self._unused &= parents
@@ -210,10 +212,12 @@ class _Reader:
     ) -> list[Shape]:
         name = field(annotation, "file_name", str, path, where)
         folder = path.parent / path.stem  # panoptic_val2017.json, panoptic_val2017/
-        file = next((f for f in (folder / name, path.parent / name) if f.is_file()), None)
+        file = next((f for f in (folder / name, path.parent / name) if os.path.isfile(f)), None)
         file = file or self._listing.find_image(name, folder / "x", split_of(path.stem))
         if file is None:
-            raise UserError(f"{path}, {where}: there is no label image {name} in {folder}.")
+            raise UserError(
+                f"{path}, {where}: there is no label image {shortened(name)} in {folder}."
+            )
         drawn = []
         for segment in field(annotation, "segments_info", list, path, where):
             label: str | None = _label(segment, categories, path, where)
@@ -298,7 +302,8 @@ def _label(annotation: dict, categories: dict, path: pathlib.Path, where: str) -
 
 def _id(value, number: int):
     """What names an entry in messages: its id, or else its number in the list."""
-    return value.get("id", f"number {number}") if isinstance(value, dict) else f"number {number}"
+    stated = value.get("id") if isinstance(value, dict) else None
+    return f"number {number}" if stated is None else shortened(str(stated))
 
 
 def _hashable(value, path: pathlib.Path, where: str):

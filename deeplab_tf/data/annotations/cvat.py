@@ -23,6 +23,7 @@ from deeplab_tf.data.naming import split_of
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 _NOT_AREAS = ("points", "cuboid", "skeleton", "tag")
 
@@ -113,6 +114,10 @@ class _Reader:
         if file is None:
             self._missing.append(name)
             return
+        try:
+            width, height = (int(_number(image, key, 0)) for key in ("width", "height"))
+        except ValueError as error:
+            raise UserError(f"{path}, image {name}: {_reason(error)}. Export it again.") from error
         drawn = []
         for number, element in enumerate(image):
             where = f"{path}, image {name}, shape {number} ({element.tag})"
@@ -121,7 +126,6 @@ class _Reader:
             except (ShapeError, ValueError) as error:
                 raise UserError(f"{where}: {_reason(error)}. Correct or delete it.") from error
         drawn.sort(key=lambda item: item[0])  # stable: equal ones keep their order
-        width, height = (int(_number(image, key, 0)) for key in ("width", "height"))
         self.images.append(
             AnnotatedImage(
                 pathlib.PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix(),
@@ -189,7 +193,11 @@ def _number(element: ElementTree.Element, key: str, default: float | None = None
 
 
 def _reason(error: ValueError) -> str:
-    return str(error) if isinstance(error, ShapeError) else f"a number is damaged ({error})"
+    return (
+        str(error)
+        if isinstance(error, ShapeError)
+        else f"a number is damaged ({shortened(str(error))})"
+    )
 
 
 def _color(text: str | None) -> tuple[int, int, int] | None:

@@ -5,6 +5,7 @@ import pathlib
 from deeplab_tf.errors import UserError
 
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a text", int: "an integer"}
+MAX_SIDE = 2**31  # of an image, in pixels
 MAX_ANNOTATION_BYTES = 2**30  # of one annotation file; the largest of COCO has half of it
 
 
@@ -43,7 +44,7 @@ def field(value, key: str, kind: type, path: pathlib.Path, where: str = ""):
 def size_field(value, width_key: str, height_key: str) -> tuple[int, int] | None:
     """Returns width and height where both are stated as positive integers, or else None."""
     size = tuple(value.get(key) for key in (width_key, height_key))
-    is_stated = all(isinstance(side, int | float) and side >= 1 for side in size)
+    is_stated = all(isinstance(side, int | float) and 1 <= side <= MAX_SIDE for side in size)
     return (int(size[0]), int(size[1])) if is_stated else None
 
 

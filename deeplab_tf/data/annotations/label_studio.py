@@ -19,6 +19,7 @@ from deeplab_tf.data.annotations.common import collect
 from deeplab_tf.data.annotations.common import labels_of
 from deeplab_tf.data.annotations.fields import MAX_ANNOTATION_BYTES
 from deeplab_tf.data.annotations.fields import field
+from deeplab_tf.data.annotations.fields import size_field
 from deeplab_tf.data.annotations.probing import edges
 from deeplab_tf.data.annotations.probing import holds_all
 from deeplab_tf.data.annotations.shapes import Shape
@@ -29,6 +30,7 @@ from deeplab_tf.data.naming import split_of
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 _KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")
@@ -176,16 +178,18 @@ def _shape(
     labels = value[kind]
     if not isinstance(labels, list) or not labels or not isinstance(labels[0], str):
         raise UserError(f"{where}: it has no label. Label it, or delete it.")
-    size = result.get("original_width"), result.get("original_height")
-    if not all(isinstance(side, int | float) and side >= 1 for side in size):
+    size = size_field(result, "original_width", "original_height")
+    if size is None:
         raise UserError(f"{where}: the size of the image is missing. Export the project again.")
-    sizes.append((int(size[0]), int(size[1])))
+    sizes.append(size)
     try:
         return [Shape(labels[0], _geometry(kind, value, *sizes[-1]), where)]
     except ShapeError as error:
         raise UserError(f"{where}: {error}. Correct or delete it.") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{where}: a value is missing or damaged ({error!r}).") from error
+        raise UserError(
+            f"{where}: a value is missing or damaged ({shortened(repr(error))})."
+        ) from error
 
 
 def _geometry(kind: str, value: dict, width: int, height: int) -> shapes.Geometry:

@@ -28,6 +28,7 @@ from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 IGNORED = "__ignore__"
 _LABEL_LISTS = ("labels.txt", "classes.txt", "class_names.txt")
@@ -118,10 +119,10 @@ def _labels(listing: Listing, images: list[AnnotatedImage]) -> list[str]:
     return sorted(used, key=lambda label: (label != "_background_", label))
 
 
-def _image(
-    content: dict, path: pathlib.Path, listing: Listing
-) -> pathlib.Path | EmbeddedImage | None:
-    name = content.get("imagePath") if isinstance(content, dict) else None
+def _image(content, path: pathlib.Path, listing: Listing) -> pathlib.Path | EmbeddedImage | None:
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not an object of labelme. Save it again in labelme.")
+    name = content.get("imagePath")
     if isinstance(name, str) and name:
         beside = path.parent / name.replace("\\", "/")
         if beside in listing.images:
@@ -150,7 +151,8 @@ def _shape(
     place = f"{path}, {where} ({label})"
     if not isinstance(kind, str) or kind not in _NUM_POINTS:
         raise UserError(
-            f"{place}: its type is {kind!r}; there is {', '.join(_NUM_POINTS)}. Draw it again."
+            f"{place}: its type is {shortened(repr(kind))}; there is {', '.join(_NUM_POINTS)}. "
+            "Draw it again."
         )
     counts["line"] += kind in ("line", "linestrip")
     low, high = _NUM_POINTS[kind]

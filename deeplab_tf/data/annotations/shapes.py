@@ -21,8 +21,10 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
+from deeplab_tf.data import image_files
 from deeplab_tf.errors import UserError
 
+_LOSSLESS = ("PNG", "BMP", "TIFF")
 _POINT_RADIUS = 5  # pixels; labelme's converter
 _MAX_COORDINATE = 1e9  # pixels
 _MAX_SHARE_BETWEEN = 0.05  # of the pixels of a mask, that are neither dark nor bright
@@ -332,7 +334,7 @@ class MaskFile:
     def region(self, height: int, width: int) -> Region:
         """Returns the covered pixels; see `Geometry`."""
         try:
-            with PIL.Image.open(self.path) as image:
+            with image_files.open_image(self.path, max_pixels=width * height) as image:
                 if image.size != (width, height):
                     raise ShapeError(
                         f"the mask is {image.width}x{image.height} pixels, the image "
@@ -397,8 +399,12 @@ def read_rgb(path: pathlib.Path) -> np.ndarray:
         ShapeError: It cannot be read.
     """
     try:
-        with PIL.Image.open(path, formats=["PNG", "BMP", "TIFF"]) as image:
+        with image_files.open_image(path) as image:
+            if image.format not in _LOSSLESS:
+                raise ShapeError(f"{path} is a {image.format} file, which does not keep ids")
             return np.asarray(image.convert("RGB"))
+    except ShapeError:
+        raise
     except Exception as error:  # Pillow raises errors of every kind on damaged files
         raise ShapeError(f"{path} cannot be read ({error}): replace it") from error
 

@@ -8,6 +8,7 @@ the two lie side by side.
 import pathlib
 
 from deeplab_tf import files
+from deeplab_tf.data import class_lists
 from deeplab_tf.data.annotations import shapes
 from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.annotations.common import Annotations
@@ -23,6 +24,7 @@ from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
 
 _NAME_LISTS = ("obj.names", "classes.txt", "classes.names", "names.txt", "labels.txt")
+_MAX_DIGITS = 3  # of a class id
 _OUTSIDE = 0.5  # how far outside the image a coordinate may lie, in image sizes
 
 
@@ -81,7 +83,8 @@ def _places(image: pathlib.Path) -> list[pathlib.Path]:
 
 def _looks_like_labels(path: pathlib.Path) -> bool:
     try:
-        lines = path.read_text("utf-8", errors="replace")[:4096].splitlines()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read(4096).splitlines()
         words = lines[0].split() if lines else []
         return len(words) >= 5 and words[0].isdigit() and all(map(_is_number, words))
     except OSError:
@@ -104,7 +107,8 @@ def _read_shapes(path: pathlib.Path, names: list[str]) -> list[Shape]:
             continue
         where = f"{path}, line {number}"
         words = line.split()
-        if not all(map(_is_number, words)) or not words[0].isdigit():
+        is_id = words[0].isdecimal() and len(words[0]) <= _MAX_DIGITS
+        if not all(map(_is_number, words)) or not is_id:
             raise UserError(
                 f"{where}: {line[:40]!r} is not a class id and coordinates. Correct the line."
             )
@@ -142,9 +146,8 @@ def _class_names(listing: Listing) -> tuple[list[str], list[str]]:
             return names, [f"Class names from {path.relative_to(listing.root)}."]
     for path in listing.files:
         if path.name.lower() in _NAME_LISTS and not _looks_like_labels(path):
-            lines = [line.strip() for line in files.read_text(path, "class list").split("\n")]
-            names = [line for line in lines if line]
-            return names, [f"Class names from {path.relative_to(listing.root)}."]
+            names, _ = class_lists.read_class_list(path)
+            return list(names), [f"Class names from {path.relative_to(listing.root)}."]
     return [], [
         "No class names (data.yaml or obj.names) lie here: classes are called by their number."
     ]
@@ -161,7 +164,7 @@ def _names_in_yaml(path: pathlib.Path) -> list[str]:
         raise UserError(f"{path} is not YAML ({reason}): correct it.") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if not names.keys() == set(range(len(names))):
             raise UserError(f"{path}: the ids of `names` are not 0, 1, 2, ... without a gap.")
         names = [names[class_id] for class_id in range(len(names))]
     if names is None:

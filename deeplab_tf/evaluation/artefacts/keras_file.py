@@ -1,19 +1,12 @@
 """`.keras` files of models of `deeplab_tf.build_model`."""
 
-import json
-import os
-import zipfile
-
 import keras
 
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.artefacts.answers import printable
 from deeplab_tf.evaluation.artefacts.answers import reason
 from deeplab_tf.runs import checkpoints
-
-_MAX_METADATA_BYTES = 2**20
-_MAX_UNPACKED_RATIO = 4  # Keras stores weights as they are; what packs better is a bomb
-_FREE_BYTES = 64 * 2**20
+from deeplab_tf.runs import saved_models
 
 
 def describe(path: str) -> str:
@@ -22,22 +15,8 @@ def describe(path: str) -> str:
     Raises:
         UserError: The file is missing or damaged.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"There is no file {path}: give a .keras file.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-            with archive.open("metadata.json") as file:
-                metadata = json.loads(file.read(_MAX_METADATA_BYTES))
-        version, date = metadata["keras_version"], metadata["date_saved"]
-    except Exception as error:  # of many kinds, for all the ways in which a zip file can be damaged
-        raise _damaged(path, error) from error
-    if unpacked > _MAX_UNPACKED_RATIO * os.path.getsize(path) + _FREE_BYTES:
-        raise UserError(
-            f"{path} cannot be used: it would unpack to {unpacked / 2**20:.0f} MiB, which no file "
-            "written by Keras does."
-        )
-    return f"{path}: a file of Keras {printable(str(version))}, saved {printable(str(date))}"
+    version, date = saved_models.check_keras_file(path)
+    return f"{path}: a file of Keras {printable(version)}, saved {printable(date)}"
 
 
 def load(path: str, num_classes: int) -> keras.Model:
