@@ -2,6 +2,8 @@
 
 python -m deeplab_tf.datasets.build --dataset=shapes --data_dir=DIR
 python -m deeplab_tf.datasets.build --dataset=folder --manual_dir=MY_DATA --data_dir=DIR
+
+A build that was stopped resumes when the same command is run again.
 """
 
 import dataclasses
@@ -29,7 +31,7 @@ class Arguments(config.Config):
     )
     manual_dir: str | None = setting(
         None,
-        "Folder of the raw images and labels. Without it, the error shows how it must look.",
+        "Folder of the raw images and labels. If it is missing, the message shows its layout.",
         is_path=True,
         is_common=True,
     )

@@ -26,7 +26,7 @@ def build(
     """Builds the records of a dataset, unless they exist already.
 
     A build that was interrupted resumes when it is started again: finished shards are kept as long
-    as what they were made of has not changed.
+    as their sources have not changed.
 
     Args:
         dataset: One of `DATASETS`.
@@ -56,7 +56,7 @@ def build(
     if own and own != own_data.OwnDataOptions():
         if dataset != "folder":
             raise UserError(
-                f"How {dataset} looks is known: leave out the flags that are for the dataset "
+                f"The layout of {dataset} is known: leave out the flags for the dataset "
                 "`folder` (--format, --label_encoding, --label_suffix, --classes, --val_share, "
                 "--unlabeled, --crowd, --line_width)."
             )
@@ -72,7 +72,7 @@ def build(
 
 def _builder_class(dataset: str) -> type[segmentation.SegmentationBuilder]:
     if dataset not in DATASETS:
-        raise UserError(f"There is no dataset {dataset!r}; there is {', '.join(DATASETS)}.")
+        raise UserError(f"There is no dataset {dataset!r}; choose one of {', '.join(DATASETS)}.")
     module = importlib.import_module(f"deeplab_tf.datasets.{dataset}.{dataset}_dataset_builder")
     return module.Builder
 

@@ -64,7 +64,7 @@ class SegmentationBuilder(
         return image, image.upright(self._read_label(pair.label))
 
     def check_command(self, pair: Pair) -> str:
-        """Returns the command that lists all that is wrong, not only the first.
+        """Returns the command that lists every problem, not only the first.
 
         Empty where `check_data` cannot read the data set as it is distributed.
         """
@@ -122,7 +122,7 @@ class SegmentationBuilder(
         )
 
     def fingerprint(self) -> str:
-        """Returns what records are made of besides the files: version, classes."""
+        """Returns what records depend on besides the files: version, classes."""
         return repr((self.info.full_name, self._raw_info, self._class_map))
 
     def read_pair(self, pair) -> tuple[source_images.SourceImage, np.ndarray]:

@@ -1,8 +1,8 @@
 """Writes the shards of a dataset in parallel, so that a build that was interrupted can resume.
 
 While a dataset is built it lies in `<version>.incomplete/` beside its final folder, where no reader
-looks. Every shard there is written under another name first, and has a file beside it that says
-what it was made of: by that, the next build decides whether to keep it.
+looks. Every shard there is written under another name first, and has a file beside it with the
+fingerprint of its sources, by which the next build decides whether to keep it.
 """
 
 import collections
@@ -43,7 +43,7 @@ class _Written:
     """What a finished shard holds.
 
     Attributes:
-        fingerprint: Of what it was made of.
+        fingerprint: Hash of its sources.
         num_bytes: Of its examples.
         pixels_by_id: Of every label, by class id.
     """
@@ -113,7 +113,7 @@ def write_shards(
         num_workers: Threads; by default as many as there are CPU cores.
 
     Raises:
-        UserError: An image or label is not fit, there is nothing to learn from all of them, or the
+        UserError: An image or label is not fit, nothing can be learned from all of them, or the
             folder cannot be written.
     """
     folder = pathlib.Path(builder.data_path)
@@ -214,7 +214,7 @@ def _plan(
 
 
 def _fingerprint(common: str, pairs: list[Pair]) -> str:
-    """Returns a hash of what a shard is made of; files count by their size and time."""
+    """Returns a hash of the sources of a shard; files count by their size and time."""
     digest = hashlib.sha256(common.encode())
     for pair in pairs:
         digest.update(repr(pair).encode())
@@ -252,7 +252,7 @@ def _serialize(
         image, label = builder.read_pair(pair)
     except UserError as error:
         command = builder.check_command(pair)
-        hint = f"\nTo see everything that is wrong at once: {command}" if command else ""
+        hint = f"\nTo list all problems at once: {command}" if command else ""
         raise UserError(f"{error}{hint}") from error
     example = segmentation.encode_example(pair.name, image, label)
     serialized = builder.info.features.serialize_example(example)

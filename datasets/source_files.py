@@ -1,4 +1,4 @@
-"""The files that records are made of: an image and its label, found by names and lists."""
+"""The source files of records: images and labels, found by names and lists."""
 
 import dataclasses
 import pathlib
@@ -21,7 +21,7 @@ class Pair:
     label: pathlib.Path
 
     def sources(self) -> tuple[pathlib.Path, ...]:
-        """Returns the files that the record is made of."""
+        """Returns the source files of the record."""
         return (self.image, self.label)
 
 

@@ -1,6 +1,6 @@
 """Lists the commands, and runs one: `python -m deeplab_tf COMMAND`, or `deeplab-tf COMMAND`.
 
-Nothing slow is imported here. What a command does, its module's docstring says.
+Nothing slow is imported here. The docstring of a command's module says what it does.
 """
 
 import ast
@@ -12,7 +12,7 @@ import sys
 
 from deeplab_tf.errors import shortened
 
-# By group, in the order that they are used in.
+# By group, in the order of use.
 COMMANDS = {
     "Data": (
         "check_data",
@@ -100,13 +100,13 @@ def summary(name: str) -> str:
 
 
 def _program() -> str:
-    """How this was called."""
+    """Returns the words that this was called with."""
     is_module = os.path.basename(sys.argv[0]) == "__main__.py"
     return "python -m deeplab_tf" if is_module else "deeplab-tf"
 
 
 def _complaint(word: str) -> str:
-    """What is wrong with a word that is not the name of a command."""
+    """Returns what is wrong with a word that is not the name of a command."""
     if word.startswith("-"):
         return f"the name of a command comes first, before {shortened(word)}."
     known = {name.rpartition(".")[2]: name for name in NAMES} | {name: name for name in NAMES}

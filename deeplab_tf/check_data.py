@@ -4,11 +4,12 @@
     python -m deeplab_tf.check_data --data=FOLDER_OF_IMAGES_AND_LABELS
     python -m deeplab_tf.check_data --images=DIR --labels=DIR --classes=FILE
 
-The second form takes what `datasets.build --dataset=folder` takes, by the same functions.
-Every file is read to its end. Prints counts per class, sizes, class weights, a crop size, and all
-that is wrong with a remedy; writes the same to OUTPUT_DIR/report.json, and some images with their
-labels, those with problems first, to OUTPUT_DIR/contact_sheet.jpg. Exits with 0 if the data is fit
-to train, perhaps with warnings, and with 1 if it is not.
+The second form reads a folder as `datasets.build --dataset=folder` does.
+
+Reads every file to its end. Prints counts per class, sizes, class weights, a crop size, and every
+problem with its remedy. Writes the same to OUTPUT_DIR/report.json, and some images with their
+labels, those with problems first, to OUTPUT_DIR/contact_sheet.jpg. The exit code is 0 if the data
+is fit for training, perhaps with warnings, and 1 if it is not.
 """
 
 import dataclasses

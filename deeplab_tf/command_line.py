@@ -9,9 +9,9 @@ it:
         command_line.run(main)
 
 Flags are absl's: `--name=value`, `--name value`, `--name` and `--noname` for booleans, and
-`--flagfile=FILE` with one flag on a line. What a source, the command line or a flagfile, says
-itself wins over the flagfiles that it names. Within one source a list flag may be given several
-times, and collects.
+`--flagfile=FILE` with one flag on a line. The flags of a source (the command line or a flagfile)
+win over those of the flagfiles that it names. Within one source, a list flag may be given several
+times: its values are collected.
 """
 
 import dataclasses
@@ -60,8 +60,8 @@ def run(main: Callable[..., None], starts_tensorflow: bool = True) -> None:
     A `UserError` is printed as one message, with exit code 1.
 
     Args:
-        main: The command; what takes long to import, it imports itself, so that `--help` and wrong
-            flags are answered at once.
+        main: The command. It imports slow modules itself, so that `--help` and wrong flags are
+            answered at once.
         starts_tensorflow: Whether TensorFlow is started before, without its notes on stderr.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -73,8 +73,8 @@ def run(main: Callable[..., None], starts_tensorflow: bool = True) -> None:
 
     def run_main(_) -> None:
         outcome = _outcome(main, config_classes, starts_tensorflow)
-        # An input pipeline whose threads still call Python when it shuts down makes it abort. What
-        # an error's frames held is free by now; this frees what is left of it.
+        # Python aborts if threads of an input pipeline still call it while it shuts down. What an
+        # error's frames held is free by now; this frees the rest.
         gc.collect()
         sys.exit(outcome)
 
@@ -327,7 +327,7 @@ def _needs_value(name: str, flag_values: flags.FlagValues) -> bool:
 
 
 def _setting(name: str, flag_values: flags.FlagValues) -> settings.Setting | None:
-    """Returns the setting behind a flag; None for flags of absl, and for what is not a flag."""
+    """Returns the setting of a flag; None for absl's own flags, and for what is not a flag."""
     parser = flag_values[name].parser if name in flag_values else None
     return parser.setting if isinstance(parser, _Parser) else None
 
@@ -349,7 +349,9 @@ def _flatten_flagfile(
 ) -> Iterator[_Argument]:
     path = os.path.expanduser(argument.value or "")
     if os.path.realpath(path) in within:
-        raise UserError(f"{argument.where}the flagfile {path} names itself, by others or at once.")
+        raise UserError(
+            f"{argument.where}the flagfile {path} includes itself, directly or through others."
+        )
     lines = enumerate(map(str.strip, files.read_text(path, "flagfile").split("\n")), start=1)
     arguments = [
         _read_line(line, f"{path}, line {number}: ")
@@ -418,7 +420,7 @@ def _help(config_classes: Sequence[type[settings.Config]]) -> str:
     """Returns what the command does, then its flags: the common ones, then all others by config."""
     common = [one for kind in config_classes for one in settings.settings_of(kind) if one.is_common]
     paragraphs = [
-        inspect.cleandoc(sys.modules["__main__"].__doc__ or ""),
+        (sys.modules["__main__"].__doc__ or "").strip(),
         "\n".join(["Common flags:", *map(_describe, common), _describe_text(*_FLAGFILE_HELP)]),
     ]
     for config_class in config_classes:

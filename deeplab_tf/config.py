@@ -310,7 +310,7 @@ class ModelConfig(Config):
     )
     image_pyramid: tuple[float, ...] = setting(
         (),
-        "Scales at which the network sees its input; empty for its own scale alone.",
+        "Scales at which the network sees its input; empty for the original scale only.",
         above=0,
         example="0.5,0.75,1",
     )
@@ -428,8 +428,8 @@ class DataConfig(Config):
     )
     data_weights: tuple[int, ...] = setting(
         (),
-        "How often data_dir and each of extra_data_dirs give an image, e.g. 2,1.",
-        default_help="as often as they have images",
+        "Relative number of images from data_dir and each of extra_data_dirs, e.g. 2,1.",
+        default_help="their numbers of images",
         at_least=1,
         example="2,1",
     )
@@ -511,7 +511,7 @@ class TrainConfig(Config):
         0.0, "Learning rate that the poly and cosine policies end with.", at_least=0
     )
     decay_steps: int = setting(
-        0, "Steps in which poly and cosine decay; 0 for the whole run.", at_least=0, unit="steps"
+        0, "Steps over which poly and cosine decay; 0 for the whole run.", at_least=0, unit="steps"
     )
     learning_rate_decay_factor: float = setting(
         0.1, "Factor that the step policy multiplies the learning rate by.", at_least=0
@@ -527,7 +527,7 @@ class TrainConfig(Config):
     )
     warmup_steps: int = setting(
         0,
-        "Steps in which the learning rate climbs from slow_start_learning_rate to "
+        "Steps over which the learning rate climbs from slow_start_learning_rate to "
         "base_learning_rate.",
         at_least=0,
         unit="steps",
@@ -586,7 +586,7 @@ class TrainConfig(Config):
     )
     hard_example_mining_step: int = setting(
         0,
-        "Steps in which top_k_percent_pixels falls from 1 to its value.",
+        "Steps over which top_k_percent_pixels falls from 1 to its value.",
         at_least=0,
         unit="steps",
     )
@@ -726,7 +726,7 @@ class CrfConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig(Config):
-    """How the network looks at images in prediction; by default once, at their own size."""
+    """The inference modes: scales, flips and windows; by default, the whole image once."""
 
     title = "inference"
 
@@ -744,8 +744,7 @@ class EvalConfig(Config):
     )
     window_size: tuple[int, ...] = setting(
         (),
-        "Height,width of the windows in which images are processed that do not fit into memory; "
-        "empty for whole images.",
+        "Height,width of windows for images that do not fit into memory; empty for whole images.",
         at_least=1,
         length=2,
         unit="pixels",
@@ -826,11 +825,11 @@ class OwnDataConfig(Config):
     )
     unlabeled: str | None = setting(
         None,
-        "What pixels are that no annotation covers.",
+        "Label of pixels that no annotation covers.",
         default_help="what is usual in the format",
         choices=("background", "ignore"),
     )
-    crowd: str = setting("ignore", "What COCO's crowd regions are.", choices=("ignore", "class"))
+    crowd: str = setting("ignore", "Label of COCO's crowd regions.", choices=("ignore", "class"))
     line_width: int = setting(10, "Width of annotated lines.", at_least=1, unit="pixels")
     max_image_pixels: int = max_image_pixels(2**26)
 

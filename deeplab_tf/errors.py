@@ -20,7 +20,7 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def extra_for(purpose: str, extra: str) -> Iterator[None]:
-    """Says how to install what is missing, around the imports of optional packages.
+    """Turns a failed import of an optional package into a message that says how to install it.
 
     Args:
         purpose: What the packages are needed for, such as "Reading .mat files".
@@ -47,7 +47,7 @@ is not installed: pip install 'deeplab_tf[mat]'
 
 
 def shortened(text: str, max_length: int = 100) -> str:
-    """Returns a text that a user gave as a message shows it: the beginning of a long one.
+    """Shortens a text that a user gave, for a message.
 
     >>> shortened("abcdef", 3)
     'abc...'

@@ -34,17 +34,17 @@ class Arguments(config.TrainedConfig):
     max_image_pixels: int | None = config.max_image_pixels(None, "that of the run")
     border_width: int = setting(
         0,
-        "Evaluates only pixels less than this far from a border between classes; 0 for all.",
+        "Evaluates only pixels closer than this to a border between classes; 0 for all.",
         at_least=0,
         unit="pixels",
     )
     trimap_width: int = setting(
         0,
-        "Evaluates trimaps along the borders too, from 1 pixel wide to this; the papers use 40.",
+        "Also evaluates trimaps along the borders, from 1 pixel wide to this; the papers use 40.",
         at_least=0,
         unit="pixels",
     )
-    boundary_iou: bool = setting(False, "Whether the Boundary IoU is measured too.")
+    boundary_iou: bool = setting(False, "Whether to measure the Boundary IoU, too.")
     report: str = setting(
         "",
         "HTML file to write, with figures, curves and images.",

@@ -29,7 +29,7 @@ def load_and_try(name: str) -> types.ModuleType | None:
         module.try_out()
     except Exception as error:  # numba and LLVM fail in many ways
         logging.warning(
-            "The installed numba cannot compile %s, so TensorFlow takes over, which takes several "
+            "The installed numba cannot compile %s, so TensorFlow is used, which takes several "
             "times as long. Install a version that fits: pip install 'deeplab_tf[fast]' (%s: %s)",
             name,
             type(error).__name__,

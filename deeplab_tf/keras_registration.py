@@ -1,4 +1,4 @@
-"""Makes the classes in saved models known to Keras as soon as Keras is there.
+"""Makes the classes in saved models known to Keras as soon as Keras is imported.
 
 Keras finds the classes in a `.keras` file only if the modules that define them have been imported.
 Importing them here would load TensorFlow with every `import deeplab_tf`; so this waits for Keras.
@@ -42,5 +42,6 @@ class _WaitForKeras(importlib.abc.MetaPathFinder):
             sys.meta_path.remove(self)
             importlib.import_module(_LAYERS)
 
-        # Not done here: who looks for Keras need not import it, as TensorFlow at its start.
+        # Not done here: looking for Keras does not mean importing it; TensorFlow does so at its
+        # start.
         loader.exec_module = exec_module

@@ -1,8 +1,8 @@
-"""Starts TensorFlow without the notes that it prints to stderr whatever it is told.
+"""Starts TensorFlow without the messages that it prints to stderr at any log level.
 
 While TensorFlow is imported and looks for devices, file descriptor 2 leads to another process,
 which runs this file: it drops the lines that are known to be of no use, and passes everything else
-on at once. A process of its own also passes on the last words of a process that crashes or is
+on at once. As a separate process, it also passes on the last words of a process that crashes or is
 killed.
 """
 
@@ -19,7 +19,7 @@ LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _LOG_LINE = re.compile(rb"([IWEF])\d{4} [\d:.]+ +\d+ ([\w.]+):\d+\] (.*)")
 _SEVERITIES = b"IWEF"
 _HEADER = b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR"
-# Errors that are none, by source file.
+# Harmless errors, by source file.
 _HARMLESS_ERRORS = (
     (b"cuda_platform.cc", re.compile(rb"failed call to cuInit: .*\b303\b")),  # no driver, no GPU
     (b"cuda_dnn.cc", re.compile(rb"Unable to register cuDNN factory")),
@@ -39,7 +39,7 @@ def start_tensorflow() -> None:
 
 @contextlib.contextmanager
 def filtered_stderr() -> Iterator[None]:
-    """Drops what is of no use from all that this process and its libraries write to stderr."""
+    """Drops useless lines from what this process and its libraries write to stderr."""
     level = os.environ.get(LEVEL, "0")
     if level == "0":
         yield

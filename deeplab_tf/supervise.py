@@ -57,7 +57,7 @@ def supervise(
         command: The training.
         run_dir: Its run dir, whose checkpoints tell whether it makes progress.
         workers: Processes to start on this machine.
-        hosts: `host:port` of every worker, of which one is started here; empty if all are.
+        hosts: `host:port` of every worker. One of them is started here; empty if all are.
         index: Which of `hosts` is started here.
         port: Port of the first process here; the others have the ports after it. 0 for any free
             ones.
@@ -76,7 +76,9 @@ def supervise(
             "one process on each machine."
         )
     if hosts and not 0 <= index < len(hosts):
-        raise UserError(f"--index={index} must be between 0 and {len(hosts) - 1}, as of --hosts.")
+        raise UserError(
+            f"--index={index} must be between 0 and {len(hosts) - 1}, the last of --hosts."
+        )
 
     def start() -> _Group:
         addresses = hosts or [f"localhost:{free}" for free in _ports(workers, port)]
@@ -169,7 +171,7 @@ class _Worker:
     def _pass_output_on(self) -> None:
         assert self.process.stdout is not None  # it is piped
         for line in self.process.stdout:
-            # So begins a message to the user; what it is about will not change by itself.
+            # A message to the user begins like this. Restarting does not help then.
             self.has_message |= line.startswith(b"error: ")
             sys.stdout.buffer.write(self._prefix + line)
             sys.stdout.buffer.flush()

@@ -70,10 +70,10 @@ _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 class Client:
     """A model behind TF Serving; threads may share it.
 
-    Nothing is retried: what a failed request asked for may have been done.
+    Requests are not retried, since the server may have carried out a failed one.
 
     Attributes:
-        name: Model, version and address in words, for messages.
+        name: Model, version and address, for messages.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ def _size(image_bytes: bytes) -> tuple[int, int] | None:
 
 
 def _mask_problem(png: Image.Image, mask: bytes, size: tuple[int, int] | None) -> str:
-    """Says what is wrong with the header of a mask; nothing, for the mask of an image of a size."""
+    """Returns what is wrong with the header of a mask; empty if it fits an image of a size."""
     if png.format != "PNG" or mask[_BIT_DEPTH] not in _MASK_BITS or png.mode not in _GREY_MODES:
         return "that is not a grey PNG of 8 or 16 bits"
     if size is not None and png.size != size:

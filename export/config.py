@@ -105,7 +105,7 @@ class ServingConfig(Config):
     max_image_pixels: int = config.max_image_pixels(image_files.MAX_PIXELS)
     warmup_batch_sizes: tuple[int, ...] = setting(
         (),
-        "Batch sizes, besides 1, that TF Serving runs once before it serves.",
+        "Batch sizes, besides 1, that TF Serving runs once before it takes requests.",
         at_least=1,
         unit="images",
         example="2,4,8",

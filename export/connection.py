@@ -1,4 +1,4 @@
-"""How a model server is reached, whatever protocol it talks; and what is said when it fails."""
+"""How a model server is reached, by any protocol; and the messages when that fails."""
 
 import dataclasses
 import re
@@ -91,8 +91,8 @@ class Connection:
     def unreachable_error(self, protocol: str, why: object) -> UserError:
         tls = "without TLS (see --tls)" if not self.tls else "by TLS"
         return UserError(
-            f"nothing at --server={self.server} talks {protocol} {tls} ({printable(why)}): start "
-            f"the server, or correct the address or --protocol. {_PORTS}."
+            f"no server at --server={self.server} answers {protocol} {tls} ({printable(why)}): "
+            f"start the server, or correct the address or --protocol. {_PORTS}."
         )
 
     def certificate_error(self, why: object) -> UserError:

@@ -1,4 +1,4 @@
-"""TFLite Metadata: what a `.tflite` file says of its pixels and classes to phone task libraries.
+"""TFLite Metadata: what a `.tflite` file tells phone task libraries about its pixels and classes.
 
 Every interpreter still reads the file. It gains a buffer named TFLITE_METADATA, itself a
 flatbuffer, and at its end a zip archive with the class names: `unzip -l FILE.tflite` lists it.

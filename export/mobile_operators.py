@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from deeplab_tf.errors import UserError
 from deeplab_tf.export.litert import Operator
 
-# Atrous convolution taken apart. A single operator does it several times as fast.
+# Atrous convolution taken apart. A single operator is several times faster.
 _SPACE_TO_BATCH = ("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND")
 
 # Reference: https://ai.google.dev/edge/litert/performance/gpu, "Supported ops".
@@ -80,7 +80,7 @@ def outside_gpu_delegate(operators: Sequence[Operator]) -> dict[str, list[str]]:
     """
     outside: dict[str, list[str]] = {}
     for operator in operators:
-        # The delegate unpacks float16 weights by itself.
+        # The delegate unpacks float16 weights itself.
         if operator.name not in _ON_GPU and not operator.unpacks_weights:
             outside.setdefault(operator.name, []).append(operator.layer)
     return outside

@@ -140,13 +140,13 @@ class ModelCard:
     def _licence(self) -> str:
         stated = f"`{self.license}`." if self.license else "No licence of the weights is stated."
         return (
-            f"{stated} The data that they were trained on has terms of its own, which may bind "
-            "whoever uses them."
+            f"{stated} The data that they were trained on has terms of its own, which may restrict "
+            "what they may be used for."
         )
 
 
 def _inference_modes(figures: dict) -> str:
-    """Returns how the evaluation differed from one look at the whole image, as a clause."""
+    """Returns the inference modes of an evaluation as a clause; empty for whole images."""
     defaults = {one.name: one.default for one in settings_of(EvalConfig)}
     given = {name: figures.get(name, default) for name, default in defaults.items()}
     flags = command_line.to_arguments(EvalConfig(**given))

@@ -2,8 +2,8 @@
 
     python -m deeplab_tf.export.onnx --run_dir=DIR --output=FILE.onnx
 
-ONNX Runtime, OpenVINO and TensorRT run such files. The file appears only when it is proved: ONNX
-Runtime runs it, and its labels and scores are those of the Keras model. FILE.parity.json holds the
+ONNX Runtime, OpenVINO and TensorRT run such files. The file appears only after ONNX Runtime has run
+it and its labels and scores were compared with those of the Keras model. FILE.parity.json holds the
 figures. Needs the packages of the extra `onnx`.
 """
 

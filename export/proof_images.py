@@ -49,7 +49,7 @@ def from_records_or_drawn(
     Args:
         run: The run.
         data_dir: Records; the images are spread evenly over their validation split. By default the
-            records of the run where they still exist; else images are drawn as those of `shapes`,
+            records of the run where they still exist; otherwise images are drawn as in `shapes`,
             with labels only for a run of these classes. For other runs they are as large as the
             training crops.
         number: How many, at most.
@@ -63,7 +63,7 @@ def from_records_or_drawn(
     source = _find_records(run, data_dir)
     if source is None:
         drawn = [_draw(run, index) for index in range(number)]
-        return f"{number} images drawn as those of shapes: no records were given", drawn
+        return f"{number} drawn images, as in shapes: no records were given", drawn
     split = run.data_config.val_split or run.data_config.train_split
     source.shards(split)  # the error names the splits that there are
     numbers = _spread(source.num_examples[split], number)

@@ -35,7 +35,7 @@ class Exporter(abc.ABC):
         return image
 
     def check_images(self, images: list[ProofImage]) -> None:  # noqa: B027
-        """Tells what the images show to be amiss, before they are fitted."""
+        """Warns about problems that the images show, before they are fitted."""
 
     @abc.abstractmethod
     def write(self, model: keras.Model, draft: str) -> None:

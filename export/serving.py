@@ -160,7 +160,7 @@ class ServingModule(tf.Module):
 
     @tf.function(input_signature=[IMAGES], autograph=False)
     def _segment(self, images):
-        """Labels [N, H, W] of images, and a dict of what is served besides."""
+        """Labels [N, H, W] of images, and a dict of the other outputs."""
         scores = self.logits(images)
         if self._crf_parameters is not None:
             scores = dense_crf_graph(images, tf.nn.softmax(scores), **self._crf_parameters)

@@ -192,7 +192,7 @@ def test_a_flagfile_may_lie_in_the_home_folder(tmp_path, monkeypatch):
         ("--top_k_percent_pixels=25", "line 2: --top_k_percent_pixels=25 must be above 0"),
         ('--dataset="voc', 'line 2: "voc is not one text in double quotes'),
         ("stray", "line 2: unexpected argument 'stray'"),
-        ("--flagfile=flags.txt", "line 2: the flagfile flags.txt names itself"),
+        ("--flagfile=flags.txt", "line 2: the flagfile flags.txt includes itself"),
         ("--flagfile=none.txt", "There is no flagfile none.txt"),
     ],
 )

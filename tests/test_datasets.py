@@ -440,7 +440,7 @@ def test_records_that_are_there_are_not_built_again(raw, tmp_path, capsys):
 
 def test_what_build_needs_is_asked_for(tmp_path):
     for arguments, message in (
-        (("voc", tmp_path), "no dataset 'voc'; there is shapes, camvid, "),
+        (("voc", tmp_path), "no dataset 'voc'; choose one of shapes, camvid, "),
         (("camvid", tmp_path), "--manual_dir is missing.\n.*trainannot/"),
         (("camvid", tmp_path, tmp_path / "nowhere"), "no folder --manual_dir=.*\n.*trainannot/"),
         (("camvid", tmp_path, tmp_path), "--manual_dir=.* is empty.\n.*trainannot/"),

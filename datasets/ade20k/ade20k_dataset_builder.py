@@ -1,4 +1,4 @@
-"""TFDS builder of ADE20K as the scene parsing challenge of 2016 has it (SceneParse150)."""
+"""TFDS builder of ADE20K, as in the scene parsing challenge of 2016 (SceneParse150)."""
 
 import pathlib
 

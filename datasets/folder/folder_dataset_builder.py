@@ -1,4 +1,4 @@
-"""TFDS builder of anybody's own images and labels, whatever tool drew them."""
+"""TFDS builder of your own images and labels, from any annotation tool."""
 
 import dataclasses
 import pathlib
@@ -31,7 +31,7 @@ class OwnPair(Pair):
     annotated: AnnotatedImage = dataclasses.field(repr=False)
 
     def sources(self) -> tuple[pathlib.Path, ...]:
-        """Returns the files that the record is made of."""
+        """Returns the source files of the record."""
         drawn_from = {
             shape.geometry.path
             for shape in self.annotated.shapes
@@ -68,11 +68,11 @@ class Builder(segmentation.SegmentationBuilder):
         }
 
     def fingerprint(self) -> str:
-        """Tells what records are made of besides the files: version, classes, options."""
+        """Returns what records depend on besides the files: version, classes, options."""
         return super().fingerprint() + repr((self.options, self._data.format))
 
     def check_command(self, pair: Pair) -> str:
-        """Returns the command that lists all that is wrong, not only the first."""
+        """Returns the command that lists every problem, not only the first."""
         return command_line.shell_command(
             "deeplab_tf.check_data", self.options.config(), data=self._data.root
         )

@@ -80,7 +80,7 @@ LAYOUT = """PASCAL-Context is expected in --manual_dir like this (VOCdevkit or V
   VOCdevkit/VOC2010/ImageSets/SegmentationContext/   train.txt, val.txt
 A split without its list is left out. Get VOC 2010 (VOCtrainval_03-May-2010.tar) from
 http://host.robots.ox.ac.uk/pascal/VOC/voc2010/ and trainval_merged.json from
-https://cs.stanford.edu/~roozbeh/pascal-context/; the labels and lists are made of these by
+https://cs.stanford.edu/~roozbeh/pascal-context/; make the labels and lists of these with
 tools/dataset_converters/pascal_context.py of https://github.com/open-mmlab/mmsegmentation"""
 
 

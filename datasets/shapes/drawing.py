@@ -12,10 +12,10 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-# How hard the images are: everything worth turning stands here. Lengths are in pixels.
+# How difficult the images are: change it here. Lengths are in pixels.
 SEED = 2018
 IMAGE_SIZES = ((128, 160), (112, 144), (144, 176), (160, 128))  # height, width
-NUM_OBJECTS = (4, 7)  # fewest, most; less where there is no room
+NUM_OBJECTS = (4, 7)  # fewest, most; fewer if they do not fit
 RADII = (15.0, 32.0)  # of the circle around a form, drawn log-uniformly
 STROKE = (0.32, 0.42)  # thickness of ring, frame and cross as a part of the radius ...
 MIN_STROKE = 7.0  # ... but never less

@@ -4,7 +4,7 @@
     python -m deeplab_tf.zoo download NAME
     python -m deeplab_tf.zoo add NAME ARCHIVE_OR_FOLDER
 
-A name stands wherever a checkpoint is asked for: --tf_initial_checkpoint=NAME,
+A name can be given wherever a checkpoint can: --tf_initial_checkpoint=NAME,
 import_checkpoint --checkpoint=NAME, predict --weights=NAME.
 """
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     commands.add_parser("list", help="Print all names, with networks, figures and sizes.")
     download = commands.add_parser("download", help="Download weights into the cache.")
     download.add_argument("name", metavar="NAME", help="Name in the list.")
-    add = commands.add_parser("add", help="Take weights that were fetched by other means.")
+    add = commands.add_parser("add", help="Add weights that you have fetched by other means.")
     add.add_argument("name", metavar="NAME", help="Name in the list.")
     add.add_argument("path", metavar="ARCHIVE_OR_FOLDER", help="The archive, or its files.")
     given = parser.parse_args(arguments)

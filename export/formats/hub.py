@@ -155,8 +155,8 @@ def _default_paths(config_class: type[settings.Config]) -> dict:
 def _figures(run: run_dirs.Run, checkpoint: str) -> dict | None:
     """Returns the figures of the weights that are published; None, and says so, if there are none.
 
-    Figures of another checkpoint, or from before its last change, are not theirs. Those along
-    borders alone say little to others.
+    Figures of another checkpoint, or from before its last change, are not theirs. Figures along
+    borders only are left out, too.
     """
     path = os.path.join(run.folder, run_files.METRICS)
     if os.path.isfile(path):

@@ -164,7 +164,7 @@ class _SavedModelExporter(proving.Exporter):
 
 
 def prove_image_files(loaded, size: tuple[int, int]) -> float:
-    """Proves that image files of the serving size get the labels that their pixels get.
+    """Proves that image files of the serving size get the same labels as their pixels.
 
     Args:
         loaded: A loaded SavedModel, or a `serving.ServingModule`.

@@ -139,7 +139,7 @@ class _TFLiteExporter(proving.Exporter):
         return dict(collections.Counter(operator.name for operator in found))
 
     def prove_further(self, model: keras.Model, draft: str, images: list[ProofImage]) -> dict:
-        """Compares coarse labels with what the Keras model says of every pixel."""
+        """Compares coarse labels with the Keras model's label of every pixel."""
         if not _is_coarse(self._config):
             return {}
         reference = _keras_scores(model, LABELS_IN_FLOAT32, self._size)
@@ -176,7 +176,7 @@ def fixed_input_size(
             `result_stride`.
 
     Raises:
-        UserError: `input_size` is not such a size; the message names the nearest two that are. Or
+        UserError: `input_size` does not fit, and the message names the nearest two that do; or
             `result_stride` does not divide the output stride.
     """
     stride, given = run.model_config.output_stride, tuple(config.input_size)

@@ -256,13 +256,13 @@ def test_an_address_without_a_server_is_named(protocol):
     with socket.create_server(("localhost", 0)) as free:
         address = f"localhost:{free.getsockname()[1]}"
     with client.Client(address, protocol) as server:
-        with pytest.raises(UserError, match=f"nothing at --server={address} talks .*8501"):
+        with pytest.raises(UserError, match=f"no server at --server={address} answers .*8501"):
             server.require_model()
 
 
 @pytest.mark.parametrize("host", ["no..host", "no host"])
 def test_an_impossible_host_name_is_named(host):
-    with pytest.raises(UserError, match=f"nothing at --server={host}:8501"):
+    with pytest.raises(UserError, match=f"no server at --server={host}:8501"):
         client.Client(f"{host}:8501").require_model()
 
 

@@ -541,6 +541,6 @@ def test_the_command_has_flags_for_tls_and_a_token(authority, certificates, tmp_
 def test_a_token_that_would_travel_unencrypted_is_warned_of(monkeypatch, capsys):
     monkeypatch.setenv("DEEPLAB_TF_AUTH_TOKEN", "s3cret")
     arguments = client.Arguments(server="no..host:8501", images=("a.png",), output_dir="out")
-    with pytest.raises(UserError, match="nothing at --server=no..host:8501"):
+    with pytest.raises(UserError, match="no server at --server=no..host:8501"):
         client.main(arguments)
     assert "without --tls the token is sent unencrypted" in capsys.readouterr().err
