@@ -186,14 +186,14 @@ def test_an_endless_answer_is_not_read(start, part):
         (answer(b"{}", "Content-Length: 99"), "less than it announced"),
         (answer(outputs(png(LABEL)), "Content-Length: 9"), "status 200"),
         (answer(b"5\r\nab", "Transfer-Encoding: chunked"), "less than it announced"),
-        (answer(b"zz\r\n", "Transfer-Encoding: chunked"), "talks REST|less than it announced"),
+        (answer(b"zz\r\n", "Transfer-Encoding: chunked"), "answers REST|less than it announced"),
         (answer(b"ffffffffffffffffffff\r\nab", "Transfer-Encoding: chunked"), "less than"),
         (answer(b"", "Content-Length: -5"), "status 200"),
         (answer(b"", "Content-Length: many"), "status 200"),
-        (OK + b"X: y\r\n" * 200 + b"\r\n", "talks REST"),
-        (OK + b"X" * 70000 + b"\r\n\r\n", "talks REST"),
-        (b"220 smtp.example.org\r\n", "talks REST"),
-        (b"", "talks REST"),
+        (OK + b"X: y\r\n" * 200 + b"\r\n", "answers REST"),
+        (OK + b"X" * 70000 + b"\r\n\r\n", "answers REST"),
+        (b"220 smtp.example.org\r\n", "answers REST"),
+        (b"", "answers REST"),
     ],
     ids=lambda value: value if isinstance(value, str) else repr(value[-30:]),
 )
@@ -360,9 +360,9 @@ def test_tls_on_one_side_only_ends_in_one_message(authority, certificates):
         receive(sock)
         sock.sendall(b"HTTP/1.1 400 Bad request\r\n\r\n")
 
-    with pytest.raises(UserError, match="talks REST by TLS"):
+    with pytest.raises(UserError, match="answers REST by TLS"):
         ask(speak_plainly, tls=True, ca_certificates=certificates)
-    with pytest.raises(UserError, match="talks REST without TLS .see --tls"):
+    with pytest.raises(UserError, match="answers REST without TLS .see --tls"):
         ask(speaking_tls(authority, "127.0.0.1", speak))
 
 
@@ -468,7 +468,7 @@ def test_a_grpc_server_that_answers_in_drops_is_not_waited_for():
 
     started = time.monotonic()
     with serve(speak) as address, client.Client(address, "grpc", timeout=0.6) as server:
-        with pytest.raises(UserError, match="within 0.6 seconds|talks gRPC"):
+        with pytest.raises(UserError, match="within 0.6 seconds|answers gRPC"):
             server.predict([IMAGE])
     assert time.monotonic() - started < 5
 
@@ -495,7 +495,7 @@ def test_grpc_by_tls_sends_the_token_and_refuses_strangers(authority, certificat
             with pytest.raises(UserError, match="certificate .* is not trusted"):
                 server.predict([IMAGE])
         with client.Client(address, "grpc", timeout=3) as server:
-            with pytest.raises(UserError, match="talks gRPC without TLS .see --tls"):
+            with pytest.raises(UserError, match="answers gRPC without TLS .see --tls"):
                 server.predict([IMAGE])
 
 
