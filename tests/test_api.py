@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import doctest
+import importlib
 import inspect
 import subprocess
 import sys
@@ -52,8 +53,8 @@ def short_backbones():
     """Backbones with few units, which are quick to build; their features have the same shapes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnet, "UNITS", dict.fromkeys(resnet.UNITS, (1, 2, 2, 3)))
-        for name, (entry_flow, _, decoder_strides) in xception._VARIANTS.items():
-            patch.setitem(xception._VARIANTS, name, (entry_flow, 1, decoder_strides))
+        for name, (entry_flow, _, decoder_strides) in xception.VARIANTS.items():
+            patch.setitem(xception.VARIANTS, name, (entry_flow, 1, decoder_strides))
         yield
 
 
@@ -103,9 +104,9 @@ def test_editors_and_type_checkers_see_what_is_loaded_on_first_use():
     tree = ast.parse((REPOSITORY / "deeplab_tf/__init__.py").read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {node.names[0].name: node.module for node in block.body}
-    rooms = dict.fromkeys(deeplab_tf._MODULES, "deeplab_tf")
-    assert seen == deeplab_tf._PUBLIC | rooms
     assert set(seen) == set(deeplab_tf.__all__) - {"__version__"}
+    for name, module in seen.items():
+        assert getattr(deeplab_tf, name) is getattr(importlib.import_module(module), name), name
 
 
 def test_the_help_of_the_package_is_a_table_of_contents():

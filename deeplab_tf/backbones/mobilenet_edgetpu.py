@@ -5,6 +5,7 @@ no paper. The network was found by a search for the Edge TPU.
 """
 
 import os
+from typing import NamedTuple
 
 import keras
 
@@ -35,6 +36,15 @@ BLOCKS = (
 )
 _UNIT_WITHOUT_SUM = 13  # keeps its filters, and yet the original does not add its input
 _STEM_FILTERS, _LAST_FILTERS = 32, 1280
+
+
+class _Unit(NamedTuple):
+    is_fused: bool
+    kernel_size: int
+    expansion: int
+    filters: int
+    stride: int
+    rate: int = 1
 
 
 def MobileNetEdgeTPU(
@@ -83,11 +93,11 @@ def MobileNetEdgeTPU(
         return make_divisible(filters * depth_multiplier, 8)
 
     units = [
-        (is_fused, kernel_size, expansion, filters, stride if unit == 0 else 1)
-        for is_fused, kernel_size, expansion, filters, count, stride in BLOCKS
-        for unit in range(count)
+        _Unit(*shape, stride if index == 0 else 1)
+        for *shape, count, stride in BLOCKS
+        for index in range(count)
     ]
-    unit_strides = [stride for *_, stride in units]
+    unit_strides = [unit.stride for unit in units]
     (stem_stride, _), *strides = strides_and_rates([2, *unit_strides], output_stride)
     blocks = layers.ConvBlocks(batch_norm_decay, epsilon=1e-3)
 
@@ -95,19 +105,11 @@ def MobileNetEdgeTPU(
     stem = blocks.conv(scaled(_STEM_FILTERS), 3, f"{scope}/Conv", strides=stem_stride)
     x = layers.call_in_order(stem, pixels.to_unit_range(image))
     for index, (unit, (stride, rate)) in enumerate(zip(units, strides)):
-        is_fused, kernel_size, expansion, filters, _ = unit
+        unit = unit._replace(stride=stride, rate=rate)
         name = f"{scope}/expanded_conv_{index}" if index else f"{scope}/expanded_conv"
-        unit_input, expanded = x, make_divisible(x.shape[-1] * expansion, 8)
-        if expanded > x.shape[-1]:  # the first unit only projects
-            size, step = (kernel_size, stride) if is_fused else (1, 1)
-            expand = blocks.conv(expanded, size, f"{name}/expand", strides=step)
-            x = layers.call_in_order(expand, x)
-        if not is_fused:
-            depthwise = blocks.depthwise(
-                kernel_size, f"{name}/depthwise", strides=stride, rate=rate
-            )
-            x = layers.call_in_order(depthwise, x)
-        project = blocks.conv(scaled(filters), 1, f"{name}/project", activation=None)
+        unit_input = x
+        x = layers.call_in_order(_expansion(unit, x.shape[-1], name, blocks), x)
+        project = blocks.conv(scaled(unit.filters), 1, f"{name}/project", activation=None)
         x = layers.call_in_order(project, x)
         keeps_size = stride == 1 and x.shape[-1] == unit_input.shape[-1]
         if keeps_size and index != _UNIT_WITHOUT_SUM:
@@ -115,3 +117,20 @@ def MobileNetEdgeTPU(
     last = blocks.conv(scaled(_LAST_FILTERS), 1, f"{scope}/Conv_1")
     x = layers.call_in_order(last, x)
     return Features(output_stride).to_model(image, x, scope, weights, "mobilenet_edgetpu")
+
+
+def _expansion(
+    unit: _Unit, channels: int, name: str, blocks: layers.ConvBlocks
+) -> list[keras.layers.Layer]:
+    """Returns the layers of a unit before its projection; the first unit only projects."""
+    expanded = make_divisible(channels * unit.expansion, 8)
+    if unit.is_fused:
+        size, stride = unit.kernel_size, unit.stride
+        depthwise = []
+    else:
+        size, stride = 1, 1
+        depthwise = blocks.depthwise(
+            unit.kernel_size, f"{name}/depthwise", strides=unit.stride, rate=unit.rate
+        )
+    expand = blocks.conv(expanded, size, f"{name}/expand", strides=stride)
+    return [*(expand if expanded > channels else []), *depthwise]

@@ -15,7 +15,7 @@ from deeplab_tf.backbones.mobilenet_v2 import make_divisible
 from deeplab_tf.weights import Weights
 
 # Bottlenecks: kernel size, expanded filters, filters, squeeze and excite, activation, stride.
-_LARGE = (
+LARGE = (
     (3, 16, 16, False, "relu", 1),
     (3, 64, 24, False, "relu", 2),
     (3, 72, 24, False, "relu", 1),
@@ -32,7 +32,7 @@ _LARGE = (
     (5, 480, 80, True, layers.h_swish, 1),
     (5, 480, 80, True, layers.h_swish, 1),
 )
-_SMALL = (
+SMALL = (
     (3, 16, 16, True, "relu", 2),
     (3, 72, 24, False, "relu", 2),
     (3, 88, 24, False, "relu", 1),
@@ -47,9 +47,9 @@ _SMALL = (
 )
 # Variant: bottlenecks, filters of the last convolution, and bottleneck -> stride at which its
 # depthwise features go to a decoder.
-_VARIANTS = {
-    "mobilenet_v3_large_seg": (_LARGE, 480, {2: 4, 5: 8, 11: 16}),
-    "mobilenet_v3_small_seg": (_SMALL, 288, {0: 4, 2: 8, 7: 16}),
+VARIANTS = {
+    "mobilenet_v3_large_seg": (LARGE, 480, {2: 4, 5: 8, 11: 16}),
+    "mobilenet_v3_small_seg": (SMALL, 288, {0: 4, 2: 8, 7: 16}),
 }
 _STEM_FILTERS = 16
 
@@ -134,7 +134,7 @@ def _mobilenet_v3(
     check_output_stride(output_stride)
     check_depth_multiplier(depth_multiplier)
     scope = "MobilenetV3"
-    bottlenecks, last_filters, decoder_strides = _VARIANTS[variant]
+    bottlenecks, last_filters, decoder_strides = VARIANTS[variant]
 
     def scaled(filters: int) -> int:
         return make_divisible(filters * depth_multiplier, 8)

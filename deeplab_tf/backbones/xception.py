@@ -37,7 +37,7 @@ _MIDDLE_BLOCK, _LAST_BLOCK = "middle_flow/block1", "exit_flow/block2"
 _DECODER_STRIDES = {"entry_flow/block2": 4, "entry_flow/block3": 8, "exit_flow/block1": 16}
 _DECODER_STRIDES_71 = {"entry_flow/block3": 4, "entry_flow/block5": 8, "exit_flow/block1": 16}
 # Variant: entry flow, units of the middle flow, features for a decoder.
-_VARIANTS = {
+VARIANTS = {
     "xception_41": (_ENTRY_FLOW, 8, _DECODER_STRIDES),
     "xception_65": (_ENTRY_FLOW, 16, _DECODER_STRIDES),
     "xception_71": (_ENTRY_FLOW_71, 16, _DECODER_STRIDES_71),
@@ -123,7 +123,7 @@ def _xception(
 ) -> keras.Model:
     check_output_stride(output_stride)
     check_multi_grid(multi_grid)
-    entry_flow, middle_units, decoder_strides = _VARIANTS[scope]
+    entry_flow, middle_units, decoder_strides = VARIANTS[scope]
     middle_flow = (_MIDDLE_BLOCK, (728, 728, 728), middle_units, 1)
     units = [
         (block, unit, filters, stride)

@@ -143,17 +143,20 @@ def dense_crf(
         screen_classes=screen_classes,
         return_energy=return_energy,
     )
-    if image.ndim == 3:
-        beliefs, energies = infer(image, probabilities, num_threads=num_threads)
-    else:
-        at_once = min(num_threads, len(image))
-        with concurrent.futures.ThreadPoolExecutor(at_once) as executor:
-            each = [
-                executor.submit(infer, *pair, num_threads=num_threads // at_once)
-                for pair in zip(image, probabilities, strict=True)
-            ]
-            beliefs, energies = map(np.array, zip(*(one.result() for one in each), strict=True))
+    infer_all = infer if image.ndim == 3 else functools.partial(_infer_batch, infer)
+    beliefs, energies = infer_all(image, probabilities, num_threads=num_threads)
     return (beliefs, energies) if return_energy else beliefs
+
+
+def _infer_batch(infer, images: np.ndarray, probabilities: np.ndarray, num_threads: int):
+    """Refines the segmentations of a batch; the threads share its images."""
+    at_once = min(num_threads, len(images))
+    with concurrent.futures.ThreadPoolExecutor(at_once) as executor:
+        each = [
+            executor.submit(infer, *pair, num_threads=num_threads // at_once)
+            for pair in zip(images, probabilities, strict=True)
+        ]
+        return map(np.array, zip(*(one.result() for one in each), strict=True))
 
 
 def unary_from_labels(

@@ -59,21 +59,27 @@ def infer(
             classes = _classes_that_may_win(probabilities, lattices)
             probabilities = np.take(probabilities, classes, axis=1)
         field = _MeanField(probabilities, lattices, compatibility, workers)
-        energies = []
-        for _ in range(parameters["iterations"]):
-            field.filter()
-            if return_energy:
-                energies.append(field.energy())
-            field.update()
-        if return_energy:
-            field.filter()
-            energies.append(field.energy())
+        energies = _iterate(field, parameters["iterations"], return_energy)
     beliefs = field.beliefs[:, : len(classes)]
     if len(classes) < num_classes:
         kept, beliefs = beliefs, np.zeros((height * width, num_classes), np.float32)
         beliefs[:, classes] = kept
     beliefs = np.ascontiguousarray(beliefs).reshape(height, width, num_classes)
-    return beliefs, np.array(energies) if return_energy else None
+    return beliefs, energies
+
+
+def _iterate(field: "_MeanField", iterations: int, return_energy: bool) -> np.ndarray | None:
+    """Updates a field; returns the energies before the first and after every update, if wanted."""
+    energies = []
+    for _ in range(iterations):
+        field.filter()
+        if return_energy:
+            energies.append(field.energy())
+        field.update()
+    if not return_energy:
+        return None
+    field.filter()
+    return np.array([*energies, field.energy()])
 
 
 def try_out() -> None:

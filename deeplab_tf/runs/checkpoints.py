@@ -180,7 +180,8 @@ def find(run_dir: str, checkpoint: str) -> str:
     """
     if checkpoint not in checkpoint_files.FOLDERS:
         raise UserError(
-            f"--checkpoint={checkpoint!r} is neither of {', '.join(checkpoint_files.FOLDERS)}."
+            f"checkpoint is {checkpoint!r}; it must be one of "
+            f"{', '.join(checkpoint_files.FOLDERS)}."
         )
     for kind in dict.fromkeys((checkpoint, "last")):
         found = checkpoint_files.find(checkpoint_files.folder_of(run_dir, kind))

@@ -131,7 +131,7 @@ def read(folder: str) -> Run:
     for name in (run_files.FLAGS, run_files.DATASET):
         if not os.path.isfile(os.path.join(folder, name)):
             raise UserError(
-                f"--run_dir={given} is not a run dir: it has no {name}. Give a folder that "
+                f"{given} is not a run dir: it has no {name}. Give a folder that "
                 "deeplab_tf.train or deeplab_tf.import_checkpoint wrote."
             )
     model_config, data_config, train_config = command_line.read_flagfile(

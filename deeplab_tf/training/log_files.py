@@ -58,14 +58,18 @@ def cut_events(folder: str, last_step: int) -> None:
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         if _EVENT_FILE in name and os.path.isfile(path):
-            # Not `files.replacing`: TensorBoard would find a draft of the same name.
-            with files.draft_folder(folder) as drafts:
-                draft = os.path.join(drafts, "events")
-                with tf.io.TFRecordWriter(draft) as writer:
-                    for step, event in _whole_events(path):
-                        if step <= last_step:
-                            writer.write(event)
-                os.replace(draft, path)
+            _cut_event_file(path, last_step)
+
+
+def _cut_event_file(path: str, last_step: int) -> None:
+    # Not `files.replacing`: TensorBoard would find a draft of the same name.
+    with files.draft_folder(os.path.dirname(path)) as drafts:
+        draft = os.path.join(drafts, "events")
+        with tf.io.TFRecordWriter(draft) as writer:
+            for step, event in _whole_events(path):
+                if step <= last_step:
+                    writer.write(event)
+        os.replace(draft, path)
 
 
 def _lines(file) -> Iterator[bytes]:

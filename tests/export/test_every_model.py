@@ -74,11 +74,11 @@ INT8 = TFLiteConfig(quantize="int8")
 @pytest.fixture(autouse=True)
 def short_networks():
     """While it lasts, every backbone has one unit of each kind, or two."""
-    large = mobilenet_v3._LARGE
+    large = mobilenet_v3.LARGE
     with short_mobilenet_v2(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnet, "UNITS", dict.fromkeys(resnet.UNITS, (1, 2, 1, 1)))
-        for name, (entry_flow, _, decoder_strides) in xception._VARIANTS.items():
-            patch.setitem(xception._VARIANTS, name, (entry_flow, 1, decoder_strides))
+        for name, (entry_flow, _, decoder_strides) in xception.VARIANTS.items():
+            patch.setitem(xception.VARIANTS, name, (entry_flow, 1, decoder_strides))
         exit_flow = [(name, (32, 32, 32), *rest) for name, _, *rest in xception.EXIT_FLOW]
         patch.setattr(xception, "EXIT_FLOW", exit_flow)
         edgetpu = [(*block[:4], 1, block[5]) for block in mobilenet_edgetpu.BLOCKS]
@@ -86,7 +86,7 @@ def short_networks():
         patch.setattr(vgg, "BLOCKS", tuple((1, filters) for _, filters in vgg.BLOCKS))
         bottlenecks = (*large[:5], *large[6:8], *large[12:14])
         short = (bottlenecks, 32, {2: 4, 4: 8})
-        patch.setitem(mobilenet_v3._VARIANTS, "mobilenet_v3_large_seg", short)
+        patch.setitem(mobilenet_v3.VARIANTS, "mobilenet_v3_large_seg", short)
         yield
 
 

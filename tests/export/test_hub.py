@@ -205,7 +205,7 @@ def test_problems_of_the_hub_are_one_message(hub, evaluated_run, monkeypatch, tm
     hub.repositories["someone/text"] = {"README.md": b"no model"}
     with pytest.raises(UserError, match=r"hf://someone/text is not a Keras model: it has no conf"):
         deeplab_tf.load_model("hf://someone/text")
-    with pytest.raises(UserError, match="--run_dir=hf://someone/text is not a run dir"):
+    with pytest.raises(UserError, match="hf://someone/text is not a run dir"):
         deeplab_tf.load_run("hf://someone/text")
     for address in ("hf://gpt2", "hf://a/b/c", "hf://", "https://huggingface.co/a/b"):
         with pytest.raises(UserError, match="must be an address hf://USER/REPO"):

@@ -343,7 +343,7 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path):
 
 
 def test_only_last_and_best_can_be_asked_for(tmp_path):
-    with pytest.raises(UserError, match="'newest' is neither of last, best"):
+    with pytest.raises(UserError, match="'newest'; it must be one of last, best"):
         checkpoints.find(str(tmp_path), "newest")
     with pytest.raises(UserError, match="has no checkpoint yet"):
         checkpoints.find(str(tmp_path), "best")
