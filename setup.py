@@ -38,6 +38,7 @@ REQUIRED = [
     "tensorflow-datasets>=4.9.10,<4.10",  # `_get_filename_template`: shards under DeepLab's names
     "importlib_resources",  # tensorflow-datasets needs it to build records, but does not declare it
     "numpy",
+    "h5py",  # weights of Keras Applications
     "opencv-python",
     "absl-py",
     "jinja2>=3.1",  # the page of an evaluation

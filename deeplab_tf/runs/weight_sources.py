@@ -5,9 +5,7 @@ import keras
 from deeplab_tf import models
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.runs import saved_models
-from deeplab_tf.weights import checkpoint_paths
 from deeplab_tf.weights import tf1_checkpoint
-from deeplab_tf.weights.checkpoint_values import CheckpointValues
 
 
 def fill(
@@ -37,8 +35,7 @@ def fill(
     if run_dirs.is_run_dir(source) or source.endswith(".keras"):
         trained = saved_models.load_model(source)
         return tf1_checkpoint.copy_weights(model, trained, source, skip_mismatched)
-    with checkpoint_paths.located(source) as (prefix, origin):
-        values = CheckpointValues(prefix, origin)
+    with tf1_checkpoint.opened(source) as values:
         if allow_backbone and tf1_checkpoint.is_of_backbone(values):
             model = models.backbone_of(model)
         return tf1_checkpoint.fill(model, values, skip_mismatched)

@@ -79,8 +79,8 @@ def _imagenet_weights(model_config: ModelConfig) -> str:
 def _name_of_imagenet_weights(model_config: ModelConfig) -> tuple[str, str]:
     """Returns the name of the weights that fit a backbone, or why there are none."""
     backbone = model_config.backbone
-    entry = zoo.imagenet_entry(backbone)
-    if entry is None:
+    name = zoo.imagenet_name(backbone)
+    if name is None:
         return "", f"no ImageNet weights of {backbone} were released."
     if model_config.depth_multiplier != 1:
         return "", (
@@ -90,10 +90,10 @@ def _name_of_imagenet_weights(model_config: ModelConfig) -> tuple[str, str]:
     if model_config.last_block not in (None, 4):
         return "", (
             f"the ImageNet weights of {backbone} have no block{model_config.last_block}. "
-            f"--tf_initial_checkpoint={entry.name} --skip_mismatched takes the blocks that they "
+            f"--tf_initial_checkpoint={name} --skip_mismatched takes the blocks that they "
             "have."
         )
-    return entry.name, ""
+    return name, ""
 
 
 def _download(name: str) -> str:

@@ -3,6 +3,7 @@
 tf1_checkpoint.py      fills a model from a checkpoint of the original
 checkpoint_paths.py    finds the checkpoint that a name, a folder or an archive stands for
 checkpoint_values.py   the values of a checkpoint by the original's names, whatever wrote it
+keras_applications.py  the values of Keras Applications by the original's names
 object_graph.py        the names in checkpoints of deeplab_tf 0.1
 """
 
@@ -33,10 +34,9 @@ def load_weights(model: keras.Model, weights: Weights, backbone: str = "") -> No
     if weights is None:
         return
     if weights == IMAGENET:
-        entry = zoo.imagenet_entry(backbone)
-        if entry is None:
+        weights = zoo.imagenet_name(backbone)
+        if weights is None:
             raise UserError(f"No ImageNet weights of {backbone} were released. Leave out weights.")
-        weights = entry.name
     # Needs TensorFlow, which is not loaded with Keras' other backends.
     from deeplab_tf.weights import tf1_checkpoint
 

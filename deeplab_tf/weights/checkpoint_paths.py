@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from deeplab_tf import zoo
 from deeplab_tf.errors import UserError
+from deeplab_tf.weights import keras_applications
 from deeplab_tf.weights.checkpoint_values import few
 from deeplab_tf.zoo import archives
 
@@ -22,8 +23,8 @@ _OTHER_FORMATS = {
     ".keras": "a Keras model (deeplab_tf.load_model loads it)",
     ".pb": "a frozen graph, whose weights are constants",
     ".pbtxt": "a graph without weights",
-    ".h5": "an HDF5 file of Keras",
-    ".hdf5": "an HDF5 file of Keras",
+    ".h5": "an HDF5 file, and not the weights of a backbone from Keras Applications",
+    ".hdf5": "an HDF5 file, and not the weights of a backbone from Keras Applications",
     ".tflite": "a TensorFlow Lite model",
     ".onnx": "an ONNX model",
     ".pth": "a file of PyTorch",
@@ -40,7 +41,7 @@ class Located(typing.NamedTuple):
     """A checkpoint.
 
     Attributes:
-        prefix: Prefix of its files.
+        prefix: Prefix of its files; or the one file of it.
         origin: What to call it in messages: the prefix, or the archive that it is unpacked from.
     """
 
@@ -55,7 +56,7 @@ def located(source: str | os.PathLike) -> Iterator[Located]:
     Args:
         source: Name of a release (`python -m deeplab_tf.zoo list`); prefix of a checkpoint, or one
             of its files; the file of a checkpoint in TensorFlow's first format; a folder with a
-            checkpoint; or a tar or zip archive with one.
+            checkpoint; a tar or zip archive with one; or a file of Keras Applications.
 
     Yields:
         The checkpoint.
@@ -69,6 +70,8 @@ def located(source: str | os.PathLike) -> Iterator[Located]:
         path = _newest_in(path)
     if _has_part(path, "index"):
         yield _checked(path)
+    elif path.suffix.lower() in keras_applications.SUFFIXES and keras_applications.is_weights(path):
+        yield Located(str(path), str(path))
     elif path.suffix.lower() in _OTHER_FORMATS:
         raise UserError(_describe_other(path))
     elif path.is_file() and (path.name.endswith(_ARCHIVES) or archives.is_archive(path)):

@@ -1,9 +1,11 @@
 """Weights from checkpoints of the original, TensorFlow 1 DeepLab."""
 
+import contextlib
 import dataclasses
 import os
 import typing
 from collections.abc import Callable
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -12,11 +14,13 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.layers import official_name
 from deeplab_tf.weights import checkpoint_paths
 from deeplab_tf.weights import checkpoint_values
+from deeplab_tf.weights import keras_applications
 from deeplab_tf.weights.checkpoint_values import CheckpointValues
 from deeplab_tf.weights.checkpoint_values import few
 
 # Scopes of a head. The logits of a classification network are within the backbone's scope.
 _HEAD = ("logits/", "aspp0/", "decoder/")
+Values = CheckpointValues | keras_applications.KerasApplicationsValues
 _SKIP = "call load_tf1_checkpoint with skip_mismatched=True (flag: --skip_mismatched)"
 
 
@@ -66,7 +70,8 @@ def load_tf1_checkpoint(
         model: A whole model, or a backbone alone (`model.get_layer("MobilenetV2")`).
         path: Prefix of the checkpoint (`.../model.ckpt`), one of its files, its folder, the archive
             it came in, or the name of a release (`python -m deeplab_tf.zoo list`). Where it has the
-            moving average of a variable alone, that is taken.
+            moving average of a variable alone, that is taken. Or a file of Keras Applications,
+            see `weights.keras_applications`.
         skip_mismatched: Whether to leave variables unchanged that the checkpoint lacks or has in
             another shape.
 
@@ -91,13 +96,25 @@ def load_tf1_checkpoint(
     >>> len(report.loaded) == len(model.weights), report.skipped, report.unused
     (True, [], [])
     """
-    with checkpoint_paths.located(path) as (prefix, origin):
-        return fill(model, CheckpointValues(prefix, origin), skip_mismatched)
+    with opened(path) as values:
+        return fill(model, values, skip_mismatched)
 
 
-def fill(
-    model: keras.Model, values: CheckpointValues, skip_mismatched: bool = False
-) -> ImportReport:
+@contextlib.contextmanager
+def opened(source: str | os.PathLike) -> Iterator[Values]:
+    """Opens weights for as long as the context lasts, see `checkpoint_paths.located`.
+
+    Raises:
+        UserError: There are none, or they are damaged.
+    """
+    with checkpoint_paths.located(source) as (prefix, origin):
+        if prefix.lower().endswith(keras_applications.SUFFIXES):
+            yield keras_applications.KerasApplicationsValues(prefix)
+        else:
+            yield CheckpointValues(prefix, origin)
+
+
+def fill(model: keras.Model, values: Values, skip_mismatched: bool = False) -> ImportReport:
     """Fills a model with the values of a checkpoint, see `load_tf1_checkpoint`."""
     keys = _keys_of_weights(values)
     shapes = {name: values.shapes[key] for name, key in keys.items()}
@@ -219,12 +236,12 @@ def spread_over_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
     return np.concatenate([rgb, *others], axis=2) * np.float32(3 / in_channels)
 
 
-def is_of_backbone(values: CheckpointValues) -> bool:
+def is_of_backbone(values: Values) -> bool:
     """Whether a checkpoint has no DeepLab head, such as those trained on ImageNet."""
     return not any(name.startswith(_HEAD) for name in values.shapes)
 
 
-def _keys_of_weights(values: CheckpointValues) -> dict[str, str]:
+def _keys_of_weights(values: Values) -> dict[str, str]:
     """The key of each weight: its own name, or that of its moving average if there is no other."""
     suffix = f"/{checkpoint_values.AVERAGE}"
     averages = {key.removesuffix(suffix): key for key in values.shapes if key.endswith(suffix)}

@@ -9,12 +9,12 @@ from deeplab_tf.zoo.cache import add
 from deeplab_tf.zoo.cache import cache_dir
 from deeplab_tf.zoo.cache import download
 from deeplab_tf.zoo.cache import folder_of
+from deeplab_tf.zoo.cache import imagenet_name
 from deeplab_tf.zoo.cache import is_cached
 from deeplab_tf.zoo.cache import resolve
 from deeplab_tf.zoo.entries import ENTRIES
 from deeplab_tf.zoo.entries import Entry
 from deeplab_tf.zoo.entries import find_entry
-from deeplab_tf.zoo.entries import imagenet_entry
 
 __all__ = [
     "ENTRIES",
@@ -24,7 +24,7 @@ __all__ = [
     "download",
     "find_entry",
     "folder_of",
-    "imagenet_entry",
+    "imagenet_name",
     "is_cached",
     "resolve",
 ]

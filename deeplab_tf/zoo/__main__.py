@@ -42,7 +42,8 @@ def table() -> str:
         [
             *lines,
             "",
-            "The weights were released with the code of DeepLab under Apache-2.0.",
+            "They were released with the code of DeepLab, TF-Slim and Keras under Apache-2.0; those",
+            "of VGG-16 by its authors under CC BY 4.0.",
             f"They are kept in {zoo.cache_dir()}; DEEPLAB_TF_CACHE names another folder.",
         ]
     )
@@ -60,7 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
     download.add_argument("name", metavar="NAME", help="Name in the list.")
     add = commands.add_parser("add", help="Add weights that you have fetched by other means.")
     add.add_argument("name", metavar="NAME", help="Name in the list.")
-    add.add_argument("path", metavar="ARCHIVE_OR_FOLDER", help="The archive, or its files.")
+    add.add_argument(
+        "path",
+        metavar="ARCHIVE_OR_FOLDER",
+        help="The archive, a folder of its files, or the .h5 file of Keras.",
+    )
     given = parser.parse_args(arguments)
     try:
         if given.command == "list":

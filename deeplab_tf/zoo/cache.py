@@ -10,6 +10,7 @@ In the cache folder, every name has
 import os
 import pathlib
 import re
+import shutil
 import sys
 import time
 
@@ -21,6 +22,7 @@ from deeplab_tf.zoo import archives
 from deeplab_tf.zoo.entries import ENTRIES
 from deeplab_tf.zoo.entries import Entry
 from deeplab_tf.zoo.entries import find_entry
+from deeplab_tf.zoo.entries import imagenet_entries
 
 
 def cache_dir() -> pathlib.Path:
@@ -40,6 +42,15 @@ def folder_of(name: str) -> pathlib.Path:
 def is_cached(name: str) -> bool:
     """Whether the weights of a name are on this machine."""
     return folder_of(name).is_dir()
+
+
+def imagenet_name(backbone: str) -> str | None:
+    """Returns the name of the ImageNet weights of a backbone, of several that which is cached.
+
+    None if no weights of this backbone were released.
+    """
+    names = [entry.name for entry in imagenet_entries(backbone)]
+    return next(filter(is_cached, names), names[0] if names else None)
 
 
 def resolve(name_or_path: str | os.PathLike) -> str:
@@ -137,22 +148,20 @@ def add(name: str, path: str | os.PathLike) -> pathlib.Path:
     entry, source = find_entry(name), pathlib.Path(path).expanduser()
     if not source.exists():
         raise UserError(f"There is no {source}. Give an archive, or a folder of checkpoint files.")
-    if source.is_file() and not archives.is_archive(source):
-        raise UserError(
-            f"{source} is not an archive such as {entry.archive.rpartition('/')[2]}, nor a folder."
-        )
+    if source.is_file() and entry.is_archive and not archives.is_archive(source):
+        raise UserError(f"{source} is not an archive such as {entry.file_name}, nor a folder.")
     return _install(entry, source, str(source.resolve()))
 
 
 def checkpoint_in(folder: pathlib.Path) -> str:
-    """Returns the one checkpoint in a folder, whatever its name: a prefix, or a V1 file.
+    """Returns the one checkpoint in a folder, whatever its name: a prefix, or a single file.
 
     Raises:
         UserError: There is none, or more than one.
     """
     found = [path.with_suffix("") for path in sorted(folder.glob("*.index"))]
-    if not found:  # the format before 2016: one file
-        found = sorted(folder.glob("*.ckpt"))
+    if not found:  # the format before 2016, or of Keras: one file
+        found = sorted([*folder.glob("*.ckpt"), *folder.glob("*.h5")])
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise UserError(f"{folder} must hold one checkpoint, and holds {names}.")
@@ -173,8 +182,10 @@ def _install(entry: Entry, source: pathlib.Path, origin: str) -> pathlib.Path:
             draft.mkdir()
             if source.is_dir():
                 archives.copy_files(source, draft)
-            else:
+            elif entry.is_archive:
                 archives.unpack(source, draft)
+            else:
+                shutil.copyfile(source, draft / _name_in_cache(entry, source))
             checkpoint_in(draft)
         if digest:
             files.write_json(
@@ -190,6 +201,11 @@ def _install(entry: Entry, source: pathlib.Path, origin: str) -> pathlib.Path:
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error}.") from error
     return folder
+
+
+def _name_in_cache(entry: Entry, source: pathlib.Path) -> str:
+    """The name of a file of Keras, whose ending says which version of Keras wrote it."""
+    return source.name if source.suffix == ".h5" else entry.file_name
 
 
 def _check_digest(about: pathlib.Path, digest: str | None, origin: str) -> None:

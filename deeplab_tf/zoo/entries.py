@@ -13,6 +13,7 @@ from deeplab_tf.errors import UserError
 
 # The authors' server. A mirror with the same file names can take its place.
 _SERVER = "http://download.tensorflow.org/models"
+_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Entry:
 
     Attributes:
         name: The name it goes by in flags and arguments.
-        archive: File name of its archive on the server, or the whole address.
+        archive: File name of its archive on the server, or the whole address. Weights of Keras
+            Applications are a file ending in `.h5`.
         model: The arguments of `deeplab_tf.build_model`, without `num_classes`; for a classifier
             trained on ImageNet only `backbone` and `depth_multiplier`.
         data: What the weights were trained on: a key of `DATA_TERMS`.
@@ -46,7 +48,17 @@ class Entry:
         mirror = os.environ.get("DEEPLAB_TF_ZOO_URL")
         if "://" in self.archive and not mirror:
             return self.archive
-        return f"{(mirror or _SERVER).rstrip('/')}/{self.archive.rpartition('/')[2]}"
+        return f"{(mirror or _SERVER).rstrip('/')}/{self.file_name}"
+
+    @property
+    def file_name(self) -> str:
+        """Name of the archive, or of the file of Keras Applications."""
+        return self.archive.rpartition("/")[2]
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether the weights are in an archive."""
+        return not self.archive.endswith(".h5")
 
     @property
     def is_backbone(self) -> bool:
@@ -344,6 +356,19 @@ _ENTRIES = (
         {"backbone": "vgg_16"},
         "imagenet",
     ),
+    # Of Keras Applications: the networks that compute what the backbones here compute.
+    Entry(
+        "mobilenet_v2_imagenet_keras",
+        f"{_KERAS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+        {"backbone": "mobilenet_v2"},
+        "imagenet",
+    ),
+    Entry(
+        "vgg_16_imagenet_keras",
+        f"{_KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        {"backbone": "vgg_16"},
+        "imagenet",
+    ),
 )
 ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
@@ -364,6 +389,7 @@ def find_entry(name: str) -> Entry:
     )
 
 
-def imagenet_entry(backbone: str) -> Entry | None:
-    """Returns the ImageNet classifier that a backbone can start from; None if none was released."""
-    return ENTRIES.get(f"{backbone}_imagenet")
+def imagenet_entries(backbone: str) -> list[Entry]:
+    """Returns the ImageNet classifiers that a backbone can start from, the original's first."""
+    names = (f"{backbone}_imagenet", f"{backbone}_imagenet_keras")
+    return [ENTRIES[name] for name in names if name in ENTRIES]

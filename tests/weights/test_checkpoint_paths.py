@@ -108,7 +108,11 @@ def test_a_checkpoint_in_the_first_format_is_one_file(tmp_path):
     "name, content, message",
     [
         ("frozen.pb", b"graph", "is a frozen graph.*released has model.ckpt-7.*Give the prefix"),
-        ("model.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file.*Give the prefix"),
+        (
+            "model.h5",
+            b"\x89HDF\r\n\x1a\n",
+            "is an HDF5 file, and not the weights of.*Give the prefix",
+        ),
         ("model.keras", b"PK", "is a Keras model .deeplab_tf.load_model loads it., not"),
         ("model.pth", b"PK", "is a file of PyTorch"),
         ("words.txt", b"words", "words.txt cannot be read as a TensorFlow checkpoint"),

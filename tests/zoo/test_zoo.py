@@ -198,8 +198,8 @@ def test_every_entry_describes_a_network():
         assert entry.is_backbone == ("version" not in entry.model)
         assert entry.is_backbone or entry.data_settings
         assert entry.url.startswith("http")
-    assert zoo.imagenet_entry("xception_65").name == "xception_65_imagenet"
-    assert zoo.imagenet_entry("mobilenet_v3_large_seg") is None
+    assert zoo.imagenet_name("xception_65") == "xception_65_imagenet"
+    assert zoo.imagenet_name("mobilenet_v3_large_seg") is None
 
 
 def test_the_command_lists_adds_and_says_what_is_wrong(tmp_path, capsys):
