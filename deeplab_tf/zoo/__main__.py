@@ -42,8 +42,8 @@ def table() -> str:
         [
             *lines,
             "",
-            "They were released with the code of DeepLab, TF-Slim and Keras under Apache-2.0; those",
-            "of VGG-16 by its authors under CC BY 4.0.",
+            "They were released with the code of DeepLab, TF-Slim and Keras, under Apache-2.0;",
+            "those of VGG-16 by its authors, under CC BY 4.0.",
             f"They are kept in {zoo.cache_dir()}; DEEPLAB_TF_CACHE names another folder.",
         ]
     )
