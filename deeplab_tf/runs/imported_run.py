@@ -63,7 +63,7 @@ def run_dir_of_release(name: str) -> str:
     if not run_dirs.is_run_dir(str(folder)):
         try:
             with files.replacing(folder) as draft:
-                import_checkpoint(name, run_dir=str(draft))
+                print(import_checkpoint(name, run_dir=str(draft)))
         except OSError as error:
             if not run_dirs.is_run_dir(str(folder)):  # made by another process meanwhile
                 raise UserError(

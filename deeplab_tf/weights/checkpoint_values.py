@@ -35,6 +35,10 @@ _TRAINING_STATE = re.compile(
     rf"|{BEST_MIOU}|{LOSS_SCALE}/.*|{DROPOUT_SEED}/.*"
 )
 
+# Smallest and largest values of weights and activations, as tf.contrib.quantize named them:
+# SCOPE/weights_quant/min, SCOPE/act_quant/SCOPE/act_quant/max/biased.
+_QUANTIZATION_RANGE = re.compile(r"(.*/)?\w*quant/(.*/)?(min|max)(/\w+)?")
+
 # What TensorFlow raises on files that are cut off, missing, or not checkpoints.
 _UNREADABLE = (tf.errors.OpError, LookupError, RuntimeError, ValueError, DecodeError)
 
@@ -121,6 +125,11 @@ def restore(values: CheckpointValues, variables: dict) -> None:
 def is_of_training(name: str) -> bool:
     """Whether a value belongs to the training that wrote it, and not to the model."""
     return bool(_TRAINING_STATE.fullmatch(name))
+
+
+def is_quantization_range(name: str) -> bool:
+    """Whether a value is a range that simulated quantisation keeps beside the weights."""
+    return bool(_QUANTIZATION_RANGE.fullmatch(name))
 
 
 def misfits(shapes: dict[str, list[int]], variables: dict) -> dict[str, str]:

@@ -46,14 +46,26 @@ class ImportReport:
     unused: list[str]
     averaged: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def quantization_ranges(self) -> list[str]:
+        """Those of `unused` that are ranges of a training with simulated quantisation."""
+        return [name for name in self.unused if checkpoint_values.is_quantization_range(name)]
+
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} variables loaded from {self.path}"]
         if self.averaged:
             lines.append(f"{len(self.averaged)} of them are moving averages")
         lines += [f"adapted {name}: {how}" for name, how in self.adapted]
         lines += [f"skipped {name}: {why}" for name, why in self.skipped]
-        if self.unused:
-            lines.append(f"{len(self.unused)} of the checkpoint not used: {few(self.unused)}")
+        ranges = self.quantization_ranges
+        others = [name for name in self.unused if name not in set(ranges)]
+        if ranges:
+            lines.append(
+                f"{len(ranges)} quantisation ranges of the checkpoint left out, since the model "
+                f"computes in float: {few(ranges)}"
+            )
+        if others:
+            lines.append(f"{len(others)} of the checkpoint not used: {few(others)}")
         return "\n".join(lines)
 
 
