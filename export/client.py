@@ -273,7 +273,7 @@ def label_images(
             f"--output_dir={output_dir} holds some of the images: give another, so that none of "
             "them is overwritten."
         )
-    writer = predictions.PredictionWriter(output_dir, *_read_palette(palette))
+    writer = predictions.PredictionWriter(output_dir, *read_palette(palette))
     written, failures, latencies = [], [], []
     answers = _answers(client, paths, batch_size, max_image_pixels)
     for number, (path, name, answer) in enumerate(zip(paths, names, answers), start=1):
@@ -373,7 +373,7 @@ def _write(
         raise UserError(f"{path}: its label cannot be written: {error}.") from error
 
 
-def _read_palette(path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+def read_palette(path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
     """Returns names and colours of the classes.
 
     Raises:

@@ -34,6 +34,7 @@ from deeplab_tf.data.naming import SPLITS
 from deeplab_tf.data.threads import map_in_threads
 from deeplab_tf.data.wording import counted
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import shortened
 
 _DRAWING = Options()
 
@@ -235,7 +236,13 @@ def _annotations(listing: Listing, format_: str, options: OwnDataOptions) -> Own
                 f"{flag}={value} is for label images, but {listing.root} is read as {format_}: "
                 "leave it out, or give --format=masks."
             )
-    annotations = formats.READERS[format_](listing, options.drawing)
+    try:
+        annotations = formats.READERS[format_](listing, options.drawing)
+        _check_names(annotations.class_names)
+    except UserError as error:
+        if str(listing.root) in str(error):
+            raise
+        raise UserError(f"{listing.root}: {error}") from error
     names = annotations.class_names
     if len(names) > records.IGNORE_LABEL:
         raise UserError(
@@ -253,6 +260,15 @@ def _annotations(listing: Listing, format_: str, options: OwnDataOptions) -> Own
         background=annotations.background,
         max_pixels=options.max_pixels,
     )
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not records.is_class_name(name):
+            raise UserError(
+                f"the class name {shortened(repr(name))} is empty, longer than 255 characters, or "
+                "not on one line. Rename the class."
+            )
 
 
 def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> OwnData:

@@ -10,12 +10,15 @@ import pathlib
 import warnings
 
 import cv2
+import fuzzing
 import hypothesis
 import numpy as np
 import PIL.Image
 import pngs
 import pytest
 import tensorflow as tf
+from fuzzing import damaged
+from fuzzing import fuzzed
 from hypothesis import strategies
 
 from deeplab_tf.data import class_lists
@@ -30,37 +33,6 @@ from deeplab_tf.errors import UserError
 
 LIMIT = 10_000  # pixels
 INFO = records.numbered_classes("fuzz", 8)
-
-fuzzed = hypothesis.settings(
-    max_examples=60,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
-
-
-@strategies.composite
-def damaged(draw, originals: list[bytes]) -> bytes:
-    """One of the originals with bytes changed, cut out, put in or repeated."""
-    content = bytearray(draw(strategies.sampled_from(originals)))
-    for _ in range(draw(strategies.integers(1, 4))):
-        place = draw(strategies.integers(0, max(len(content) - 1, 0)))
-        length = draw(strategies.integers(1, 40))
-        change = draw(strategies.sampled_from(("flip", "cut", "insert", "end", "repeat", "fill")))
-        if change == "flip" and content:
-            content[place] ^= 1 << draw(strategies.integers(0, 7))
-        elif change == "cut":
-            del content[place : place + length]
-        elif change == "insert":
-            content[place:place] = draw(strategies.binary(min_size=1, max_size=8))
-        elif change == "end":
-            del content[place:]
-        elif change == "repeat":
-            content[place:place] = content[place : place + length]
-        else:
-            content[place : place + 4] = draw(strategies.sampled_from((b"\xff" * 4, bytes(4))))
-    return bytes(content)
 
 
 def encoded(array: np.ndarray, kind: str, **options) -> bytes:
@@ -244,36 +216,13 @@ DESCRIPTIONS = {
         "ignore_label": 255,
     },
 }
-JSON_VALUES = strategies.recursive(
-    strategies.none() | strategies.booleans() | strategies.text(max_size=5)
-    | strategies.integers() | strategies.floats(),
-    lambda inner: strategies.lists(inner, max_size=3)
-    | strategies.dictionaries(strategies.text(max_size=5), inner, max_size=3),
-    max_leaves=4,
-)  # fmt: skip
-
-
-def paths_in(value, path=()):
-    """Yields the places of all values in a JSON value."""
-    yield path
-    if isinstance(value, dict | list):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            yield from paths_in(value[key], (*path, key))
 
 
 @strategies.composite
 def changed_description(draw) -> tuple[str, bytes]:
     """A description with another value somewhere, or with bytes damaged."""
     file = draw(strategies.sampled_from(sorted(DESCRIPTIONS)))
-    value = json.loads(json.dumps(DESCRIPTIONS[file]))
-    if draw(strategies.booleans()):
-        return file, draw(damaged([json.dumps(value).encode()]))
-    *parents, last = draw(strategies.sampled_from(list(paths_in(value))[1:]))
-    place = value
-    for key in parents:
-        place = place[key]
-    place[last] = draw(JSON_VALUES)
-    return file, json.dumps(value).encode()
+    return file, draw(fuzzing.changed_json(DESCRIPTIONS[file]))
 
 
 @fuzzed
