@@ -58,7 +58,7 @@ def build(
             raise UserError(
                 f"The layout of {dataset} is known: leave out the flags for the dataset "
                 "`folder` (--format, --label_encoding, --label_suffix, --classes, --val_share, "
-                "--unlabeled, --crowd, --line_width)."
+                "--unlabeled, --crowd, --line_width, --bands, --tile_size and the like)."
             )
         builder.options = own
     pairs = builder.find_pairs(root, class_map)

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab_tf.data import bands as image_bands
 from deeplab_tf.data import label_files
 from deeplab_tf.data import record_reading
 from deeplab_tf.data import records
@@ -36,6 +37,8 @@ class SegmentationBuilder(
     are not plain class ids.
     """
 
+    # The bands of the images and the numbers of those for R, G and B; empty for RGB images.
+    bands: tuple[tuple[image_bands.Band, ...], tuple[int, ...]] = ((), ())
     _class_map: ClassMap | None = None
 
     @abc.abstractmethod
@@ -119,6 +122,7 @@ class SegmentationBuilder(
             tuple(metadata["class_names"]),
             tuple(map(tuple, metadata["colors"])),
             metadata["ignore_label"],
+            *self.bands,
         )
 
     def fingerprint(self) -> str:
@@ -234,7 +238,7 @@ def encode_example(
             "format": image.format,
             "height": height,
             "width": width,
-            "channels": 3,
+            "channels": image.num_channels,
             "segmentation": {
                 "class": {
                     "encoded": io.BytesIO(cv2.imencode(".png", label)[1].tobytes()),

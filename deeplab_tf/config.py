@@ -189,6 +189,12 @@ class ModelConfig(Config):
         "mobilenet_v2", "Network that extracts the features.", choices=BACKBONES, is_common=True
     )
     num_classes: int | None = num_classes("that of the records")
+    in_channels: int | None = setting(
+        None,
+        "Number of channels of the images: 3 for RGB, otherwise the number of bands.",
+        default_help="that of the records",
+        at_least=1,
+    )
     output_stride: int | None = setting(
         None,
         "Input size divided by feature size.",
@@ -488,6 +494,16 @@ class TrainConfig(Config):
         False,
         "Whether variables that tf_initial_checkpoint lacks, or has in another shape (other "
         "classes), keep their random values.",
+    )
+    rgb_bands: tuple[int, ...] = setting(
+        (),
+        "Numbers of the bands that take the weights of red, green and blue in "
+        "tf_initial_checkpoint, "
+        "if images have other bands, too. These get the mean of the three.",
+        default_help="those of the records",
+        at_least=1,
+        length=3,
+        example="3,2,1",
     )
     seed: int = setting(0, "Random seed. The same seed repeats the run.")
 
@@ -797,6 +813,14 @@ class PredictConfig(Config):
         at_least=0,
         unit="frames",
     )
+    display_bands: tuple[int, ...] = setting(
+        (),
+        "Numbers of the bands that overlays show as red, green and blue, if images have others.",
+        default_help="those that the records name",
+        at_least=1,
+        length=3,
+        example="3,2,1",
+    )
     max_image_pixels: int | None = max_image_pixels(
         None, "67108864, or 536870912 with --window_size"
     )
@@ -831,7 +855,53 @@ class OwnDataConfig(Config):
     )
     crowd: str = setting("ignore", "Label of COCO's crowd regions.", choices=("ignore", "class"))
     line_width: int = setting(10, "Width of annotated lines.", at_least=1, unit="pixels")
+    bands: tuple[int, ...] = setting(
+        (),
+        "Numbers, from 1, of the bands of the images to take, in this order.",
+        default_help="all but opacity; RGB of 8-bit images of three channels",
+        at_least=1,
+        example="2,3,4,8",
+    )
+    band_range: tuple[float, ...] = setting(
+        (),
+        "LOW,HIGH: the values that become 0 and 255, for all bands, or such a pair for each band.",
+        default_help="0,255 of 8-bit images, otherwise 99 of 100 values of the training images",
+        example="0,10000",
+    )
+    rgb_bands: tuple[int, ...] = setting(
+        (),
+        "Which of the taken bands, counted from 1, are red, green and blue: they display the "
+        "images, and take the pretrained weights of these colours.",
+        default_help="those that the files name, otherwise the first three",
+        at_least=1,
+        length=3,
+        example="3,2,1",
+    )
+    tile_size: tuple[int, ...] = setting(
+        (),
+        "Height,width of the tiles that larger images are cut into; empty for whole images.",
+        at_least=1,
+        length=2,
+        unit="pixels",
+        example="512,512",
+    )
+    tile_overlap: float = setting(
+        0.0,
+        "Smallest overlap of neighbouring tiles, as a share of their size.",
+        at_least=0,
+        below=1,
+        hint="it is a share, e.g. 0.1",
+    )
     max_image_pixels: int = max_image_pixels(2**26)
+
+    def __post_init__(self):
+        super().__post_init__()
+        pairs = list(zip(self.band_range[::2], self.band_range[1::2]))
+        _check(
+            len(self.band_range) % 2 == 0 and all(low < high for low, high in pairs),
+            f"--band_range={','.join(f'{value:g}' for value in self.band_range)} must be pairs "
+            "LOW,HIGH with LOW below HIGH.",
+        )
 
 
 def _check(holds: object, problem: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 
 from deeplab_tf import zoo
+from deeplab_tf.data import band_files
 from deeplab_tf.data import image_files
 from deeplab_tf.drawing import overlays
 from deeplab_tf.errors import UserError
@@ -24,6 +25,9 @@ class LoadedRun:
     other types are scaled as those of image files: floats in 0..1 by 255, 16 bits by their number
     of bits; values whose range is not clear are refused.
 
+    A run on images of bands takes arrays `[H, W, bands]`: uint8 as the records hold them, or values
+    of other types as the image files do, which are scaled as in training.
+
     Attributes:
         class_names: Name of each class, by its id.
         colors: RGB of each class, by its id.
@@ -32,6 +36,7 @@ class LoadedRun:
     def __init__(self, run: run_dirs.Run, inference: Inference):
         self.class_names: tuple[str, ...] = run.dataset.class_names
         self.colors: tuple[tuple[int, int, int], ...] = run.dataset.colors
+        self._dataset = run.dataset
         self._label_of = inference.label_function(run)
 
     def predict(self, image: Image) -> np.ndarray:
@@ -46,7 +51,7 @@ class LoadedRun:
         Raises:
             UserError: The array is not an image, or the file cannot be read.
         """
-        labels = self._label_of(_pixels(image))
+        labels = self._label_of(self._pixels(image))
         return labels.astype(np.uint8 if len(self.class_names) <= 256 else np.uint16)
 
     def overlay(
@@ -65,20 +70,28 @@ class LoadedRun:
         Raises:
             UserError: The arrays are not an image and its labels.
         """
-        pixels, labels = _pixels(image), np.asarray(labels)
+        pixels, labels = self._pixels(image), np.asarray(labels)
         if labels.dtype.kind not in "ui" or labels.shape != pixels.shape[:2] or labels.min() < 0:
             raise UserError(
                 f"The labels are {labels.dtype} {list(labels.shape)}. Give class ids, integers "
                 f"{list(pixels.shape[:2])} as the image has pixels."
             )
-        return overlays.overlay(pixels, labels, self.colors, opacity)
+        return overlays.overlay(self._dataset.displayed(pixels), labels, self.colors, opacity)
 
-
-def _pixels(image: Image) -> np.ndarray:
-    """Returns an image as uint8 [H, W, 3] in RGB."""
-    if isinstance(image, str | os.PathLike):
-        return image_files.read_image(os.path.expanduser(image))
-    return image_files.image_of_array(image)
+    def _pixels(self, image: Image) -> np.ndarray:
+        """Returns an image as the network takes it, uint8 [H, W, channels]."""
+        if isinstance(image, str | os.PathLike):
+            return band_files.read_image(os.path.expanduser(image), self._dataset)
+        bands = self._dataset.bands
+        if not bands:
+            return image_files.image_of_array(image)
+        pixels = np.asarray(image)
+        if pixels.ndim != 3 or pixels.shape[2] != len(bands) or pixels.dtype.kind not in "uif":
+            raise UserError(
+                f"The image is {pixels.dtype} {list(pixels.shape)}. Give numbers "
+                f"[H, W, {len(bands)}]: the bands {', '.join(band.name for band in bands)}."
+            )
+        return pixels if pixels.dtype == np.uint8 else band_files.scaled(pixels, None, bands)
 
 
 def load_run(run_dir: str | os.PathLike, *, checkpoint: str = "best") -> LoadedRun:

@@ -69,7 +69,7 @@ _FIELDS = {
 # Values of the schema's enumerations and unions.
 _IMAGE_PROPERTIES = np.uint8(2)
 _NORMALIZATION_OPTIONS = np.uint8(1)
-_RGB, _GRAYSCALE = np.int8(1), np.int8(2)
+_UNKNOWN, _RGB, _GRAYSCALE = np.int8(0), np.int8(1), np.int8(2)
 _TENSOR_AXIS_LABELS, _TENSOR_VALUE_LABELS = np.int8(2), np.int8(3)
 _SOFTMAX = np.int8(2)
 
@@ -83,7 +83,7 @@ def add(tflite: bytes, dataset: DatasetInfo, result: str) -> bytes:
 
     Args:
         tflite: A model without metadata whose input is pixels 0..255, float32 or quantised,
-            [1, H, W, 3], and whose only output is scores [1, h, w, num_classes] or class ids
+            [1, H, W, channels], and whose only output is scores [1, h, w, num_classes] or class ids
             [1, h, w].
         dataset: Names the classes, in the order of the ids.
         result: "scores" or "labels".
@@ -113,7 +113,7 @@ def _model_metadata(dataset: DatasetInfo, result: str) -> np.ndarray:
     has_scores = result == "scores"
     subgraph = _table(
         "SubGraphMetadata",
-        input_tensor_metadata=[_image_metadata()],
+        input_tensor_metadata=[_image_metadata(dataset)],
         output_tensor_metadata=[_scores_metadata() if has_scores else _labels_metadata()],
         custom_metadata=[_segmenter_metadata()] if has_scores else None,
     )
@@ -129,7 +129,11 @@ def _model_metadata(dataset: DatasetInfo, result: str) -> np.ndarray:
     )
 
 
-def _image_metadata() -> dict:
+def _image_metadata(dataset: DatasetInfo) -> dict:
+    description, color_space = "Red, green and blue of every pixel, 0 to 255.", _RGB
+    if dataset.num_channels != 3:
+        names = ", ".join(band.name for band in dataset.bands)
+        description, color_space = f"The bands {names} of every pixel, 0 to 255.", _UNKNOWN
     # Normalisation is inside the network. Without this unit a float input is refused.
     no_normalisation = _table(
         "ProcessUnit",
@@ -139,8 +143,8 @@ def _image_metadata() -> dict:
     return _table(
         "TensorMetadata",
         name="image",
-        description="Red, green and blue of every pixel, 0 to 255.",
-        content=_image(color_space=_RGB),
+        description=description,
+        content=_image(color_space=color_space),
         process_units=[no_normalisation],
         stats=_table("Stats", max=_floats(255), min=_floats(0)),
     )

@@ -112,10 +112,11 @@ def keras_scores(model: keras.Model, run: run_dirs.Run) -> Callable[[np.ndarray]
         run: The run, for how images are fitted to the network.
 
     Returns:
-        A function of an image, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
+        A function of an image, uint8 [H, W, channels], that returns float32 [H, W, num_classes].
     """
+    spec = tf.TensorSpec([1, None, None, run.dataset.num_channels], tf.uint8)
 
-    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
+    @tf.function(input_signature=[spec], autograph=False)
     def scores(images):
         return predict_logits(model, images, run.model_config, run.data_config)
 
@@ -134,8 +135,8 @@ def measure(
 
     Args:
         images: The images, at least one.
-        keras_scores: Function of an image, uint8 [H, W, 3], that returns the Keras model's logits,
-            or other scores whose argmax its labels are, float32 [h, w, C].
+        keras_scores: Function of an image, uint8 [H, W, channels], that returns the Keras model's
+            logits, or other scores whose argmax its labels are, float32 [h, w, C].
         artefact: Function of the same image that returns the artefact's answer, of the same size.
         dataset: The run's classes and ignore label.
         path: The artefact's file or folder.
@@ -214,7 +215,7 @@ def draw_images(shape: Sequence[int], seed: int) -> np.ndarray:
     """Draws discs and boxes over noise, so that there are flat, sharp and busy parts.
 
     Args:
-        shape: [N, H, W, 3].
+        shape: [N, H, W, channels].
         seed: The same seed gives the same images.
 
     Returns:
@@ -225,13 +226,15 @@ def draw_images(shape: Sequence[int], seed: int) -> np.ndarray:
     height, width = shape[1:3]
     for image in images:
         for _ in range(6):
-            color = random.integers(0, 256, 3).tolist()
+            color = random.integers(0, 256, shape[-1])
+            mask = np.zeros((height, width), np.uint8)  # OpenCV draws into four channels at most
             x, y = int(random.integers(width)), int(random.integers(height))
             size = int(random.integers(4, max(5, min(height, width) // 3)))
             if random.random() < 0.5:
-                cv2.circle(image, (x, y), size, color, thickness=-1)
+                cv2.circle(mask, (x, y), size, 1, thickness=-1)
             else:
-                cv2.rectangle(image, (x, y), (x + size, y + 2 * size), color, thickness=-1)
+                cv2.rectangle(mask, (x, y), (x + size, y + 2 * size), 1, thickness=-1)
+            image[mask == 1] = color
     return images
 
 

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.data import band_files
 from deeplab_tf.data import class_presence
-from deeplab_tf.data import image_files
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
 from deeplab_tf.data import training_data
@@ -32,7 +32,7 @@ class ProofImage:
 
     Attributes:
         name: Name of the record or the drawing.
-        image: uint8 [H, W, 3], RGB.
+        image: uint8 [H, W, channels].
         label: int32 [H, W], class ids or the ignore label; None where there is none.
     """
 
@@ -98,13 +98,13 @@ def calibration_images(
         fit: Called with each image, so that only one is held at its own size.
 
     Returns:
-        uint8 [H, W, 3] each, RGB, without augmentation, as `fit` returns them.
+        uint8 [H, W, channels] each, without augmentation, as `fit` returns them.
 
     Raises:
         UserError: There are neither records nor files, or they cannot be used.
     """
     if image_pattern:
-        return [fit(image) for image in _read_files(image_pattern, number)]
+        return [fit(image) for image in _read_files(image_pattern, number, run.dataset)]
     source = _find_records(run, data_dir)
     if source is None:
         raise UserError(
@@ -218,7 +218,11 @@ def _find_records(run: run_dirs.Run, data_dir: str | None) -> records.Records | 
     if not os.path.isdir(os.path.join(folder, dataset)):  # the dataset's own folder is given
         dataset = ""
     return training_data.find_own_records(
-        run.data_config, run.model_config.num_classes, folder, dataset
+        run.data_config,
+        run.model_config.num_classes,
+        folder,
+        dataset,
+        in_channels=run.dataset.num_channels,
     )
 
 
@@ -229,6 +233,8 @@ def _spread(total: int, number: int) -> list[int]:
 
 def _draw(run: run_dirs.Run, index: int) -> ProofImage:
     image, label = drawing.draw(_DRAWN_SPLIT, index)
+    if run.dataset.bands:
+        image = image[..., [band % 3 for band in range(run.dataset.num_channels)]]
     if run.dataset.class_names == drawing.CLASS_NAMES:
         ignored = label == drawing.IGNORE_LABEL
         label = np.where(ignored, run.dataset.ignore_label, label.astype(np.int32))
@@ -236,10 +242,16 @@ def _draw(run: run_dirs.Run, index: int) -> ProofImage:
     height, width = image.shape[:2]
     scale = min(side / own for side, own in zip(run.data_config.train_crop_size, (height, width)))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return ProofImage(f"drawing {index}", cv2.resize(image, size), label=None)
+    return ProofImage(f"drawing {index}", _resized(image, size), label=None)
 
 
-def _read_files(pattern: str, number: int) -> Iterator[np.ndarray]:
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    # Channel by channel: OpenCV resizes four at most.
+    channels = [cv2.resize(channel, size) for channel in np.moveaxis(image, -1, 0)]
+    return np.stack(channels, axis=-1)
+
+
+def _read_files(pattern: str, number: int, dataset: records.DatasetInfo) -> Iterator[np.ndarray]:
     paths = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
     if not paths:
         raise UserError(
@@ -247,7 +259,7 @@ def _read_files(pattern: str, number: int) -> Iterator[np.ndarray]:
             "'photos/*.jpg'."
         )
     for index in _spread(len(paths), number):
-        yield image_files.read_image(paths[index])
+        yield band_files.read_image(paths[index], dataset)
 
 
 def _read_images(source: records.Records, split: str, numbers: list[int]) -> Iterator[np.ndarray]:

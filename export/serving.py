@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab_tf import backbones
 from deeplab_tf.crf.graph import dense_crf_graph
+from deeplab_tf.data import bands
 from deeplab_tf.data import decoding
 from deeplab_tf.data import transforms
 from deeplab_tf.evaluation.fitting import ImageFitter
@@ -17,12 +18,17 @@ from deeplab_tf.export.config import LABELS_ALONE
 from deeplab_tf.export.config import ServingConfig
 from deeplab_tf.runs import run_dir as run_dirs
 
-IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")
 EXAMPLES = tf.TensorSpec([None], tf.string, name="examples")
 
 # The key of a serialized tf.train.Example that holds the JPEG or PNG, as in the records.
 EXAMPLE_KEY = "image/encoded"
+
+
+def images_spec(in_channels: int) -> tf.TensorSpec:
+    """Returns what `serving_default` takes: pixels [N, H, W, in_channels]."""
+    return tf.TensorSpec([None, None, None, in_channels], tf.uint8, name="images")
+
 
 # An image of 12 megapixels takes 60 MB while it is decoded and shrunk, and its mask twice 12 MB.
 _IMAGES_AT_A_TIME = 4
@@ -76,15 +82,16 @@ class ServingModule(tf.Module):
         )
         self._crf_parameters = crf_parameters
         self._config = config
-        red, green, blue = backbones.pad_pixel(run.model_config.backbone)
+        self._dataset = dataset = run.dataset
+        self._in_channels = dataset.num_channels
+        pad_pixel = backbones.pad_pixel(run.model_config.backbone, self._in_channels)
         self._size = serving_size(run, config)
         self._fitter = ImageFitter(
-            pad_pixel=(int(red + 0.5), int(green + 0.5), int(blue + 0.5)),
+            pad_pixel=tuple(int(value + 0.5) for value in pad_pixel),
             size=self._size,
             antialias=True,
         )
         self.model_variables = [variable.value for variable in model.variables]
-        dataset = run.dataset
         self._label_dtype = tf.uint8 if dataset.num_classes <= 256 else tf.uint16
 
         labels_path = os.path.join(assets_folder, "labels.txt")
@@ -93,8 +100,17 @@ class ServingModule(tf.Module):
         self.labels_file = tf.saved_model.Asset(labels_path)
         palette_path = os.path.join(assets_folder, "palette.json")
         with open(palette_path, "w", encoding="utf-8") as file:
-            json.dump({"colors": dataset.colors, "ignore_label": dataset.ignore_label}, file)
+            palette = {"colors": dataset.colors, "ignore_label": dataset.ignore_label}
+            json.dump(palette | bands.to_fields(dataset.bands, dataset.rgb_bands), file)
         self.palette_file = tf.saved_model.Asset(palette_path)
+
+        def of_images(function):
+            spec = images_spec(self._in_channels)
+            return tf.function(function, input_signature=[spec], autograph=False)
+
+        self.logits = of_images(self._logits)
+        self.serving_default = of_images(self._serving_default)
+        self._segment = of_images(self._labels_and_more)
 
     @property
     def signatures(self) -> dict:
@@ -105,13 +121,11 @@ class ServingModule(tf.Module):
             "tf_example": self.tf_example,
         }
 
-    @tf.function(input_signature=[IMAGES], autograph=False)
-    def logits(self, images):
+    def _logits(self, images):
         """Logits at the images' own size, float32 [N, H, W, num_classes]."""
         return self._predict_logits(images)
 
-    @tf.function(input_signature=[IMAGES], autograph=False)
-    def serving_default(self, images):
+    def _serving_default(self, images):
         """Class ids at the images' own size.
 
         Returns:
@@ -128,6 +142,8 @@ class ServingModule(tf.Module):
     @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def serving_bytes(self, image_bytes):
         """Class ids of JPEG and PNG files, each at its own size.
+
+        Images of other than three bands are PNGs as in the records, see `decoding`.
 
         Each image is shrunk, never enlarged, to fit into the serving size [h, w], and padded at
         the bottom and right; its labels are resized back by nearest neighbour.
@@ -158,12 +174,13 @@ class ServingModule(tf.Module):
         features = {EXAMPLE_KEY: tf.io.FixedLenFeature([], tf.string)}
         return self.serving_bytes(tf.io.parse_example(examples, features)[EXAMPLE_KEY])
 
-    @tf.function(input_signature=[IMAGES], autograph=False)
-    def _segment(self, images):
+    def _labels_and_more(self, images):
         """Labels [N, H, W] of images, and a dict of the other outputs."""
         scores = self.logits(images)
         if self._crf_parameters is not None:
-            scores = dense_crf_graph(images, tf.nn.softmax(scores), **self._crf_parameters)
+            scores = dense_crf_graph(
+                self._displayed(images), tf.nn.softmax(scores), **self._crf_parameters
+            )
         labels = tf.argmax(scores, axis=-1, output_type=tf.int32)
         extra = {}
         if self._config.with_probabilities or self._config.with_confidence:
@@ -178,7 +195,7 @@ class ServingModule(tf.Module):
         """Decodes and fits images; the error for a broken one names its position.
 
         Returns:
-            Images, uint8 [N, h, w, 3]; and their placements, int32 [N, 2] each.
+            Images, uint8 [N, h, w, in_channels]; and their placements, int32 [N, 2] each.
         """
         # A graph cannot catch the errors of a decoder, which do not tell whose bytes are broken.
         # A dataset leaves out what fails; the gap in the positions shows what is missing.
@@ -193,7 +210,8 @@ class ServingModule(tf.Module):
         )
         # `get_single_element` needs an element even where all fail or there are none.
         no_size = tf.zeros([2], tf.int32)
-        nothing = (count, tf.zeros([*self._size, 3], tf.uint8), Placement(no_size, no_size))
+        no_image = tf.zeros([*self._size, self._in_channels], tf.uint8)
+        nothing = (count, no_image, Placement(no_size, no_size))
         fitted = fitted.concatenate(tf.data.Dataset.from_tensors(nothing))
         positions, *results = fitted.batch(tf.cast(count, tf.int64) + 1).get_single_element()
         is_next = tf.cast(positions == tf.range(tf.size(positions)), tf.int32)
@@ -207,12 +225,21 @@ class ServingModule(tf.Module):
             return tf.nest.map_structure(lambda result: result[:count], tuple(results))
 
     def _fit(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, Placement]:
-        """A decoded image in the serving size, uint8 [h, w, 3], and its placement."""
+        """A decoded image in the serving size, uint8 [h, w, in_channels], and its placement."""
         # By the header, before a few bytes become gigabytes of pixels.
-        problem = decoding.image_problem_in_graph(image_bytes, self._config.max_image_pixels)
+        problem = decoding.image_problem_in_graph(
+            image_bytes, self._config.max_image_pixels, self._in_channels
+        )
         with tf.control_dependencies([tf.debugging.Assert(problem == "", [problem])]):
-            images, placement = self._fitter.fit(transforms.decode(image_bytes)[tf.newaxis])
+            image = transforms.decode(image_bytes, self._in_channels)
+            images, placement = self._fitter.fit(image[tf.newaxis])
             return tf.cast(images[0] + 0.5, tf.uint8), placement
+
+    def _displayed(self, images: tf.Tensor) -> tf.Tensor:
+        """The images in RGB, uint8 [N, H, W, 3]."""
+        if not self._dataset.bands:
+            return images
+        return tf.gather(images, [number - 1 for number in self._dataset.rgb_bands], axis=-1)
 
     def _mask_png(self, labels: tf.Tensor, placement: Placement) -> tf.Tensor:
         """The labels of a fitted image, [h, w], as a PNG of the image's own size."""

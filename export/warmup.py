@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from deeplab_tf.data import decoding
 from deeplab_tf.errors import extra_for
 from deeplab_tf.export import parity
 from deeplab_tf.export import serving
@@ -28,35 +29,41 @@ def require_installed() -> None:
         importlib.import_module("tensorflow_serving")
 
 
-def write(folder: str, size: tuple[int, int], batch_sizes: Sequence[int] = ()) -> None:
+def write(
+    folder: str, size: tuple[int, int], batch_sizes: Sequence[int] = (), in_channels: int = 3
+) -> None:
     """Adds the requests to a SavedModel: each signature with one image, and with each batch size.
 
     Args:
         folder: The SavedModel of a `serving.ServingModule`.
         size: Height and width of the images, the serving size.
         batch_sizes: Images in a request, besides 1.
+        in_channels: Channels of the images.
     """
     from tensorflow_serving.apis import prediction_log_pb2
 
     path = os.path.join(folder, FILE)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tf.io.TFRecordWriter(path) as writer:
-        for request in _requests(size, sorted({1, *batch_sizes})):
+        for request in _requests(size, sorted({1, *batch_sizes}), in_channels):
             log = prediction_log_pb2.PredictLog(request=request)
             record = prediction_log_pb2.PredictionLog(predict_log=log)
             writer.write(record.SerializeToString())
 
 
 def _requests(
-    size: tuple[int, int], batch_sizes: Sequence[int]
+    size: tuple[int, int], batch_sizes: Sequence[int], in_channels: int
 ) -> "Iterator[predict_pb2.PredictRequest]":
-    image = parity.draw_images((1, *size, 3), seed=0)[0]
-    files = [coded(image).numpy() for coded in (tf.io.encode_jpeg, tf.io.encode_png)]
+    image = parity.draw_images((1, *size, in_channels), seed=0)[0]
+    files = [decoding.encode_bands(image)]
+    if in_channels == 3:
+        files.insert(0, tf.io.encode_jpeg(image).numpy())
+    takes = serving.images_spec(in_channels)
     for number in batch_sizes:
         # One value for all pixels: a tensor so written takes a few bytes in place of megabytes.
-        grey = tf.make_tensor_proto(128, tf.uint8, [number, *size, 3])
+        grey = tf.make_tensor_proto(128, tf.uint8, [number, *size, in_channels])
         encoded = [files[index % len(files)] for index in range(number)]
-        yield _request("serving_default", serving.IMAGES, grey)
+        yield _request("serving_default", takes, grey)
         yield _request("serving_bytes", serving.IMAGE_BYTES, tf.make_tensor_proto(encoded))
         serialized = [serialized_example(one) for one in encoded]
         yield _request("tf_example", serving.EXAMPLES, tf.make_tensor_proto(serialized))

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab_tf import command_line
+from deeplab_tf.data import bands
 from deeplab_tf.data import own_data
 from deeplab_tf.data import records
 from deeplab_tf.data import source_images
@@ -60,7 +61,9 @@ class Builder(segmentation.SegmentationBuilder):
             class_names=list(info.class_names),
             colors=[list(color) for color in info.colors],
             notes=list(self._data.notes),  # among them how images were scaled
+            **bands.to_fields(info.bands, info.rgb_bands),
         )
+        self.bands = (info.bands, info.rgb_bands)
         for note in self._data.notes:
             print(note)
         return {

@@ -48,4 +48,6 @@ class Builder(segmentation.SegmentationBuilder):
         image, label = drawing.draw(pair.split, pair.index)
         size = label.shape[1], label.shape[0]
         content = drawing.encode_jpeg(image)
-        return source_images.SourceImage(content, "jpeg", size, size, orientation=1), label
+        return source_images.SourceImage(
+            content=content, format="jpeg", size=size, stored_size=size
+        ), label

@@ -126,6 +126,12 @@ def build_backbone(name: str, output_stride: int = 16, **settings) -> keras.Mode
     return BACKBONES[name](output_stride, **given)
 
 
-def pad_pixel(name: str) -> tuple[float, float, float]:
-    """Returns the R, G and B that a backbone maps to zeros; images are padded with them."""
-    return _PIXEL_MEANS.get(name, (127.5, 127.5, 127.5))
+def pad_pixel(name: str, in_channels: int | None = None) -> tuple[float, ...]:
+    """Returns the pixel that a backbone maps to zeros; images are padded with it.
+
+    Args:
+        name: Official name of the backbone.
+        in_channels: Channels of the images; None for RGB.
+    """
+    mean = _PIXEL_MEANS.get(name, (127.5, 127.5, 127.5))
+    return pixels.means_of_channels(mean, in_channels or 3)

@@ -25,15 +25,18 @@ def to_unit_range(image):
     return keras.layers.Rescaling(2 / 255, offset=-1, dtype="float32", name="rescaling")(image)
 
 
+def means_of_channels(mean: tuple[float, float, float], in_channels: int) -> tuple[float, ...]:
+    """Returns what `subtract_mean` subtracts from each channel."""
+    rgb = mean if in_channels >= 3 else ()
+    return (*rgb, *[sum(mean) / 3] * (in_channels - len(rgb)))
+
+
 def subtract_mean(image, mean: tuple[float, float, float]):
     """Subtracts the means of R, G and B, and the mean of these from any further channel.
 
     (The original leaves further channels unchanged.) Images of one or two channels have no R, G and
     B: all of their channels count as further ones.
     """
-    in_channels = image.shape[-1]
-    rgb = mean if in_channels >= 3 else ()
-    means = [*rgb, *[sum(mean) / 3] * (in_channels - len(rgb))]
-    offset = [-value for value in means]
+    offset = [-value for value in means_of_channels(mean, image.shape[-1])]
     # float32 under any policy, as above.
     return keras.layers.Rescaling(1.0, offset=offset, dtype="float32", name="rescaling")(image)

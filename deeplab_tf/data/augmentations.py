@@ -1,6 +1,6 @@
 """Augmentation beyond the original's, for when training images are few; all of it is optional.
 
-As in `transforms.py`, an example is a dict with `image` [H, W, 3] (0..255) and `label` [H, W],
+As in `transforms.py`, an example is a dict with `image` [H, W, C] (0..255) and `label` [H, W],
 random operations take a stateless seed, int [2], and image and label always move together. Examples
 keep their size and their other keys; images become float32. What these operations cost grows with
 the image: apply them to the crop.
@@ -33,9 +33,12 @@ def color_jitter(
         example: The example.
         seed: Stateless seed, int [2].
         brightness: Strength; the factor multiplies all pixels.
-        contrast: Strength; the factor multiplies the difference to the image's mean grey.
-        saturation: Strength; the factor multiplies the difference to the pixel's own grey.
-        hue: Largest turn of the hue either way, as a share of the colour circle, up to 0.5.
+        contrast: Strength; the factor multiplies the difference to the image's mean grey, or, in
+            other than RGB images, to the mean of each band.
+        saturation: Strength; the factor multiplies the difference to the pixel's own grey. For RGB
+            images only.
+        hue: Largest turn of the hue either way, as a share of the colour circle, up to 0.5. For RGB
+            images only.
 
     Returns:
         The example with its image float32 in 0..255.
@@ -48,7 +51,10 @@ def color_jitter(
     image = tf.cast(example["image"], tf.float32)
     if brightness or contrast or saturation:
         factors = tf.maximum(1.0 + draws[:3] * [brightness, contrast, saturation], 0.0)
-        image = adjust_color(image, *tf.unstack(factors))
+        if image.shape[-1] == 3:
+            image = adjust_color(image, *tf.unstack(factors))
+        else:
+            image = adjust_bands(image, factors[0], factors[1])
     if hue:
         image = tf.raw_ops.AdjustHue(images=image, delta=draws[3] * hue)
     return example | {"image": image}
@@ -64,6 +70,13 @@ def adjust_color(image: tf.Tensor, brightness, contrast, saturation) -> tf.Tenso
     adjusted = tf.nn.conv2d(image[tf.newaxis], matrix[tf.newaxis, tf.newaxis], 1, "VALID")
     adjusted = tf.nn.bias_add(adjusted, brightness * (1.0 - contrast) * mean_grey)[0]
     return tf.clip_by_value(adjusted, 0.0, 255.0)
+
+
+def adjust_bands(image: tf.Tensor, brightness, contrast) -> tf.Tensor:
+    """Applies two factors to each band of an image, float32 [H, W, C]."""
+    mean = tf.reduce_mean(image, [0, 1])
+    image = brightness * (contrast * image + (1.0 - contrast) * mean)
+    return tf.clip_by_value(image, 0.0, 255.0)
 
 
 def random_blur(
@@ -91,11 +104,11 @@ def random_blur(
 
 
 def blur(image: tf.Tensor, sigma) -> tf.Tensor:
-    """Blurs an image, float32 [H, W, 3], with a Gaussian of `sigma` pixels, mirrored outside."""
+    """Blurs an image, float32 [H, W, C], with a Gaussian of `sigma` pixels, mirrored outside."""
     radius = tf.cast(tf.math.ceil(3.0 * sigma), tf.int32)
     offsets = tf.cast(tf.range(-radius, radius + 1), tf.float32)
     weights = tf.nn.softmax(-0.5 * (offsets / sigma) ** 2)
-    column = tf.tile(weights[:, tf.newaxis, tf.newaxis, tf.newaxis], [1, 1, 3, 1])
+    column = tf.tile(weights[:, tf.newaxis, tf.newaxis, tf.newaxis], [1, 1, image.shape[-1], 1])
     row = tf.transpose(column, [1, 0, 2, 3])
     padded = tf.pad(image, [[radius, radius], [radius, radius], [0, 0]], "REFLECT")
     blurred = tf.nn.depthwise_conv2d(padded[tf.newaxis], column, [1, 1, 1, 1], "VALID")

@@ -1,5 +1,9 @@
 """Decodes what records hold: images (JPEG or PNG) to pixels, labels (PNG) to class ids.
 
+Images of other than three channels are grey PNGs in which the bands lie one below the other: N
+bands of H x W pixels are a PNG of N*H x W. Every decoder of PNGs reads that without loss, whatever
+the number of bands, and each band is compressed by itself.
+
 The ids of a label are what its file stores: the values of a grey PNG, whatever its number of bits,
 and the indices of one with a palette. Decoders for viewing give something else: they spread 1, 2
 and 4 bits over 0..255, cut 16 bits to 8, and turn palettes into colours.
@@ -38,6 +42,9 @@ _JPEG_STANDALONE = (0x01, *range(0xD0, 0xD8))  # segments without a length
 _JPEG_FRAMES = tuple(marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC))
 
 _TOO_LARGE = "has {}x{} pixels, more than the limit of {}"
+_NOT_BANDS = (
+    "is not a grey PNG of 8 bits with {} bands one below the other, as records of such images hold"
+)
 _DEEP_IMAGE = "has 16 bits per channel; images have 8"
 _CMYK_IMAGE = "is a JPEG in CMYK; images are RGB or grey"
 _NOT_AN_IMAGE = "is not a JPEG or PNG, or a damaged one"
@@ -46,20 +53,29 @@ _COLOR_LABEL = "is a colour image ({}); labels have one channel, whose values ar
 _NOT_A_LABEL = "is not a PNG, or a damaged one"
 
 
-def decode_image(content: bytes, max_pixels: int = image_files.MAX_PIXELS) -> np.ndarray:
+def decode_image(
+    content: bytes, max_pixels: int = image_files.MAX_PIXELS, num_channels: int = 3
+) -> np.ndarray:
     """Decodes a JPEG or PNG as stored: an EXIF orientation is not followed.
 
     Args:
         content: The JPEG or PNG.
         max_pixels: Larger images are refused before they are decoded.
+        num_channels: 3 for RGB, other numbers for bands that lie one below the other.
 
     Returns:
-        uint8 [H, W, 3], RGB: grey is repeated, palettes are looked up, alpha is dropped.
+        uint8 [H, W, num_channels]. In RGB, grey is repeated, palettes are looked up, alpha is
+        dropped.
 
     Raises:
         DataProblem: It is damaged, too large, or an image of another kind.
     """
-    check_image_header(content, max_pixels)
+    check_image_header(content, max_pixels, num_channels)
+    if num_channels != 3:
+        image = _imdecode(content, cv2.IMREAD_UNCHANGED)
+        if image is None or image.ndim != 2:
+            raise DataProblem("image_damaged", "cannot be decoded to its end")
+        return _as_channels(image, num_channels)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     image = _imdecode(content, flags)
     if image is None:
@@ -67,14 +83,25 @@ def decode_image(content: bytes, max_pixels: int = image_files.MAX_PIXELS) -> np
     return image
 
 
-def decode_image_strictly(content: bytes, max_pixels: int = image_files.MAX_PIXELS) -> np.ndarray:
+def encode_bands(image: np.ndarray) -> bytes:
+    """Returns an image, uint8 [H, W, N], as the PNG that records hold: RGB for three bands."""
+    if image.shape[-1] == 3:
+        rows = image[..., ::-1]
+    else:
+        rows = np.moveaxis(image, -1, 0).reshape(-1, image.shape[1])
+    return cv2.imencode(".png", np.ascontiguousarray(rows))[1].tobytes()
+
+
+def decode_image_strictly(
+    content: bytes, max_pixels: int = image_files.MAX_PIXELS, num_channels: int = 3
+) -> np.ndarray:
     """Decodes an image as `decode_image`, to the same pixels, but refuses every damaged one.
 
     OpenCV, which is faster, fills what is wrong inside of a JPEG and goes on.
     """
-    check_image_header(content, max_pixels)
+    check_image_header(content, max_pixels, num_channels)
     try:
-        return transforms.decode(content).numpy()
+        return transforms.decode(content, num_channels).numpy()
     except tf.errors.OpError:
         raise DataProblem("image_damaged", "cannot be decoded to its end") from None
 
@@ -118,12 +145,17 @@ def check_png_is_whole(content: bytes) -> None:
         raise DataProblem("label_damaged", "cannot be decoded to its end", subject="label")
 
 
-def check_image_header(content: bytes, max_pixels: int = image_files.MAX_PIXELS) -> str:
+def check_image_header(
+    content: bytes, max_pixels: int = image_files.MAX_PIXELS, num_channels: int = 3
+) -> str:
     """Checks an image by its header, and returns its format: "jpeg" or "png".
 
     Raises:
         DataProblem: It is too large, or an image of another kind.
     """
+    if num_channels != 3:
+        _check_bands_header(content, max_pixels, num_channels)
+        return "png"
     if content.startswith(_JPEG):
         width, height, channels = _read_jpeg_header(content)
         if channels not in (1, 3):
@@ -140,11 +172,18 @@ def check_image_header(content: bytes, max_pixels: int = image_files.MAX_PIXELS)
     return image_format
 
 
-def image_problem_in_graph(content: tf.Tensor, max_pixels: int) -> tf.Tensor:
+def image_problem_in_graph(content: tf.Tensor, max_pixels: int, num_channels: int = 3) -> tf.Tensor:
     """Returns what `check_image_header` would raise, a string scalar; empty if nothing.
 
     A JPEG with a damaged header is an error when the graph runs.
     """
+    if num_channels != 3:
+        is_png, (width, height, bit_depth, color_type) = _png_header_in_graph(content)
+        is_stack = (bit_depth == 8) & (color_type == _GREY) & (height % num_channels == 0)
+        return first_problem(
+            (~is_png | ~is_stack, _NOT_BANDS.format(num_channels)),
+            (_is_too_large(width, height // num_channels, max_pixels), "is too large"),
+        )
 
     def of_jpeg():
         height, width, channels = tf.unstack(tf.io.extract_jpeg_shape(content))
@@ -194,6 +233,21 @@ def decode_label_in_graph(content: tf.Tensor) -> tf.Tensor:
     label = tf.cond(bit_depth == 16, lambda: decode(tf.uint16), lambda: decode(tf.uint8))
     step = tf.gather([_step(depth) for depth in range(17)], bit_depth)
     return label // step
+
+
+def _as_channels(rows: np.ndarray, num_channels: int) -> np.ndarray:
+    """Bands that lie one below the other, [N*H, W], as the channels of an image [H, W, N]."""
+    bands = rows.reshape(num_channels, -1, rows.shape[1])
+    return np.ascontiguousarray(np.moveaxis(bands, 0, -1))
+
+
+def _check_bands_header(content: bytes, max_pixels: int, num_channels: int) -> None:
+    if not content.startswith(_PNG):
+        raise DataProblem("image_format", _NOT_BANDS.format(num_channels))
+    width, height, bit_depth, color_type = _read_png_header(content, "image")
+    if (bit_depth, color_type) != (8, _GREY) or height % num_channels:
+        raise DataProblem("image_format", _NOT_BANDS.format(num_channels))
+    _check_size(width, height // num_channels, max_pixels, "image")
 
 
 def _imdecode(content: bytes, flags: int) -> np.ndarray | None:

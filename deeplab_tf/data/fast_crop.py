@@ -26,13 +26,13 @@ def crop_example(
     """Cuts a training crop.
 
     Args:
-        image: uint8 [H, W, 3].
+        image: uint8 [H, W, C].
         label: uint8 [H, W].
         draws: int32 [crop.num_draws], any integers.
         crop: What to do.
 
     Returns:
-        Image uint8 [*crop_size, 3] and label uint8 [*crop_size].
+        Image uint8 [*crop_size, C] and label uint8 [*crop_size].
     """
     if crop.min_resize_value:
         height, width = label.shape
@@ -76,7 +76,7 @@ def _offset(
 
 def _cut(image, label, size, offset, crop_size, flip: bool, crop: transforms.TrainingCrop):
     """Cuts a window of `crop_size` at `offset` out of the image as if scaled to `size`."""
-    cut_image = np.empty((*crop_size, 3), np.uint8)
+    cut_image = np.empty((*crop_size, image.shape[2]), np.uint8)
     cut_label = np.empty(crop_size, np.uint8)
     rows, columns = (
         _sources(label.shape[axis], size[axis], offset[axis], crop_size[axis]) for axis in (0, 1)
@@ -108,14 +108,14 @@ def _sample_image(image, rows, columns, flip, pad_color, cut_image):
     """Interpolates the pixels of a crop; rows and columns are the first two of `_sources`."""
     rows_before, row_shares = rows
     height, width = len(rows_before), len(columns[0])  # of what is not padding
-    crop_height, crop_width = cut_image.shape[:2]
+    crop_height, crop_width, channels = cut_image.shape
     left = crop_width - width if flip else 0
     flat_image = image.reshape(image.shape[0], -1)
     pixels = cut_image.reshape(crop_height, -1)
-    sources, shares = _flat_sources(columns, flip)
-    step = np.uint64(3 if image.shape[1] > 1 else 0)
-    above = np.empty(3 * width, np.float32)
-    below = np.empty(3 * width, np.float32)
+    sources, shares = _flat_sources(columns, flip, channels)
+    step = np.uint64(channels if image.shape[1] > 1 else 0)
+    above = np.empty(channels * width, np.float32)
+    below = np.empty(channels * width, np.float32)
     previous = -2
     for y in range(height):
         row = rows_before[y]
@@ -127,7 +127,8 @@ def _sample_image(image, rows, columns, flip, pad_color, cut_image):
             next_row = min(row + 1, image.shape[0] - 1)
             _interpolate_row(flat_image[next_row], sources, shares, step, below)
             previous = row
-        _mix_rows(above, below, row_shares[y], pixels[y, 3 * left : 3 * (left + width)])
+        mixed = pixels[y, channels * left : channels * (left + width)]
+        _mix_rows(above, below, row_shares[y], mixed)
         _fill(cut_image[y, :left], pad_color)
         _fill(cut_image[y, left + width :], pad_color)
     for y in range(height, crop_height):
@@ -135,7 +136,7 @@ def _sample_image(image, rows, columns, flip, pad_color, cut_image):
 
 
 @compiled
-def _flat_sources(columns, flip):
+def _flat_sources(columns, flip, channels):
     """The first byte of every pixel's source in a row, and the share of the pixel after it."""
     columns_before, column_shares = columns
     width = len(columns_before)
@@ -144,7 +145,7 @@ def _flat_sources(columns, flip):
     shares = np.empty(width, np.float32)
     for x in range(width):
         target = width - 1 - x if flip else x
-        sources[target] = 3 * columns_before[x]
+        sources[target] = channels * columns_before[x]
         shares[target] = column_shares[x]
     return sources, shares
 
@@ -171,6 +172,15 @@ def _sample_label(label, rows, columns, flip, ignore_label, cut_label):
 
 @compiled
 def _interpolate_row(row, sources, shares, step, result):
+    channels = np.uint64(len(result) // len(sources))
+    if channels != np.uint64(3):
+        for x in range(np.uint64(len(sources))):
+            for channel in range(channels):
+                source = sources[x] + channel
+                before = np.float32(row[source])
+                after = np.float32(row[source + step])
+                result[channels * x + channel] = before + (after - before) * shares[x]
+        return
     one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     for x in range(np.uint64(len(sources))):
         source, share, target = sources[x], shares[x], three * x
@@ -199,4 +209,5 @@ def _pick(row, sources, result):
 @compiled
 def _fill(row, color):
     for x in range(len(row)):
-        row[x, 0], row[x, 1], row[x, 2] = color[0], color[1], color[2]
+        for channel in range(len(color)):
+            row[x, channel] = color[channel]

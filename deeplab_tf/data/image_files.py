@@ -151,12 +151,20 @@ def read_image(
     """
     name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
     with _errors_naming(name):
-        content = source if isinstance(source, bytes) else _read_bytes(source)
-        pixels = _decode_deep(content, name, max_pixels)
-        if pixels is None:
-            pixels = _decode(content, name, max_pixels, tell)
-        pixels = _to_8_bits(pixels, name, tell)
+        pixels = _to_8_bits(_read(source, name, max_pixels, tell), name, tell)
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., np.newaxis], 3, axis=-1)
+
+
+def read_values(source: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads an image as `read_image` does, but in the bits that it has.
+
+    Returns:
+        uint8, uint16, int32 or float, [H, W, 3], or [H, W, 1] for grey images of more than 8 bits.
+    """
+    name = os.fspath(source)
+    with _errors_naming(name):
+        pixels = _read(source, name, max_pixels, tell=lambda line: None)
+        return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
 def image_of_array(
@@ -318,6 +326,15 @@ def _formats() -> list[str]:
     """Those of `FORMATS` that this Pillow was built with."""
     PIL.Image.init()
     return [name for name in FORMATS if name in PIL.Image.OPEN]
+
+
+def _read(
+    source: str | os.PathLike | bytes, name: str, max_pixels: int, tell: Callable[[str], None]
+) -> np.ndarray:
+    """The pixels of an image, upright, as stored: [H, W, 3], or [H, W] for grey of many bits."""
+    content = source if isinstance(source, bytes) else _read_bytes(source)
+    pixels = _decode_deep(content, name, max_pixels)
+    return _decode(content, name, max_pixels, tell) if pixels is None else pixels
 
 
 def _decode_deep(content: bytes, name: str, max_pixels: int) -> np.ndarray | None:

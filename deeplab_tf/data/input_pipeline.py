@@ -72,7 +72,7 @@ def training_batches(
         data_service: Address of a tf.data service that does all this; empty for this process.
 
     Returns:
-        Dataset of dicts: `image` uint8 [B, H, W, 3] (float32 behind further operations), `label`
+        Dataset of dicts: `image` uint8 [B, H, W, C] (float32 behind further operations), `label`
         int32 [B, H, W], `name` string [B].
     """
     first = start_step * batch_size
@@ -118,7 +118,7 @@ def evaluation_examples(
           default `DamagedRecords`.
 
     Returns:
-        Dataset of dicts: `image` uint8 [H, W, 3], `label` int32 [H, W], `name` string [].
+        Dataset of dicts: `image` uint8 [H, W, C], `label` int32 [H, W], `name` string [].
     """
     dataset = record_order.each_once(source, split)
     if numbers is not None:
@@ -160,7 +160,7 @@ def _whole(source: Records):
                 serialized, info, max_pixels, decoding.decode_image_strictly
             )
         except DataProblem as problem:
-            nothing = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.int32)
+            nothing = np.zeros((0, 0, info.num_channels), np.uint8), np.zeros((0, 0), np.int32)
             return *nothing, problem.name.encode(), problem.of_record.encode()
         return image, label.astype(np.int32), name.encode(), b""
 
@@ -169,7 +169,7 @@ def _whole(source: Records):
             read, [record["serialized"]], [tf.uint8, tf.int32, tf.string, tf.string]
         )
         return {
-            "image": tf.ensure_shape(image, [None, None, 3]),
+            "image": tf.ensure_shape(image, [None, None, info.num_channels]),
             "label": tf.ensure_shape(label, [None, None]),
             "name": _name(record, tf.ensure_shape(name, [])),
             "problem": tf.ensure_shape(problem, []),
@@ -221,7 +221,7 @@ def _in_numba(crop_example: Callable, crop: transforms.TrainingCrop, source: Rec
             stateful=False,
         )
         return {
-            "image": tf.ensure_shape(image, [*crop.crop_size, 3]),
+            "image": tf.ensure_shape(image, [*crop.crop_size, info.num_channels]),
             "label": tf.ensure_shape(label, crop.crop_size),
             "name": _name(record, tf.ensure_shape(name, [])),
             "problem": tf.ensure_shape(problem, []),
@@ -237,7 +237,7 @@ def _in_graph(crop: transforms.TrainingCrop, source: Records):
 
     def cut(record, draws):
         parsed = record_reading.parse_record_in_graph(record["serialized"])
-        problem = record_reading.header_problem_in_graph(parsed, max_pixels)
+        problem = record_reading.header_problem_in_graph(parsed, max_pixels, info.num_channels)
 
         def decode_and_crop():
             example, problem = record_reading.decode_record_in_graph(parsed, info)
@@ -254,7 +254,7 @@ def _in_graph(crop: transforms.TrainingCrop, source: Records):
 def _padding(crop: transforms.TrainingCrop) -> tuple[np.ndarray, np.ndarray]:
     """An image and a label that count nowhere."""
     return (
-        np.full((*crop.crop_size, 3), crop.pad_color, np.uint8),
+        np.full((*crop.crop_size, len(crop.pad_color)), crop.pad_color, np.uint8),
         np.full(crop.crop_size, crop.ignore_label, np.uint8),
     )
 

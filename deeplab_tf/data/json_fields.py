@@ -1,5 +1,6 @@
 """Fields of JSON files that others may have written: each is checked when it is taken."""
 
+import math
 from typing import Any
 
 from deeplab_tf.errors import UserError
@@ -47,6 +48,14 @@ class JsonObject:
             raise self.error(name, value, f"a whole number between {at_least} and {at_most}")
         return number
 
+    def number(self, name: str) -> float:
+        """Returns a finite number."""
+        value = self._take(name, _REQUIRED)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and math.isfinite(value)):
+            raise self.error(name, value, "a finite number")
+        return float(value)
+
     def items(self, name: str, at_most: int, default: Any = _REQUIRED) -> list:
         """Returns a list of bounded length; the caller checks what is in it."""
         value = self._take(name, default)
@@ -62,11 +71,11 @@ class JsonObject:
             raise self.error(name, value, "a colour [R, G, B] in 0..255")
         return list(color)
 
-    def objects(self, name: str, at_most: int) -> list["JsonObject"]:
+    def objects(self, name: str, at_most: int, default: Any = _REQUIRED) -> list["JsonObject"]:
         """Returns a list of objects of bounded length."""
         return [
             JsonObject(value, f"{self._where}, {name}[{index}]", self._remedy)
-            for index, value in enumerate(self.items(name, at_most))
+            for index, value in enumerate(self.items(name, at_most, default))
         ]
 
     def error(self, name: str, value: Any, wanted: str) -> UserError:

@@ -53,19 +53,72 @@ def read_array(path: str | os.PathLike, max_pixels: int = image_files.MAX_PIXELS
         raise UserError(f"label {path} cannot be read ({error}): replace it") from error
 
 
-def _read_numpy(path: pathlib.Path, max_pixels: int) -> np.ndarray:
+def read_bands(path: pathlib.Path, max_pixels: int = image_files.MAX_PIXELS) -> np.ndarray:
+    """Returns the numbers of the only image in a `.npy` or `.npz` file, [H, W, N].
+
+    Raises:
+        ImageFileError: The file is damaged or too large, or holds something else.
+    """
+    try:
+        name, header = _image_in(path)
+        height, width = header.shape[:2]
+        image_files.check_size(width, height, name=str(path), max_pixels=max_pixels)
+        if path.suffix.lower() == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[name.removesuffix(".npy")]
+    except UserError:
+        raise
+    except Exception as error:  # numpy and zipfile raise errors of every kind on damaged files
+        raise image_files.ImageFileError(f"{path} cannot be read ({error}): replace it.") from error
+
+
+def holds_image(path: pathlib.Path) -> bool:
+    """Whether a `.npy` or `.npz` file holds an image of several bands, not a label map."""
+    try:
+        return bool(_image_in(path))
+    except Exception:  # what is wrong is told when the file is read
+        return False
+
+
+def _image_in(path: pathlib.Path) -> tuple[str, np.ndarray]:
+    """The name of the only array [H, W, N] in a file, and one of its shape and type."""
+    headers = _read_headers(path)
+    names = [
+        name
+        for name, header in headers.items()
+        if header.ndim == 3 and header.size and header.dtype.kind in "uif"
+    ]
+    if len(names) != 1:
+        shapes = ", ".join(f"{name} {header.shape}" for name, header in list(headers.items())[:10])
+        raise image_files.ImageFileError(
+            f"{path} has to hold one image, an array [height, width, bands]; it holds "
+            f"{shapes or 'none'}."
+        )
+    return names[0], headers[names[0]]
+
+
+def _read_headers(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Arrays of the shapes and types that a file holds, by name; they take no memory."""
     if path.suffix.lower() == ".npy":
         with open(path, "rb") as file:
-            _only_map({path.name: _read_header(file)}, path)
-            file.seek(0)
-            return _read_numbers(file, path, max_pixels)
+            return {path.name: _read_header(file)}
+    headers = {}
     with zipfile.ZipFile(path) as archive:
-        shapes = {}
         for name in archive.namelist()[:_MAX_ARRAYS]:
             with archive.open(name) as file:
-                shapes[name] = _read_header(file)
-        label = _only_map(shapes, path)
-        name = next(name for name, header in shapes.items() if header is label)
+                headers[name] = _read_header(file)
+    return headers
+
+
+def _read_numpy(path: pathlib.Path, max_pixels: int) -> np.ndarray:
+    headers = _read_headers(path)
+    label = _only_map(headers, path)
+    if path.suffix.lower() == ".npy":
+        with open(path, "rb") as file:
+            return _read_numbers(file, path, max_pixels)
+    name = next(name for name, header in headers.items() if header is label)
+    with zipfile.ZipFile(path) as archive:
         with archive.open(name) as file:
             return _read_numbers(file, path, max_pixels)
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 
 from deeplab_tf import files
+from deeplab_tf.data import label_arrays
 from deeplab_tf.data import naming
 from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.listing import grouped
@@ -261,12 +262,14 @@ def _roles(
             is_label = path.stem.endswith(label_suffix)
             role = "label" if is_label else "other" if role == "label" else role
         by_role[role].append(path)
-    arrays = [
-        path
-        for path in listing.with_ending(*naming.ARRAY_ENDINGS)
-        if path.stem.endswith(label_suffix)
-        and naming.role_of(listing.parts(path), path.stem) != "other"
-    ]
+    arrays = []
+    for path in listing.with_ending(*naming.ARRAY_ENDINGS):
+        role = naming.role_of(listing.parts(path), path.stem)
+        is_image = path.suffix.lower() != ".mat" and label_arrays.holds_image(path)
+        if is_image and role in ("", "image"):
+            by_role["image"].append(path)
+        elif path.stem.endswith(label_suffix) and role != "other":
+            arrays.append(path)
     with_image_label = {path.stem for path in by_role["label"]}
     by_role["label"] += [path for path in arrays if path.stem not in with_image_label]
     return by_role["image"], by_role["label"], by_role["other"]

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from deeplab_tf.config import OwnDataConfig
+from deeplab_tf.data import band_files
 from deeplab_tf.data import image_files
 from deeplab_tf.data import label_files
 from deeplab_tf.data import own_labels
@@ -31,7 +32,14 @@ from deeplab_tf.data.annotations.common import Options
 from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.listing import list_folder
 from deeplab_tf.data.naming import SPLITS
+from deeplab_tf.data.own_bands import NOTHING_SAID
+from deeplab_tf.data.own_bands import BandOptions
+from deeplab_tf.data.own_bands import find_bands
 from deeplab_tf.data.threads import map_in_threads
+from deeplab_tf.data.tiles import WHOLE_IMAGES
+from deeplab_tf.data.tiles import PixelCache
+from deeplab_tf.data.tiles import TileOptions
+from deeplab_tf.data.tiles import tiles_of
 from deeplab_tf.data.wording import counted
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
@@ -50,6 +58,8 @@ class OwnDataOptions:
         classes: A class list; by default the one in the folder.
         val_share: Share of the images that become `val` where the data has no such split.
         drawing: How annotations become label maps.
+        bands: Which bands of the images are taken, and how they are scaled.
+        tiles: Whether images are cut into tiles.
         max_pixels: Larger images and labels are refused before they are decoded.
     """
 
@@ -59,6 +69,8 @@ class OwnDataOptions:
     classes: str = ""
     val_share: float = 0.2
     drawing: Options = _DRAWING
+    bands: BandOptions = NOTHING_SAID
+    tiles: TileOptions = WHOLE_IMAGES
     max_pixels: int = image_files.MAX_PIXELS
 
     @classmethod
@@ -71,6 +83,8 @@ class OwnDataOptions:
             classes=config.classes,
             val_share=config.val_share,
             drawing=Options(config.unlabeled, config.crowd, config.line_width),
+            bands=BandOptions(config.bands, config.band_range, config.rgb_bands),
+            tiles=TileOptions(config.tile_size, config.tile_overlap),
             max_pixels=config.max_image_pixels,
         )
 
@@ -85,6 +99,11 @@ class OwnDataOptions:
             unlabeled=self.drawing.unlabeled,
             crowd=self.drawing.crowd,
             line_width=self.drawing.line_width,
+            bands=self.bands.numbers,
+            band_range=self.bands.ranges,
+            rgb_bands=self.bands.rgb,
+            tile_size=self.tiles.size,
+            tile_overlap=self.tiles.overlap,
             max_image_pixels=self.max_pixels,
         )
 
@@ -96,12 +115,13 @@ class OwnData:
     Args:
         root: The folder.
         format: One of `formats.FORMATS`.
-        info: Class names, colours and ignore label.
+        info: Class names, colours and ignore label; the bands of the images.
         splits: The images by split.
         notes: What was found, decided and left out, in sentences.
         background: The class of pixels that no shape covers; None where these do not count.
         label_encoding: Of label images, one of `label_files.ENCODINGS`; None for annotations.
         max_pixels: See `OwnDataOptions`.
+        cache: Of images and label maps that are read tile by tile.
     """
 
     root: pathlib.Path
@@ -112,6 +132,7 @@ class OwnData:
     background: str | None = None
     label_encoding: str | None = None
     max_pixels: int = image_files.MAX_PIXELS
+    cache: PixelCache = dataclasses.field(default_factory=PixelCache, compare=False)
 
     def read(
         self, image: AnnotatedImage, tell: Callable[[str], None] = lambda line: None
@@ -134,16 +155,78 @@ class OwnData:
     def read_image(
         self, image: AnnotatedImage, tell: Callable[[str], None] = lambda line: None
     ) -> source_images.SourceImage:
-        """Reads an image; see `read`."""
+        """Reads an image, or the tile of it; see `read`."""
+        if self.info.bands:
+            return self._read_bands(image)
+        if image.tile is not None:
+            pixels = self.cache.get(str(image.image), lambda: self._read_rgb(image, tell).pixels())
+            return source_images.source_image_of_bands(pixels[image.tile])
+        return self._read_rgb(image, tell)
+
+    def _read_rgb(
+        self, image: AnnotatedImage, tell: Callable[[str], None]
+    ) -> source_images.SourceImage:
         content = label_files.read_bytes(image.image, "image")
         return source_images.read_source_image(
             content, str(image.image), max_pixels=self.max_pixels, tell=tell
         )
 
+    def _read_bands(self, image: AnnotatedImage) -> source_images.SourceImage:
+        assert isinstance(image.image, pathlib.Path)
+        with band_files.open_bands(image.image, max_pixels=self.max_pixels) as file:
+            numbers = band_files.numbers_for(file, self.info.bands)
+            window = image.tile or band_files.whole(file)
+            values, is_nodata = file.read(*window, numbers)
+            orientation = 1 if image.tile else file.orientation
+        pixels = band_files.scaled(values, is_nodata, self.info.bands)
+        return source_images.source_image_of_bands(pixels, is_nodata, orientation)
+
+    def frame_of(self, image: AnnotatedImage) -> source_images.Frame:
+        """Reads the size of a whole image from its header.
+
+        Raises:
+            UserError: It is missing, too large, or not an image.
+        """
+        if self.info.bands:
+            assert isinstance(image.image, pathlib.Path)
+            with band_files.open_bands(image.image, max_pixels=self.max_pixels) as file:
+                return file.frame
+        is_file = isinstance(image.image, pathlib.Path)
+        source = image.image if is_file else label_files.read_bytes(image.image, "image")
+        return source_images.read_frame(source, str(image.image), self.max_pixels)
+
     def read_label_map(
         self, image: AnnotatedImage, source: source_images.SourceImage
     ) -> np.ndarray:
-        """Reads the label map of an image that was read; see `read`."""
+        """Reads the label map of an image, or of a tile, that was read; see `read`."""
+        if image.tile is None:
+            label_map = self._read_label_map(image, source)
+        else:
+            label_map = self._read_label_of_tile(image)
+        if source.is_nodata is not None and label_map.shape == source.is_nodata.shape:
+            label_map = np.where(source.is_nodata, self.info.ignore_label, label_map)
+        return label_map
+
+    def _read_label_of_tile(self, image: AnnotatedImage) -> np.ndarray:
+        def read() -> np.ndarray:
+            frame = self.frame_of(image)
+            label_map = self._read_label_map(image, frame)
+            if label_map.shape != frame.size[::-1]:
+                raise UserError(
+                    f"label {image.label or image.source} has {label_map.shape[1]}x"
+                    f"{label_map.shape[0]} pixels (width x height), but its image {image.image} "
+                    f"has {frame.size[0]}x{frame.size[1]}."
+                )
+            if label_map.min() >= 0 and label_map.max() < 2**16:
+                label_map = label_map.astype(np.uint16)  # wrong ids are still told
+            return label_map
+
+        assert image.tile is not None
+        key = (str(image.image), str(image.label or image.source))
+        return self.cache.get(key, read)[image.tile]
+
+    def _read_label_map(self, image: AnnotatedImage, source: source_images.Frame) -> np.ndarray:
+        """The label map of a whole image of a known size."""
         if image.label is not None:
             return source.upright(self.read_label(image.label))
         # A tool shows images upright, and its shapes lie so, unless the size that it states says
@@ -221,8 +304,42 @@ def find_own_data(
         data = _label_images(listing, format_, options)
     else:
         data = _annotations(listing, format_, options)
-    data = _divide(data, options, refuse_leaks)
+    data = _with_bands(data, options)
+    data = _cut(_divide(data, options, refuse_leaks), options.tiles)
     return dataclasses.replace(data, notes=(found, *data.notes))
+
+
+def _with_bands(data: OwnData, options: OwnDataOptions) -> OwnData:
+    """Settles the bands of the images."""
+    to_train = [image for name in ("train", "") for image in data.splits.get(name, ())]
+    everything = [image for images in data.splits.values() for image in images]
+    found = find_bands(to_train or everything, options.max_pixels, options.bands)
+    info = dataclasses.replace(data.info, bands=found.bands, rgb_bands=found.rgb_bands)
+    return dataclasses.replace(data, info=info, notes=(*data.notes, *found.notes))
+
+
+def _cut(data: OwnData, options: TileOptions) -> OwnData:
+    """Cuts images into tiles. They are divided before, so that an image is in one split."""
+    if not options.size:
+        return data
+
+    def cut(image: AnnotatedImage) -> list[AnnotatedImage]:
+        try:
+            return list(tiles_of(image, data.frame_of(image).size, options))
+        except UserError:
+            return [image]  # what is wrong is told when it is read
+
+    splits = {}
+    for name, images in data.splits.items():
+        cut_images = map_in_threads(cut, images)
+        splits[name] = tuple(tile for tiles_of_image in cut_images for tile in tiles_of_image)
+    counts = (
+        f"{counted(len(images), 'image')} of {name} give {counted(len(splits[name]), 'tile')}"
+        for name, images in data.splits.items()
+    )
+    size = "x".join(map(str, reversed(options.size)))
+    note = f"Images are cut into tiles of up to {size} pixels: {'; '.join(counts)}."
+    return dataclasses.replace(data, splits=splits, notes=(*data.notes, note))
 
 
 def _annotations(listing: Listing, format_: str, options: OwnDataOptions) -> OwnData:
@@ -322,7 +439,9 @@ def _divide(data: OwnData, options: OwnDataOptions, refuse_leaks: bool) -> OwnDa
     if train:
         splits["train"] = train
     seen = {
-        name: list(map_in_threads(lambda image: sights.see(image, data.max_pixels), images))
+        name: list(
+            map_in_threads(lambda image: sights.see(image, data.max_pixels, data.info), images)
+        )
         for name, images in splits.items()
     }
     everything = [sight for own in seen.values() for sight in own]

@@ -36,7 +36,7 @@ class Record(NamedTuple):
 
     Attributes:
         name: Of the image; empty where the record has none.
-        image: JPEG or PNG.
+        image: JPEG or PNG; see `decoding` for images of other than three channels.
         label: PNG; empty where there is none.
         size: Height and width in pixels as `image/height` and `image/width` say; 0 where they are
           missing. Nothing relies on them: the image itself says its size.
@@ -74,19 +74,19 @@ def read_record(
     serialized: bytes,
     info: DatasetInfo,
     max_pixels: int,
-    decode_image: Callable[[bytes, int], np.ndarray] = decoding.decode_image,
+    decode_image: Callable[[bytes, int, int], np.ndarray] = decoding.decode_image,
 ) -> tuple[str, np.ndarray, np.ndarray]:
     """Parses, decodes and checks a record.
 
     Args:
         serialized: The record.
-        info: The classes that labels may have.
+        info: The classes that labels may have, and the bands of the images.
         max_pixels: Larger images and labels are refused before they are decoded.
         decode_image: `decoding.decode_image`, or another decoder.
 
     Returns:
-        The name, the image (uint8 [H, W, 3], RGB) and the label (uint8 [H, W], class ids and the
-        ignore label).
+        The name, the image (uint8 [H, W, num_channels]) and the label (uint8 [H, W], class ids and
+        the ignore label).
 
     Raises:
         DataProblem: The record is not fit; the problem has the record's name where it has one.
@@ -95,7 +95,7 @@ def read_record(
     try:
         if not record.label:
             raise _missing("label", LABEL_KEY, _features(serialized))
-        image = decode_image(record.image, max_pixels)
+        image = decode_image(record.image, max_pixels, info.num_channels)
         label = decoding.decode_label(record.label, max_pixels)
         check_fit(image.shape[:2], label, info)
     except DataProblem as problem:
@@ -159,7 +159,9 @@ def parse_name_in_graph(serialized: tf.Tensor) -> tf.Tensor:
     )
 
 
-def header_problem_in_graph(record: dict[str, tf.Tensor], max_pixels: int) -> tf.Tensor:
+def header_problem_in_graph(
+    record: dict[str, tf.Tensor], max_pixels: int, num_channels: int = 3
+) -> tf.Tensor:
     """Says what is wrong with a record of `parse_record_in_graph` before it is decoded.
 
     Returns:
@@ -169,7 +171,8 @@ def header_problem_in_graph(record: dict[str, tf.Tensor], max_pixels: int) -> tf
         record["image_bytes"] == "",
         lambda: f"it has no image under the key {IMAGE_KEY}",
         lambda: _sentence(
-            "image", decoding.image_problem_in_graph(record["image_bytes"], max_pixels)
+            "image",
+            decoding.image_problem_in_graph(record["image_bytes"], max_pixels, num_channels),
         ),
     )
     label_problem = tf.cond(
@@ -188,10 +191,10 @@ def decode_record_in_graph(
     """Decodes a record in whose headers nothing is wrong, and checks it.
 
     Returns:
-        The example, `image` uint8 [H, W, 3] and `label` uint8 [H, W], which are blank where
-        something is wrong; and what it is, a string scalar, or an empty one.
+        The example, `image` uint8 [H, W, num_channels] and `label` uint8 [H, W], which are blank
+        where something is wrong; and what it is, a string scalar, or an empty one.
     """
-    image = transforms.decode(record["image_bytes"])
+    image = transforms.decode(record["image_bytes"], info.num_channels)
     label = decoding.decode_label_in_graph(record["label_bytes"])
     size = tf.shape(label)
     is_wrong = (label >= info.num_classes) & (label != info.ignore_label)

@@ -12,7 +12,10 @@ import os
 import pathlib
 import re
 
+import numpy as np
+
 from deeplab_tf import files
+from deeplab_tf.data import bands as image_bands
 from deeplab_tf.data import image_files
 from deeplab_tf.data import shard_files
 from deeplab_tf.data.json_fields import JsonObject
@@ -34,7 +37,16 @@ _BUILD_AGAIN = "Build the records again, or copy this file again."
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """The classes of a data set: what records say of themselves, and a run dir keeps a copy of.
+    """What records say about their labels and images; a run dir keeps a copy.
+
+    Attributes:
+        name: Name of the data set.
+        class_names: The index of a name is its class id.
+        colors: RGB of each class.
+        ignore_label: Label of pixels that do not count.
+        bands: The channels of the images; empty for RGB.
+        rgb_bands: Numbers, from 1, of the bands that display images as red, green and blue, and
+            that take the pretrained weights of these.
 
     Raises:
         UserError: A class has a name that would not stay on a line of a list.
@@ -42,8 +54,10 @@ class DatasetInfo:
 
     name: str
     class_names: tuple[str, ...]
-    colors: tuple[tuple[int, int, int], ...]  # RGB per class
+    colors: tuple[tuple[int, int, int], ...]
     ignore_label: int
+    bands: tuple[image_bands.Band, ...] = ()
+    rgb_bands: tuple[int, ...] = ()
 
     def __post_init__(self):
         for name in self.class_names:
@@ -57,8 +71,20 @@ class DatasetInfo:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def num_channels(self) -> int:
+        """The number of channels of the images."""
+        return len(self.bands) or 3
+
+    def displayed(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image, uint8 [H, W, num_channels], as it is displayed: [H, W, 3] in RGB."""
+        return image_bands.as_rgb(image, self.rgb_bands) if self.bands else image
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        fields = dataclasses.asdict(self)
+        del fields["bands"], fields["rgb_bands"]
+        fields |= image_bands.to_fields(self.bands, self.rgb_bands)
+        return json.dumps(fields, indent=2) + "\n"
 
     @classmethod
     def from_json(
@@ -79,7 +105,7 @@ class DatasetInfo:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON ({error}). {remedy}") from error
         fields = JsonObject(value, where, remedy)
-        return cls(fields.text("name"), *_read_classes(fields))
+        return cls(fields.text("name"), *_read_classes(fields), *image_bands.from_fields(fields))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +344,11 @@ def _read_info(
     fields = JsonObject(value, str(path / _METADATA), _BUILD_AGAIN)
     class_names, colors, own_ignore_label = _read_classes(fields)
     return DatasetInfo(
-        name, class_names, colors, own_ignore_label if ignore_label is None else ignore_label
+        name,
+        class_names,
+        colors,
+        own_ignore_label if ignore_label is None else ignore_label,
+        *image_bands.from_fields(fields),
     )
 
 

@@ -2,13 +2,16 @@
 
 import collections
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from deeplab_tf.data import band_files
 from deeplab_tf.data import image_files
 from deeplab_tf.data import near_duplicates
+from deeplab_tf.data import records
 from deeplab_tf.data import source_images
 from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.wording import counted
@@ -68,9 +71,11 @@ class Sight:
     told: str = ""  # how its pixels were scaled
 
 
-def see(image: AnnotatedImage, max_pixels: int) -> Sight:
+def see(image: AnnotatedImage, max_pixels: int, info: records.DatasetInfo) -> Sight:
     """Looks at an image; what cannot be read is like no other, and told when it is read."""
     name = str(image.image)
+    if info.bands and isinstance(image.image, pathlib.Path):
+        return _see_bands(image.name, image.image, max_pixels, info)
     told: list[str] = []
     try:
         content = image.image.read_bytes()
@@ -88,6 +93,17 @@ def see(image: AnnotatedImage, max_pixels: int) -> Sight:
         return Sight(image.name, near_duplicates.Look(name.encode(), None))
     line = told[-1].removeprefix(f"{name}: ") if told else ""
     return Sight(image.name, near_duplicates.Look.of(pixels), is_unclear, line)
+
+
+def _see_bands(name: str, path: pathlib.Path, max_pixels: int, info: records.DatasetInfo) -> Sight:
+    """Looks at an image of bands, made smaller."""
+    try:
+        with band_files.open_bands(path, max_pixels=max_pixels) as file:
+            values, is_nodata = file.sample(_LARGE, band_files.numbers_for(file, info.bands))
+        pixels = band_files.scaled(values, is_nodata, info.bands)
+    except UserError:
+        return Sight(name, near_duplicates.Look(str(path).encode(), None))
+    return Sight(name, near_duplicates.Look.of(info.displayed(pixels)))
 
 
 def told_scaling(sights: Sequence[Sight]) -> list[str]:

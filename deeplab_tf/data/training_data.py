@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab_tf.config import DataConfig
 from deeplab_tf.data import augmentations
+from deeplab_tf.data import bands
 from deeplab_tf.data import class_presence
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
@@ -16,7 +17,12 @@ from deeplab_tf.errors import UserError
 
 
 def find_own_records(
-    config: DataConfig, num_classes: int | None, data_dir: str = "", dataset: str = ""
+    config: DataConfig,
+    num_classes: int | None,
+    data_dir: str = "",
+    dataset: str = "",
+    *,
+    in_channels: int | None = None,
 ) -> records.Records:
     """Finds the records that a configuration names, or others in their place.
 
@@ -25,12 +31,13 @@ def find_own_records(
         num_classes: Classes of the model; None for those of the records.
         data_dir: Folder of other records; empty for those of the settings.
         dataset: Name of the dataset, where the folder holds several.
+        in_channels: Channels of the images that the model takes; None for those of the records.
 
     Returns:
         The records.
 
     Raises:
-        UserError: There are none, or they have another number of classes.
+        UserError: There are none, or they have another number of classes or channels.
     """
     source = records.find_records(
         data_dir or config.data_dir,
@@ -45,15 +52,44 @@ def find_own_records(
             f"in {source.folder} have {source.info.num_classes} classes. Give records of the same "
             "classes with --data_dir, or, to train, leave out --num_classes."
         )
+    if in_channels not in (None, source.info.num_channels):
+        raise UserError(
+            f"The model takes images of {in_channels} channels (--in_channels={in_channels}), but "
+            f"the records in {source.folder} have images of {source.info.num_channels}. Give "
+            "records of the same bands with --data_dir, or, to train, leave out --in_channels."
+        )
     return source
 
 
-def find_training_records(config: DataConfig, num_classes: int | None) -> list[records.Records]:
+def check_bands(source: records.Records, info: records.DatasetInfo) -> None:
+    """Checks that records have the bands of a run, scaled as those that it was trained on.
+
+    Args:
+        source: The records.
+        info: What the run keeps about its records.
+
+    Raises:
+        UserError: They do not.
+    """
+    ours, theirs = ([(b.low, b.high) for b in each.bands] for each in (info, source.info))
+    if ours != theirs:
+        raise UserError(
+            f"The images of the records in {source.folder} are not scaled to 8 bits as those of "
+            "the run. Build them again with "
+            + (bands.range_flag(info.bands) if ours else "the bands 1,2,3 of 8-bit images")
+            + "."
+        )
+
+
+def find_training_records(
+    config: DataConfig, num_classes: int | None, in_channels: int | None = None
+) -> list[records.Records]:
     """Finds the records to train on: those of `data_dir`, then those that are mixed in.
 
     Args:
         config: The settings.
         num_classes: Classes of the model; None for those of the records.
+        in_channels: Channels of its images; None for those of the records.
 
     Returns:
         The records; the first describe the run.
@@ -62,7 +98,8 @@ def find_training_records(config: DataConfig, num_classes: int | None) -> list[r
         UserError: There are none, they lack a split, they have nothing to learn, or they do not
             fit the model or each other.
     """
-    source = find_own_records(config, num_classes)
+    source = find_own_records(config, num_classes, in_channels=in_channels)
+    _check_color_augmentation(config, source)
     for split in filter(None, (config.train_split, config.val_split)):
         source.shards(split)  # raises where there is no such split
     sources = [source]
@@ -91,7 +128,7 @@ def make_batches(
     config: DataConfig,
     *,
     batch_size: int,
-    pad_pixel: tuple[float, float, float],
+    pad_pixel: tuple[float, ...],
     seed: int,
     start_step: int,
     on_damaged: Callable | None = None,
@@ -102,7 +139,7 @@ def make_batches(
         sources: What `find_training_records` found.
         config: The settings.
         batch_size: Examples per batch.
-        pad_pixel: Colour of the padding, RGB in 0..255.
+        pad_pixel: Colour of the padding, a value in 0..255 for each channel.
         seed: Of order and augmentation.
         start_step: Step of the first batch.
         on_damaged: Told of damaged records; by default `DamagedRecords`.
@@ -144,7 +181,7 @@ def make_batches(
 
 
 def augmentation(
-    config: DataConfig, ignore_label: int, pad_pixel: tuple[float, float, float]
+    config: DataConfig, ignore_label: int, pad_pixel: tuple[float, ...]
 ) -> list[transforms.RandomOperation]:
     """Returns the operations on crops that the settings ask for; none by default."""
     operations: list[transforms.RandomOperation] = []
@@ -177,10 +214,24 @@ def augmentation(
 
 
 def _check_alike(source: records.Records, other: records.Records) -> None:
-    for what in ("num_classes", "ignore_label"):
+    for what in ("num_classes", "ignore_label", "num_channels"):
         ours, theirs = getattr(source.info, what), getattr(other.info, what)
         if ours != theirs:
             raise UserError(
                 f"{other.folder} cannot be mixed with {source.folder}: its {what} is {theirs}, not "
-                f"{ours}. Build it again with --class_map, so that both have the same classes."
+                f"{ours}. Build it again, with --class_map or --bands, so that both are alike."
+            )
+    check_bands(other, source.info)
+
+
+def _check_color_augmentation(config: DataConfig, source: records.Records) -> None:
+    """Refuses augmentation that needs red, green and blue for images of other bands."""
+    if source.info.num_channels == 3:
+        return
+    for name in ("saturation", "hue"):
+        if getattr(config, name):
+            raise UserError(
+                f"--{name}={getattr(config, name)} is for RGB images, but those in "
+                f"{source.folder} have {source.info.num_channels} bands. Leave it out; "
+                "--brightness and --contrast work for any bands."
             )

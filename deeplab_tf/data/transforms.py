@@ -1,11 +1,12 @@
 """Pure operations on one example; image and label always move together.
 
-An example is a dict with `image` [H, W, 3] (uint8 or float32, 0..255) and `label` [H, W] (integer,
+An example is a dict with `image` [H, W, C] (uint8 or float32, 0..255) and `label` [H, W] (integer,
 class ids or the ignore label). Images are interpolated, labels never are. What the operations
 compute is that of the original's `preprocess_utils.py`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -20,8 +21,17 @@ _CROP_TRIES = 10  # of mmsegmentation, whose `cat_max_ratio` redraws crops so
 MEAN_PIXEL = (127.5, 127.5, 127.5)
 
 
-def decode(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG or PNG to uint8 [H, W, 3], to the pixels that OpenCV and Pillow see."""
+def decode(image_bytes: tf.Tensor, num_channels: int = 3) -> tf.Tensor:
+    """Decodes a JPEG or PNG to uint8 [H, W, C], to the pixels that OpenCV and Pillow see.
+
+    Args:
+        image_bytes: The file; for other than 3 channels, a grey PNG of bands one below the other.
+        num_channels: C.
+    """
+    if num_channels != 3:
+        rows = tf.io.decode_png(image_bytes, channels=1)  # [C*H, W, 1]
+        bands = tf.reshape(rows, [num_channels, -1, tf.shape(rows)[1]])
+        return tf.transpose(bands, [1, 2, 0])
     # By default TensorFlow decodes JPEGs with a rougher transform, whose colours are off by 1 or 2.
     return tf.cond(
         tf.io.is_jpeg(image_bytes),
@@ -112,7 +122,7 @@ def cut(example: Example, top, left, height, width) -> Example:
     """Cuts a window out of an example; what lies outside is left out."""
     size = tf.minimum(tf.shape(example["label"]) - [top, left], [height, width])
     return example | {
-        "image": tf.slice(example["image"], [top, left, 0], [size[0], size[1], 3]),
+        "image": tf.slice(example["image"], [top, left, 0], [size[0], size[1], -1]),
         "label": tf.slice(example["label"], [top, left], size),
     }
 
@@ -120,6 +130,23 @@ def cut(example: Example, top, left, height, width) -> Example:
 def flipped(example: Example) -> Example:
     """Mirrors an example left to right."""
     return example | {key: tf.reverse(example[key], [1]) for key in ("image", "label")}
+
+
+def window_starts(size: int, window: int, overlap: float) -> list[int]:
+    """Returns where windows begin along one side of an image.
+
+    They are spread evenly: the first begins at 0, the last ends with the image.
+
+    Args:
+        size: Side of the image in pixels.
+        window: Side of a window in pixels. One window is enough if it is as large as the image.
+        overlap: Smallest share of a window that the next one covers too.
+    """
+    if window >= size:
+        return [0]
+    step = max(1, int(window * (1 - overlap)))
+    count = math.ceil((size - window) / step) + 1
+    return [round(index * (size - window) / (count - 1)) for index in range(count)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +167,7 @@ class TrainingCrop:
         scale_factor_step_size: Step between the scales; one that does not divide the range is
           stretched, as in the original. 0 draws any scale between.
         flip: Whether half of the examples are flipped left to right.
-        pad_pixel: Colour of the padding; rounded, for crops are uint8.
+        pad_pixel: Colour of the padding, a value for each channel; rounded, for crops are uint8.
         max_class_share: A crop that one class fills to more than this share is drawn again, up to
           ten times. 1 for never; the original does not.
 
@@ -157,7 +184,7 @@ class TrainingCrop:
     max_scale_factor: float = 2.0
     scale_factor_step_size: float = 0.25
     flip: bool = True
-    pad_pixel: tuple[float, float, float] = MEAN_PIXEL
+    pad_pixel: tuple[float, ...] = MEAN_PIXEL
     max_class_share: float = 1.0
 
     @property
@@ -185,7 +212,7 @@ class TrainingCrop:
         """Cuts a crop.
 
         Args:
-            example: `image` uint8 [H, W, 3], `label` uint8 [H, W]; other keys stay.
+            example: `image` uint8 [H, W, C], `label` uint8 [H, W]; other keys stay.
             draws: int32 [num_draws], any integers.
 
         Returns:
@@ -210,7 +237,9 @@ class TrainingCrop:
                 draws[1] % 2 == 1, lambda: flipped(unflipped), lambda: dict(unflipped)
             )
         return example | {
-            "image": tf.ensure_shape(tf.cast(example["image"], tf.uint8), [height, width, 3]),
+            "image": tf.ensure_shape(
+                tf.cast(example["image"], tf.uint8), [height, width, len(self.pad_color)]
+            ),
             "label": tf.ensure_shape(example["label"], [height, width]),
         }
 

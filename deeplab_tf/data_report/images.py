@@ -33,8 +33,8 @@ class Candidate:
         name: Of the image, or of the record.
         label_name: Of the label.
         read: Reads both, and adds the problems that it finds to the measured image. Returns the
-          pixels, uint8 [H, W, 3], and the class ids, int [H, W]; None for what cannot be read.
-          None where a problem was found already.
+          pixels, uint8 [H, W, num_channels], and the class ids, int [H, W]; None for what cannot be
+          read. None where a problem was found already.
         problem: That problem.
     """
 
@@ -56,7 +56,8 @@ class MeasuredImage:
     size: tuple[int, int] | None = None  # width and height in pixels
     digest: bytes = b""  # equal for equal pixels
     look: near_duplicates.Look | None = None  # to find images that show nearly the same
-    color_sums: np.ndarray | None = None  # of the values and of their squares, float64 [2, 3]
+    # Sums of the values and of their squares, float64 [2, num_channels].
+    color_sums: np.ndarray | None = None
     encoding: str = ""  # of the label, one of `label_files.ENCODINGS`
     pixels_by_id: dict[int, int] | None = None
     # uint8 [h, w, 3] and int32 [h, w], in which `num_classes` is ignored and 1 more out of range.
@@ -95,7 +96,7 @@ def measure(candidate: Candidate, info: DatasetInfo) -> MeasuredImage:
         return measured
     image, label = candidate.read(measured)
     if image is not None:
-        _measure_pixels(image, measured)
+        _measure_pixels(image, info, measured)
     if label is not None and not label.size:
         measured.add_of_label("label_damaged", "holds no pixel")
         label = None
@@ -105,16 +106,20 @@ def measure(candidate: Candidate, info: DatasetInfo) -> MeasuredImage:
         size, label_size = (f"{width}x{height}" for height, width in (image.shape[:2], label.shape))
         measured.add_of_label("size_mismatch", f"image {size}, label {label_size}")
         label = None
-    measured.thumbnail = _thumbnail(image, label, info)
+    displayed = None if image is None else info.displayed(image)
+    measured.thumbnail = _thumbnail(displayed, label, info)
     return measured
 
 
-def _measure_pixels(image: np.ndarray, measured: MeasuredImage) -> None:
+def _measure_pixels(image: np.ndarray, info: DatasetInfo, measured: MeasuredImage) -> None:
     height, width = image.shape[:2]
     measured.size = (width, height)
     measured.digest = hashlib.blake2b(image.data, digest_size=16, salt=b"%d" % width).digest()
-    measured.look = near_duplicates.Look.of(image)
-    mean, deviation = (values[:, 0] for values in cv2.meanStdDev(image))
+    measured.look = near_duplicates.Look.of(info.displayed(image))
+    channels = np.moveaxis(image, -1, 0)  # one by one: OpenCV takes four at most
+    mean, deviation = np.array(
+        [[value.item() for value in cv2.meanStdDev(channel)] for channel in channels]
+    ).T
     measured.color_sums = height * width * np.stack([mean, deviation**2 + mean**2])
 
 

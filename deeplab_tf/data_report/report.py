@@ -192,7 +192,8 @@ class Report:
                 ", ".join(f"{value:.1f}" for value in values or ())
                 for values in (statistics.mean_color, statistics.color_deviation)
             )
-            lines.append(f"mean colour (R, G, B) {mean}; standard deviation {deviation}")
+            what = "of the bands" if self.info.bands else "colour (R, G, B)"
+            lines.append(f"mean {what} {mean}; standard deviation {deviation}")
         for method, weights in self._weights().items():
             # In one line, however long, so that it can be copied.
             lines.append(f"class weights by {method.replace('_', ' ')}, in the order of the ids:")

@@ -156,7 +156,8 @@ class Shards:
             name = f"{split}: {problem.name}" if problem.name else place
             return Candidate(split, name, name, problem=Problem(problem.kind, problem.detail))
         name = f"{split}: {record.name}" if record.name else place
-        read = functools.partial(_read_record, record, self.source.limits.max_image_pixels)
+        max_pixels, num_channels = self.source.limits.max_image_pixels, self.info.num_channels
+        read = functools.partial(_read_record, record, max_pixels, num_channels)
         return Candidate(split, name, name, read)
 
 
@@ -187,12 +188,12 @@ def find_folders(
 
 
 def _read_record(
-    record: record_reading.Record, max_pixels: int, measured: MeasuredImage
+    record: record_reading.Record, max_pixels: int, num_channels: int, measured: MeasuredImage
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """What training would see of a record."""
     image = label = None
     try:
-        image = decoding.decode_image_strictly(record.image, max_pixels)
+        image = decoding.decode_image_strictly(record.image, max_pixels, num_channels)
         if source_images.is_turned(record.image):
             measured.add("exif_rotation")
     except DataProblem as problem:

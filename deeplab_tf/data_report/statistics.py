@@ -34,14 +34,15 @@ class SplitStatistics:
     # By class: the pixels that count in the images with this class.
     pixels_beside: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    color_sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((2, 3)))
+    # float64 [2, channels]
+    color_sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((2, 1)))
 
     def add(self, image: MeasuredImage) -> None:
         """Counts an image in, as far as it could be read."""
         if image.size:
             self.num_images += 1
             self.sizes[image.size] += 1
-            self.color_sums += image.color_sums
+            self.color_sums = self.color_sums + image.color_sums
         if image.pixels_by_id:
             self.add_label(image.pixels_by_id)
 
@@ -80,12 +81,12 @@ class SplitStatistics:
 
     @property
     def mean_color(self) -> list[float] | None:
-        """Mean of R, G, B over all pixels, in 0..255."""
+        """Mean of each channel over all pixels, in 0..255."""
         return (self.color_sums[0] / self._num_pixels).tolist() if self.sizes else None
 
     @property
     def color_deviation(self) -> list[float] | None:
-        """Standard deviation of R, G, B over all pixels, in 0..255."""
+        """Standard deviation of each channel over all pixels, in 0..255."""
         if not self.sizes:
             return None
         mean, mean_square = self.color_sums / self._num_pixels

@@ -1,6 +1,7 @@
 """The files of a prediction: label maps, overlays and what goes with them, named after the images.
 
 NAME.png            class ids as pixel values, with the colours of the classes as its palette
+NAME.tif            the same in place of it for a GeoTIFF, with its transform and coordinate system
 NAME_overlay.png    the colours over the image, with a legend below
 NAME_confidence.png, NAME_probabilities.npy, label_ids/NAME.png   on demand
 overview.png        the first images together
@@ -16,6 +17,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -24,7 +26,9 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf import files
+from deeplab_tf.data import band_files
 from deeplab_tf.data import image_files
+from deeplab_tf.drawing import geotiffs
 from deeplab_tf.drawing import overlays
 from deeplab_tf.drawing import palettes
 from deeplab_tf.drawing import panels
@@ -60,6 +64,7 @@ class PredictionWriter:
         save_confidence: bool = False,
         save_probabilities: bool = False,
         label_ids: np.ndarray | None = None,
+        ignore_label: int = 255,
     ):
         """Makes the folder if it is missing, and removes what killed processes left in it.
 
@@ -70,6 +75,7 @@ class PredictionWriter:
             save_confidence: Whether the probability of the class that was found is written.
             save_probabilities: Whether the probabilities of all classes are written.
             label_ids: A test server's id for every class, uint8 [num_classes]; None to write none.
+            ignore_label: Label where a GeoTIFF holds no data.
 
         Raises:
             UserError: The folder cannot be made.
@@ -79,6 +85,7 @@ class PredictionWriter:
         self._save_confidence = save_confidence
         self._save_probabilities = save_probabilities
         self._label_ids = label_ids
+        self._ignore_label = ignore_label
         self._overview: list[tuple[np.ndarray, np.ndarray]] = []  # overlay and label, made small
         folder = output_dir if label_ids is None else os.path.join(output_dir, LABEL_IDS_FOLDER)
         try:
@@ -87,13 +94,20 @@ class PredictionWriter:
             raise UserError(f"--output_dir={output_dir} cannot be made: {error}.") from error
         files.remove_drafts(output_dir)
 
-    def write(self, name: str, image: np.ndarray, prediction: Prediction) -> str:
+    def write(
+        self,
+        name: str,
+        image: np.ndarray,
+        prediction: Prediction,
+        source: band_files.BandFile | None = None,
+    ) -> str:
         """Writes the label map of an image, its overlay, and what else was asked for.
 
         Args:
             name: What the names of the files begin with.
             image: uint8 [H, W, 3].
             prediction: What was found in it.
+            source: The image as an open GeoTIFF, which then gets one of labels.
 
         Returns:
             Path of the label map.
@@ -117,10 +131,66 @@ class PredictionWriter:
         if self._label_ids is not None:
             server_label = Image.fromarray(self._label_ids[label])
             writers[os.path.join(LABEL_IDS_FOLDER, f"{name}.png")] = server_label.save
-        writers[f"{name}.png"] = lambda path: palettes.write_label_png(path, label, self.colors)
+        if source is None:
+            output = f"{name}.png"
+            writers[output] = lambda path: palettes.write_label_png(path, label, self.colors)
+        else:
+            output = f"{name}{geotiffs.ENDING}"
+            rows = [(slice(0, label.shape[0]), label)]
+            writers[output] = functools.partial(self._write_geotiff, source=source, rows=rows)
         self._publish(writers)
         self._add_to_overview(overlay, label)
-        return os.path.join(self.output_dir, f"{name}.png")
+        return os.path.join(self.output_dir, output)
+
+    def write_in_rows(
+        self,
+        name: str,
+        image: np.ndarray,
+        rows: Iterable[geotiffs.Rows],
+        source: band_files.BandFile,
+    ) -> str:
+        """Writes the labels of a GeoTIFF that is too large to be labelled as a whole.
+
+        Args:
+            name: What the names of the files begin with.
+            image: The image made small, uint8 [h, w, 3], for the overlay.
+            rows: Class ids of the image, from top to bottom.
+            source: The image.
+
+        Returns:
+            Path of the label map.
+
+        Raises:
+            OSError: A file cannot be written; none of the image's files has appeared then.
+        """
+        output = f"{name}{geotiffs.ENDING}"
+        small: list[np.ndarray] = []
+
+        def write_labels(path: str) -> None:
+            self._write_geotiff(path, source=source, rows=rows)
+            small.append(geotiffs.read_small(path, max(image.shape[:2])))
+
+        def write_overlay(path: str) -> None:
+            overlay = overlays.overlay(image, small[0], self.colors)
+            Image.fromarray(
+                panels.add_legend(overlay, small[0], self.class_names, self.colors)
+            ).save(path)
+            self._add_to_overview(overlay, small[0])
+
+        self._publish({output: write_labels, f"{name}{OVERLAY}.png": write_overlay})
+        return os.path.join(self.output_dir, output)
+
+    def _write_geotiff(
+        self, path: str, source: band_files.BandFile, rows: Iterable[geotiffs.Rows]
+    ) -> None:
+        geotiffs.write(
+            path,
+            source,
+            rows,
+            class_names=self.class_names,
+            colors=self.colors,
+            ignore_label=self._ignore_label,
+        )
 
     def write_video(
         self,
@@ -289,6 +359,7 @@ def check_overwrites(paths: Sequence[str], names: Sequence[str], output_dir: str
     outputs = [f"{OVERVIEW}.png"]
     for name in names:
         outputs += [f"{name}{suffix}.png" for suffix in SUFFIXES]
+        outputs.append(f"{name}{geotiffs.ENDING}")
         outputs += [f"{name}{OVERLAY}.{ending}" for ending, _ in video.FORMATS]
         outputs.append(os.path.join(LABEL_IDS_FOLDER, f"{name}.png"))
     for output in outputs:

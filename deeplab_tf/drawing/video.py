@@ -33,18 +33,19 @@ def is_video(source: str) -> bool:
     return camera_index(source) is not None or source.lower().endswith(VIDEO_ENDINGS)
 
 
-def find_sources(images: str | Sequence[str]) -> list[str]:
+def find_sources(images: str | Sequence[str], more_endings: Sequence[str] = ()) -> list[str]:
     """Returns what `--images` names: the indices of cameras, then images and videos, sorted.
 
     Args:
         images: A file, a folder, a glob or the index of a camera, or several of them.
+        more_endings: Endings of further files that are taken from a folder.
 
     Raises:
         UserError: There are none, or one of several names matches none.
     """
     found = image_files.find_images(
         images,
-        image_files.ENDINGS + VIDEO_ENDINGS,
+        (*image_files.ENDINGS, *VIDEO_ENDINGS, *more_endings),
         is_other_source=lambda name: camera_index(name) is not None,
     )
     return sorted(found, key=lambda source: camera_index(source) is None)

@@ -118,12 +118,19 @@ class _Search:
 
 def _predict(run: run_dirs.Run, split: str, num_images: int, checkpoint: str) -> list[tuple]:
     """Image, label and probabilities of the first examples of a split."""
-    source = training_data.find_own_records(run.data_config, run.model_config.num_classes)
+    source = training_data.find_own_records(
+        run.data_config, run.model_config.num_classes, in_channels=run.model_config.in_channels
+    )
+    training_data.check_bands(source, run.dataset)
     probabilities_of = Inference(checkpoint).probability_function(run)
     examples = input_pipeline.evaluation_examples(source, split).take(num_images)
     with readable_errors():
         return [
-            (example["image"], example["label"], probabilities_of(example["image"]))
+            (
+                run.dataset.displayed(example["image"]),
+                example["label"],
+                probabilities_of(example["image"]),
+            )
             for example in examples.as_numpy_iterator()
         ]
 

@@ -40,7 +40,7 @@ class ImageFitter:
     and right. All methods work eagerly and in graphs.
 
     Attributes:
-        pad_pixel: Colour of the padding, RGB 0..255.
+        pad_pixel: Colour of the padding, a value in 0..255 for each channel.
         output_stride: Pads to a multiple of it plus 1. Only at such sizes do the first and the last
             features lie on the first and the last pixels, as resizing with aligned corners assumes;
             at an even size the labels of a MobileNet move up and left by up to half an output
@@ -51,7 +51,7 @@ class ImageFitter:
             many times as large as `size`, most pixels of which would count for nothing otherwise.
     """
 
-    pad_pixel: tuple[float, float, float]
+    pad_pixel: tuple[float, ...]
     output_stride: int | None = None
     resize_range: ResizeRange | None = None
     size: tuple[int, int] | None = None
@@ -61,10 +61,10 @@ class ImageFitter:
         """Resizes and pads images.
 
         Args:
-            images: RGB pixels 0..255, uint8 or float, [N, H, W, 3].
+            images: Pixels 0..255, uint8 or float, [N, H, W, C].
 
         Returns:
-            The padded images, float32 [N, h, w, 3], and what `undo` needs.
+            The padded images, float32 [N, h, w, C], and what `undo` needs.
         """
         images = tf.cast(images, tf.float32)
         own_size = seen_size = tf.shape(images)[1:3]
@@ -74,7 +74,7 @@ class ImageFitter:
             paddings = [*self._paddings(seen_size), [0, 0]]
             images = tf.pad(images - self.pad_pixel, paddings) + self.pad_pixel
         if self.size is not None:
-            images = tf.ensure_shape(images, [None, *self.size, 3])
+            images = tf.ensure_shape(images, [None, *self.size, len(self.pad_pixel)])
         return images, Placement(own_size, seen_size)
 
     def fit_labels(self, labels: tf.Tensor, ignore_label: int) -> tf.Tensor:
@@ -162,7 +162,7 @@ def image_fitter(
     """Returns how a run's images are fitted to its network.
 
     Args:
-        model_config: The run's; its `backbone` and `output_stride` count.
+        model_config: The run's; its `backbone`, `in_channels` and `output_stride` count.
         data_config: The run's; its `min_resize_value`, `max_resize_value` and `resize_factor`
             count.
         size: Height and width in pixels of all that the network takes; None for any size.
@@ -172,5 +172,5 @@ def image_fitter(
         resize_range = ResizeRange(
             data_config.min_resize_value, data_config.max_resize_value, data_config.resize_factor
         )
-    pad_pixel = backbones.pad_pixel(model_config.backbone)
+    pad_pixel = backbones.pad_pixel(model_config.backbone, model_config.in_channels)
     return ImageFitter(pad_pixel, model_config.output_stride, resize_range, size)

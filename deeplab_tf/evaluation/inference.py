@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Inference:
             run: The run.
 
         Returns:
-            A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+            A function of an image, uint8 [H, W, channels], that returns class ids, int32 [H, W].
 
         Raises:
             UserError: There is no such checkpoint or artefact, or it cannot do what is asked for.
@@ -59,6 +60,30 @@ class Inference:
         model = run_dirs.load_model(run, self.checkpoint)
         return prediction.label_function(model, *settings, **details)
 
+    def label_rows_function(
+        self, run: run_dirs.Run
+    ) -> Callable[..., Iterator[tuple[slice, np.ndarray]]] | None:
+        """Loads the network of a run as a function that labels images in bounded memory.
+
+        Args:
+            run: The run.
+
+        Returns:
+            The function of `prediction.label_rows_function`, in windows as large as the training
+            crops if no size is given. None for what needs all of an image: an artefact, a CRF, or a
+            run on resized images.
+
+        Raises:
+            UserError: There is no such checkpoint, or it cannot do what is asked for.
+        """
+        is_resized = run.data_config.min_resize_value is not None
+        if self.model or self.crf_config.crf or is_resized:
+            return None
+        window_size = self.eval_config.window_size or run.data_config.train_crop_size
+        eval_config = dataclasses.replace(self.eval_config, window_size=window_size)
+        model = run_dirs.load_model(run, self.checkpoint)
+        return prediction.label_rows_function(model, run.model_config, run.data_config, eval_config)
+
     def probability_function(self, run: run_dirs.Run) -> Callable[[np.ndarray], np.ndarray]:
         """Loads the network of a run as a function from one image to its probabilities.
 
@@ -66,7 +91,8 @@ class Inference:
             run: The run.
 
         Returns:
-            A function of an image, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
+            A function of an image, uint8 [H, W, channels], that returns float32
+            [H, W, num_classes].
 
         Raises:
             UserError: As `label_function`; or there is an artefact, which gives labels only.
@@ -86,6 +112,7 @@ class Inference:
         return {
             "eval_config": self.eval_config,
             "crf_parameters": run_dirs.crf_parameters(run.folder, self.crf_config),
+            "displayed": run.dataset.displayed,
         }
 
 

@@ -1,5 +1,7 @@
 """Labels of images, videos and cameras by a run, written to a folder."""
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -9,11 +11,16 @@ import tensorflow as tf
 
 from deeplab_tf.config import LABELS_AND_OVERLAYS
 from deeplab_tf.config import PredictConfig
+from deeplab_tf.data import band_files
+from deeplab_tf.data import bands
 from deeplab_tf.data import image_files
+from deeplab_tf.data import records
 from deeplab_tf.drawing import predictions
 from deeplab_tf.drawing import server_ids
 from deeplab_tf.drawing import video
+from deeplab_tf.drawing.geotiffs import OVERLAY_SIDE
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import geotiffs
 from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
 from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
@@ -31,6 +38,9 @@ def predict(
 ) -> list[str]:
     """Writes a label PNG and an overlay for every image, and overlays for every video.
 
+    A GeoTIFF gets a label GeoTIFF in place of the PNG. Large ones are labelled in windows, in
+    bounded memory; their overlay is smaller than they are.
+
     Args:
         run_dir: Folder of a trained or imported run.
         images: A file, a folder, a glob (`**` looks into folders) or the index of a camera, or
@@ -40,16 +50,17 @@ def predict(
         predict_config: What else is written, and how much of a video is labelled.
 
     Returns:
-        Paths of the label PNGs and videos, in the order of the sorted images and videos.
+        Paths of the label maps and videos, in the order of the sorted images and videos.
 
     Raises:
         UserError: No image was found; the run or the artefact cannot do what is asked for; or
             images could not be labelled, which is raised after all others were.
     """
-    paths = video.find_sources(images)
+    run = run_dirs.read(run_dir)
+    arrays = band_files.ARRAY_ENDINGS if run.dataset.bands else ()
+    paths = video.find_sources(images, arrays)
     names = predictions.output_names(paths)
     predictions.check_overwrites(paths, names, output_dir)
-    run = run_dirs.read(run_dir)
     class_names = run.dataset.class_names
     label_ids = server_ids.read_label_ids(predict_config.label_ids, class_names)
     labeller = _Labeller(run, inference, predict_config)
@@ -60,6 +71,7 @@ def predict(
         save_confidence=predict_config.save_confidence,
         save_probabilities=predict_config.save_probabilities,
         label_ids=label_ids,
+        ignore_label=run.dataset.ignore_label,
     )
     written, failures = _label_all(labeller, writer, paths, names)
     if failures:
@@ -120,16 +132,24 @@ class _Labeller:
             if inference.eval_config.window_size
             else image_files.MAX_PIXELS
         )
+        self._dataset = _displayed_as(run.dataset, predict_config.display_bands)
         if predict_config.save_confidence or predict_config.save_probabilities:
             self._predict = _with_probabilities(inference.probability_function(run))
         else:
             self._predict = self._labels_only(inference.label_function(run))
 
     def label(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
-        """Labels a file or a camera; returns the path of the label PNG or the video."""
+        """Labels a file or a camera; returns the path of the label map or the video."""
         if not video.is_video(path):
+            if band_files.is_geotiff(path):
+                return self._label_geotiff(path, name, writer)
             image = self._read_image(path)
-            return writer.write(name, image, self._predict(image))
+            return writer.write(name, self._dataset.displayed(image), self._predict(image))
+        if self._dataset.bands:
+            raise image_files.ImageFileError(
+                f"{path} is a video, but the network takes images of "
+                f"{self._dataset.num_channels} bands."
+            )
         return writer.write_video(
             name,
             video.Reader(path),
@@ -138,9 +158,28 @@ class _Labeller:
             max_frames=self._config.max_frames,
         )
 
+    def _label_geotiff(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
+        config = self._config
+        with band_files.open_bands(path) as file:
+            is_large = file.size[0] * file.size[1] > geotiffs.MAX_WHOLE_PIXELS
+            in_windows = is_large or self._inference.eval_config.window_size
+            is_readable = self._dataset.bands or file.dtype == np.uint8
+            needs_all = config.save_confidence or config.save_probabilities or config.label_ids
+            if in_windows and is_readable and not needs_all and self._rows_of:
+                image = geotiffs.WindowedImage(file, self._dataset)
+                small = self._dataset.displayed(image.small(OVERLAY_SIDE))
+                return writer.write_in_rows(name, small, self._rows_of(image), file)
+            image = self._read_image(path)
+            displayed = self._dataset.displayed(image)
+            return writer.write(name, displayed, self._predict(image), file)
+
+    @functools.cached_property
+    def _rows_of(self) -> geotiffs.RowsOf | None:
+        return self._inference.label_rows_function(self._run)
+
     def _read_image(self, path: str) -> np.ndarray:
         try:
-            return image_files.read_image(path, max_pixels=self._max_pixels)
+            return band_files.read_image(path, self._dataset, max_pixels=self._max_pixels)
         except image_files.ImageSizeError as error:
             if self._inference.eval_config.window_size:
                 raise
@@ -162,6 +201,18 @@ class _Labeller:
             return predictions.Prediction(label)
 
         return predict_image
+
+
+def _displayed_as(
+    dataset: records.DatasetInfo, display_bands: Sequence[int]
+) -> records.DatasetInfo:
+    """Describes the images of a run, displayed in the bands that a person chose."""
+    if not display_bands:
+        return dataset
+    if not dataset.bands:
+        raise UserError("--display_bands is for images of bands, but those of the run are RGB.")
+    rgb_bands = bands.check_rgb_bands(display_bands, dataset.num_channels, "display_bands")
+    return dataclasses.replace(dataset, rgb_bands=rgb_bands)
 
 
 def _with_probabilities(probabilities_of: Callable[[np.ndarray], np.ndarray]) -> _Predict:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.evaluation import views
+from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.fitting import image_fitter
 
 
@@ -28,8 +30,8 @@ def predict_logits(
 
     Args:
         model: A model of `deeplab_tf.build_model`.
-        images: RGB pixels 0..255, uint8 or float, [N, H, W, 3].
-        model_config: The model's; its `backbone` and `output_stride` count.
+        images: Pixels 0..255, uint8 or float, [N, H, W, channels].
+        model_config: The model's; its `backbone`, `in_channels` and `output_stride` count.
         data_config: Its `min_resize_value`, `max_resize_value` and `resize_factor` count.
 
     Returns:
@@ -47,6 +49,7 @@ def label_function(
     *,
     eval_config: EvalConfig = WHOLE_IMAGES,
     crf_parameters: dict | None = None,
+    displayed: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a model into a function from one image to its class ids.
 
@@ -60,9 +63,10 @@ def label_function(
         data_config: See `predict_logits`.
         eval_config: Scales, mirror images, windows and output stride, see `probability_function`.
         crf_parameters: Arguments of `dense_crf`; None for no CRF.
+        displayed: Returns an image as RGB for the CRF, uint8 [H, W, 3].
 
     Returns:
-        A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+        A function of an image, uint8 [H, W, channels], that returns its class ids, int32 [H, W].
 
     Raises:
         UserError: The model cannot have this output stride; or, when the function is called, the
@@ -78,11 +82,14 @@ def label_function(
             data_config,
             eval_config=eval_config,
             crf_parameters=crf_parameters,
+            displayed=displayed,
         )
         return lambda image: np.argmax(probabilities_of(image), axis=-1).astype(np.int32)
     model, model_config = _at_eval_output_stride(model, model_config, eval_config)
 
-    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
+    spec = tf.TensorSpec([1, None, None, model.input_shape[-1]], tf.uint8)
+
+    @tf.function(input_signature=[spec], autograph=False)
     def predict_labels(images):
         logits = predict_logits(model, images, model_config, data_config)
         return tf.argmax(logits, axis=-1, output_type=tf.int32)
@@ -97,6 +104,7 @@ def probability_function(
     *,
     eval_config: EvalConfig = WHOLE_IMAGES,
     crf_parameters: dict | None = None,
+    displayed: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a model into a function from one image to the probabilities of its classes.
 
@@ -113,9 +121,10 @@ def probability_function(
         eval_config: Scales, mirror images, windows and output stride; by default the network sees
             the whole image once.
         crf_parameters: Arguments of `dense_crf`, which refines the probabilities; None for no CRF.
+        displayed: Returns an image as RGB for the CRF, uint8 [H, W, 3].
 
     Returns:
-        A function of an image, uint8 [H, W, 3], that returns float32 [H, W, num_classes].
+        A function of an image, uint8 [H, W, channels], that returns float32 [H, W, num_classes].
 
     Raises:
         UserError: The model cannot have this output stride; or, when the function is called, the
@@ -133,7 +142,7 @@ def probability_function(
         probabilities_of = lambda image: mean_of(tf.cast(image, tf.float32)).numpy()
     if crf_parameters is None:
         return probabilities_of
-    return lambda image: crf.dense_crf(image, probabilities_of(image), **crf_parameters)
+    return lambda image: crf.dense_crf(displayed(image), probabilities_of(image), **crf_parameters)
 
 
 def _over_windows(
@@ -170,15 +179,47 @@ def _labels_over_windows(
     if fitter.resize_range is not None:  # probabilities, never labels, are resized back
         probabilities_of = _over_windows(model, model_config, data_config, eval_config)
         return lambda image: np.argmax(probabilities_of(image), axis=-1).astype(np.int32)
-    mean_of = views.mean_over_scales(model, fitter, eval_config)
+    rows_of = _label_rows(model, fitter, eval_config)
 
     def label_of(image):
         label = np.empty(image.shape[:2], np.int32)
-        for rows, band in views.mean_over_windows(mean_of, image, eval_config):
-            label[rows] = np.argmax(band, axis=-1)
+        for rows, labels in rows_of(image):
+            label[rows] = labels
         return label
 
     return label_of
+
+
+def label_rows_function(
+    model: keras.Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
+) -> Callable[..., Iterator[tuple[slice, np.ndarray]]]:
+    """Compiles a model into a function that labels an image of any size in bounded memory.
+
+    Args:
+        model: A model of `deeplab_tf.build_model`.
+        model_config: See `predict_logits`.
+        data_config: See `predict_logits`; images must not be resized.
+        eval_config: Scales, mirror images, output stride, and windows.
+
+    Returns:
+        A function of an image, uint8 [H, W, channels], or what reads the windows that it is indexed
+        by, see `views.mean_over_windows`. It yields rows of the image, from top to bottom, and
+        their class ids, int32 [rows, W].
+    """
+    model, model_config = _at_eval_output_stride(model, model_config, eval_config)
+    return _label_rows(model, image_fitter(model_config, data_config), eval_config)
+
+
+def _label_rows(
+    model: keras.Model, fitter: ImageFitter, eval_config: EvalConfig
+) -> Callable[..., Iterator[tuple[slice, np.ndarray]]]:
+    mean_of = views.mean_over_scales(model, fitter, eval_config)
+
+    def rows_of(image):
+        for rows, band in views.mean_over_windows(mean_of, image, eval_config):
+            yield rows, np.argmax(band, axis=-1).astype(np.int32)
+
+    return rows_of
 
 
 def _at_eval_output_stride(

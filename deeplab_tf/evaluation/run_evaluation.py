@@ -148,7 +148,7 @@ class _Observer:
             self._trimap.add(label, prediction)
         if self._measures.boundary_iou:
             line["boundary_iou"] = self._boundaries.add(label, prediction)
-        image = (example, prediction)
+        image = (example | {"image": self._info.displayed(example["image"])}, prediction)
         for images in (self._worst, self._best):
             images.add(counts, image)
         return line
@@ -188,8 +188,13 @@ def _find_records(run: run_dirs.Run, data: Data) -> tuple[records.Records, str]:
     }
     own = dataclasses.replace(run.data_config, **limits)
     source = training_data.find_own_records(
-        own, run.model_config.num_classes, data.data_dir, data.dataset
+        own,
+        run.model_config.num_classes,
+        data.data_dir,
+        data.dataset,
+        in_channels=run.model_config.in_channels,
     )
+    training_data.check_bands(source, run.dataset)
     split = data.split or own.val_split
     source.num_records(split)  # raises the error for a missing split before the network is loaded
     return source, split

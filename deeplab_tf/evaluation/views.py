@@ -1,7 +1,6 @@
 """Views of an image: scales, mirror images, windows, and the network at another output stride."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from collections.abc import Iterator
 
@@ -61,7 +60,8 @@ def without_last_resize(model: keras.Model) -> tuple[keras.Model, float]:
     if isinstance(last, layers.ResizeLike):
         model = keras.Model(model.input, last.input[0])
     side = 16 * 32  # a multiple of every stride
-    return model, side / (model.compute_output_shape((1, side + 1, side + 1, 3))[1] - 1)
+    input_shape = (1, side + 1, side + 1, model.input_shape[-1])
+    return model, side / (model.compute_output_shape(input_shape)[1] - 1)
 
 
 def is_one_whole_view(config: EvalConfig) -> bool:
@@ -82,7 +82,7 @@ def mean_over_scales(
         eval_config: Its `eval_scales` and `add_flipped_images` count.
 
     Returns:
-        A function of pixels 0..255, float32 [H, W, 3], that returns float32 [H, W, num_classes].
+        A function of pixels 0..255, float32 [H, W, C], that returns float32 [H, W, num_classes].
         The network is traced once for all scales and sizes.
     """
     if _is_one_view(eval_config):
@@ -114,8 +114,10 @@ def mean_over_windows(
     one window are held at once.
 
     Args:
-        probabilities_of: Function of a window, float32 [h, w, 3], that returns float32 [h, w, C].
-        image: Pixels 0..255, uint8 or float, [H, W, 3].
+        probabilities_of: Function of a window, float32 [h, w, channels], that returns float32
+            [h, w, C].
+        image: Pixels 0..255, uint8 or float, [H, W, channels]: an array, or what has the shape of
+            one and reads the rows and columns that it is indexed by.
         config: Its `window_size` and `window_overlap` count.
 
     Yields:
@@ -125,7 +127,7 @@ def mean_over_windows(
     height, width = image.shape[:2]
     size = [min(pair) for pair in zip((height, width), config.window_size)]
     tops, lefts = (
-        window_starts(side, window, config.window_overlap)
+        transforms.window_starts(side, window, config.window_overlap)
         for side, window in zip((height, width), size)
     )
     total, count = np.zeros(0, np.float32), np.zeros((size[0], width, 1), np.float32)
@@ -146,31 +148,15 @@ def mean_over_windows(
             sums[size[0] - num_done :] = 0
 
 
-def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Returns where windows begin along one side of an image.
-
-    They are spread evenly: the first begins at 0, the last ends with the image.
-
-    Args:
-        size: Side of the image in pixels.
-        window: Side of a window in pixels. One window is enough if it is as large as the image.
-        overlap: Smallest share of a window that the next one covers too.
-    """
-    if window >= size:
-        return [0]
-    step = max(1, int(window * (1 - overlap)))
-    count = math.ceil((size - window) / step) + 1
-    return [round(index * (size - window) / (count - 1)) for index in range(count)]
-
-
 def _is_one_view(config: EvalConfig) -> bool:
     return tuple(config.eval_scales) == (1,) and not config.add_flipped_images
 
 
 def _whole_view(model: keras.Model, fitter: ImageFitter) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function of images, float32 [1, H, W, 3], that returns probabilities [1, H, W, C]."""
+    """A function of images, float32 [1, H, W, channels], to probabilities [1, H, W, C]."""
+    spec = tf.TensorSpec([1, None, None, model.input_shape[-1]], tf.float32)
 
-    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.float32)], autograph=False)
+    @tf.function(input_signature=[spec], autograph=False)
     def probabilities_of(images):
         padded, placement = fitter.fit(images)
         return tf.nn.softmax(fitter.undo(model(padded, training=False), placement))
@@ -179,7 +165,7 @@ def _whole_view(model: keras.Model, fitter: ImageFitter) -> Callable[[tf.Tensor]
 
 
 def _scaled_view(model: keras.Model, fitter: ImageFitter) -> Callable[..., tf.Tensor]:
-    """A function of images, float32 [1, H, W, 3], a scale, and whether they are mirrored.
+    """A function of images, float32 [1, H, W, channels], a scale, and whether they are mirrored.
 
     It returns probabilities, [1, H, W, C].
     """
@@ -187,7 +173,7 @@ def _scaled_view(model: keras.Model, fitter: ImageFitter) -> Callable[..., tf.Te
 
     @tf.function(
         input_signature=[
-            tf.TensorSpec([1, None, None, 3], tf.float32),
+            tf.TensorSpec([1, None, None, model.input_shape[-1]], tf.float32),
             tf.TensorSpec([], tf.float64),  # sizes are products of Python's floats in the original
             tf.TensorSpec([], tf.bool),
         ],

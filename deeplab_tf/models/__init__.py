@@ -97,20 +97,23 @@ def build_model(
     )
 
 
-def complete(config: ModelConfig, num_classes: int) -> ModelConfig:
+def complete(config: ModelConfig, num_classes: int, in_channels: int = 3) -> ModelConfig:
     """Fills in what a run dir must record about its model, whatever becomes of files and defaults.
 
     Args:
         config: The model's flags.
         num_classes: Channels of the logits.
+        in_channels: Channels of the images.
 
     Returns:
-        The same flags with `num_classes`, the output stride and the content of a cell's file.
+        The same flags with `num_classes`, `in_channels`, the output stride and the content of a
+        cell's file.
     """
     cell = config.dense_prediction_cell_json
     return dataclasses.replace(
         config,
         num_classes=num_classes,
+        in_channels=in_channels,
         output_stride=config.output_stride
         or default_output_stride(config.version, config.backbone),
         dense_prediction_cell_json=cell and cell_to_text(cell),

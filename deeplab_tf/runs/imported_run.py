@@ -12,6 +12,7 @@ from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.config import TrainedConfig
+from deeplab_tf.data import bands
 from deeplab_tf.data import published_classes
 from deeplab_tf.data import records
 from deeplab_tf.data import training_data
@@ -112,6 +113,8 @@ def import_checkpoint(
             f"--num_classes={model_config.num_classes}, but {classes or data_config.data_dir} "
             f"has {dataset.num_classes} classes."
         )
+    if model_config.in_channels not in (None, dataset.num_channels) and not dataset.bands:
+        dataset = _with_bands(dataset, model_config.in_channels)
     model_config = dataclasses.replace(model_config, num_classes=dataset.num_classes)
     model = models.build_model(**dataclasses.asdict(model_config))
     report = weight_sources.fill(model, checkpoint)
@@ -122,6 +125,15 @@ def import_checkpoint(
         run_dirs.write(run)
         checkpoints.save_weights(model, run_dir)
     return report
+
+
+def _with_bands(dataset: records.DatasetInfo, number: int) -> records.DatasetInfo:
+    """Describes images of a number of 8-bit bands, of which nothing else is known."""
+    return dataclasses.replace(
+        dataset,
+        bands=tuple(bands.Band(index, str(index)) for index in range(1, number + 1)),
+        rgb_bands=bands.default_rgb_bands(number),
+    )
 
 
 def _check_that_it_is_not_trained(run_dir: str) -> None:

@@ -66,9 +66,11 @@ def describe(
     """Returns a run that a folder is to hold; nothing is written.
 
     Raises:
-        UserError: The folder holds the run of another model or other classes.
+        UserError: The folder holds the run of another model or other classes, or the model takes
+            images of other bands.
     """
-    model_config = models.complete(model_config, dataset.num_classes)
+    _check_channels(model_config, dataset)
+    model_config = models.complete(model_config, dataset.num_classes, dataset.num_channels)
     run = Run(folder, model_config, data_config, train_config, dataset)
     if is_run_dir(folder):
         _check_same_model(read(folder), run)
@@ -244,10 +246,24 @@ def changed_flags(run: Run) -> list[str]:
     return _differences(before, now)
 
 
+def _check_channels(model_config: ModelConfig, dataset: DatasetInfo) -> None:
+    if model_config.in_channels not in (None, dataset.num_channels):
+        raise UserError(
+            f"--in_channels={model_config.in_channels}, but the images of {dataset.name} have "
+            f"{dataset.num_channels} channels: leave out --in_channels."
+        )
+
+
 def _check_same_model(old: Run, new: Run) -> None:
     before, now = (
-        dataclasses.asdict(models.complete(run.model_config, run.dataset.num_classes))
-        | {"class_names": run.dataset.class_names, "ignore_label": run.dataset.ignore_label}
+        dataclasses.asdict(
+            models.complete(run.model_config, run.dataset.num_classes, run.dataset.num_channels)
+        )
+        | {
+            "class_names": run.dataset.class_names,
+            "ignore_label": run.dataset.ignore_label,
+            "bands": run.dataset.bands,
+        }
         for run in (old, new)
     )
     different = _differences(before, now)

@@ -1,5 +1,7 @@
 """Weights from wherever they are: a run dir, a `.keras` file, or a checkpoint of the original."""
 
+from collections.abc import Sequence
+
 import keras
 
 from deeplab_tf import models
@@ -14,6 +16,7 @@ def fill(
     *,
     skip_mismatched: bool = False,
     allow_backbone: bool = False,
+    rgb_bands: Sequence[int] = (),
 ) -> tf1_checkpoint.ImportReport:
     """Fills a model with trained weights.
 
@@ -25,6 +28,8 @@ def fill(
             another shape.
         allow_backbone: Whether the checkpoint may be of a backbone alone, such as those trained on
             ImageNet; the head then stays unchanged.
+        rgb_bands: Numbers, from 1, of the bands that get the weights of red, green and blue in a
+            model for images of other than three channels; by default the first three.
 
     Returns:
         What was loaded, skipped and not used.
@@ -34,8 +39,10 @@ def fill(
     """
     if run_dirs.is_run_dir(source) or source.endswith(".keras"):
         trained = saved_models.load_model(source)
-        return tf1_checkpoint.copy_weights(model, trained, source, skip_mismatched)
+        return tf1_checkpoint.copy_weights(
+            model, trained, source, skip_mismatched, rgb_bands=rgb_bands
+        )
     with tf1_checkpoint.opened(source) as values:
         if allow_backbone and tf1_checkpoint.is_of_backbone(values):
             model = models.backbone_of(model)
-        return tf1_checkpoint.fill(model, values, skip_mismatched)
+        return tf1_checkpoint.fill(model, values, skip_mismatched, rgb_bands=rgb_bands)

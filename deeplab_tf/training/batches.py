@@ -66,7 +66,7 @@ def _from_step(
         sources,
         run.data_config,
         batch_size=config.train_batch_size // parts,
-        pad_pixel=backbones.pad_pixel(run.model_config.backbone),
+        pad_pixel=backbones.pad_pixel(run.model_config.backbone, run.model_config.in_channels),
         seed=config.seed,
         start_step=first_step * parts,
     )

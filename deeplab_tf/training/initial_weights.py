@@ -6,6 +6,7 @@ from deeplab_tf import zoo
 from deeplab_tf.config import IMAGENET
 from deeplab_tf.config import NO_WEIGHTS
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.data import bands
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
@@ -49,9 +50,18 @@ def fill(state: TrainingState, run: run_dirs.Run) -> run_dirs.Run:
             source,
             skip_mismatched=run.train_config.skip_mismatched,
             allow_backbone=True,
+            rgb_bands=_rgb_bands(run),
         )
         print(report)
     return run
+
+
+def _rgb_bands(run: run_dirs.Run) -> tuple[int, ...]:
+    """The bands that get the weights of R, G and B; empty for RGB images."""
+    given, dataset = run.train_config.rgb_bands, run.dataset
+    if not given:
+        return dataset.rgb_bands if dataset.num_channels != 3 else ()
+    return bands.check_rgb_bands(given, dataset.num_channels, "rgb_bands")
 
 
 def _starting_from(run: run_dirs.Run, source: str) -> run_dirs.Run:

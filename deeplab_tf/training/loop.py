@@ -54,7 +54,9 @@ def train(
         SystemExit: The process was asked to stop, and has saved its state.
     """
     strategy = distribution.get_strategy(train_config.strategy)
-    sources = training_data.find_training_records(data_config, model_config.num_classes)
+    sources = training_data.find_training_records(
+        data_config, model_config.num_classes, model_config.in_channels
+    )
     run = run_dirs.describe(run_dir, model_config, data_config, train_config, sources[0].info)
     batches.check_batch_size(train_config, strategy)
     keras.utils.set_random_seed(train_config.seed)

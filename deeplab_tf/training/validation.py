@@ -60,7 +60,7 @@ def build(
             is_best = saved.save_if_best(result["miou"])
         worst_panels = [
             panels.error_panel(
-                example["image"],
+                info.displayed(example["image"]),
                 example["label"],
                 labels,
                 class_names=info.class_names,

@@ -6,6 +6,7 @@ import os
 import typing
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -126,18 +127,32 @@ def opened(source: str | os.PathLike) -> Iterator[Values]:
             yield CheckpointValues(prefix, origin)
 
 
-def fill(model: keras.Model, values: Values, skip_mismatched: bool = False) -> ImportReport:
-    """Fills a model with the values of a checkpoint, see `load_tf1_checkpoint`."""
+def fill(
+    model: keras.Model,
+    values: Values,
+    skip_mismatched: bool = False,
+    *,
+    rgb_bands: Sequence[int] = (),
+) -> ImportReport:
+    """Fills a model with the values of a checkpoint, see `load_tf1_checkpoint`.
+
+    `rgb_bands` are those of `spread_over_channels`.
+    """
     keys = _keys_of_weights(values)
     shapes = {name: values.shapes[key] for name, key in keys.items()}
     source = _Source(values.origin, shapes, lambda name: values.read(keys[name]))
-    report = _fill(model, source, skip_mismatched)
+    report = _fill(model, source, skip_mismatched, rgb_bands)
     averaged = [name for name in report.loaded if keys[name] != name]
     return dataclasses.replace(report, averaged=averaged)
 
 
 def copy_weights(
-    model: keras.Model, trained: keras.Model, origin: str, skip_mismatched: bool = False
+    model: keras.Model,
+    trained: keras.Model,
+    origin: str,
+    skip_mismatched: bool = False,
+    *,
+    rgb_bands: Sequence[int] = (),
 ) -> ImportReport:
     """Fills a model with the weights of another one, as `load_tf1_checkpoint` does from a file.
 
@@ -146,6 +161,7 @@ def copy_weights(
         trained: A model of the same parts, such as one of another output stride.
         origin: What to call it in the report and in errors.
         skip_mismatched: See `load_tf1_checkpoint`.
+        rgb_bands: See `spread_over_channels`.
 
     Returns:
         What was copied, skipped and not used.
@@ -156,7 +172,7 @@ def copy_weights(
     weights = {official_name(weight): weight for weight in trained.weights}
     shapes = {name: list(weight.shape) for name, weight in weights.items()}
     source = _Source(origin, shapes, lambda name: weights[name].numpy())
-    return _fill(model, source, skip_mismatched)
+    return _fill(model, source, skip_mismatched, rgb_bands)
 
 
 class _Source(typing.NamedTuple):
@@ -173,7 +189,9 @@ class _Source(typing.NamedTuple):
     read: Callable[[str], np.ndarray]
 
 
-def _fill(model: keras.Model, source: _Source, skip_mismatched: bool) -> ImportReport:
+def _fill(
+    model: keras.Model, source: _Source, skip_mismatched: bool, rgb_bands: Sequence[int]
+) -> ImportReport:
     """Matches variables by name and sets those that fit; checks everything before it sets any."""
     variables = {official_name(variable): variable for variable in model.weights}
     misfits = checkpoint_values.misfits(source.shapes, variables)
@@ -190,7 +208,7 @@ def _fill(model: keras.Model, source: _Source, skip_mismatched: bool) -> ImportR
     values = {name: source.read(name) for name in loaded}
     checkpoint_values.check_finite(values.items(), source.origin)
     for name in adapted:
-        values[name] = spread_over_channels(values[name], in_channels)
+        values[name] = spread_over_channels(values[name], in_channels, rgb_bands)
     for name, value in values.items():
         variables[name].assign(value)
     unused = sorted(
@@ -199,6 +217,8 @@ def _fill(model: keras.Model, source: _Source, skip_mismatched: bool) -> ImportR
         if name not in variables and not checkpoint_values.is_of_training(name)
     )
     how = f"for {in_channels} channels, from the checkpoint's three"
+    if rgb_bands and in_channels > 3:
+        how += f" (red, green, blue: bands {', '.join(map(str, rgb_bands))}; others: their mean)"
     return ImportReport(
         path=source.origin,
         loaded=loaded,
@@ -229,23 +249,32 @@ def _check_fit(
         )
 
 
-def spread_over_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
+def spread_over_channels(
+    kernel: np.ndarray, in_channels: int, rgb_bands: Sequence[int] = ()
+) -> np.ndarray:
     """Adapts a kernel for RGB images to images of another number of channels.
 
-    With more than three channels, the first three keep the kernels of R, G and B, and the others
-    get the mean of the three; with fewer, all get the mean. The result is scaled so that an image
-    with equal channels gives the same features as before.
+    With more than three channels, three keep the kernels of R, G and B, and the others get the mean
+    of the three; with fewer, all get the mean. The result is scaled so that an image with equal
+    channels gives the same features as before.
 
     Args:
         kernel: [H, W, 3, filters].
         in_channels: Channels of the images.
+        rgb_bands: Numbers, from 1, of the channels that are R, G and B; by default 1, 2 and 3. A
+            channel that is several of them gets their mean.
 
     Returns:
         [H, W, in_channels, filters].
     """
-    rgb = kernel if in_channels >= 3 else kernel[:, :, :0]
-    others = [kernel.mean(axis=2, keepdims=True)] * (in_channels - rgb.shape[2])
-    return np.concatenate([rgb, *others], axis=2) * np.float32(3 / in_channels)
+    mean = kernel.mean(axis=2)
+    spread = np.stack([mean] * in_channels, axis=2)
+    if in_channels >= 3:
+        bands = tuple(rgb_bands) or (1, 2, 3)
+        for band in set(bands):
+            colors = [color for color in range(3) if bands[color] == band]
+            spread[:, :, band - 1] = kernel[:, :, colors].mean(axis=2)
+    return spread * np.float32(3 / in_channels)
 
 
 def is_of_backbone(values: Values) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import backbones
+from deeplab_tf.data import bands
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
@@ -47,9 +48,10 @@ def export_onnx(
 ) -> parity.Parity:
     """Writes a run's model as an ONNX file, with its parity figures beside it.
 
-    The file takes `images`, uint8 [N, H, W, 3], RGB. It returns `labels`, uint8 (uint16 above 256
-    classes) [N, H, W], and `scores`, float32 logits [N, H, W, num_classes], at the images' own
-    size. Its metadata are `class_names`, `colors` and `ignore_label`, as JSON.
+    The file takes `images`, uint8 [N, H, W, 3] in RGB, or of the run's bands. It returns `labels`,
+    uint8 (uint16 above 256 classes) [N, H, W], and `scores`, float32 logits
+    [N, H, W, num_classes], at the images' own size. Its metadata are `class_names`, `colors` and
+    `ignore_label`, as JSON.
 
     Args:
         run_dir: Folder of a trained or imported run.
@@ -85,7 +87,8 @@ class _OnnxExporter(proving.Exporter):
         if not self._config.input_size:
             return image
         height, width = self._config.input_size
-        pad_pixel = backbones.pad_pixel(self.run.model_config.backbone)
+        config = self.run.model_config
+        pad_pixel = backbones.pad_pixel(config.backbone, config.in_channels)
         fitter = ImageFitter(pad_pixel, size=(height, width))
         return proof_images.fitted(image, fitter, self.run.dataset.ignore_label)
 
@@ -162,7 +165,8 @@ def convert(
 
 def _segmentation(model: keras.Model, run: run_dirs.Run, config: OnnxConfig):
     """Returns the function that becomes the file."""
-    shape = (1, *config.input_size, 3) if config.input_size else (None, None, None, 3)
+    channels = run.dataset.num_channels
+    shape = (1, *config.input_size, channels) if config.input_size else (None, None, None, channels)
     label_dtype = tf.uint8 if run.dataset.num_classes <= 256 else tf.uint16
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, name="images")], autograph=False)
@@ -180,6 +184,7 @@ def _properties(dataset: DatasetInfo) -> dict[str, str]:
         "class_names": dataset.class_names,
         "colors": dataset.colors,
         "ignore_label": dataset.ignore_label,
+        **bands.to_fields(dataset.bands, dataset.rgb_bands),
     }
     return {name: json.dumps(value) for name, value in description.items()}
 

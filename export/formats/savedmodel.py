@@ -14,6 +14,7 @@ from deeplab_tf import crf
 from deeplab_tf import layers
 from deeplab_tf.config import NO_CRF
 from deeplab_tf.config import CrfConfig
+from deeplab_tf.data import decoding
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
@@ -102,7 +103,9 @@ class _SavedModelExporter(proving.Exporter):
         try:
             with layers.portable_graphs():  # the server may be another machine than this one
                 tf.saved_model.save(module, draft, signatures=module.signatures)
-            warmup.write(draft, self._size, self._config.warmup_batch_sizes)
+            warmup.write(
+                draft, self._size, self._config.warmup_batch_sizes, self.run.dataset.num_channels
+            )
         except tf.errors.OpError as error:  # TensorFlow's error for a full disk
             raise OSError(str(error).splitlines()[0]) from error
 
@@ -125,7 +128,7 @@ class _SavedModelExporter(proving.Exporter):
 
         def refined(image):
             probabilities = tf.nn.softmax(logits_of(image)).numpy()
-            return crf.dense_crf(image, probabilities, **parameters)
+            return crf.dense_crf(self.run.dataset.displayed(image), probabilities, **parameters)
 
         return refined
 
@@ -134,7 +137,9 @@ class _SavedModelExporter(proving.Exporter):
         parity.enforce(logits, self.limits, "The SavedModel")
         return {
             "logits_of_drawn_images": dataclasses.asdict(logits),
-            "label_agreement_of_image_files": prove_image_files(self._loaded, self._size),
+            "label_agreement_of_image_files": prove_image_files(
+                self._loaded, self._size, self.run.dataset.num_channels
+            ),
         }
 
     def about(self) -> dict:
@@ -148,9 +153,10 @@ class _SavedModelExporter(proving.Exporter):
     def _measure_logits(self, model: keras.Model, draft: str) -> parity.Parity:
         """Compares logits on drawn images as large as the training crops, and a little larger."""
         height, width = self.run.data_config.train_crop_size
+        channels = self.run.dataset.num_channels
         sizes = ((height, width), (height, width + 33), (height + 50, width))
         drawn = [
-            ProofImage(f"drawing {seed}", parity.draw_images((1, *size, 3), seed)[0], None)
+            ProofImage(f"drawing {seed}", parity.draw_images((1, *size, channels), seed)[0], None)
             for seed, size in enumerate(sizes)
         ]
 
@@ -163,12 +169,13 @@ class _SavedModelExporter(proving.Exporter):
         return parity.measure(drawn, keras_scores, answer, self.run.dataset, draft, {})
 
 
-def prove_image_files(loaded, size: tuple[int, int]) -> float:
+def prove_image_files(loaded, size: tuple[int, int], in_channels: int = 3) -> float:
     """Proves that image files of the serving size get the same labels as their pixels.
 
     Args:
         loaded: A loaded SavedModel, or a `serving.ServingModule`.
         size: The serving size, height and width.
+        in_channels: Channels of the images.
 
     Returns:
         The smallest share of equal labels.
@@ -176,9 +183,9 @@ def prove_image_files(loaded, size: tuple[int, int]) -> float:
     Raises:
         UserError: They get other labels.
     """
-    images = parity.draw_images((2, *size, 3), seed=0)
+    images = parity.draw_images((2, *size, in_channels), seed=0)
     expected = _served_labels(loaded, images)
-    files = [tf.io.encode_png(image).numpy() for image in images]
+    files = [decoding.encode_bands(image) for image in images]
     agreements = []
     for signature, takes, given in (
         ("serving_bytes", serving.IMAGE_BYTES, files),

@@ -124,7 +124,7 @@ class _TFLiteExporter(proving.Exporter):
         return _keras_scores(model, self._config, self._size)
 
     def load(self, draft: str) -> Callable[[np.ndarray], parity.Answer]:
-        model = TFLiteModel(draft)
+        model = TFLiteModel(draft, self.run.dataset.num_channels)
 
         def answer(image):
             result = model(image).numpy()
@@ -214,7 +214,7 @@ def convert(
         model: A model of `deeplab_tf.build_model` in float32.
         config: What the file computes in and returns; `input_size` does not count.
         size: Height and width of the images that it takes.
-        calibration_images: For "int8": uint8 [H, W, 3] each, of that size.
+        calibration_images: For "int8": uint8 [H, W, channels] each, of that size.
 
     Returns:
         The content of a `.tflite` file.
@@ -225,9 +225,9 @@ def convert(
     # Each result lies on a pixel, where it is the same whether logits are resized once or twice.
     network = model if config.result_stride == 1 else without_last_resize(model)[0]
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([1, *size, 3], tf.float32, name="image")], autograph=False
-    )
+    spec = tf.TensorSpec([1, *size, model.input_shape[-1]], tf.float32, name="image")
+
+    @tf.function(input_signature=[spec], autograph=False)
     def segment(image):
         scores = network(image, training=False)
         if config.result_stride > 1:
@@ -268,7 +268,9 @@ def _keras_scores(
     If the file's labels are repeated up to that size, so are the logits.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([1, *size, 3], tf.uint8)], autograph=False)
+    spec = tf.TensorSpec([1, *size, model.input_shape[-1]], tf.uint8)
+
+    @tf.function(input_signature=[spec], autograph=False)
     def predict(images):
         logits = model(images, training=False)
         if not _is_coarse(config):

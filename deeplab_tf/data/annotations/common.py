@@ -65,6 +65,7 @@ class AnnotatedImage:
         source: The annotation file; the image's folder where there are several.
         shapes: In drawing order; the first lies at the bottom.
         label: The label file, in place of shapes.
+        tile: Rows and columns of the image that are taken; None for all.
         split: "train", "val", "test", or "" where the layout says none.
         size: Width and height that the annotation file states, in pixels.
     """
@@ -76,6 +77,7 @@ class AnnotatedImage:
     split: str = ""
     size: tuple[int, int] | None = None
     label: pathlib.Path | None = None
+    tile: tuple[slice, slice] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ def load_artefact(
     *,
     eval_config: EvalConfig = WHOLE_IMAGES,
     crf_parameters: dict | None = None,
+    displayed: Callable[[np.ndarray], np.ndarray] = lambda image: image,
     tell: Callable[[str], None] = print,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Loads a saved or exported model as a function from one image to its class ids.
@@ -45,25 +46,28 @@ def load_artefact(
         eval_config: Scales, mirror images, windows and output stride for a `.keras` file; the
             other artefacts have one view of an image.
         crf_parameters: Arguments of `dense_crf`; None for no CRF.
+        displayed: Returns an image as RGB for the CRF, uint8 [H, W, 3].
         tell: Called with what the artefact is, in words.
 
     Returns:
-        A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W]. It raises
-        a `UserError` if the artefact fails or returns something else.
+        A function of an image, uint8 [H, W, channels], that returns its class ids, int32 [H, W]. It
+        raises a `UserError` if the artefact fails or returns something else.
 
     Raises:
         UserError: The artefact is missing, damaged or something else; its weights are NaN or
             infinite; or it cannot do what `eval_config` or `crf_parameters` ask for.
     """
     num_classes = typing.cast(int, model_config.num_classes)  # a run's config has it
+    in_channels = model_config.in_channels or 3
     if path.endswith(".keras"):
         tell(keras_file.describe(path))
         label_of = label_function(
-            keras_file.load(path, num_classes),
+            keras_file.load(path, num_classes, in_channels),
             model_config,
             data_config,
             eval_config=eval_config,
             crf_parameters=crf_parameters,
+            displayed=displayed,
         )
         return answers.checked(label_of, path, num_classes)
     if eval_config != WHOLE_IMAGES:
@@ -74,12 +78,16 @@ def load_artefact(
         )
     if path.endswith(".tflite"):
         tflite.probe(path)
-        model = tflite.TFLiteModel(path)
+        model = tflite.TFLiteModel(path, in_channels)
         tell(model.description)
         fitter = image_fitter(model_config, data_config, model.size)
-        label_of = tflite.label_function(model, fitter, num_classes, crf_parameters)
+        label_of = tflite.label_function(
+            model, fitter, num_classes, crf_parameters, displayed=displayed
+        )
     else:
         path = saved_model.newest_version(path)
         tell(saved_model.describe(path))
-        label_of = saved_model.label_function(path, num_classes, crf_parameters)
+        label_of = saved_model.label_function(
+            path, num_classes, crf_parameters, in_channels=in_channels, displayed=displayed
+        )
     return answers.checked(label_of, path, num_classes)

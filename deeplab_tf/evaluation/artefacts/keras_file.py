@@ -19,12 +19,13 @@ def describe(path: str) -> str:
     return f"{path}: a file of Keras {printable(version)}, saved {printable(date)}"
 
 
-def load(path: str, num_classes: int) -> keras.Model:
+def load(path: str, num_classes: int, in_channels: int = 3) -> keras.Model:
     """Loads the model; Keras refuses files with code in them.
 
     Args:
         path: The file.
         num_classes: Number of classes that the model must have.
+        in_channels: Number of channels of the images that it must take.
 
     Returns:
         A model of images of any size.
@@ -38,7 +39,7 @@ def load(path: str, num_classes: int) -> keras.Model:
         raise _damaged(path, error) from error
     takes, returns = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
     is_of_run = (
-        takes == (None, None, None, 3)
+        takes == (None, None, None, in_channels)
         and isinstance(returns, tuple)
         and len(returns) == 4
         and returns[-1] == num_classes
@@ -46,8 +47,8 @@ def load(path: str, num_classes: int) -> keras.Model:
     if not is_of_run:
         raise UserError(
             f"{path} takes {takes} and returns {returns}, but a model of this run takes images of "
-            f"any size and returns {num_classes} classes: give a file that a model of this run was "
-            "saved in."
+            f"any size and {in_channels} channels and returns {num_classes} classes: give a file "
+            "that a model of this run was saved in."
         )
     checkpoints.check_finite(model, path)
     return model

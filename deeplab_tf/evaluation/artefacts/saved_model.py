@@ -14,7 +14,6 @@ from deeplab_tf.evaluation.artefacts import answers
 from deeplab_tf.evaluation.artefacts.answers import printable
 from deeplab_tf.evaluation.artefacts.answers import reason
 
-_IMAGES = tf.TensorSpec([1, None, None, 3], tf.uint8)
 # Operations that read or write files, or call Python. (Those that restore the weights are in every
 # SavedModel.)
 _REACHES_OUT = re.compile(
@@ -78,7 +77,12 @@ def describe(path: str) -> str:
 
 
 def label_function(
-    path: str, num_classes: int, crf_parameters: dict | None = None
+    path: str,
+    num_classes: int,
+    crf_parameters: dict | None = None,
+    *,
+    in_channels: int = 3,
+    displayed: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Loads a SavedModel of `deeplab_tf.export` as a function from one image to its class ids.
 
@@ -87,9 +91,11 @@ def label_function(
         num_classes: Number of classes of its logits.
         crf_parameters: Arguments of `dense_crf`, which then refines the SavedModel's logits; None
             for the labels that it serves.
+        in_channels: Channels of the run's images.
+        displayed: Returns an image as RGB for the CRF, uint8 [H, W, 3].
 
     Returns:
-        A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+        A function of an image, uint8 [H, W, in_channels], that returns its class ids, int32 [H, W].
 
     Raises:
         UserError: The SavedModel is damaged, its weights are NaN or infinite, or it is not an
@@ -103,7 +109,9 @@ def label_function(
         logits_of = loaded.logits if crf_parameters is not None else None
         is_export = (
             list(takes) == ["images"]
-            and takes["images"].is_compatible_with(_IMAGES)
+            and takes["images"].is_compatible_with(
+                tf.TensorSpec([1, None, None, in_channels], tf.uint8)
+            )
             and returns["labels"].dtype.is_integer
             and returns["labels"].shape.rank in (3, None)
         )
@@ -111,8 +119,8 @@ def label_function(
         raise _damaged(path, error) from error
     if not is_export:
         raise UserError(
-            f"{path} is not an export of deeplab_tf: its signature serving_default must take "
-            "images, uint8 [N, H, W, 3], and return labels, integer [N, H, W]."
+            f"{path} is not an export of this run: its signature serving_default must take "
+            f"images, uint8 [N, H, W, {in_channels}], and return labels, integer [N, H, W]."
         )
 
     def predict_labels(image):
@@ -124,7 +132,7 @@ def label_function(
         assert logits_of is not None and crf_parameters is not None
         logits = np.asarray(logits_of(tf.constant(image[np.newaxis])))[0]
         answers.check_scores(logits, image.shape[:2], path, num_classes)
-        refined = crf.dense_crf(image, tf.nn.softmax(logits).numpy(), **crf_parameters)
+        refined = crf.dense_crf(displayed(image), tf.nn.softmax(logits).numpy(), **crf_parameters)
         return np.argmax(refined, axis=-1)
 
     return predict_labels if crf_parameters is None else predict_refined_labels

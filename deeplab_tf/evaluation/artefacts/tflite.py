@@ -72,8 +72,12 @@ class TFLiteModel:
         description: What it is, in words.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, in_channels: int = 3):
         """Loads the file.
+
+        Args:
+            path: The file.
+            in_channels: Channels of the images that it must take.
 
         Raises:
             UserError: It is missing or damaged, takes or returns something else, or holds weights
@@ -86,10 +90,10 @@ class TFLiteModel:
         self.description = (
             f"{path}: a TFLite file that takes {_describe(inputs)} and returns {_describe(outputs)}"
         )
-        if not (_takes_one_image(inputs) and _returns_labels_or_scores(outputs)):
+        if not (_takes_one_image(inputs, in_channels) and _returns_labels_or_scores(outputs)):
             raise UserError(
-                f"{self.description}; it must take one image [1, h, w, 3] and return class ids "
-                "[1, h, w] or scores [1, h, w, num_classes] alone."
+                f"{self.description}; it must take one image [1, h, w, {in_channels}] and return "
+                "class ids [1, h, w] or scores [1, h, w, num_classes] alone."
             )
         (self._takes,), (self._returns,) = inputs, outputs
         self._size = tuple(self._takes["shape"][1:3].tolist())  # that tensors are allocated for
@@ -101,7 +105,7 @@ class TFLiteModel:
         """Runs the file.
 
         Args:
-            image: Pixels 0..255, uint8 or float32 [H, W, 3].
+            image: Pixels 0..255, uint8 or float32 [H, W, in_channels].
 
         Returns:
             Class ids, int32 [H, W], or scores, float32 [H, W, num_classes]. Where the file returns
@@ -129,6 +133,8 @@ def label_function(
     fitter: ImageFitter,
     num_classes: int,
     crf_parameters: dict | None = None,
+    *,
+    displayed: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Makes a `.tflite` file a function from an image of any size to its class ids.
 
@@ -141,9 +147,10 @@ def label_function(
         num_classes: Number of classes of the scores.
         crf_parameters: Arguments of `dense_crf`, which then refines the softmax of the scores;
             None for no CRF.
+        displayed: Returns an image as RGB for the CRF, uint8 [H, W, 3].
 
     Returns:
-        A function of an image, uint8 [H, W, 3], that returns its class ids, int32 [H, W].
+        A function of an image, uint8 [H, W, channels], that returns its class ids, int32 [H, W].
 
     Raises:
         UserError: The file does not return the scores that the CRF refines; or, when the function
@@ -164,7 +171,9 @@ def label_function(
             return result
         answers.check_scores(result, image.shape[:2], model.path, num_classes)
         if crf_parameters is not None:
-            result = crf.dense_crf(image, tf.nn.softmax(result).numpy(), **crf_parameters)
+            result = crf.dense_crf(
+                displayed(image), tf.nn.softmax(result).numpy(), **crf_parameters
+            )
         return np.argmax(result, axis=-1)
 
     return predict_labels
@@ -218,11 +227,11 @@ def _describe(tensors: list[dict]) -> str:
     )
 
 
-def _takes_one_image(inputs: list[dict]) -> bool:
+def _takes_one_image(inputs: list[dict], in_channels: int) -> bool:
     if len(inputs) != 1 or inputs[0]["dtype"] not in _PIXEL_TYPES:
         return False
     shape = inputs[0]["shape_signature"].tolist()
-    return len(shape) == 4 and abs(shape[0]) == 1 and 0 not in shape and shape[3] == 3
+    return len(shape) == 4 and abs(shape[0]) == 1 and 0 not in shape and shape[3] == in_channels
 
 
 def _returns_labels_or_scores(outputs: list[dict]) -> bool:
