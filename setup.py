@@ -67,6 +67,7 @@ EXTRAS = {
     "onnx": ["tf2onnx", "onnx", "onnxruntime"],
     "hub": ["huggingface_hub>=2,<3"],  # models at addresses hf://USER/REPO
     "heif": ["pillow-heif"],  # HEIC images, as phones take them
+    "geo": ["rasterio>=1.4"],  # GeoTIFFs, and TIFFs of several bands
     "mat": ["scipy"],  # labels in MATLAB's .mat files
     "jax": ["jax"],  # the network on Keras' other backend
 }

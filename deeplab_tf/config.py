@@ -113,6 +113,18 @@ def classes(default_help):
     )
 
 
+def rgb_bands(default_help):
+    return setting(
+        (),
+        "Which bands of the records, counted from 1, are red, green and blue: they display the "
+        "images, and take the pretrained weights of these colours; other bands take their mean.",
+        default_help=default_help,
+        at_least=1,
+        length=3,
+        example="3,2,1",
+    )
+
+
 def max_damaged_share(default, default_help=""):
     return setting(
         default,
@@ -495,16 +507,7 @@ class TrainConfig(Config):
         "Whether variables that tf_initial_checkpoint lacks, or has in another shape (other "
         "classes), keep their random values.",
     )
-    rgb_bands: tuple[int, ...] = setting(
-        (),
-        "Numbers of the bands that take the weights of red, green and blue in "
-        "tf_initial_checkpoint, "
-        "if images have other bands, too. These get the mean of the three.",
-        default_help="those of the records",
-        at_least=1,
-        length=3,
-        example="3,2,1",
-    )
+    rgb_bands: tuple[int, ...] = rgb_bands("those of the records")
     seed: int = setting(0, "Random seed. The same seed repeats the run.")
 
     # Optimizer and learning rate.
@@ -868,15 +871,7 @@ class OwnDataConfig(Config):
         default_help="0,255 of 8-bit images, otherwise 99 of 100 values of the training images",
         example="0,10000",
     )
-    rgb_bands: tuple[int, ...] = setting(
-        (),
-        "Which of the taken bands, counted from 1, are red, green and blue: they display the "
-        "images, and take the pretrained weights of these colours.",
-        default_help="those that the files name, otherwise the first three",
-        at_least=1,
-        length=3,
-        example="3,2,1",
-    )
+    rgb_bands: tuple[int, ...] = rgb_bands("those that the files name, otherwise the first three")
     tile_size: tuple[int, ...] = setting(
         (),
         "Height,width of the tiles that larger images are cut into; empty for whole images.",

@@ -162,12 +162,13 @@ def write_run_as_if_trained(
 
     run_dirs.create(folder, model_config, data_config, config.TrainConfig(), dataset)
     keras.utils.set_random_seed(0)
-    model = build_model(**dataclasses.asdict(model_config))
+    model = build_model(**dataclasses.asdict(model_config) | {"in_channels": dataset.num_channels})
     generator = np.random.default_rng(0)
     for variable in model.non_trainable_variables:
         if variable.name.startswith("moving"):
             variable.assign(generator.uniform(0.5, 1.5, variable.shape))
-    logits = model(parity.draw_images((1, 65, 65, 3), seed=0), training=False)
+    shape = (1, 65, 65, dataset.num_channels)
+    logits = model(parity.draw_images(shape, seed=0), training=False)
     biases = model.trainable_variables[-1]  # of the logits
     biases.assign_sub(tf.reduce_mean(logits, axis=[0, 1, 2]))  # so that no class wins everywhere
     checkpoints.save_weights(model, folder)

@@ -1,9 +1,11 @@
 """Labels of images, videos and cameras by a run, written to a folder."""
 
+import contextlib
 import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 import numpy as np
@@ -165,11 +167,15 @@ class _Labeller:
             in_windows = is_large or self._inference.eval_config.window_size
             is_readable = self._dataset.bands or file.dtype == np.uint8
             needs_all = config.save_confidence or config.save_probabilities or config.label_ids
-            if in_windows and is_readable and not needs_all and self._rows_of:
-                image = geotiffs.WindowedImage(file, self._dataset)
-                small = self._dataset.displayed(image.small(OVERLAY_SIDE))
-                return writer.write_in_rows(name, small, self._rows_of(image), file)
-            image = self._read_image(path)
+            if not is_readable:  # scaled by all of its values
+                image = self._read_image(path)
+            else:
+                windowed = geotiffs.WindowedImage(file, self._dataset)
+                if in_windows and not needs_all and self._rows_of:
+                    small = self._dataset.displayed(windowed.small(OVERLAY_SIDE))
+                    return writer.write_in_rows(name, small, self._rows_of(windowed), file)
+                self._check_size(path, file.size)
+                image = windowed[:, :]
             displayed = self._dataset.displayed(image)
             return writer.write(name, displayed, self._predict(image), file)
 
@@ -178,8 +184,17 @@ class _Labeller:
         return self._inference.label_rows_function(self._run)
 
     def _read_image(self, path: str) -> np.ndarray:
-        try:
+        with self._size_hint():
             return band_files.read_image(path, self._dataset, max_pixels=self._max_pixels)
+
+    def _check_size(self, path: str, size: tuple[int, int]) -> None:
+        with self._size_hint():
+            image_files.check_size(*size, name=path, max_pixels=self._max_pixels)
+
+    @contextlib.contextmanager
+    def _size_hint(self) -> Iterator[None]:
+        try:
+            yield
         except image_files.ImageSizeError as error:
             if self._inference.eval_config.window_size:
                 raise

@@ -87,7 +87,7 @@ def label_function(
         return lambda image: np.argmax(probabilities_of(image), axis=-1).astype(np.int32)
     model, model_config = _at_eval_output_stride(model, model_config, eval_config)
 
-    spec = tf.TensorSpec([1, None, None, model.input_shape[-1]], tf.uint8)
+    spec = tf.TensorSpec([1, None, None, model_config.in_channels or 3], tf.uint8)
 
     @tf.function(input_signature=[spec], autograph=False)
     def predict_labels(images):

@@ -154,7 +154,7 @@ def _is_one_view(config: EvalConfig) -> bool:
 
 def _whole_view(model: keras.Model, fitter: ImageFitter) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function of images, float32 [1, H, W, channels], to probabilities [1, H, W, C]."""
-    spec = tf.TensorSpec([1, None, None, model.input_shape[-1]], tf.float32)
+    spec = tf.TensorSpec([1, None, None, len(fitter.pad_pixel)], tf.float32)
 
     @tf.function(input_signature=[spec], autograph=False)
     def probabilities_of(images):
@@ -173,7 +173,7 @@ def _scaled_view(model: keras.Model, fitter: ImageFitter) -> Callable[..., tf.Te
 
     @tf.function(
         input_signature=[
-            tf.TensorSpec([1, None, None, model.input_shape[-1]], tf.float32),
+            tf.TensorSpec([1, None, None, len(fitter.pad_pixel)], tf.float32),
             tf.TensorSpec([], tf.float64),  # sizes are products of Python's floats in the original
             tf.TensorSpec([], tf.bool),
         ],

@@ -115,9 +115,12 @@ def import_checkpoint(
         )
     if model_config.in_channels not in (None, dataset.num_channels) and not dataset.bands:
         dataset = _with_bands(dataset, model_config.in_channels)
-    model_config = dataclasses.replace(model_config, num_classes=dataset.num_classes)
+    model_config = dataclasses.replace(
+        model_config, num_classes=dataset.num_classes, in_channels=dataset.num_channels
+    )
     model = models.build_model(**dataclasses.asdict(model_config))
-    report = weight_sources.fill(model, checkpoint)
+    rgb_bands = dataset.rgb_bands if dataset.num_channels != 3 else ()
+    report = weight_sources.fill(model, checkpoint, rgb_bands=rgb_bands)
     train_config = TrainConfig(tf_initial_checkpoint=checkpoint)
     run = run_dirs.describe(run_dir, model_config, data_config, train_config, dataset)
     with run_lock.hold(run_dir):
