@@ -295,7 +295,7 @@ def test_views_of_the_network_are_passed_on(tiny_run_dir, tmp_path, monkeypatch)
     inference = Inference(eval_config=EvalConfig(eval_scales=(0.5, 1.0), add_flipped_images=True))
     seen = []
 
-    def label_function(model, model_config, data_config, *, eval_config, crf_parameters):
+    def label_function(model, model_config, data_config, *, eval_config, **further):
         seen.append(eval_config)
         return lambda image: np.zeros(image.shape[:2], np.int32)
 
@@ -310,7 +310,7 @@ def test_views_of_the_network_are_passed_on(tiny_run_dir, tmp_path, monkeypatch)
 def test_an_artefact_takes_the_place_of_the_checkpoint(tiny_run_dir, tmp_path, monkeypatch):
     image, class_id = drawn_image(9, 11), 3
 
-    def load_artefact(path, model_config, data_config, *, eval_config, crf_parameters):
+    def load_artefact(path, model_config, data_config, *, eval_config, **further):
         assert (path, model_config.num_classes) == ("model.tflite", 7)
         return lambda image: np.full(image.shape[:2], class_id, np.int32)
 

@@ -24,10 +24,10 @@ import PIL.ImageOps
 import PIL.TiffImagePlugin
 
 from deeplab_tf.data import bands as image_bands
+from deeplab_tf.data import frames
 from deeplab_tf.data import image_files
 from deeplab_tf.data import label_arrays
 from deeplab_tf.data import records
-from deeplab_tf.data import source_images
 from deeplab_tf.data.image_files import ImageFileError
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
@@ -150,10 +150,10 @@ class BandFile(abc.ABC):
     orientation: int = 1
 
     @property
-    def frame(self) -> source_images.Frame:
+    def frame(self) -> frames.Frame:
         """The size of the image, upright and as stored."""
         stored = self.size[::-1] if self.orientation >= 5 else self.size
-        return source_images.Frame(size=self.size, stored_size=stored, orientation=self.orientation)
+        return frames.Frame(size=self.size, stored_size=stored, orientation=self.orientation)
 
     @property
     def num_bands(self) -> int:
@@ -405,7 +405,7 @@ def _open(path: pathlib.Path, max_pixels: int) -> BandFile:
 
 def _of_picture(path: pathlib.Path, max_pixels: int) -> BandFile:
     """An image in RGB or grey, upright, with its alpha channel as a band."""
-    orientation = source_images.read_frame(path, str(path), max_pixels).orientation
+    orientation = frames.read_frame(path, str(path), max_pixels).orientation
     with image_files.open_image(path, max_pixels=max_pixels) as image:
         has_alpha = image.mode in ("RGBA", "LA")
         is_grey = image.mode in ("L", "LA", "1", "I;16", "I", "F")

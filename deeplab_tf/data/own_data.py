@@ -17,6 +17,7 @@ import numpy as np
 
 from deeplab_tf.config import OwnDataConfig
 from deeplab_tf.data import band_files
+from deeplab_tf.data import frames
 from deeplab_tf.data import image_files
 from deeplab_tf.data import label_files
 from deeplab_tf.data import own_labels
@@ -181,7 +182,7 @@ class OwnData:
         pixels = band_files.scaled(values, is_nodata, self.info.bands)
         return source_images.source_image_of_bands(pixels, is_nodata, orientation)
 
-    def frame_of(self, image: AnnotatedImage) -> source_images.Frame:
+    def frame_of(self, image: AnnotatedImage) -> frames.Frame:
         """Reads the size of a whole image from its header.
 
         Raises:
@@ -193,7 +194,7 @@ class OwnData:
                 return file.frame
         is_file = isinstance(image.image, pathlib.Path)
         source = image.image if is_file else label_files.read_bytes(image.image, "image")
-        return source_images.read_frame(source, str(image.image), self.max_pixels)
+        return frames.read_frame(source, str(image.image), self.max_pixels)
 
     def read_label_map(
         self, image: AnnotatedImage, source: source_images.SourceImage
@@ -225,7 +226,7 @@ class OwnData:
         key = (str(image.image), str(image.label or image.source))
         return self.cache.get(key, read)[image.tile]
 
-    def _read_label_map(self, image: AnnotatedImage, source: source_images.Frame) -> np.ndarray:
+    def _read_label_map(self, image: AnnotatedImage, source: frames.Frame) -> np.ndarray:
         """The label map of a whole image of a known size."""
         if image.label is not None:
             return source.upright(self.read_label(image.label))

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from deeplab_tf.data import band_files
+from deeplab_tf.data import frames
 from deeplab_tf.data import image_files
 from deeplab_tf.data import near_duplicates
 from deeplab_tf.data import records
-from deeplab_tf.data import source_images
 from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
@@ -81,7 +81,7 @@ def see(image: AnnotatedImage, max_pixels: int, info: records.DatasetInfo) -> Si
         content = image.image.read_bytes()
         with image_files.open_image(content, name=name, max_pixels=max_pixels) as file:
             is_large_jpeg = file.format in ("JPEG", "MPO") and min(file.size) >= _LARGE
-            is_unclear = source_images.is_turned_within_its_size(file)
+            is_unclear = frames.is_turned_within_its_size(file)
         pixels = None
         if is_large_jpeg:  # decoded at an eighth of its size, which saves most of the time
             pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_COLOR_8)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from deeplab_tf import files
 from deeplab_tf.data import decoding
+from deeplab_tf.data import frames
 from deeplab_tf.data import image_files
 from deeplab_tf.data import label_files
 from deeplab_tf.data import naming
@@ -194,7 +195,7 @@ def _read_record(
     image = label = None
     try:
         image = decoding.decode_image_strictly(record.image, max_pixels, num_channels)
-        if source_images.is_turned(record.image):
+        if frames.is_turned(record.image):
             measured.add("exif_rotation")
     except DataProblem as problem:
         measured.add(problem.kind, problem.detail)
