@@ -156,12 +156,12 @@ def test_where_windows_overlap_their_probabilities_are_averaged(convolution):
     ],
 )
 def test_windows_cover_a_side_from_end_to_end(size, window, overlap, starts):
-    assert views.window_starts(size, window, overlap) == starts
+    assert transforms.window_starts(size, window, overlap) == starts
 
 
 def test_windows_overlap_by_the_requested_share_at_least():
     for size in range(60, 200):
-        starts = views.window_starts(size, 60, 1 / 3)
+        starts = transforms.window_starts(size, 60, 1 / 3)
         assert starts[0] == 0 and starts[-1] == size - 60
         assert max(np.diff(starts), default=0) <= 40
 
