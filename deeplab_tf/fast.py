@@ -13,12 +13,24 @@ def load(name: str) -> types.ModuleType | None:
     """Returns a module of compiled functions, or None where a TensorFlow form has to take over.
 
     That is where numba is not installed, or where the installed version cannot compile the module:
-    the module uses interfaces of numba that change between versions. Then a warning says so, once.
+    the module uses interfaces of numba that change between versions. A warning says so, once.
 
     Args:
         name: A module with a function `try_out`, which calls every compiled function once.
     """
-    return load_and_try(name) if importlib.util.find_spec("numba") else None
+    if importlib.util.find_spec("numba"):
+        return load_and_try(name)
+    warn_that_numba_is_missing()
+    return None
+
+
+@functools.cache
+def warn_that_numba_is_missing() -> None:
+    """Says once that everything takes longer, and how to change that."""
+    logging.warning(
+        "numba is not installed, so TensorFlow prepares training crops and runs the CRF, which "
+        "takes several times as long: pip install 'deeplab_tf[fast]'"
+    )
 
 
 @functools.cache

@@ -45,6 +45,7 @@ from deeplab_tf.data.json_fields import JsonObject
 from deeplab_tf.data.json_fields import as_integer
 from deeplab_tf.drawing import predictions
 from deeplab_tf.errors import UserError
+from deeplab_tf.export import asset_files
 from deeplab_tf.export import connection as connections
 from deeplab_tf.export.connection import INPUT
 from deeplab_tf.export.connection import OUTPUT
@@ -390,7 +391,7 @@ def read_palette(path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, in
     colors = tuple(color for color in map(_rgb, found) if color)
     if not colors or len(colors) < len(found):
         raise fields.error("colors", found, "a list of colours [R, G, B] in 0..255")
-    labels_path = os.path.join(os.path.dirname(path), "labels.txt")
+    labels_path = os.path.join(os.path.dirname(path), asset_files.LABELS)
     if not os.path.exists(labels_path):
         return records.numbered_classes("served", len(colors)).class_names, colors
     class_names = files.read_text(labels_path, "list of class names").removesuffix("\n").split("\n")

@@ -18,8 +18,7 @@ import flatbuffers
 import numpy as np
 
 from deeplab_tf.data.records import DatasetInfo
-
-LABELS_FILE = "labels.txt"
+from deeplab_tf.export import asset_files
 
 _ENTRY = "TFLITE_METADATA"
 
@@ -105,7 +104,7 @@ def add(tflite: bytes, dataset: DatasetInfo, result: str) -> bytes:
     file = io.BytesIO(flatbuffer_utils.convert_object_to_bytearray(model))
     with zipfile.ZipFile(file, "a") as archive:
         # A ZipInfo carries no time, so that equal models are equal files.
-        archive.writestr(zipfile.ZipInfo(LABELS_FILE), "\n".join(dataset.class_names) + "\n")
+        archive.writestr(zipfile.ZipInfo(asset_files.LABELS), "\n".join(dataset.class_names) + "\n")
     return file.getvalue()
 
 
@@ -163,7 +162,7 @@ def _labels_metadata() -> dict:
 def _result_metadata(name: str, description: str, kind_of_names: np.int8) -> dict:
     class_names = _table(
         "AssociatedFile",
-        name=LABELS_FILE,
+        name=asset_files.LABELS,
         description="The names of the classes, in the order of their ids.",
         type=kind_of_names,
     )

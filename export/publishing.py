@@ -14,13 +14,14 @@ import tensorflow as tf
 
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
+from deeplab_tf.export import asset_files
 
 _LARGEST_VERSION = 2**63 - 1  # TF Serving keeps versions in 64 bits
 
 
 def parity_path(output: str) -> str:
     """Returns the path of an exported file's parity figures: FILE.parity.json."""
-    return os.path.splitext(output)[0] + ".parity.json"
+    return os.path.splitext(output)[0] + f".{asset_files.PARITY}"
 
 
 class File:
@@ -127,7 +128,7 @@ class VersionFolder:
 
     def parity_path(self, draft: str) -> str:
         """Returns where the parity figures of the draft belong: among its assets."""
-        return os.path.join(draft, "assets", "parity.json")
+        return os.path.join(draft, "assets", asset_files.PARITY)
 
     def publish(self, draft: str) -> str:
         """Gives the draft its number; returns its folder."""

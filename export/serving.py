@@ -14,6 +14,7 @@ from deeplab_tf.data import transforms
 from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.fitting import Placement
 from deeplab_tf.evaluation.prediction import predict_logits
+from deeplab_tf.export import asset_files
 from deeplab_tf.export.config import LABELS_ALONE
 from deeplab_tf.export.config import ServingConfig
 from deeplab_tf.runs import run_dir as run_dirs
@@ -94,11 +95,11 @@ class ServingModule(tf.Module):
         self.model_variables = [variable.value for variable in model.variables]
         self._label_dtype = tf.uint8 if dataset.num_classes <= 256 else tf.uint16
 
-        labels_path = os.path.join(assets_folder, "labels.txt")
+        labels_path = os.path.join(assets_folder, asset_files.LABELS)
         with open(labels_path, "w", encoding="utf-8") as file:
             file.writelines(name + "\n" for name in dataset.class_names)
         self.labels_file = tf.saved_model.Asset(labels_path)
-        palette_path = os.path.join(assets_folder, "palette.json")
+        palette_path = os.path.join(assets_folder, asset_files.PALETTE)
         with open(palette_path, "w", encoding="utf-8") as file:
             palette = {"colors": dataset.colors, "ignore_label": dataset.ignore_label}
             json.dump(palette | bands.to_fields(dataset.bands, dataset.rgb_bands), file)

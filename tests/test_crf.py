@@ -156,7 +156,7 @@ def test_both_agree_on_noise_with_more_lattice_points_than_pixels():
     np.testing.assert_allclose(plain[0], ours, atol=1e-4)
 
 
-def test_without_numba_tensorflow_takes_over(monkeypatch):
+def test_without_numba_tensorflow_takes_over_and_says_so(monkeypatch, caplog):
     image, probabilities = noisy_image(20, 27, 3)
     options = {**SMALL_KERNELS, "iterations": 3, "return_energy": True}
     ours, energies = crf.dense_crf(image, probabilities, **options)
@@ -164,9 +164,14 @@ def test_without_numba_tensorflow_takes_over(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "numba" else find_spec(name)
     )
-    plain, plain_energies = crf.dense_crf(image, probabilities, **options)
-    np.testing.assert_allclose(plain, ours, atol=1e-4)
-    np.testing.assert_allclose(plain_energies, energies, rtol=1e-5)
+    unsaid = functools.cache(fast.warn_that_numba_is_missing.__wrapped__)
+    monkeypatch.setattr(fast, "warn_that_numba_is_missing", unsaid)
+    for _ in range(2):
+        plain, plain_energies = crf.dense_crf(image, probabilities, **options)
+        np.testing.assert_allclose(plain, ours, atol=1e-4)
+        np.testing.assert_allclose(plain_energies, energies, rtol=1e-5)
+    (warning,) = [one for one in caplog.messages if "numba" in one]
+    assert "is not installed" in warning and "deeplab_tf[fast]" in warning
 
 
 def test_where_numba_cannot_compile_tensorflow_takes_over_and_says_so(monkeypatch, caplog):

@@ -63,10 +63,17 @@ def MobileNetV2(
     >>> model.compute_output_shape((1, 257, 257, 3))["features"]
     (1, 33, 33, 320)
     """
-    return _mobilenet_v2(output_stride, depth_multiplier, in_channels, batch_norm_decay, weights)
+    return _mobilenet_v2(
+        output_stride=output_stride,
+        depth_multiplier=depth_multiplier,
+        in_channels=in_channels,
+        batch_norm_decay=batch_norm_decay,
+        weights=weights,
+    )
 
 
 def _mobilenet_v2(
+    *,
     output_stride: int,
     depth_multiplier: float,
     in_channels: int,

@@ -63,11 +63,11 @@ def MobileNetV3LargeSeg(
 ) -> keras.Model:
     return _mobilenet_v3(
         "mobilenet_v3_large_seg",
-        output_stride,
-        depth_multiplier,
-        in_channels,
-        batch_norm_decay,
-        weights,
+        output_stride=output_stride,
+        depth_multiplier=depth_multiplier,
+        in_channels=in_channels,
+        batch_norm_decay=batch_norm_decay,
+        weights=weights,
     )
 
 
@@ -80,11 +80,11 @@ def MobileNetV3SmallSeg(
 ) -> keras.Model:
     return _mobilenet_v3(
         "mobilenet_v3_small_seg",
-        output_stride,
-        depth_multiplier,
-        in_channels,
-        batch_norm_decay,
-        weights,
+        output_stride=output_stride,
+        depth_multiplier=depth_multiplier,
+        in_channels=in_channels,
+        batch_norm_decay=batch_norm_decay,
+        weights=weights,
     )
 
 
@@ -125,6 +125,7 @@ for _function, _size, _filters in (
 
 def _mobilenet_v3(
     variant: str,
+    *,
     output_stride: int,
     depth_multiplier: float,
     in_channels: int,

@@ -31,12 +31,12 @@ def ResNetV1_50(
 ) -> keras.Model:
     return _resnet(
         "resnet_v1_50",
-        output_stride,
-        multi_grid,
-        last_block,
-        in_channels,
-        batch_norm_decay,
-        weights,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        last_block=last_block,
+        in_channels=in_channels,
+        batch_norm_decay=batch_norm_decay,
+        weights=weights,
     )
 
 
@@ -50,12 +50,12 @@ def ResNetV1_101(
 ) -> keras.Model:
     return _resnet(
         "resnet_v1_101",
-        output_stride,
-        multi_grid,
-        last_block,
-        in_channels,
-        batch_norm_decay,
-        weights,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        last_block=last_block,
+        in_channels=in_channels,
+        batch_norm_decay=batch_norm_decay,
+        weights=weights,
     )
 
 
@@ -69,12 +69,12 @@ def ResNetV1_50Beta(
 ) -> keras.Model:
     return _resnet(
         "resnet_v1_50_beta",
-        output_stride,
-        multi_grid,
-        last_block,
-        in_channels,
-        batch_norm_decay,
-        weights,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        last_block=last_block,
+        in_channels=in_channels,
+        batch_norm_decay=batch_norm_decay,
+        weights=weights,
     )
 
 
@@ -88,12 +88,12 @@ def ResNetV1_101Beta(
 ) -> keras.Model:
     return _resnet(
         "resnet_v1_101_beta",
-        output_stride,
-        multi_grid,
-        last_block,
-        in_channels,
-        batch_norm_decay,
-        weights,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        last_block=last_block,
+        in_channels=in_channels,
+        batch_norm_decay=batch_norm_decay,
+        weights=weights,
     )
 
 
@@ -138,6 +138,7 @@ for _function in (ResNetV1_50, ResNetV1_101, ResNetV1_50Beta, ResNetV1_101Beta):
 
 def _resnet(
     variant: str,
+    *,
     output_stride: int,
     multi_grid: Sequence[int],
     last_block: int,

@@ -52,7 +52,12 @@ def Xception41(
     weights: Weights = None,
 ) -> keras.Model:
     return _xception(
-        "xception_41", output_stride, multi_grid, in_channels, batch_norm_decay, weights
+        "xception_41",
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        in_channels=in_channels,
+        batch_norm_decay=batch_norm_decay,
+        weights=weights,
     )
 
 
@@ -64,7 +69,12 @@ def Xception65(
     weights: Weights = None,
 ) -> keras.Model:
     return _xception(
-        "xception_65", output_stride, multi_grid, in_channels, batch_norm_decay, weights
+        "xception_65",
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        in_channels=in_channels,
+        batch_norm_decay=batch_norm_decay,
+        weights=weights,
     )
 
 
@@ -76,7 +86,12 @@ def Xception71(
     weights: Weights = None,
 ) -> keras.Model:
     return _xception(
-        "xception_71", output_stride, multi_grid, in_channels, batch_norm_decay, weights
+        "xception_71",
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        in_channels=in_channels,
+        batch_norm_decay=batch_norm_decay,
+        weights=weights,
     )
 
 
@@ -115,6 +130,7 @@ for _function in (Xception41, Xception65, Xception71):
 
 def _xception(
     scope: str,
+    *,
     output_stride: int,
     multi_grid: Sequence[int],
     in_channels: int,

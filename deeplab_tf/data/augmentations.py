@@ -19,6 +19,7 @@ _LUMA = (0.299, 0.587, 0.114)
 def color_jitter(
     example: transforms.Example,
     seed: tf.Tensor,
+    *,
     brightness: float = 0.0,
     contrast: float = 0.0,
     saturation: float = 0.0,
@@ -80,7 +81,7 @@ def adjust_bands(image: tf.Tensor, brightness, contrast) -> tf.Tensor:
 
 
 def random_blur(
-    example: transforms.Example, seed: tf.Tensor, max_sigma: float, probability: float = 0.5
+    example: transforms.Example, seed: tf.Tensor, *, max_sigma: float, probability: float = 0.5
 ) -> transforms.Example:
     """Blurs the image of some examples with a Gaussian; the label stays.
 

@@ -72,7 +72,7 @@ def check_keras_file(path: str) -> tuple[str, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
-            with archive.open("metadata.json") as file:
+            with archive.open(run_files.KERAS_METADATA) as file:
                 metadata = json.loads(file.read(_MAX_METADATA_BYTES))
         version, date = str(metadata["keras_version"]), str(metadata["date_saved"])
     except Exception as error:  # of many kinds, for all the ways in which a zip file can be damaged

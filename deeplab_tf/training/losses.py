@@ -76,7 +76,13 @@ def _term(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The sum and the count of one of `TERMS` for one scale."""
     if name == "focal":
-        return focal(logits, label, ignore_label, config.focal_gamma, config.class_weights)
+        return focal(
+            logits,
+            label,
+            ignore_label,
+            gamma=config.focal_gamma,
+            class_weights=config.class_weights,
+        )
     if name == "dice":
         return dice(logits, label, ignore_label)
     if name == "lovasz":
@@ -177,6 +183,7 @@ def focal(
     logits: tf.Tensor,
     label: tf.Tensor,
     ignore_label: int,
+    *,
     gamma: float = 2.0,
     class_weights: Sequence[float] = (),
 ) -> tuple[tf.Tensor, tf.Tensor]:

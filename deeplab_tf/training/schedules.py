@@ -44,18 +44,21 @@ def build(config: TrainConfig) -> keras.optimizers.schedules.LearningRateSchedul
         "poly": lambda: PolySchedule(
             config.base_learning_rate,
             last_step,
-            config.learning_power,
+            power=config.learning_power,
             end_learning_rate=config.end_learning_rate,
             **start,
         ),
         "step": lambda: StepSchedule(
             config.base_learning_rate,
             config.learning_rate_decay_step,
-            config.learning_rate_decay_factor,
+            decay_factor=config.learning_rate_decay_factor,
             **start,
         ),
         "cosine": lambda: CosineSchedule(
-            config.base_learning_rate, last_step, config.end_learning_rate, **start
+            config.base_learning_rate,
+            last_step,
+            end_learning_rate=config.end_learning_rate,
+            **start,
         ),
     }
     return policies[config.learning_policy]()
@@ -92,6 +95,7 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):
     def __init__(
         self,
         base_learning_rate: float,
+        *,
         slow_start_step: int = 0,
         slow_start_learning_rate: float = 1e-4,
         is_warmup: bool = False,
@@ -127,10 +131,8 @@ class PolySchedule(_Schedule):
         base_learning_rate: Learning rate when the policy begins.
         training_number_of_steps: Steps until the final rate, including those of the start.
         power: 0.9 in all DeepLab papers.
-        slow_start_step: Steps before the policy begins.
-        slow_start_learning_rate: The rate of those steps.
-        is_warmup: Whether the rate climbs from there to the base in those steps.
         end_learning_rate: The final rate.
+        **start: Slow start or warm-up, see `_Schedule`.
 
     Reference:
         DeepLab v2 (arXiv 1606.00915), section 4.1; `get_model_learning_rate` of the original.
@@ -140,13 +142,12 @@ class PolySchedule(_Schedule):
         self,
         base_learning_rate: float,
         training_number_of_steps: int,
+        *,
         power: float = 0.9,
-        slow_start_step: int = 0,
-        slow_start_learning_rate: float = 1e-4,
-        is_warmup: bool = False,
         end_learning_rate: float = 0.0,
+        **start,
     ):
-        super().__init__(base_learning_rate, slow_start_step, slow_start_learning_rate, is_warmup)
+        super().__init__(base_learning_rate, **start)
         self.training_number_of_steps = training_number_of_steps
         self.power = power
         self.end_learning_rate = end_learning_rate
@@ -169,7 +170,7 @@ class StepSchedule(_Schedule):
     """
 
     def __init__(
-        self, base_learning_rate: float, decay_step: int, decay_factor: float = 0.1, **start
+        self, base_learning_rate: float, decay_step: int, *, decay_factor: float = 0.1, **start
     ):
         super().__init__(base_learning_rate, **start)
         self.decay_step = decay_step
@@ -197,6 +198,7 @@ class CosineSchedule(_Schedule):
         self,
         base_learning_rate: float,
         training_number_of_steps: int,
+        *,
         end_learning_rate: float = 0.0,
         **start,
     ):

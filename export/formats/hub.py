@@ -17,6 +17,8 @@ from deeplab_tf import command_line
 from deeplab_tf import files
 from deeplab_tf import settings
 from deeplab_tf import zoo
+from deeplab_tf.config import IMAGENET
+from deeplab_tf.config import NO_WEIGHTS
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
@@ -108,7 +110,7 @@ def write_folder(
     if os.path.exists(output_dir):
         raise UserError(f"--output_dir={output_dir} exists: give a folder that does not.")
     run = run_dirs.read(run_dir)
-    figures = _figures(run, checkpoint)
+    figures = measured_figures(run, checkpoint)
     model = run_dirs.load_model(run, checkpoint)
     published = without_local_paths(run)
     address = address or f"hf://USER/{pathlib.Path(os.path.realpath(output_dir)).name}"
@@ -135,16 +137,17 @@ def write_folder(
 def without_local_paths(run: run_dirs.Run) -> run_dirs.Run:
     """Returns a run without the paths and addresses of the machine that it was trained on.
 
-    The initial weights stay where they are the name of a release.
+    The initial weights stay where they are a name, not a path.
     """
     data_config = dataclasses.replace(
         run.data_config, **_default_paths(DataConfig), data_service=DataConfig().data_service
     )
-    train_config = dataclasses.replace(run.train_config, **_default_paths(TrainConfig))
-    if run.train_config.tf_initial_checkpoint in zoo.ENTRIES:
-        train_config = dataclasses.replace(
-            train_config, tf_initial_checkpoint=run.train_config.tf_initial_checkpoint
-        )
+    start = run.train_config.tf_initial_checkpoint
+    if start not in (IMAGENET, NO_WEIGHTS, *zoo.ENTRIES):
+        start = ""
+    train_config = dataclasses.replace(
+        run.train_config, **_default_paths(TrainConfig) | {"tf_initial_checkpoint": start}
+    )
     return dataclasses.replace(run, data_config=data_config, train_config=train_config)
 
 
@@ -152,7 +155,7 @@ def _default_paths(config_class: type[settings.Config]) -> dict:
     return {one.name: one.default for one in settings.settings_of(config_class) if one.is_path}
 
 
-def _figures(run: run_dirs.Run, checkpoint: str) -> dict | None:
+def measured_figures(run: run_dirs.Run, checkpoint: str) -> dict | None:
     """Returns the figures of the weights that are published; None, and says so, if there are none.
 
     Figures of another checkpoint, or from before its last change, are not theirs. Figures along

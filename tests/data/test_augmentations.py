@@ -16,7 +16,9 @@ OPERATIONS = {
     "color_jitter": lambda example, seed: augmentations.color_jitter(
         example, seed, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1
     ),
-    "random_blur": lambda example, seed: augmentations.random_blur(example, seed, 2.0, 1.0),
+    "random_blur": lambda example, seed: augmentations.random_blur(
+        example, seed, max_sigma=2.0, probability=1.0
+    ),
     "random_rotation": lambda example, seed: augmentations.random_rotation(
         example, seed, 30.0, IGNORE_LABEL
     ),
@@ -139,7 +141,10 @@ def test_as_many_images_are_blurred_as_asked_for_and_never_more_than_asked_for(e
         return np.abs(np.diff(image, axis=1)).mean()
 
     variations = [
-        variation(augmentations.random_blur(example, [0, i], 2.0, 0.3)["image"]) for i in range(100)
+        variation(
+            augmentations.random_blur(example, [0, i], max_sigma=2.0, probability=0.3)["image"]
+        )
+        for i in range(100)
     ]
     most = variation(augmentations.blur(example["image"], 2.0))
     assert min(variations) >= most * 0.999

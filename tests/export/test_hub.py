@@ -137,14 +137,15 @@ def test_paths_and_addresses_are_left_out_of_the_settings_and_names_of_releases_
     data_config = dataclasses.replace(
         run.data_config, extra_data_dirs=("/home/me/more",), data_service="grpc://10.0.0.7:5050"
     )
-    for given, kept in (("/home/me/x.ckpt", ""), ("mobilenet_v2_imagenet",) * 2):
+    names = ("mobilenet_v2_imagenet", "imagenet", "none", "")
+    for given, kept in (("/home/me/x.ckpt", ""), *zip(names, names)):
         train_config = dataclasses.replace(run.train_config, tf_initial_checkpoint=given)
         published = hub_export.without_local_paths(
             dataclasses.replace(run, data_config=data_config, train_config=train_config)
         )
         settings = (published.data_config.extra_data_dirs, published.data_config.data_service)
         assert settings == ((), "")
-        assert (published.train_config.tf_initial_checkpoint or "") == kept
+        assert published.train_config.tf_initial_checkpoint == kept
 
 
 def test_figures_of_other_weights_are_not_on_the_card(evaluated_run, tmp_path, capsys):
@@ -159,11 +160,13 @@ def test_figures_of_other_weights_are_not_on_the_card(evaluated_run, tmp_path, c
         path.write_text(json.dumps(figures | changed))
         os.utime(path, (newest + seconds,) * 2)
         run = run_dirs.read(str(run_dir))
-        assert hub_export._figures(run, "best") is None, number
+        assert hub_export.measured_figures(run, "best") is None, number
         assert "deeplab_tf.eval --run_dir=" in capsys.readouterr().err
     path.write_text(json.dumps(figures))
     os.utime(path, (newest + 1,) * 2)
-    assert hub_export._figures(run_dirs.read(str(run_dir)), "best")["miou"] == figures["miou"]
+    assert (
+        hub_export.measured_figures(run_dirs.read(str(run_dir)), "best")["miou"] == figures["miou"]
+    )
     path.unlink()
     output_dir = tmp_path / "out"
     hub_export.write_folder(str(run_dir), str(output_dir))

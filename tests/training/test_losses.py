@@ -182,7 +182,7 @@ def test_focal_is_its_formula(gamma):
     probabilities, classes = softmax_of_counted(logits, label)
     true = probabilities[np.arange(len(classes)), classes]
     expected = np.sum(np.array(WEIGHTS)[classes] * -((1 - true) ** gamma) * np.log(true))
-    loss_sum, count = losses.focal(logits, label, 255, gamma, WEIGHTS)
+    loss_sum, count = losses.focal(logits, label, 255, gamma=gamma, class_weights=WEIGHTS)
     assert float(loss_sum) == pytest.approx(expected, rel=1e-5)
     assert float(count) == len(classes)
 
@@ -192,7 +192,7 @@ def test_focal_has_a_gradient_where_a_pixel_is_perfectly_right(gamma):
     logits = tf.constant([[[[200.0, 0.0], [0.0, 200.0]]]])
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        loss, _ = losses.focal(logits, tf.constant([[[0, 0]]]), 255, gamma)
+        loss, _ = losses.focal(logits, tf.constant([[[0, 0]]]), 255, gamma=gamma)
     np.testing.assert_allclose(tape.gradient(loss, logits)[0, 0], [[0, 0], [-1, 1]], atol=1e-5)
 
 
