@@ -321,7 +321,7 @@ def test_multi_grid_multiplies_the_rates_of_the_last_block():
     rates = [
         backbone.get_layer(f"{scope}.separable_conv{index}").dilation_rate for index in (1, 2, 3)
     ]
-    assert rates == [4, 8, 16]
+    assert rates == [(4, 4), (8, 8), (16, 16)]
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet_v1_50", "vgg_16"])
