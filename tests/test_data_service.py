@@ -114,7 +114,7 @@ def test_an_address_where_nothing_answers_is_one_message(free_port, address):
 
 @pytest.mark.parametrize("address", ["localhost", "grpc://localhost", "grpc://localhost:http"])
 def test_what_is_no_address_is_said_to_be_none(address):
-    with pytest.raises(UserError, match=f"--data_service={address} is no address"):
+    with pytest.raises(UserError, match=f"--data_service={address} must be an address"):
         remote_data.through_service(tf.data.Dataset.range(2), address)
 
 

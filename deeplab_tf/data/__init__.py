@@ -1,1 +1,1 @@
-"""From files and records to batches: all that happens to data before a network sees it."""
+"""From files and records to batches: everything that happens to data before the network."""

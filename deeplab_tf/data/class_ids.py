@@ -1,4 +1,4 @@
-"""Class ids of labels: which are in range, and what labels look like that are not class ids."""
+"""Class ids of labels: which are in range, and how to tell labels that are not class ids."""
 
 import os
 from collections.abc import Collection
@@ -36,7 +36,7 @@ def wrong_ids(label: np.ndarray, num_classes: int, ignore_label: int) -> dict[in
 
 
 def _are_in_range(label: np.ndarray, num_classes: int, ignore_label: int) -> bool:
-    """Whether that is seen at once, as in nearly all labels; False otherwise."""
+    """Whether a quick look shows that all ids are in range, as for nearly all labels."""
     if label.dtype.kind != "u" or not label.size:
         return False
     if ignore_label == np.iinfo(label.dtype).max:
@@ -115,7 +115,7 @@ def looks_like_mask(ids: Collection[int]) -> bool:
 
 
 def range_text(num_classes: int, ignore_label: int) -> str:
-    """Returns the ids that a label may have, in words: `0..20 or 255`."""
+    """Returns the ids that a label may have, for messages: `0..20 or 255`."""
     return f"0..{num_classes - 1} or {ignore_label}"
 
 
@@ -124,7 +124,7 @@ def too_few_classes(
 ) -> str:
     """Says what is wrong with labels in which fewer than two classes occur.
 
-    For the labels of a split: figures of these say little, and a training has nothing to learn.
+    For the labels of a split: its figures say little, and training on it learns nothing.
 
     Args:
         pixels_by_id: Number of pixels of every id, the ignore label included.

@@ -62,7 +62,7 @@ _FORMS = tuple(
 _NAME_ID = re.compile(rf"{_NAME}{_SPACE}{_ID}")
 _NAME_COLOR = re.compile(rf"{_NAME}{_SPACE}(?:{_RGB}|{_HEX})")
 _OTHER_NUMBERS = re.compile(rf".+?{_SPACE}" + _SPACE.join([r"-?\d*\.?\d+"] * 3))
-# What stands in other text files, but not in the name of a class.
+# Characters that other text files have, but not the name of a class.
 _NOT_A_NAME = re.compile(
     r"[{}<>\[\]\"=;:\t#*\\|]|://|\.(jpe?g|png|tiff?|bmp|txt|npy)$|[.!?]$|[.!?] |\(\)$", re.I
 )
@@ -96,7 +96,7 @@ def read_class_list(path: str | os.PathLike) -> tuple[tuple[str, ...], tuple[RGB
         The class names, and an RGB colour for each; VOC's where the list has none.
 
     Raises:
-        UserError: There is no such file, it is not a class list, or a line of it makes no sense.
+        UserError: The file does not exist, is not a class list, or has a line that makes no sense.
     """
     path = pathlib.Path(path).expanduser()
     if not os.path.isfile(path):

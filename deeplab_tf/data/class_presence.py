@@ -1,4 +1,4 @@
-"""Which classes the labels of records show: to show rare ones more often, or find nothing."""
+"""Which classes the labels of records show: to repeat rare ones, or to find that there are none."""
 
 import sys
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def oversampling(source: Records, split: str, classes: Sequence[str], factor: in
     unknown = [name for name in classes if name not in source.info.class_names]
     if unknown:
         raise UserError(
-            f"there is no class {unknown[0]!r} to oversample in {source.folder}; there is "
+            f"there is no class {unknown[0]!r} to oversample in {source.folder}; it has "
             f"{', '.join(source.info.class_names)}"
         )
     columns = [source.info.class_names.index(name) for name in classes]

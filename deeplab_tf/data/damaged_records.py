@@ -1,4 +1,4 @@
-"""Damaged records: told of once each, left out, and too many of them stop whoever reads them."""
+"""Damaged records are reported once each and left out; too many of them are an error."""
 
 import contextlib
 import re
@@ -14,7 +14,7 @@ _MAX_LISTED = 1000  # characters of what a message lists
 
 
 class DamagedRecords:
-    """Names the damaged records of a split on stderr, and stops when they are too many.
+    """Reports the damaged records of a split on stderr, and raises an error if there are too many.
 
     Args:
         num_examples: Records of the split, damaged ones included.
@@ -41,10 +41,10 @@ class DamagedRecords:
         return cls(num_examples, sources[0].limits.max_damaged_share)
 
     def __call__(self, names: Sequence[str], problems: Sequence[str]) -> None:
-        """Tells of records that were not told of before.
+        """Reports records that were not reported before.
 
         Raises:
-            UserError: They are too many by now.
+            UserError: There are now too many.
         """
         for name, problem in zip(names, problems, strict=True):
             if name in self.problems:

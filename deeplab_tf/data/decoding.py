@@ -8,9 +8,9 @@ The ids of a label are what its file stores: the values of a grey PNG, whatever 
 and the indices of one with a palette. Decoders for viewing give something else: they spread 1, 2
 and 4 bits over 0..255, cut 16 bits to 8, and turn palettes into colours.
 
-What a header says is checked before any pixel is decoded, so that some bytes cannot ask for
-gigabytes. Each function has a twin that is a TensorFlow graph, for the workers of a data service,
-which run no Python; tests hold the two to each other.
+Headers are checked before any pixel is decoded, so that a few bytes cannot ask for gigabytes. Each
+function has a twin that is a TensorFlow graph, for the workers of a data service, which run no
+Python; tests hold the two to each other.
 """
 
 import struct
@@ -97,7 +97,7 @@ def decode_image_strictly(
 ) -> np.ndarray:
     """Decodes an image as `decode_image`, to the same pixels, but refuses every damaged one.
 
-    OpenCV, which is faster, fills what is wrong inside of a JPEG and goes on.
+    OpenCV, which is faster, fills in damaged parts of a JPEG and continues.
     """
     check_image_header(content, max_pixels, num_channels)
     try:
@@ -138,7 +138,7 @@ def label_encoding(content: bytes) -> str:
 def check_png_is_whole(content: bytes) -> None:
     """Raises a `DataProblem` if a label, a PNG of any kind, is damaged.
 
-    Pillow takes a PNG for whole whose last rows are missing, and passes over checksums.
+    Pillow accepts a PNG without its last rows, and does not verify checksums.
     """
     _read_png_header(content, "label")
     if _imdecode(content, cv2.IMREAD_UNCHANGED) is None:
@@ -324,7 +324,7 @@ def _read_jpeg_header(content: bytes) -> tuple[int, int, int]:
 def _as_grey_png(content: bytes) -> bytes:
     """Returns the PNG with the same stored values, but as grey levels: no palette, no extras.
 
-    So decoders give the indices of a palette. libpng, which they use, tells of what is damaged.
+    So decoders return the indices of a palette. libpng, which they use, reports damage.
     """
     header = content[12:_COLOR_TYPE] + bytes([_GREY]) + content[_COLOR_TYPE + 1 : 29]
     parts = [content[:12], header, struct.pack(">I", zlib.crc32(header))]

@@ -1,8 +1,8 @@
 """Training crops at the speed of decoding: the pixels of `transforms.TrainingCrop`, in numba.
 
 TensorFlow scales the whole image and then cuts; here only the pixels of the crop are computed,
-in one go with padding and flip, and Python's lock is held for microseconds. Same draws, same crop:
-`transforms.TrainingCrop` says what is computed, and tests hold this to it.
+in one go with padding and flip, and Python's lock is held for microseconds. The same draws give the
+same crop: `transforms.TrainingCrop` defines it, and tests compare the two.
 """
 
 import numpy as np

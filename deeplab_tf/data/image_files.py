@@ -1,8 +1,8 @@
-"""Image files of other people: found, checked before they are decoded, and read as 8-bit RGB.
+"""Image files of any origin: found, checked before they are decoded, and read as 8-bit RGB.
 
-Only the formats in `FORMATS` are opened, whatever a file is called. A file says how large its image
-is before the pixels come; what is larger than a limit is refused there, so that a few bytes cannot
-ask for gigabytes.
+Only the formats in `FORMATS` are opened, whatever a file is called. The header states the size of
+an image before the pixels follow; images larger than a limit are refused there, so that a few bytes
+cannot ask for gigabytes.
 
 How pixels become 8 bits per channel, the same wherever an image file is read:
 
@@ -283,7 +283,7 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
 
 @contextlib.contextmanager
 def _errors_naming(name: str) -> Iterator[None]:
-    """Turns whatever a decoder raises into an `ImageFileError`."""
+    """Turns any error of a decoder into an `ImageFileError`."""
     try:
         yield
     except UserError:
@@ -299,7 +299,7 @@ def _errors_naming(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_pillows_limit() -> Iterator[None]:
-    """Leaves the limit of the size to `check_size`, while a header is read."""
+    """Disables Pillow's own size limit while a header is read; `check_size` has the limit."""
     with _PILLOW_LIMIT:
         limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:
@@ -338,7 +338,7 @@ def _read(
 
 
 def _decode_deep(content: bytes, name: str, max_pixels: int) -> np.ndarray | None:
-    """Decodes what Pillow would cut to 8 bits, or does not know: colours in 16 bits, and floats.
+    """Decodes what Pillow would cut to 8 bits or cannot read: colours in 16 bits, and floats.
 
     Returns:
         uint16, int32 or float [H, W] or [H, W, 3], upright; None for what Pillow reads as it is.
@@ -374,7 +374,7 @@ def _decode_deep(content: bytes, name: str, max_pixels: int) -> np.ndarray | Non
 
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Keeps OpenCV from printing what it does not understand in a file."""
+    """Keeps OpenCV from printing warnings about a file."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield

@@ -65,7 +65,7 @@ def training_batches(
         training_set: The records.
         crop: Cuts examples of one size.
         augmentation: Further operations on these.
-        batch_size: Examples per batch; batches go on over the end of an epoch.
+        batch_size: Examples per batch; a batch may span two epochs.
         start_step: Step of the first batch.
         on_damaged: Called with the names and problems of damaged records; by default
           `DamagedRecords`.
@@ -179,7 +179,7 @@ def _whole(source: Records):
 
 
 def _is_good(on_damaged: OnDamaged):
-    """Returns example -> whether nothing is wrong with it; tells of what is."""
+    """Returns example -> whether nothing is wrong with it; reports problems."""
 
     def tell(name, problem):
         on_damaged([name.decode()], [problem.decode()])
@@ -299,7 +299,7 @@ def _map_or_pad(
 
 
 def _finished(batch: dict[str, tf.Tensor], on_damaged: OnDamaged) -> dict[str, tf.Tensor]:
-    """Puts good images in the place of damaged ones, which it tells of."""
+    """Replaces damaged images by good ones, and reports them."""
     batch = dict(batch)
     problems = batch.pop("problem")
     is_good = problems == ""

@@ -1,4 +1,4 @@
-"""Fields of JSON files that others may have written: each is checked when it is taken."""
+"""Fields of JSON files of any origin: each is checked when it is read."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ _MAX_SHOWN = 60  # characters of a wrong value
 
 
 class JsonObject:
-    """A JSON object whose fields are checked as they are taken.
+    """A JSON object whose fields are checked as they are read.
 
     Args:
         value: What the JSON holds.
@@ -79,7 +79,7 @@ class JsonObject:
         ]
 
     def error(self, name: str, value: Any, wanted: str) -> UserError:
-        """Returns the error that tells of a wrong field."""
+        """Returns the error for a wrong field."""
         shown = repr(value)
         if len(shown) > _MAX_SHOWN:
             shown = shown[:_MAX_SHOWN] + "..."

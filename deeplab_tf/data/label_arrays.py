@@ -124,7 +124,7 @@ def _read_numpy(path: pathlib.Path, max_pixels: int) -> np.ndarray:
 
 
 def _read_header(file: IO[bytes]) -> np.ndarray:
-    """Returns an array of the shape and type that a file states, which takes no memory."""
+    """Returns an array of the shape and type that a file states, without allocating it."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADER_READERS:
         raise ValueError(f"version {version} of the format")

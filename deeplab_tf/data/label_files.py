@@ -1,7 +1,7 @@
-"""Label files: how they hold class ids, and what is wrong with them.
+"""Label files: how they hold class ids, and checks of them.
 
-Label images are lossless: PNG, BMP, TIFF or GIF. A JPEG is read only when a person says so, since
-its compression changes values.
+Label images are lossless: PNG, BMP, TIFF or GIF. A JPEG is read only on request, since its
+compression changes values.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ ENCODINGS = (
     "array",  # the numbers of an array of numpy or MATLAB
 )
 ARRAY_EXTENSIONS = label_arrays.ENDINGS
-# Decoded to three channels all the same: grey is repeated, palettes looked up, alpha dropped.
+# All decoded to three channels: grey is repeated, palettes are looked up, alpha is dropped.
 IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA")
 
 _UNLABELLED, _IGNORE_LABEL = -1, 255  # the first is read as the second
@@ -144,7 +144,7 @@ def detect_encoding(
         max_pixels: Larger labels are refused before they are decoded.
 
     Returns:
-        One of `ENCODINGS`, but for those that a person has to say.
+        One of `ENCODINGS` that can be detected.
 
     Raises:
         UserError: They are encoded in different ways, in colours of which none is known, or in a

@@ -1,9 +1,9 @@
-"""How people lay out images and label files: what belongs together, and to which split.
+"""Layouts of images and label files: which files belong together, and to which split.
 
     listing = list_folder("my_data")
     layout = pair_files(listing)
 
-Roles are told by words in the names of folders and files (`images/`, `masks/`, `_mask`, `_L`),
+Roles follow from words in the names of folders and files (`images/`, `masks/`, `_mask`, `_L`),
 splits by folders (`train/`, `trainannot/`, `valid/`) or by lists (`train.txt`, of VOC, of CamVid,
 of ADE20K, with one column or two).
 """
@@ -35,7 +35,7 @@ class FilePair:
     name: str  # unique within its split
     image: pathlib.Path
     label: pathlib.Path
-    split: str  # one of `SPLITS`, or "" where nothing tells it
+    split: str  # one of `SPLITS`, or "" if it is unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ def pair_files(listing: Listing, label_suffix: str = "") -> Layout:
 
     Args:
         listing: The folder.
-        label_suffix: What the names of label files end in, such as "_mask"; by default it is told
-          from the names.
+        label_suffix: What the names of label files end in, such as "_mask"; by default it is
+          detected.
 
     Raises:
         UserError: There are no pairs, or an image has several label files.
@@ -89,7 +89,7 @@ def pair_files(listing: Listing, label_suffix: str = "") -> Layout:
 
 
 def has_labels(listing: Listing) -> bool:
-    """Whether names tell that some files are label images or arrays."""
+    """Whether some files are label images or arrays by their names."""
     return bool(_roles(listing, "")[1])
 
 
@@ -254,7 +254,7 @@ class _PairIndex:
 def _roles(
     listing: Listing, label_suffix: str
 ) -> tuple[list[pathlib.Path], list[pathlib.Path], list[pathlib.Path]]:
-    """Images, label files, and what looks like labels but is something else."""
+    """Images, label files, and files that look like labels but are not."""
     by_role: dict[str, list[pathlib.Path]] = {"image": [], "label": [], "other": []}
     for path in listing.images:
         role = naming.role_of(listing.parts(path), path.stem) or "image"
@@ -318,7 +318,7 @@ def _no_pairs(
     listing: Listing, images: Sequence[pathlib.Path], labels: Sequence[pathlib.Path]
 ) -> str:
     if not images:
-        return f"There is no image in {listing.root}; there is {listing.contents()}."
+        return f"There is no image in {listing.root}; it holds {listing.contents()}."
     if not labels:
         return (
             f"There is no label file in {listing.root}: of {listing.contents()}, none lies in a "
@@ -334,7 +334,7 @@ def _no_pairs(
 
 
 def _suffix_of(label: pathlib.Path, image: pathlib.Path) -> str:
-    """What the name of a label file has more than that of its image, such as "_mask"."""
+    """What the name of a label file adds to that of its image, such as "_mask"."""
     common = num_common(label.stem, image.stem)
     return label.stem[len(label.stem[:common].rstrip("_-")) :] or "_END"
 

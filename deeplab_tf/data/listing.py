@@ -16,7 +16,7 @@ _MAX_FILES = 2_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """All files below a folder but hidden ones and what file managers leave behind."""
+    """All files below a folder, except hidden ones and those that file managers leave behind."""
 
     root: pathlib.Path
     files: tuple[pathlib.Path, ...]  # sorted
@@ -40,7 +40,7 @@ class Listing:
         return splits[-1] if splits else ""
 
     def contents(self) -> str:
-        """Returns what lies here, in words: "120 .jpg files and 120 .json files"."""
+        """Returns the content for messages: "120 .jpg files and 120 .json files"."""
         counts = collections.Counter(path.suffix.lower() or "nameless" for path in self.files)
         words = [
             f"{count} {ending} file{'s' * (count > 1)}" for ending, count in counts.most_common(6)

@@ -1,4 +1,4 @@
-"""What the names of folders and files tell: splits and roles."""
+"""What follows from the names of folders and files: splits and roles."""
 
 import pathlib
 import re
@@ -28,7 +28,7 @@ IMAGE_WORDS = frozenset((
     "frames", "image", "images", "img", "imgs", "input", "inputs", "jpeg", "leftimg", "original",
     "originals", "photo", "photos", "picture", "pictures", "raw", "rgb", "sat",
 ))  # fmt: skip
-# What lies beside labels and looks like them, by its folder and by the end of its name.
+# Files that lie beside labels and look like them, by folder and by the end of the name.
 _OTHER_FOLDERS = frozenset((
     "depth", "instance", "instances", "object", "objects", "overlay", "overlays", "predict",
     "prediction", "predictions", "preview", "previews", "thumbnail", "thumbnails",
@@ -52,7 +52,7 @@ def split_of(name: str) -> str:
 
 
 def role_of(parts: Sequence[str], stem: str = "") -> str:
-    """Returns "label", "image", "other", or "" where no word tells; the innermost folder decides.
+    """Returns "label", "image", "other", or "" if no word decides; inner folders come first.
 
     Args:
         parts: The folders of a file, from the outermost.

@@ -1,4 +1,4 @@
-"""Finds images that show the same: copies, also resized, compressed again, brightened or mirrored.
+"""Finds duplicate images: copies, also resized, compressed again, brightened or mirrored.
 
 An image is reduced to a grey square of 16x16 values with mean 0 and norm 1; two images are alike if
 these squares, or one of them mirrored, correlate. What has no contrast is compared by its bytes.
@@ -19,7 +19,7 @@ _AT_ONCE = 2**24  # comparisons, which take 64 MiB
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What is kept of an image in order to find others like it."""
+    """What is kept of an image to find duplicates of it."""
 
     digest: bytes  # equal for equal pixels
     square: np.ndarray | None  # float32 [256]; None of an image without contrast
@@ -39,7 +39,7 @@ class Look:
 
 
 def find_alike(looks: Sequence[Look]) -> list[tuple[int, int, str]]:
-    """Returns pairs of images that show the same.
+    """Returns pairs of duplicate images.
 
     Args:
         looks: Of all images.
@@ -69,7 +69,7 @@ def find_alike(looks: Sequence[Look]) -> list[tuple[int, int, str]]:
         others = version.reshape(len(indices), -1).T
         num_rows = max(_AT_ONCE // len(indices), 1)
         for start in range(0, len(indices), num_rows):
-            # With later ones only: whoever is like another is mirrored like it, too.
+            # With later ones only: the relation is symmetric for mirrored images, too.
             correlation = squares[start : start + num_rows] @ others[:, start:]
             rows, columns = np.nonzero(correlation > MIN_CORRELATION)
             for row, column in zip((rows + start).tolist(), (columns + start).tolist()):
@@ -79,7 +79,7 @@ def find_alike(looks: Sequence[Look]) -> list[tuple[int, int, str]]:
 
 
 def groups(num_images: int, pairs: Sequence[tuple[int, int, str]]) -> list[list[int]]:
-    """Returns the images in groups of which every one is linked to another by a pair."""
+    """Returns groups of images; each image is linked by a pair to another one of its group."""
     parents = list(range(num_images))
 
     def root(index: int) -> int:

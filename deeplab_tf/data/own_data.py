@@ -1,4 +1,4 @@
-"""Images and labels as people have them, whatever tool they used: found, divided, read.
+"""Your own images and labels, from any tool: found, divided into splits, read.
 
     data = find_own_data("my_data", OwnDataOptions())
     image, label_map = data.read(data.splits["train"][0])
@@ -50,12 +50,12 @@ _DRAWING = Options()
 
 @dataclasses.dataclass(frozen=True)
 class OwnDataOptions:
-    """What a person says about a folder of images and labels.
+    """What the user says about a folder of images and labels.
 
     Args:
         format: One of `formats.FORMATS`, or "auto".
-        label_encoding: One of `label_files.ENCODINGS`, or None: told from the files.
-        label_suffix: What the names of label images end in; by default told from the names.
+        label_encoding: One of `label_files.ENCODINGS`, or None to detect it.
+        label_suffix: What the names of label images end in; by default it is detected.
         classes: A class list; by default the one in the folder.
         val_share: Share of the images that become `val` where the data has no such split.
         drawing: How annotations become label maps.
@@ -287,7 +287,7 @@ def find_own_data(
         refuse_leaks: Whether one image in two splits is an error.
 
     Raises:
-        UserError: It is not clear what belongs together, or something is missing.
+        UserError: It is not clear which files belong together, or something is missing.
     """
     listing = list_folder(root)
     format_, evidence = options.format, "--format"
@@ -298,7 +298,7 @@ def find_own_data(
             format_, evidence = formats.detect_format(listing)
     if format_ not in formats.FORMATS:
         raise UserError(
-            f"--format={format_}: there is {', '.join((formats.AUTO, *formats.FORMATS))}."
+            f"--format={format_} must be one of {', '.join((formats.AUTO, *formats.FORMATS))}."
         )
     found = f"Format {format_}: {evidence}."
     if format_ in formats.LABEL_IMAGES:

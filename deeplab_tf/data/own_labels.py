@@ -1,4 +1,4 @@
-"""Label images of other people: how they hold classes, and what these are called."""
+"""Label images of any origin: how they hold classes, and the names of these."""
 
 import dataclasses
 import pathlib
@@ -20,7 +20,7 @@ from deeplab_tf.errors import UserError
 MASK_CLASSES = ("background", "foreground")  # of masks that come without a class list
 
 _TOLD_MASKS = (
-    "All labels hold 0 and 255 only, so they are read as masks of two classes, of which 255 is the "
+    "All labels hold 0 and 255 only, so they are read as masks of two classes, where 255 is the "
     "second (--label_encoding=mask). If 255 means pixels that do not count, give "
     "--label_encoding=grey."
 )
@@ -53,7 +53,7 @@ def find_classes(
 ) -> LabelClasses:
     """Finds out how label images hold classes, and names these.
 
-    A label that cannot be read is passed over: it is told when it is read for a record.
+    A label that cannot be read is skipped here; it is reported when it is read for a record.
 
     Args:
         paths: The label images.
@@ -146,7 +146,7 @@ def _mask_values(path: pathlib.Path, max_pixels: int) -> set[int]:
 def _numbered_names(
     paths: Sequence[pathlib.Path], encoding: str, max_pixels: int
 ) -> tuple[tuple[str, ...], str]:
-    """Names for classes of which there is no list, and a note."""
+    """Names for classes without a class list, and a note."""
     if encoding == "mask":
         return MASK_CLASSES, f"No class list: the classes are called {' and '.join(MASK_CLASSES)}."
     if encoding in ("color_map", "nearest_color"):

@@ -1,7 +1,7 @@
-"""What can be wrong with images and labels: the kinds of problems, and the error that tells of one.
+"""What can be wrong with images and labels: the kinds of problems, and their error.
 
 Building, checking, training and evaluation read files and records by the same functions, which
-raise a `DataProblem`. So they agree about what is fit.
+raise a `DataProblem`. So they agree about what is usable.
 """
 
 import dataclasses
@@ -142,7 +142,7 @@ class DataProblem(UserError):
 
     @property
     def of_record(self) -> str:
-        """What is wrong, said of a record: "its label is a JPEG"."""
+        """Returns what is wrong as a sentence about a record: "its label is a JPEG"."""
         return (
             f"it {self.detail}" if self.subject == "record" else f"its {self.subject} {self.detail}"
         )

@@ -1,4 +1,4 @@
-"""Which record comes when: in training over and over, in evaluation once.
+"""The order of records: repeated and shuffled in training, once in evaluation.
 
 The order of an epoch follows from (seed, epoch), so that a training resumes at any step without the
 state of a pipeline. A record that cannot be read keeps its place, as an empty text.
@@ -37,7 +37,7 @@ def endless(
     seed: int = 0,
     first: int = 0,
 ) -> tf.data.Dataset:
-    """Returns the records of one or several sources over and over, shuffled.
+    """Returns the records of one or several sources repeatedly, shuffled.
 
     Args:
         sources: The records.
@@ -97,7 +97,7 @@ def _mixture(weights: Sequence[int], seed: int, first: int) -> tuple[np.ndarray,
 def _endless_source(
     source: Records, split: str, repeats: np.ndarray, seed: int, first: int
 ) -> tf.data.Dataset:
-    """Returns the records of one source over and over, from the `first` on."""
+    """Returns the records of one source repeatedly, from the `first` on."""
     shards = _shards(source, split)
     num_shards, num_examples = len(shards["path"]), int(repeats.sum())
     starts = tf.constant(np.cumsum([0, *shards["length"]])[:-1])

@@ -1,7 +1,7 @@
 """One record: a serialized `tf.train.Example`, parsed, decoded and checked.
 
-Everything that reads records does so here: training, evaluation, checks and exports. Whatever is
-wrong with a record is a `DataProblem`.
+Training, evaluation, checks and exports all read records by these functions. Whatever is wrong with
+a record is a `DataProblem`.
 """
 
 import re
@@ -39,7 +39,7 @@ class Record(NamedTuple):
         image: JPEG or PNG; see `decoding` for images of other than three channels.
         label: PNG; empty where there is none.
         size: Height and width in pixels as `image/height` and `image/width` say; 0 where they are
-          missing. Nothing relies on them: the image itself says its size.
+          missing. Nothing relies on them: the image itself states its size.
     """
 
     name: str
@@ -260,7 +260,7 @@ def _missing(what: str, key: str, features) -> DataProblem:
 
 
 def _printable(name: bytes) -> str:
-    """Returns a name that can be shown and written anywhere, whatever bytes it was."""
+    """Returns a name that can be shown and written anywhere, whatever its bytes are."""
     return _CONTROL_CHARACTERS.sub("\ufffd", name.decode("utf-8", "replace"))[:_MAX_NAME]
 
 

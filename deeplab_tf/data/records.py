@@ -1,4 +1,4 @@
-"""Records: images and labels as TFRecord shards, and what these say of themselves.
+"""Records: images and labels as TFRecord shards, and their description.
 
 The keys are those of the original DeepLab. Beside the shards of a folder that
 `deeplab_tf.datasets.build` wrote lie `dataset_info.json` (splits and counts) and `metadata.json`
@@ -24,7 +24,7 @@ from deeplab_tf.data.json_fields import as_integer
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
 
-IGNORE_LABEL = 255  # of records that do not say; VOC's and Cityscapes'
+IGNORE_LABEL = 255  # of records that do not state one; VOC's and Cityscapes'
 MAX_CLASSES = 256  # labels have 8 bits
 
 _INFO, _METADATA = "dataset_info.json", "metadata.json"
@@ -110,7 +110,7 @@ class DatasetInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What is tolerated of records while they are read.
+    """What is tolerated in records while they are read.
 
     Attributes:
         max_image_pixels: Larger images and labels are refused before they are decoded.
@@ -154,7 +154,7 @@ class Records:
         """
         if split not in self.shard_paths:
             raise UserError(
-                f"{self.folder} has no split {split!r}; there is {', '.join(self.shard_paths)}"
+                f"{self.folder} has no split {split!r}; it has {', '.join(self.shard_paths)}"
             )
         if not self.num_examples[split]:
             raise UserError(f"The split {split!r} of {self.folder} holds no record.")
@@ -179,7 +179,7 @@ def is_class_name(name: object) -> bool:
 
 
 def numbered_classes(name: str, num_classes: int, ignore_label: int | None = None) -> DatasetInfo:
-    """Describes classes of which nothing but the number is known: `class_0`, `class_1`, ..."""
+    """Describes classes when only their number is known: `class_0`, `class_1`, ..."""
     return DatasetInfo(
         name=name,
         class_names=tuple(f"class_{class_id}" for class_id in range(num_classes)),
@@ -197,14 +197,14 @@ def find_records(
     limits: Limits = Limits(),
     must_be_complete: bool = True,
 ) -> Records:
-    """Finds records in a folder and reads what they say of themselves.
+    """Finds records in a folder and reads their description.
 
     Args:
         data_dir: The folder of the records, or the folder they were built in (there they lie in
           `<dataset>/<version>/`; the newest version is taken).
         dataset: Which dataset, where `data_dir` holds several.
-        num_classes: For records that do not say it themselves. They get the names `class_0`, ...
-        ignore_label: In place of what the records say; 255 where they say nothing.
+        num_classes: For records without a description. They get the names `class_0`, ...
+        ignore_label: In place of that of the records; by default 255 if they state none.
         limits: What is tolerated while they are read.
         must_be_complete: Whether shards that hold other than the stated number of records are an
           error.
@@ -258,7 +258,7 @@ def _tfds_folders(path: pathlib.Path) -> dict[str, pathlib.Path]:
 def _choose(path: pathlib.Path, folders: dict[str, pathlib.Path], dataset: str) -> pathlib.Path:
     names = ", ".join(sorted(folders))
     if dataset and dataset not in folders:
-        raise UserError(f"{path} has no dataset {dataset!r}; there is {names}")
+        raise UserError(f"{path} has no dataset {dataset!r}; it has {names}")
     if not dataset and len(folders) > 1:
         raise UserError(f"{path} has several datasets: choose by --dataset one of {names}")
     return folders[dataset or next(iter(folders))]

@@ -14,8 +14,8 @@ def through_service(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
 
     With one worker the elements are those of the dataset, in its order. Several workers share the
     dataset's source: if that is the range of the epochs, each takes one whole epoch after the
-    other, none of which is seen twice, and their order depends on which worker is quicker. What
-    follows the source, a `skip` above all, happens on each worker.
+    other, no epoch is seen twice, and their order depends on which worker is faster. What follows
+    the source, a `skip` above all, happens on each worker.
 
     The graph of the dataset runs on the workers: they must find its files under the same paths.
 
@@ -27,10 +27,10 @@ def through_service(dataset: tf.data.Dataset, address: str) -> tf.data.Dataset:
         Dataset of the same elements.
 
     Raises:
-        UserError: The address is none, or nothing answers there.
+        UserError: The address is malformed, or nothing answers there.
     """
     check_answers(address, "data_service")
-    # Without a job name, the job is this iterator's own. A name that was used before would go on
+    # Without a job name, the job is this iterator's own. A name that was used before would continue
     # where the earlier run had stopped, with the earlier run's dataset.
     return dataset.apply(
         tf.data.experimental.service.distribute(
@@ -48,7 +48,7 @@ def check_answers(address: str, flag: str) -> None:
     """
     host, _, port = address.removeprefix("grpc://").rpartition(":")
     if not (host and port.isdigit()):
-        raise UserError(f"--{flag}={address} is no address such as grpc://localhost:5050.")
+        raise UserError(f"--{flag}={address} must be an address such as grpc://localhost:5050.")
     try:
         socket.create_connection((host, int(port)), _SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""What is seen of images before they are read for records: those alike, turned, or scaled."""
+"""A first look at images before they are read for records: duplicate, turned, scaled ones."""
 
 import collections
 import dataclasses
@@ -26,7 +26,7 @@ def find_leaks(
     looks: dict[str, list[near_duplicates.Look]],
     refuse_leaks: bool,
 ) -> list[str]:
-    """Says which images of one split are like one of another.
+    """Returns notes on images of one split that resemble one of another.
 
     Args:
         splits: The images by split.
@@ -63,7 +63,7 @@ def find_leaks(
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """What was seen of an image before it is read for a record."""
+    """The first look at an image, before it is read for a record."""
 
     name: str
     look: near_duplicates.Look
@@ -72,7 +72,7 @@ class Sight:
 
 
 def see(image: AnnotatedImage, max_pixels: int, info: records.DatasetInfo) -> Sight:
-    """Looks at an image; what cannot be read is like no other, and told when it is read."""
+    """Looks at an image. One that cannot be read resembles no other; it is reported later."""
     name = str(image.image)
     if info.bands and isinstance(image.image, pathlib.Path):
         return _see_bands(image.name, image.image, max_pixels, info)
@@ -107,7 +107,7 @@ def _see_bands(name: str, path: pathlib.Path, max_pixels: int, info: records.Dat
 
 
 def told_scaling(sights: Sequence[Sight]) -> list[str]:
-    """Says how pixels of more than 8 bits were scaled, and whether that differs among images."""
+    """Returns notes on how pixels of more than 8 bits were scaled, and whether uniformly."""
     scaled = [sight for sight in sights if "are read as" in sight.told]
     if not scaled:
         return []
@@ -124,7 +124,7 @@ def told_scaling(sights: Sequence[Sight]) -> list[str]:
 
 
 def told_turns(sights: Sequence[Sight]) -> list[str]:
-    """Says of which images it is not clear whether their label images lie upright."""
+    """Returns notes on images whose label images may or may not be upright."""
     unclear = [sight.name for sight in sights if sight.is_unclear]
     if not unclear:
         return []

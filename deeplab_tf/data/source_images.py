@@ -1,4 +1,4 @@
-"""Images of any format as records hold them: upright, 8-bit, JPEG or PNG.
+"""Images of any format in the form of records: upright, 8-bit, JPEG or PNG.
 
 Images of bands, see `bands`, become PNGs as `decoding` reads them.
 

@@ -12,6 +12,6 @@ Result = TypeVar("Result")
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yields the results in the order of the items; decoders leave Python's lock meanwhile."""
+    """Yields the results in the order of the items; decoders release Python's lock."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         yield from pool.map(function, items)

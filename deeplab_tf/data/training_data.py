@@ -1,4 +1,4 @@
-"""From the settings of the data to the records and batches of a run."""
+"""The records and batches of a run, as its settings describe them."""
 
 import functools
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def find_own_records(
     *,
     in_channels: int | None = None,
 ) -> records.Records:
-    """Finds the records that a configuration names, or others in their place.
+    """Finds the records that the settings name, or others in their place.
 
     Args:
         config: The settings, with the limits of what is tolerated.
@@ -95,8 +95,8 @@ def find_training_records(
         The records; the first describe the run.
 
     Raises:
-        UserError: There are none, they lack a split, they have nothing to learn, or they do not
-            fit the model or each other.
+        UserError: There are none, they lack a split, nothing can be learned from them, or they do
+            not fit the model or each other.
     """
     source = find_own_records(config, num_classes, in_channels=in_channels)
     _check_color_augmentation(config, source)

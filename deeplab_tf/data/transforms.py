@@ -119,7 +119,7 @@ def pad_to(
 
 
 def cut(example: Example, top, left, height, width) -> Example:
-    """Cuts a window out of an example; what lies outside is left out."""
+    """Cuts a window out of an example."""
     size = tf.minimum(tf.shape(example["label"]) - [top, left], [height, width])
     return example | {
         "image": tf.slice(example["image"], [top, left, 0], [size[0], size[1], -1]),

@@ -1,7 +1,7 @@
 """Divides images that come without splits into those to train on and those to validate with.
 
-The division is a function of the names: it is the same in every run and on every machine. Images
-that show the same stay together, and every class that several groups hold occurs in both parts.
+The division is a function of the names: it is the same in every run and on every machine. Duplicate
+images stay together, and every class that several groups hold occurs in both parts.
 """
 
 import collections
@@ -34,7 +34,7 @@ def divide(
 
     Args:
         names: Of the images.
-        looks: Of the images, to keep together those that show the same.
+        looks: Of the images, to keep duplicates together.
         classes: The ids that occur in each image.
         val_share: Share of the images, between 0 and 1.
 

@@ -53,7 +53,7 @@ def check_records(
     Args:
         data_dir: Folder of the records, or the data_dir they were built in.
         dataset: Which dataset, where data_dir holds several.
-        num_classes: For records that do not say it themselves.
+        num_classes: For records without a description.
         ignore_label: In place of what the records say.
         max_pixels: Larger images and labels are refused before they are decoded.
         progress: Called after every image.
@@ -119,7 +119,7 @@ def check_folders(
 def _describe_classes(
     name: str, num_classes: int | None, ignore_label: int | None, options: own_data.OwnDataOptions
 ) -> records.DatasetInfo:
-    """Describes the classes of two folders, which do not say them."""
+    """Describes the classes of two folders."""
     if options.classes:
         class_names, colors = read_class_list(options.classes)
         if num_classes not in (None, len(class_names)):
@@ -202,7 +202,7 @@ def _measure_all(
 
 
 class _Collector:
-    """Gathers what is known of all images: counts, problems, samples; no pixel is kept."""
+    """Gathers the figures of all images: counts, problems, samples; no pixel is kept."""
 
     def __init__(self, source: Source):
         self._source = source
@@ -280,7 +280,7 @@ class _Collector:
 
 
 def _near_leaks(looks: list[tuple[str, str, near_duplicates.Look]]) -> Iterator[str]:
-    """Yields what images of different splits show nearly the same."""
+    """Yields images of different splits that show nearly the same."""
     for first, second, how in near_duplicates.find_alike([look for _, _, look in looks]):
         (split, name, _), (other_split, other, _) = looks[first], looks[second]
         if how != "equal" and statistics.is_leak(split, other_split):
@@ -298,7 +298,7 @@ def _sample(image: MeasuredImage) -> Sample:
 
 
 def progress_line() -> Progress | None:
-    """A line that is written over and over, on a terminal; None elsewhere."""
+    """A progress line that is updated on a terminal; None elsewhere."""
     if not sys.stderr.isatty():
         return None
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""An image of images: labels over images, those with problems first."""
+"""A grid of images with their labels over them, those with problems first."""
 
 import math
 import textwrap

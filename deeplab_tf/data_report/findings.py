@@ -1,4 +1,4 @@
-"""What is wrong with a data set as a whole, and what to do about it."""
+"""Problems of a data set as a whole, and their remedies."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def find(
 
 
 def find_in_labels(info: DatasetInfo, splits: Mapping[str, SplitStatistics]) -> Iterator[Finding]:
-    """Yields what the counts of the labels tell; `datasets.build` refuses the errors among them.
+    """Yields findings from the counts of labels; `datasets.build` refuses the errors among them.
 
     Args:
         info: The classes.

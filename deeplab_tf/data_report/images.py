@@ -1,4 +1,4 @@
-"""One image and its label: what is counted of them, and what is wrong with them."""
+"""One image and its label: their counts, and their problems."""
 
 import dataclasses
 import hashlib
@@ -47,7 +47,7 @@ class Candidate:
 
 @dataclasses.dataclass
 class MeasuredImage:
-    """What is known of an image that was read."""
+    """The figures of an image that was read."""
 
     split: str
     name: str

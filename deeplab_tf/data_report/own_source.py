@@ -1,4 +1,4 @@
-"""A folder of images and labels, whatever tool drew them, as a source of candidates."""
+"""A folder of images and labels, from any annotation tool, as a source of candidates."""
 
 import dataclasses
 import functools

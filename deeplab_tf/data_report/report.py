@@ -31,7 +31,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What is known of a data set."""
+    """The figures of a data set."""
 
     source: str
     info: DatasetInfo
@@ -45,7 +45,7 @@ class Report:
 
     @property
     def train(self) -> str:
-        """The split that weights and crop size are made of."""
+        """The split that weights and crop size are computed from."""
         return training_split(self.splits)
 
     def to_json(self) -> str:

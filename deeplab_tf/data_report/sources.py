@@ -63,7 +63,7 @@ class Folders:
         return _files(self.images, naming.IMAGE_ENDINGS)
 
     def candidates(self) -> Iterator[Candidate]:
-        """Yields images with their labels, by split; what lacks its partner comes without."""
+        """Yields images with their labels, by split; one without its partner comes alone."""
         images, image_twins = self._image_files
         labels, label_twins = _files(self.labels, naming.IMAGE_ENDINGS + naming.ARRAY_ENDINGS)
         splits = _listed_splits(self.images, list(images)) or {
@@ -191,7 +191,7 @@ def find_folders(
 def _read_record(
     record: record_reading.Record, max_pixels: int, num_channels: int, measured: MeasuredImage
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What training would see of a record."""
+    """Returns the image and label that training would see."""
     image = label = None
     try:
         image = decoding.decode_image_strictly(record.image, max_pixels, num_channels)

@@ -1,4 +1,4 @@
-"""Counts over the images of a split, and what follows from them: weights, crop size, colour."""
+"""Counts over the images of a split, and what follows: class weights, crop size, mean colour."""
 
 import collections
 import dataclasses
@@ -160,8 +160,8 @@ def effective_number_weights(
 ) -> dict[int, float]:
     """Returns the weights of the classes that occur: (1 - beta) / (1 - beta^n), of mean 1.
 
-    A sample is an image: n are the images that have the class. The pixels of one image are no
-    samples of their own, and of millions of them every beta of the paper makes equal weights.
+    A sample is an image: n are the images that have the class. The pixels of one image are not
+    independent samples, and with millions of them every beta of the paper gives equal weights.
 
     Reference:
         Cui et al., Class-Balanced Loss, arXiv:1901.05555, proposition 1.

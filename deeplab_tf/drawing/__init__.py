@@ -1,1 +1,1 @@
-"""What people look at: colours over images, legends, panels, videos."""
+"""Everything to look at: colours over images, legends, panels, videos."""

@@ -25,9 +25,9 @@ def confusion_matrix_image(
 ) -> np.ndarray:
     """Draws a confusion matrix, every row as shares of the pixels of its label.
 
-    What is right is blue and lies on the diagonal, what is wrong is red. Shades follow the square
-    root, so that a share of one percent is visible. The row of a label that does not occur is grey.
-    Percentages and names are written where they fit.
+    Correct predictions are blue and lie on the diagonal, wrong ones are red. Shades follow the
+    square root, so that a share of one percent is visible. The row of a label that does not occur
+    is grey. Percentages and names are written where they fit.
 
     Args:
         matrix: Numbers of pixels, [num_classes, num_classes], rows are labels, columns

@@ -7,7 +7,7 @@ import numpy as np
 
 from deeplab_tf.drawing import palettes
 
-BAND_PIXELS = 2**22  # are painted at once, so that large images need little memory besides
+BAND_PIXELS = 2**22  # are painted at a time, so that large images need little extra memory
 
 
 def overlay(

@@ -1,4 +1,4 @@
-"""Images with text beside them: legends, captions, contact sheets, what a prediction gets wrong.
+"""Images with text beside them: legends, captions, contact sheets, errors of predictions.
 
 Images are uint8 [H, W, 3] RGB, label maps integer [H, W].
 """
@@ -98,7 +98,7 @@ def error_panel(
     ignore_label: int = 255,
     caption: str = "image",
 ) -> np.ndarray:
-    """Shows what a prediction gets wrong: image, label, prediction and errors in two rows.
+    """Shows the errors of a prediction: image, label, prediction and errors in two rows.
 
     Label and prediction lie over the image, with white borders between the classes. Among the
     errors, a wrong pixel has the colour of the class it was taken for, all others are grey, and

@@ -46,7 +46,7 @@ PROGRESS_SECONDS = 2.0  # between two lines on a video
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a network found in an image."""
+    """The prediction of a network for an image."""
 
     label: np.ndarray  # class ids, int32 [H, W]
     probabilities: np.ndarray | None = None  # float32 [H, W, num_classes]; only where asked for
@@ -297,7 +297,7 @@ class _FrameProgress:
 
 
 def _check_readable(path: str) -> None:
-    """Raises an OSError if a video that was written cannot be read: OpenCV itself says nothing."""
+    """Raises an OSError if a video that was written cannot be read: OpenCV reports no errors."""
     try:
         video.Reader(path)
     except image_files.ImageFileError as error:
@@ -306,7 +306,7 @@ def _check_readable(path: str) -> None:
 
 @contextlib.contextmanager
 def _ended_by_ctrl_c(is_camera: bool) -> Iterator[None]:
-    """Takes Ctrl-C for the end of what a camera sees, which has no other end."""
+    """Takes Ctrl-C for the end of a camera's video, which has no other end."""
     try:
         yield
     except KeyboardInterrupt:

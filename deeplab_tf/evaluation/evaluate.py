@@ -37,8 +37,7 @@ def evaluate(
         label_of: Function of an image, uint8 [H, W, 3], that returns its class ids, [H, W].
         source: The records.
         split: Name of the split.
-        border_width: Evaluates only pixels less than this far from a border between classes; 0 for
-            all.
+        border_width: Evaluates only pixels closer than this to a border between classes; 0 for all.
         on_image: Called with every example, the class ids found in it, and its own confusion
             matrix.
         progress: Called after every image with the number done, the total, and the seconds so far.
@@ -110,7 +109,7 @@ def _count(
 
 
 class _Stopwatch:
-    """Counts images and how fast they come, without the first, which waits for compilation."""
+    """Counts images and measures their speed, without the first, which waits for compilation."""
 
     def __init__(self):
         self.num_images = 0

@@ -24,7 +24,7 @@ class Placement(typing.NamedTuple):
 
     Attributes:
         own_size: Height and width of the image itself in pixels, int32 [2].
-        seen_size: Height and width of what the network sees of it, without the padding, int32 [2].
+        seen_size: Height and width of the resized image, without the padding, int32 [2].
     """
 
     own_size: tf.Tensor

@@ -1,4 +1,4 @@
-"""How a run labels images: with which weights, in which views, with or without a CRF."""
+"""How a run labels images: the weights, the inference modes, and the CRF."""
 
 import dataclasses
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Inference:
     crf_config: CrfConfig = NO_CRF
 
     def describe(self, run: run_dirs.Run) -> dict:
-        """Returns the settings as they stand in `metrics.json`."""
+        """Returns the settings in the form of `metrics.json`."""
         return {
             "model": self.model or self.checkpoint,
             "crf": run_dirs.crf_parameters(run.folder, self.crf_config),
@@ -100,7 +100,7 @@ class Inference:
         if self.model:
             raise UserError(
                 f"--model={self.model} gives labels without probabilities: leave out "
-                "--save_confidence and --save_probabilities, or leave out --model to have them of "
+                "--save_confidence and --save_probabilities, or leave out --model to use "
                 "the run's checkpoint."
             )
         model = run_dirs.load_model(run, self.checkpoint)

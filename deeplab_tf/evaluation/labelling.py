@@ -110,7 +110,7 @@ def _label_all(
     return written, failures
 
 
-# What one image can fail of, without an effect on the next.
+# The errors of a single image, which do not affect the next one.
 _FAILURES = (image_files.ImageFileError, OSError, MemoryError, tf.errors.ResourceExhaustedError)
 
 

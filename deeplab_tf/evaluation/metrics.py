@@ -15,7 +15,7 @@ def near_borders(label: np.ndarray, width: int, ignore_label: int) -> np.ndarray
 
     Args:
         label: int32 [H, W], class ids or the ignore label.
-        width: Pixels less than this far from a pixel on a border are kept; 1 keeps only those on a
+        width: Pixels closer than this to a pixel on a border are kept; 1 keeps only those on a
             border.
         ignore_label: The label that all other pixels get.
 
@@ -29,7 +29,7 @@ def near_borders(label: np.ndarray, width: int, ignore_label: int) -> np.ndarray
 
 
 class Trimap:
-    """Measures how well the pixels along borders are labelled, in bands of every width at once.
+    """Measures how well the pixels along borders are labelled, for bands of all widths.
 
     The band of width w holds the pixels that `near_borders` keeps. One distance transform per image
     serves all widths: it takes 10 ms for 500x375 and 0.15 s for 1024x2048 on one core. The counts
@@ -206,7 +206,7 @@ class WorstImages:
         self._seen = 0
 
     def add(self, matrix: np.ndarray, image) -> None:
-        """Adds an image: its confusion matrix, and what is to be kept of it."""
+        """Adds an image: its confusion matrix, and the data to keep for it."""
         self._seen += 1
         if not matrix.any():  # every pixel is ignored: neither good nor bad
             return
@@ -285,7 +285,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _note(class_names: tuple[str, ...], iou: np.ndarray) -> str | None:
-    """Says why an mIoU means nothing: no pixel is counted, or only one class occurs."""
+    """Returns why an mIoU is meaningless: no pixel is counted, or only one class occurs."""
     present = [name for name, value in zip(class_names, iou) if not np.isnan(value)]
     if not present:
         return "no pixel is counted: all have the ignore label"

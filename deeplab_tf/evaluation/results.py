@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its run dir: `metrics.json`, and a line per image beside it."""
+"""The files of an evaluation in its run dir: `metrics.json`, and a line per image."""
 
 import contextlib
 import dataclasses

@@ -44,14 +44,13 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """What is measured besides the figures of whole images.
+    """Measures in addition to the figures of whole images.
 
     Attributes:
-        border_width: Evaluates only pixels less than this far from a border between classes; 0 for
-            all.
-        trimap_width: Measures all trimaps up to this width in pixels too, see `metrics.Trimap`; 0
+        border_width: Evaluates only pixels closer than this to a border between classes; 0 for all.
+        trimap_width: Also measures all trimaps up to this width in pixels, see `metrics.Trimap`; 0
             for none.
-        boundary_iou: Whether the Boundary IoU is measured too, see `metrics.BoundaryIou`.
+        boundary_iou: Whether to measure the Boundary IoU, too, see `metrics.BoundaryIou`.
     """
 
     border_width: int = 0
@@ -79,7 +78,7 @@ def evaluate_run(
         run_dir: Folder of the run.
         data: The records; by default the validation split of the run.
         inference: Weights, views and CRF; by default the best checkpoint on whole images.
-        measures: What is measured besides.
+        measures: Additional measures.
         report: HTML file to write; empty for none.
         compare: Run dir of an evaluation that the report compares with; empty for none.
 
@@ -125,7 +124,7 @@ def evaluate_run(
 
 
 def print_progress(done: int, total: int, seconds: float) -> None:
-    """Prints one line about every tenth of the images."""
+    """Prints a line for about every tenth of the images."""
     if done == total or done % max(1, total // 10) == 0:
         print(f"  {done}/{total} images  {done / seconds:.1f} images/s", flush=True)
 
@@ -154,7 +153,7 @@ class _Observer:
         return line
 
     def figures(self) -> dict:
-        """Returns what was measured on demand, for JSON."""
+        """Returns the additional measures, for JSON."""
         figures = {}
         if self._measures.trimap_width:
             figures["trimap"] = self._trimap.result()

@@ -65,7 +65,7 @@ def without_last_resize(model: keras.Model) -> tuple[keras.Model, float]:
 
 
 def is_one_whole_view(config: EvalConfig) -> bool:
-    """Whether the network sees each image once, as a whole."""
+    """Whether each image passes through the network once, as a whole."""
     return _is_one_view(config) and not config.window_size
 
 

@@ -1,8 +1,9 @@
 """Saving and restoring the state of a training run.
 
-A checkpoint holds all that the next step depends on: weights, what the optimizer keeps, the step,
-the state of dropout's random numbers. The input pipeline is a function of the step, so it needs no
-state. A process that is killed at any moment leaves whole checkpoints only (`checkpoint_files`).
+A checkpoint holds everything that the next step depends on: weights, state of the optimizer, the
+step, the state of dropout's random numbers. The input pipeline is a function of the step, so it
+needs no state. A process that is killed at any moment leaves whole checkpoints only
+(`checkpoint_files`).
 """
 
 import os
@@ -97,7 +98,7 @@ class TrainingCheckpoints:
         return bool(whole)
 
     def clean_up(self) -> None:
-        """Removes what killed saves have left, and moves damaged checkpoints out of the way.
+        """Removes what killed saves have left, and moves damaged checkpoints aside.
 
         What `resume` found to be damaged goes into the folder `damaged` beside it, and is
         reported.
@@ -278,7 +279,7 @@ def _publish(variables: dict, run_dir: str, kind: str, step: int) -> None:
 
 
 def _damage(prefix: str) -> str:
-    """Reads a checkpoint, whose values carry checksums; returns what is wrong, or nothing."""
+    """Reads a checkpoint, whose values carry checksums; returns what is wrong, or an empty text."""
     try:
         values = CheckpointValues(prefix)
         for name in values.shapes:

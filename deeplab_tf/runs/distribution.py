@@ -64,7 +64,7 @@ def is_chief() -> bool:
 
 
 def of_all_workers(value: int) -> list[int]:
-    """Returns the values of all workers, all of which have to call this."""
+    """Returns the values of all workers; every worker has to call this."""
     if num_workers() == 1:
         return [int(value)]
     return _gather()(tf.constant([int(value)], tf.int64)).numpy().tolist()
@@ -178,7 +178,7 @@ def _has_tpu() -> bool:
     return bool(os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU"))
 
 
-# What JSON of another shape, or with numbers that are none, raises.
+# The errors for JSON of another shape, or with wrong numbers.
 _NOT_A_CLUSTER = (
     AttributeError, LookupError, TypeError, ArithmeticError, ValueError, RecursionError,
 )  # fmt: skip

@@ -31,7 +31,7 @@ def find_run_dir(config: TrainedConfig) -> str:
     """Returns the run dir that a command is to use, see `run_dir_of_release` for released weights.
 
     Raises:
-        UserError: The released weights cannot be had. Whether a given run dir is one is not
+        UserError: The released weights cannot be loaded. Whether a given folder is a run dir is not
             checked.
     """
     if config.run_dir:

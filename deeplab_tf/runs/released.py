@@ -17,7 +17,7 @@ from deeplab_tf.models import OutputSettings
 from deeplab_tf.models.dense_prediction_cell import cell_to_text
 from deeplab_tf.models.settings import sort_settings
 
-# Settings that another value of leaves all variables as they are: the weights can be used with it.
+# Settings that do not change the variables: the weights can be used with other values of them.
 _FREE = frozenset(
     {
         "output_stride",
@@ -40,7 +40,7 @@ class Settings(typing.NamedTuple):
     Attributes:
         model_config: The network.
         data_config: The data that the weights were trained on; `data_dir` only if it was given.
-        notes: What was given and replaces a setting of the release, in words.
+        notes: For each given value that replaces a setting of the release, a sentence.
     """
 
     model_config: ModelConfig

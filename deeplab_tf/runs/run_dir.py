@@ -26,7 +26,7 @@ from deeplab_tf.runs import hub
 from deeplab_tf.runs import run_files
 from deeplab_tf.weights import checkpoint_values
 
-# Fields of `TrainConfig` on which it depends what a checkpoint holds.
+# Fields of `TrainConfig` that determine what a checkpoint holds.
 _SHAPING_FLAGS = (
     "optimizer",
     "momentum",
@@ -39,7 +39,7 @@ _RESTORE = "Restore the file from a copy; a run on the same records has an equal
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run dir says of itself.
+    """The description of a run.
 
     Attributes:
         folder: The run dir.
@@ -63,7 +63,7 @@ def describe(
     train_config: TrainConfig,
     dataset: DatasetInfo,
 ) -> Run:
-    """Returns a run that a folder is to hold; nothing is written.
+    """Returns the description of a new run; nothing is written.
 
     Raises:
         UserError: The folder holds the run of another model or other classes, or the model takes
@@ -78,7 +78,7 @@ def describe(
 
 
 def write(run: Run) -> None:
-    """Writes the description of a run into its folder; of several workers the first does.
+    """Writes the description of a run into its folder; of several workers, only the first writes.
 
     Raises:
         UserError: The folder cannot be written.
@@ -236,7 +236,7 @@ def _read_crf_parameters(folder: str) -> dict:
 
 
 def changed_flags(run: Run) -> list[str]:
-    """Says how the flags that shape a checkpoint differ from those in the folder of a run."""
+    """Returns how the flags that shape a checkpoint differ from those in the folder of a run."""
     if not is_run_dir(run.folder):
         return []
     before, now = (

@@ -1,4 +1,4 @@
-"""The names of everything in a run dir: the one place that spells them."""
+"""The names of all files in a run dir."""
 
 FLAGS = "flags.txt"  # the run's configs, as a flagfile
 DATASET = "dataset.json"  # class names, colours and ignore label of what it was trained on

@@ -1,4 +1,4 @@
-"""Weights from wherever they are: a run dir, a `.keras` file, or a checkpoint of the original."""
+"""Weights from any source: a run dir, a `.keras` file, or a checkpoint of the original."""
 
 from collections.abc import Sequence
 

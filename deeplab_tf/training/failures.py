@@ -1,4 +1,4 @@
-"""Why a training cannot continue, in words that help."""
+"""The reasons why a training cannot continue, with remedies."""
 
 import contextlib
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def not_finite(
 
     Args:
         loss: The loss.
-        step: Number of steps before the first of which the loss was not finite.
+        step: Number of steps before the first one with a loss that is not finite.
         sources: The records that are trained on.
         run: The run.
     """
@@ -40,7 +40,7 @@ def not_finite(
 
 @contextlib.contextmanager
 def readable_shortage(run: run_dirs.Run):
-    """Turns what TensorFlow raises when memory runs out into a `UserError` with a way out."""
+    """Turns TensorFlow's errors about memory into a `UserError` with remedies."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:

@@ -1,4 +1,4 @@
-"""What earlier starts of a run wrote of steps that it now repeats, or that a power cut damaged."""
+"""Cleans logs of a resumed run: of steps that it repeats, and of lines that a power cut damaged."""
 
 import contextlib
 import json
@@ -73,7 +73,7 @@ def _cut_event_file(path: str, last_step: int) -> None:
 
 
 def _lines(file) -> Iterator[bytes]:
-    """Lines of bounded length; what is longer comes in parts, which are no lines of JSON."""
+    """Lines of bounded length; longer ones come in parts, which are not JSON."""
     while line := file.readline(_MAX_LINE_BYTES):
         yield line
 

@@ -210,7 +210,7 @@ def _start_log(run: run_dirs.Run, first_step: int):
 
 
 class _Means:
-    """Means of named values over steps that come in portions."""
+    """Means of named values over several groups of steps."""
 
     def __init__(self):
         self._sums: dict[str, float] = {}

@@ -2,7 +2,7 @@
 
 Each returns a sum and a count, never a mean: a batch that is spread over devices is divided once,
 by the count of all of it. Pixels of the ignore label, whichever it is, do not count in any loss; a
-batch of nothing else gives a sum and a count of 0.
+batch of ignored pixels only gives a sum and a count of 0.
 """
 
 from collections.abc import Sequence
@@ -131,8 +131,8 @@ def hard_pixel_share(
     Args:
         step: int [], the training step.
         top_k_percent_pixels: The final share, between 0 and 1 despite the original's name.
-        hard_example_mining_step: Steps in which the share falls from 1 to the final one; 0 for the
-            final share from the beginning.
+        hard_example_mining_step: Steps over which the share falls from 1 to the final one; 0 for
+            the final share from the beginning.
 
     Returns:
         float32 [].

@@ -107,7 +107,7 @@ class MomentumSGD(keras.optimizers.SGD):
 
     @property
     def slots(self) -> dict[str, list[keras.Variable]]:
-        """What it keeps for each variable, by the original's name."""
+        """Its state for each variable, by the original's name."""
         return {"Momentum": self.momentums} if self.momentum else {}
 
     def get_config(self):
@@ -156,7 +156,7 @@ class AdamW(keras.optimizers.Adam):
 
     @property
     def slots(self) -> dict[str, list[keras.Variable]]:
-        """What it keeps for each variable, by TensorFlow 1's names."""
+        """Its state for each variable, by TensorFlow 1's names."""
         return {"Adam": self._momentums, "Adam_1": self._velocities}
 
     def get_config(self):
@@ -421,7 +421,7 @@ class MovingAverage(tf.Module):
 
 
 def _local(value: tf.Tensor) -> tf.Variable:
-    """Returns a variable of which each replica has its own copy, all with the same value."""
+    """Returns a variable with a copy on each replica, all with the same value."""
     return tf.Variable(
         value,
         trainable=False,

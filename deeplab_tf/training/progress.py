@@ -1,4 +1,4 @@
-"""The progress bars of a terminal; where the output is not a terminal, lines take their place."""
+"""Progress bars for terminals; if the output is not a terminal, lines are printed instead."""
 
 import sys
 

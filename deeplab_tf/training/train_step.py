@@ -21,8 +21,8 @@ def check(state: TrainingState, config: TrainConfig, strategy: tf.distribute.Str
     """Checks that a config fits the model and the devices.
 
     Raises:
-        UserError: There is not one class weight for each class; or XLA would have to compile what
-            the devices say to each other.
+        UserError: There is not one class weight for each class; or XLA would have to compile the
+            communication between devices.
     """
     num_classes = state.model.output_shape[-1]
     if len(config.class_weights) not in (0, num_classes):

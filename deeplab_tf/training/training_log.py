@@ -1,10 +1,10 @@
-"""What a training run reports: in the terminal, in TensorBoard, and in `metrics.jsonl`.
+"""The reports of a training: in the terminal, in TensorBoard, and in `metrics.jsonl`.
 
     tensorboard/    curves, images, hyperparameters, profiles
     metrics.jsonl   the same scalars: one line of JSON per event, with its step and its Unix time
 
-A run that resumes from a checkpoint repeats the steps since. What was written of them is removed
-first, so that every step is there once.
+A run that resumes from a checkpoint repeats the steps since. Their old entries are removed first,
+so that every step occurs once.
 """
 
 import contextlib
@@ -154,7 +154,7 @@ class TrainingLog:
             self._end_profile()
 
     def close(self) -> None:
-        """Writes what is still in memory, and ends the progress bar."""
+        """Flushes all files, and ends the progress bar."""
         self._end_profile()
         self._progress.close()
         self._lines.close()

@@ -1,4 +1,4 @@
-"""What is trained: a model, its optimizer, and what else the next step depends on."""
+"""The state of a training: a model, its optimizer, and everything else that the next step needs."""
 
 import dataclasses
 import sys
@@ -72,7 +72,7 @@ def for_model(model: keras.Model, config: TrainConfig) -> TrainingState:
 def build_model(
     model_config: ModelConfig, train_config: TrainConfig, strategy: tf.distribute.Strategy
 ) -> keras.Model:
-    """Builds a model in the precision that it is trained in, with what is frozen frozen.
+    """Builds a model in its training precision, with its frozen scopes frozen.
 
     Raises:
         UserError: A setting does not fit the model, or a frozen scope does not exist.

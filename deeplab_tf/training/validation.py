@@ -1,4 +1,4 @@
-"""Validation during training: evaluates what `eval` will, and shows the worst images."""
+"""Validation during training: the same figures as `eval`, and the worst images."""
 
 import contextlib
 import dataclasses
@@ -28,8 +28,8 @@ def build(
 ) -> Callable[[training_log.TrainingLog, int], dict] | None:
     """Returns a function that evaluates a model in training, keeps the best, and reports.
 
-    It evaluates what `eval` will: the averaged weights, if any, in float32 and on one device,
-    whatever the model is trained in and on.
+    It evaluates as `eval` does: the averaged weights, if any, in float32 and on one device,
+    whatever precision and devices the training uses.
 
     Args:
         state: What is trained.

@@ -1,7 +1,7 @@
 """The values that a checkpoint holds, by the names that the original gives them.
 
-A checkpoint of a run has the format of a TensorFlow 1 checkpoint of the original, so that what can
-read one can read the other, and so that it does not depend on how layers are nested:
+A checkpoint of a run has the format of a TensorFlow 1 checkpoint of the original, so that the same
+readers work for both, and it does not depend on how layers are nested:
 
     SCOPE/weights ...                  the model's weights and moving statistics
     NAME/Momentum, /Adam, /Adam_1      what the optimizer keeps for the weight NAME
@@ -29,7 +29,7 @@ BEST_MIOU = "best_miou"
 LOSS_SCALE = "loss_scale"
 DROPOUT_SEED = "dropout_seed"
 
-# What a checkpoint keeps for the training that wrote it, not for the model.
+# The parts of a checkpoint that belong to the training that wrote it, not to the model.
 _TRAINING_STATE = re.compile(
     rf"(^|.*/)({STEP}|Momentum|Adam(_1)?|RMSProp(_1)?|{AVERAGE}|beta[12]_power)"
     rf"|{BEST_MIOU}|{LOSS_SCALE}/.*|{DROPOUT_SEED}/.*"
@@ -176,6 +176,6 @@ def few(names: Iterable[str], separator: str = ", ") -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error, without what only TensorFlow's developers understand."""
+    """The first line of an error, without details for TensorFlow's developers."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"\{\{.*?\}\} | \[Op:\w+\]", "", line)

@@ -36,7 +36,7 @@ class ImportReport:
             model for images of other than three channels.
         skipped: Variables of the model that were left unchanged, and why.
         unused: Variables of the checkpoint that the model does not have, except the optimizer's.
-        averaged: Loaded variables of which the checkpoint has the moving average alone, which was
+        averaged: Loaded variables for which the checkpoint has only the moving average, which was
             taken.
     """
 

@@ -1,4 +1,4 @@
-"""Released weights by name: what there is, where it lies, and how it gets there.
+"""Released weights by name: the list, the download, and the cache.
 
 entries.py    the table of the released checkpoints
 archives.py   downloading, verifying and unpacking their archives

@@ -14,7 +14,7 @@ from deeplab_tf.errors import UserError
 # The largest released archive has 477 MB.
 MAX_UNPACKED_BYTES = 4 * 2**30
 MAX_MEMBERS = 1000
-_CHUNK = 2**16  # what a broken connection may lose
+_CHUNK = 2**16  # bytes: what a broken connection may lose
 _SECONDS = 30.0  # without a byte from the server
 
 
@@ -76,7 +76,7 @@ def download(url: str, path: pathlib.Path, show_progress: bool = True) -> None:
 
 
 def check_reachable(url: str, seconds: float) -> None:
-    """Checks that a server answers, whatever it answers.
+    """Checks that a server answers, whatever the answer is.
 
     Args:
         url: Address, http or https.
@@ -185,7 +185,7 @@ def _unpack(archive: pathlib.Path, members, open_member, folder: pathlib.Path) -
 
 
 def _copy(source, target, limit: int) -> int:
-    """Copies at most `limit` bytes, whatever the archive says of a member's size."""
+    """Copies at most `limit` bytes, whatever size the archive states."""
     copied = 0
     while chunk := source.read(_CHUNK):
         copied += len(chunk)
@@ -210,7 +210,7 @@ def _reason(error: Exception) -> str:
 
 
 def default_folder() -> pathlib.Path:
-    """The user's cache folder, as the operating system has it."""
+    """Returns the operating system's cache folder of the user."""
     import platformdirs
 
     return pathlib.Path(platformdirs.user_cache_dir("deeplab_tf", appauthor=False))

@@ -63,8 +63,8 @@ def resolve(name_or_path: str | os.PathLike) -> str:
         Path of the checkpoint.
 
     Raises:
-        UserError: The weights are neither on this machine nor to be had; or the path looks like a
-            misspelt name.
+        UserError: The weights are not on this machine and cannot be downloaded; or the path looks
+            like a misspelt name.
     """
     text = os.fspath(name_or_path)
     if text in ENTRIES:
@@ -88,8 +88,8 @@ def download(
     Args:
         name: A name of `ENTRIES`.
         show_progress: Whether a progress bar is shown.
-        seconds_to_answer: How long the server may take to answer at all; None for the patience of
-            somebody who has asked for the download.
+        seconds_to_answer: How long the server may take to answer; None for the usual limit of a
+            download.
 
     Returns:
         Folder of the weights.
@@ -133,7 +133,7 @@ def _download(entry: Entry, show_progress: bool, seconds_to_answer: float | None
 
 
 def add(name: str, path: str | os.PathLike) -> pathlib.Path:
-    """Takes released weights that were fetched by other means into the cache.
+    """Adds released weights that were fetched by other means to the cache.
 
     Args:
         name: A name of `ENTRIES`.
@@ -209,7 +209,7 @@ def _name_in_cache(entry: Entry, source: pathlib.Path) -> str:
 
 
 def _check_digest(about: pathlib.Path, digest: str | None, origin: str) -> None:
-    """Compares an archive with the one that was taken first."""
+    """Compares an archive with the first one of its name."""
     if digest is None:
         return
     if not about.exists():

@@ -21,7 +21,7 @@ class Entry:
     """A released checkpoint.
 
     Attributes:
-        name: The name it goes by in flags and arguments.
+        name: Its name in flags and arguments.
         archive: File name of its archive on the server, or the whole address. Weights of Keras
             Applications are a file ending in `.h5`.
         model: The arguments of `deeplab_tf.build_model`, without `num_classes`; for a classifier
@@ -82,8 +82,8 @@ RECORDS: dict[str, Mapping[str, object]] = {
     "ade20k": {"train_split": "train", "val_split": "val", "train_crop_size": (513, 513)},
 }
 
-# The terms of the data, which bind what was trained on them. The weights themselves were released
-# with the code, under Apache-2.0.
+# The terms of the data, which also apply to weights trained on it. The weights themselves were
+# released with the code, under Apache-2.0.
 DATA_TERMS = {
     "voc2012": "VOC 2012 and COCO: terms of Flickr",
     "cityscapes": "Cityscapes: non-commercial",

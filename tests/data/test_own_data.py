@@ -186,7 +186,7 @@ def test_a_damaged_image_is_told_when_it_is_read(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"format": "tiff"}, "--format=tiff: there is auto, coco"),
+        ({"format": "tiff"}, "--format=tiff must be one of auto, coco"),
         ({"format": "yolo"}, "no shape|No image"),
         ({"label_encoding": "grey"}, "--label_encoding=grey is for label images"),
         ({"classes": "a.txt"}, "--classes=a.txt is for label images"),

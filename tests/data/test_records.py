@@ -68,7 +68,7 @@ def test_records_are_found_by_their_folder_their_dataset_and_their_data_dir(tmp_
             str(newest / f"val-0000{index}-of-00002.tfrecord") for index in range(2)
         ]
     assert records.find_records(tmp_path, ignore_label=1).info.ignore_label == 1
-    with pytest.raises(UserError, match="no split 'train'; there is val"):
+    with pytest.raises(UserError, match="no split 'train'; it has val"):
         found.shards("train")
 
 
@@ -78,7 +78,7 @@ def test_among_several_datasets_one_has_to_be_chosen(tmp_path):
     assert records.find_records(tmp_path, "joy").info.name == "joy"
     with pytest.raises(UserError, match="--dataset one of joy, toy"):
         records.find_records(tmp_path)
-    with pytest.raises(UserError, match="no dataset 'boy'; there is joy, toy"):
+    with pytest.raises(UserError, match="no dataset 'boy'; it has joy, toy"):
         records.find_records(tmp_path, "boy")
 
 

@@ -191,7 +191,7 @@ def test_an_artefact_refuses_what_it_cannot_do(tmp_path):
     path = write_tflite(tmp_path / "labels.tflite", "labels")
     with pytest.raises(UserError, match="--crf refines scores"):
         load(path, crf_parameters=crf.PRESETS["v1"])
-    with pytest.raises(UserError, match="one view.*--eval_scales"):
+    with pytest.raises(UserError, match="one inference mode.*--eval_scales"):
         load(path, eval_config=EvalConfig(add_flipped_images=True))
 
 

@@ -37,7 +37,7 @@ _OTHER_TASKS = ("captions", "person_keypoints", "image_info")  # of COCO's own f
 
 
 def evidence(listing: Listing) -> str:
-    """Returns what speaks for this format, in words, or ""."""
+    """Returns the evidence for this format, for messages; "" if there is none."""
     found = _annotation_files(listing)
     return f"{counted(len(found), 'COCO file')} ({listed(p.name for p in found)})" if found else ""
 
@@ -294,14 +294,14 @@ def _label(annotation: dict, categories: dict, path: pathlib.Path, where: str) -
     category_id = field(annotation, "category_id", int, path, where)
     if category_id not in categories:
         raise UserError(
-            f"{path}, {where}: there is no category {category_id}; there is "
+            f"{path}, {where}: there is no category {category_id}; the file lists "
             f"{listed(categories)}. Correct it, or export the annotations again."
         )
     return categories[category_id]
 
 
 def _id(value, number: int):
-    """What names an entry in messages: its id, or else its number in the list."""
+    """Returns the name of an entry for messages: its id, or else its number in the list."""
     stated = value.get("id") if isinstance(value, dict) else None
     return f"number {number}" if stated is None else shortened(str(stated))
 

@@ -14,7 +14,7 @@ from deeplab_tf.errors import UserError
 RGB = tuple[int, int, int]
 
 BACKGROUND = "background"
-# Names that tools give to what is not labelled.
+# Names that tools give to unlabelled pixels.
 BACKGROUND_NAMES = (BACKGROUND, "_background_", "__background__", "unlabeled", "unlabelled")
 
 
@@ -23,9 +23,9 @@ class Options:
     """How annotations become label maps.
 
     Args:
-        unlabeled: What pixels are that no shape covers: "background", a class of its own, or
+        unlabeled: Label of pixels that no shape covers: "background", a class of its own, or
           "ignore"; by default what is usual in the format.
-        crowd: What COCO's crowd regions are: "ignore", or "class", their own class.
+        crowd: Label of COCO's crowd regions: "ignore", or "class" for their own class.
         line_width: Of lines, in pixels.
     """
 
@@ -89,7 +89,7 @@ class Annotations:
         images: With their shapes, whose labels are among the class names.
         background: The class of pixels that no shape covers; None where these do not count.
         colors: RGB by class name, of the classes whose colour is known.
-        notes: Whatever a person should know: what was left out, and what was decided.
+        notes: For the user: what was left out, and what was decided.
     """
 
     class_names: tuple[str, ...]
@@ -116,7 +116,7 @@ def collect(
     """Settles the classes: one per label, and the background.
 
     Args:
-        labels: Names in the order of their ids; double ones count once.
+        labels: Names in the order of their ids; repeated ones count once.
         images: With their shapes.
         options: How unlabelled pixels are taken.
         notes: To pass on.

@@ -29,7 +29,7 @@ _NOT_AREAS = ("points", "cuboid", "skeleton", "tag")
 
 
 def evidence(listing: Listing) -> str:
-    """Returns what speaks for this format, in words, or ""."""
+    """Returns the evidence for this format, for messages; "" if there is none."""
     found = _annotation_files(listing)
     return f"{counted(len(found), 'XML file')} of CVAT ({listed(p.name for p in found)})" * (
         len(found) > 0

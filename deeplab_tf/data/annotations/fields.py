@@ -1,4 +1,4 @@
-"""Reads the fields of annotation files: what is missing or of another type ends in one message."""
+"""Reads the fields of annotation files: missing fields and wrong types end in one message."""
 
 import pathlib
 

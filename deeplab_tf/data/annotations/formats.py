@@ -42,8 +42,8 @@ _EVIDENCE: dict[str, Callable[[Listing], str]] = {
     "masks_per_class": masks.evidence_per_class,
     "masks": label_images.evidence_masks,
 }
-# What is plain about label images is looked at only where nothing else fits: most annotation
-# folders hold some, made by a converter.
+# Label images are considered only where no annotation files are found: most annotation folders also
+# hold label images, made by a converter.
 _LAST = ("masks_per_instance", "masks_per_class", "masks")
 
 
@@ -54,10 +54,10 @@ def detect_format(listing: Listing) -> tuple[str, str]:
         listing: The folder.
 
     Returns:
-        One of `FORMATS`, and what speaks for it, in words.
+        One of `FORMATS`, and the evidence for it, for messages.
 
     Raises:
-        UserError: None fits, or two do; the message names what lies there.
+        UserError: No format fits, or two do; the message names what was found.
     """
     found = {}
     for name, evidence in _EVIDENCE.items():
@@ -81,7 +81,7 @@ def detect_format(listing: Listing) -> tuple[str, str]:
 
 
 def _hint(listing: Listing) -> str:
-    """What else may help."""
+    """Returns further advice."""
     if listing.with_ending(".zip", ".tar", ".gz", ".7z", ".rar"):
         return " Unpack the archives first."
     if listing.with_ending(".xml"):
@@ -95,7 +95,7 @@ def _hint(listing: Listing) -> str:
 
 
 def _likely_suffix(listing: Listing) -> str:
-    """Returns an end of names that half of the images have and the others lack, or ""."""
+    """Returns an ending of names that half of the images have and the others lack, or ""."""
     stems = {path.stem for path in listing.images}
     ends = [
         stem[len(head) :] for stem in stems for head in [stem.rpartition("_")[0]] if head in stems

@@ -13,7 +13,7 @@ from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.wording import counted
 
 LABEL_MAP = "labelmap.txt"
-# In the order in which they are looked for; the file may lie in any folder.
+# In the order of the search; the file may lie in any folder.
 CLASS_LISTS = (
     LABEL_MAP,
     "classes.txt",
@@ -28,21 +28,21 @@ _VOC_FOLDERS = ("segmentationclass", "segmentationclasspng", "segmentationclassr
 
 
 def evidence_cvat_masks(listing: Listing) -> str:
-    """Returns what speaks for CVAT's segmentation masks, in words, or ""."""
+    """Returns the evidence for CVAT's segmentation masks; "" if there is none."""
     if not _has_voc_folder(listing) or not _has_label_map(listing):
         return ""
     return f"SegmentationClass/ and CVAT's {LABEL_MAP}"
 
 
 def evidence_voc(listing: Listing) -> str:
-    """Returns what speaks for a folder like Pascal VOC's, in words, or ""."""
+    """Returns the evidence for a folder like Pascal VOC's; "" if there is none."""
     if not _has_voc_folder(listing) or _has_label_map(listing):
         return ""
     return "SegmentationClass/, as in Pascal VOC"
 
 
 def evidence_masks(listing: Listing) -> str:
-    """Returns what speaks for images and label images in other folders, in words, or "".
+    """Returns the evidence for images and label images in other folders; "" if there is none.
 
     Raises:
         UserError: There are label images, but it is not clear to which images they belong.

@@ -1,6 +1,6 @@
 """Label Studio's JSON and JSON-MIN: polygons, brushes, rectangles and ellipses, in percent.
 
-Label Studio uploads `photo.jpg` as `1a2b3c4d-photo.jpg`: both names are looked for.
+Label Studio uploads `photo.jpg` as `1a2b3c4d-photo.jpg`: both names are tried.
 """
 
 import collections
@@ -37,7 +37,7 @@ _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")
 
 
 def evidence(listing: Listing) -> str:
-    """Returns what speaks for this format, in words, or ""."""
+    """Returns the evidence for this format, for messages; "" if there is none."""
     found = _annotation_files(listing)
     return f"{counted(len(found), 'file')} of Label Studio ({listed(p.name for p in found)})" * (
         len(found) > 0

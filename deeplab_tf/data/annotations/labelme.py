@@ -1,8 +1,8 @@
 """labelme's JSON files: one per image, the image beside it or within.
 
 Label maps equal those of labelme's own converter (`labelme2voc`), which draws with Pillow: lines 10
-pixels wide, points with a radius of 5. `__ignore__` is what does not count, `_background_` what is
-background; `labels.txt`, where there is one, gives the order of the classes.
+pixels wide, points with a radius of 5. `__ignore__` does not count, and `_background_` is the
+background; `labels.txt`, if there is one, gives the order of the classes.
 """
 
 import base64
@@ -46,7 +46,7 @@ _NUM_POINTS = {
 
 
 def evidence(listing: Listing) -> str:
-    """Returns what speaks for this format, in words, or ""."""
+    """Returns the evidence for this format, for messages; "" if there is none."""
     found = _annotation_files(listing)
     if not found:
         return ""

@@ -25,7 +25,7 @@ OBJECT = "object"  # the class of masks that are one per object
 
 
 def evidence_per_class(listing: Listing) -> str:
-    """Returns what speaks for masks per class, in words, or ""."""
+    """Returns the evidence for masks per class; "" if there is none."""
     found = layouts.masks_per_class(listing)
     if not found:
         return ""
@@ -34,7 +34,7 @@ def evidence_per_class(listing: Listing) -> str:
 
 
 def evidence_per_instance(listing: Listing) -> str:
-    """Returns what speaks for masks per object, in words, or ""."""
+    """Returns the evidence for masks per object; "" if there is none."""
     found = layouts.instance_masks(listing)
     if not found:
         return ""

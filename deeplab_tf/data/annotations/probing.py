@@ -1,4 +1,4 @@
-"""Tells what an annotation file holds without reading all of it."""
+"""Finds out what an annotation file holds without reading all of it."""
 
 import mmap
 import pathlib
@@ -8,7 +8,7 @@ _MAX_SEARCHED = 2**30
 
 
 def holds_all(path: pathlib.Path, *words: bytes) -> bool:
-    """Whether all words occur in a file, wherever."""
+    """Whether all words occur somewhere in a file."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -21,7 +21,7 @@ def holds_all(path: pathlib.Path, *words: bytes) -> bool:
 
 
 def edges(path: pathlib.Path) -> bytes:
-    """Returns the first and the last 64 KiB of a file; nothing of one that cannot be read."""
+    """Returns the first and the last 64 KiB of a file; empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
             head = file.read(_EDGE)

@@ -32,7 +32,7 @@ _CURVE_POINTS = 360  # of the polygon that stands for an ellipse
 
 
 class ShapeError(ValueError):
-    """A shape cannot be drawn; the message says why, the caller where it stands."""
+    """A shape cannot be drawn; the message says why, and the caller adds where it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Region:
 
 
 class Geometry(Protocol):
-    """What a shape covers."""
+    """The area that a shape covers."""
 
     def region(self, height: int, width: int) -> Region:
         """Returns the covered pixels of an image of this size; those outside are left out.
@@ -57,7 +57,7 @@ class Geometry(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Something that was drawn or painted on an image."""
+    """One annotation: a shape that was drawn or painted on an image."""
 
     label: str | None  # the name of its class; None where pixels do not count
     geometry: Geometry
@@ -172,7 +172,7 @@ class Scaled:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawing:
-    """A shape as Pillow draws it, and so labelme's converter.
+    """A shape as Pillow draws it, as labelme's converter does.
 
     Args:
         kind: "polygon", "rectangle", "circle" (centre and a point of the circle), "line",

@@ -29,7 +29,7 @@ _OUTSIDE = 0.5  # how far outside the image a coordinate may lie, in image sizes
 
 
 def evidence(listing: Listing) -> str:
-    """Returns what speaks for this format, in words, or ""."""
+    """Returns the evidence for this format, for messages; "" if there is none."""
     found = _label_files(listing)
     numeric = [path for path in list(found.values())[:20] if _looks_like_labels(path)]
     if not numeric:

@@ -1,4 +1,4 @@
-"""What a run was saved or exported to, as functions from an image to its class ids.
+"""Saved and exported models of a run, as functions from an image to its class ids.
 
 SavedModels, `.keras` and `.tflite` files. What they return is checked, so that a damaged artefact,
 or one of another run, ends in one message and not in a wrong figure.
@@ -72,7 +72,7 @@ def load_artefact(
         return answers.checked(label_of, path, num_classes)
     if eval_config != WHOLE_IMAGES:
         raise UserError(
-            f"{path} has one view of an image, fixed when it was exported: leave out "
+            f"{path} has one inference mode, fixed when it was exported: leave out "
             "--eval_scales, --add_flipped_images, --window_size and --eval_output_stride, or use "
             "the run or its .keras file."
         )

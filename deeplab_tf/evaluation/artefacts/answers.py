@@ -1,4 +1,4 @@
-"""Checks of what an artefact returns, since nobody else has checked it."""
+"""Checks of what an artefact returns, which may be anything."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ def reason(error: Exception) -> str:
 
 
 def printable(text: str, length: int = 300) -> str:
-    """Returns a text that may come from anybody, without control characters and not too long."""
+    """Returns a text of unknown origin without control characters, and not too long."""
     text = "".join(character if character.isprintable() else "?" for character in text[:length])
     return text + " ..." * (len(text) == length)
 

@@ -42,7 +42,7 @@ def newest_version(path: str) -> str:
 
 
 def describe(path: str) -> str:
-    """Says in words what a SavedModel is, without loading or running it.
+    """Describes a SavedModel without loading or running it.
 
     Args:
         path: Folder that holds saved_model.pb.

@@ -22,7 +22,7 @@ from deeplab_tf.evaluation.fitting import ImageFitter
 _PIXEL_TYPES = (np.float32, np.uint8, np.int8, np.int16)
 _SCORE_TYPES = (np.float32, np.uint8, np.int8, np.int16)
 
-# Whatever the interpreter raises is told by the parent, which meets it again.
+# Errors that the interpreter raises are reported by the parent, which gets them again.
 _PROBE = """
 import sys
 import numpy as np
@@ -69,7 +69,7 @@ class TFLiteModel:
         path: The file.
         size: Height and width in pixels of the images that it takes; None for any size.
         has_scores: Whether it returns scores, not class ids.
-        description: What it is, in words.
+        description: What it takes and returns, for messages.
     """
 
     def __init__(self, path: str, in_channels: int = 3):

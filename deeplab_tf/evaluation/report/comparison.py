@@ -1,4 +1,4 @@
-"""What got better and what got worse since another run."""
+"""What became better and what became worse since another run."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """How many of several figures changed."""
+    """The number of figures that changed."""
 
     noun: str
     better: int
@@ -42,7 +42,7 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All that the page says of the other run."""
+    """The comparison with the other run, as the page shows it."""
 
     title: str
     differing: list[tuple[str, object, object]]  # setting, there, here

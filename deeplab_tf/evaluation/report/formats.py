@@ -1,4 +1,4 @@
-"""How the page writes figures; filters of its templates."""
+"""The formats of figures on the page: filters of its templates."""
 
 NOTHING = "\N{EN DASH}"  # where there is no figure
 _MINUS = "\N{MINUS SIGN}"

@@ -68,7 +68,7 @@ def panels(shown: Shown, name: str, info: DatasetInfo) -> list[Panel]:
 
     Args:
         shown: The image.
-        name: What it is called.
+        name: Name of the image.
         info: The classes.
     """
     wrong = formats.percent(shown.error_share(info))

@@ -1,4 +1,4 @@
-"""The page as a whole: what stands on it, in which order."""
+"""The page as a whole: its sections and their order."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ CLASS_COLUMNS = {  # of the table of classes, besides the IoU, by key of the fig
     "dice_per_class": "Dice",
     "boundary_iou_per_class": "boundary IoU",
 }
-# Shown in a way of their own; every other figure or setting is listed as it is.
+# Shown in special ways; every other figure or setting is listed as it is.
 _NOT_LISTED = {
     *SHARES, *COST, *CLASS_COLUMNS, "iou_per_class", "confusion_matrix", "trimap", "command",
     "note", "num_damaged", "damaged_records",
@@ -157,7 +157,7 @@ def _summary(figures: dict) -> dict:
         "facts": {
             key.replace("_", " "): formats.plain(value)
             for key, value in figures.items()
-            # A setting that is off is not listed, nor is what depends on it.
+            # A setting that is off is not listed, nor are those that depend on it.
             if key not in _NOT_LISTED
             and value
             and not (key == "window_overlap" and not figures["window_size"])
@@ -258,7 +258,7 @@ def _images(worst: Sequence[Shown], best: Sequence[Shown], info: DatasetInfo) ->
 def _image_data(
     images: Sequence[dict], changes: Sequence[comparison.Change], classes: Sequence[Class]
 ) -> list[dict]:
-    """What the script of the page knows of every image; shares are rounded to save space."""
+    """The data of every image for the script of the page; shares are rounded to save space."""
     ids = {each.name: each.id for each in classes}
     difference = {change.name: change.difference for change in changes}
     return [
