@@ -18,7 +18,9 @@ from deeplab_tf import train
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data import published_classes
 from deeplab_tf.data import records
+from deeplab_tf.data.class_lists import read_class_list
 from deeplab_tf.errors import UserError
 from deeplab_tf.models import complete
 from deeplab_tf.runs import checkpoints
@@ -152,6 +154,12 @@ def test_batch_norm_that_a_paper_trains_has_the_images_that_it_wants(path):
     is_of_a_paper = not path.stem.startswith(("camvid", "shapes"))
     if is_of_a_paper and model_config.backbone != "vgg_16" and train_config.fine_tune_batch_norm:
         assert train_config.train_batch_size >= 12
+
+
+def test_the_class_list_of_voc_is_that_of_the_data_set():
+    names, colors = read_class_list(REPOSITORY / "configs/voc2012.classes")
+    assert names == published_classes.VOC2012.class_names
+    assert colors == published_classes.VOC2012.colors
 
 
 @of_every_flagfile

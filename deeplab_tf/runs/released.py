@@ -102,14 +102,14 @@ def _released_settings(entry: zoo.Entry) -> dict:
     has_decoder = whole["version"] == "v3plus"
     groups = [EncoderSettings, OutputSettings, *[DecoderSettings] * has_decoder]
     *parts, _ = sort_settings(whole["version"], whole["backbone"], settings, *groups)
-    released = {"num_classes": published_classes.BY_DATASET[entry.data].num_classes}
-    released |= whole | {"depth_multiplier": 1.0}
+    num_classes = published_classes.BY_DATASET[entry.data].num_classes
+    released = whole | {"num_classes": num_classes, "depth_multiplier": 1.0}
     for part in parts:
         released |= dataclasses.asdict(part)
     if has_decoder:
         released["decoder_output_stride"] = parts[-1].strides
         if released["decoder_output_is_logits"]:
-            released["decoder_filters"] = released["num_classes"]
+            released["decoder_filters"] = num_classes
     return released | settings
 
 

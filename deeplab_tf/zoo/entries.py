@@ -7,6 +7,7 @@ original's model zoo of March 2020.
 import dataclasses
 import difflib
 import os
+import typing
 from collections.abc import Mapping
 
 from deeplab_tf.errors import UserError
@@ -36,11 +37,11 @@ class Entry:
 
     name: str
     archive: str
-    model: Mapping[str, object]
+    model: Mapping[str, typing.Any]
     data: str
     published: str = ""
     megabytes: float | None = None
-    records: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    records: Mapping[str, typing.Any] = dataclasses.field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -66,13 +67,13 @@ class Entry:
         return self.data == "imagenet"
 
     @property
-    def data_settings(self) -> dict[str, object]:
-        """The arguments of a `DataConfig` for the data that the weights were trained on."""
+    def data_settings(self) -> dict[str, typing.Any]:
+        """The arguments of a `DataConfig` for the data of a whole network."""
         return {"dataset": self.data, **RECORDS[self.data], **self.records}
 
 
 # The splits and the training crops of the original's documentation, by data.
-RECORDS: dict[str, Mapping[str, object]] = {
+RECORDS: dict[str, Mapping[str, typing.Any]] = {
     "voc2012": {"train_split": "train_aug", "val_split": "val", "train_crop_size": (513, 513)},
     "cityscapes": {
         "train_split": "train_fine",
