@@ -58,7 +58,7 @@ REQUIRED = [
 
 # `deeplab_tf.errors.extra_for` names the extra where one is missing.
 EXTRAS = {
-    # The input pipeline and the fully-connected CRF, several times as fast as in TensorFlow.
+    # The input pipeline and the fully-connected CRF, several times faster than in TensorFlow.
     "fast": ["numba>=0.60,<0.69"],  # `numba.core.cgutils`: vectors of eight floats
     # Exporting, running and describing .tflite files. `schema_py_generated`: their operators.
     "litert": ["ai-edge-litert>=2,<3"],

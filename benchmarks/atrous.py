@@ -1,4 +1,4 @@
-"""How many times as fast our atrous convolutions are as the plain Keras layers in the same run.
+"""Speed-up of our atrous convolutions over the plain Keras layers, measured in the same run.
 
     python benchmarks/atrous.py            # everything, about 15 minutes on 2 idle cores
     python benchmarks/atrous.py --quick    # the smaller maps and a few rates, about 3 minutes
@@ -120,7 +120,7 @@ def main() -> None:
         f"least of all {faster[slowest]:.2f} ({slowest[0]} {slowest[1]}, rate {slowest[2]}), "
         f"where the control reads {min(controls):.2f} to {max(controls):.2f}"
     )
-    print("Times as fast: " + "; ".join(parts))
+    print("Speed-up: " + "; ".join(parts))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long the fully-connected CRF takes, beside the reference in the same run if it is installed.
+"""Time of the fully-connected CRF, and of the reference in the same run if it is installed.
 
     python benchmarks/crf.py [CASE.npz ...]
 
@@ -101,7 +101,7 @@ def ours(image, probabilities, parameters: dict, iterations: int, **options) -> 
 
 
 def seconds(function, *arguments, **options) -> tuple[float, float]:
-    """Wall and CPU seconds of a call."""
+    """Returns wall and CPU seconds of a call."""
     wall, cpu = time.perf_counter(), time.process_time()
     function(*arguments, **options)
     return time.perf_counter() - wall, time.process_time() - cpu

@@ -145,7 +145,7 @@ def in_own_process(function: str, *arguments) -> dict | None:
     if result.returncode:
         lines = result.stderr.strip().splitlines()
         was_killed = result.returncode < 0
-        why = "killed, perhaps for want of memory" if was_killed else (lines or ["?"])[-1]
+        why = "killed, perhaps because memory ran out" if was_killed else (lines or ["?"])[-1]
         print(f"  {function} failed: {why}", flush=True)
         return None
     return json.loads(result.stdout.splitlines()[-1])

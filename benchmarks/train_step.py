@@ -207,7 +207,7 @@ class Worker:
         assert self._process.stdout is not None  # it is piped
         line = self._process.stdout.readline()
         if not line:
-            sys.exit("A worker has ended early: was there memory enough for both?")
+            sys.exit("A worker ended early: was there enough memory for both?")
         return json.loads(line)
 
 

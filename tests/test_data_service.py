@@ -56,7 +56,7 @@ def training_batches(source, first: int) -> tf.data.Dataset:
     return dataset.batch(3, drop_remainder=True)
 
 
-# The second one is a run that goes on: it must not get what the first one left.
+# The second one is a run that resumes: it must not get batches of the first one.
 @pytest.mark.parametrize("first", [0, 6])
 def test_one_worker_gives_the_batches_of_the_pipeline_itself(command, tiny_records, first):
     dataset = training_batches(tiny_records, first)

@@ -1,4 +1,4 @@
-"""Building records: what is written, and what is said of images that are no good."""
+"""Building records: what is written, and the messages about unusable images."""
 
 import io
 import json

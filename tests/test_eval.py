@@ -1,4 +1,4 @@
-"""Evaluation of a run, and of what was made of it."""
+"""Evaluation of a run, and of exports of it."""
 
 import dataclasses
 import json

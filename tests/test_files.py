@@ -64,7 +64,7 @@ def test_only_drafts_of_processes_that_are_gone_are_deleted(tmp_path):
     (tmp_path / ".new_elsewhere_2_d").mkdir()
     for name in (".new_plans", ".new_export_plans"):
         (tmp_path / name).mkdir()
-    os.utime(tmp_path / ".new_plans", (0, 0))  # not a draft: its name says nothing of a process
+    os.utime(tmp_path / ".new_plans", (0, 0))  # not a draft: its name has no process
     files.remove_drafts(tmp_path)
     left = {
         running,

@@ -312,7 +312,7 @@ def tiny_step():
 
 @pytest.fixture(scope="module")
 def batch() -> dict[str, np.ndarray]:
-    """Four images, of which the first two have many pixels that do not count."""
+    """Four images; the first two have many pixels that do not count."""
     random = np.random.default_rng(0)
     label = random.integers(0, 3, (4, 17, 17), dtype=np.int32)
     label[:2, :10] = 255

@@ -65,7 +65,7 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "resnet_v1_101_beta": ResNetV1_101Beta,
     "vgg_16": VGG16,
 }
-# Setting -> who has it, and the value that all others have.
+# Setting -> the backbones that have it, and the value that all others have.
 _OWNERS = {
     "multi_grid": ("Only Xception and ResNet have a block that it applies to.", None),
     "depth_multiplier": ("Only a MobileNet can be scaled.", 1),

@@ -1,4 +1,4 @@
-"""How a classification network is made to return features at any stride."""
+"""Makes a classification network return features at any stride."""
 
 import numbers
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ OUTPUT_STRIDES = (4, 8, 16, 32)
 
 
 def check_output_stride(output_stride: int) -> None:
-    """Raises a `UserError` for an output stride that no backbone has."""
+    """Raises a `UserError` for an output stride that no backbone supports."""
     if not isinstance(output_stride, numbers.Integral) or output_stride not in OUTPUT_STRIDES:
         raise UserError(
             f"output_stride is {output_stride!r}; it must be one of "

@@ -1,4 +1,4 @@
-"""What happens to pixels before the first convolution."""
+"""The preprocessing of pixels before the first convolution."""
 
 import keras
 

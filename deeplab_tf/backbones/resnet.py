@@ -212,7 +212,7 @@ def _branch(filters: int, name: str, blocks: layers.ConvBlocks, stride: int, rat
 
 
 def _shortcut(x, filters: int, name: str, blocks: layers.ConvBlocks, stride: int):
-    """Returns what a unit's branch is added to: its input, projected or subsampled if necessary."""
+    """Returns the shortcut of a unit: its input, projected or subsampled if necessary."""
     if x.shape[-1] != filters:
         return layers.call_in_order(blocks.conv(filters, 1, name, None, strides=stride), x)
     if stride == 1:

@@ -162,7 +162,7 @@ def _infer_batch(infer, images: np.ndarray, probabilities: np.ndarray, num_threa
 def unary_from_labels(
     labels: np.ndarray, num_classes: int, certainty: float, ignore_label: int = 255
 ) -> np.ndarray:
-    """Makes probabilities for `dense_crf` out of a label map.
+    """Makes probabilities for `dense_crf` from a label map.
 
     Args:
         labels: Integers [H, W] or [B, H, W], class ids or the ignore label.
@@ -309,7 +309,7 @@ def num_cores() -> int:
 def _infer_in_tensorflow(
     image, probabilities, parameters, compatibility, screen_classes, return_energy, num_threads
 ):
-    # Threads and screening only save time, so this form does without them.
+    # Threads and screening only save time, so this form ignores them.
     from deeplab_tf.crf import graph
 
     del screen_classes, num_threads

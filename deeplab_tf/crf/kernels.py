@@ -54,7 +54,7 @@ def _find_nearest_points(elevated, count, whole, total):
 
 @compiled
 def _rank_remainders(elevated, whole, count, rank):
-    """Ranks the remainders in descending order, which tells in which simplex a pixel lies."""
+    """Ranks the remainders in descending order, which determines the simplex of a pixel."""
     size = np.float32(len(elevated))
     rank[:] = 0
     for i in range(len(elevated) - 1):

@@ -20,7 +20,7 @@ from deeplab_tf.layers.separable import AtrousSeparableConv2D
 
 @register
 class ASPP(LargeLayer):
-    """Atrous spatial pyramid pooling: looks at features at several rates and as a whole.
+    """Atrous spatial pyramid pooling: processes features at several rates and as a whole.
 
     A 1x1 convolution, a 3x3 convolution at each rate and image pooling run side by side; their
     results are concatenated and projected to `filters` channels. The sub-layers are named by the

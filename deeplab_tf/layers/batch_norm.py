@@ -1,4 +1,4 @@
-"""Batch normalization as the original has it, and what is done to all of a model's."""
+"""Batch normalization as in the original, and changes to all batch norms of a model."""
 
 import keras
 from keras import ops
@@ -21,8 +21,9 @@ class BatchNorm(keras.layers.BatchNormalization):
     Args:
         momentum: Decay of the moving statistics: the weight of their old value in an update.
         epsilon: Added to the variance.
-        frozen: Whether training too normalizes with the moving statistics and keeps them unchanged,
-            while gamma and beta still train (`fine_tune_batch_norm=False` of the original).
+        frozen: Whether training also normalizes with the moving statistics and keeps them
+            unchanged, while gamma and beta still train (`fine_tune_batch_norm=False` of the
+            original).
         synchronized: Whether the replicas of a `tf.distribute` strategy share their statistics.
         **kwargs: The other arguments of `keras.layers.BatchNormalization`.
 
@@ -139,7 +140,7 @@ def batch_norms(model: keras.Model) -> list[BatchNorm]:
 
 
 def freeze_batch_norm(model: keras.Model) -> None:
-    """Makes every `BatchNorm` of a model use and keep its moving statistics in training too.
+    """Makes every `BatchNorm` of a model use and keep its moving statistics in training, too.
 
     Call it before a training step is traced.
     """

@@ -1,4 +1,4 @@
-"""Convolution blocks: what backbones and larger layers are built from.
+"""Convolution blocks, from which backbones and larger layers are built.
 
 A block is a list of layers that run one after another. A backbone calls it on a Keras tensor, so
 that each layer is part of the backbone's graph; a larger layer keeps it as a `Chain`.
@@ -138,9 +138,9 @@ def call_in_order(block: Sequence[keras.layers.Layer], inputs):
 
 
 class LargeLayer(keras.layers.Layer):
-    """A layer made of layers, for feature maps `[B, H, W, C]`.
+    """A layer that consists of layers, for feature maps `[B, H, W, C]`.
 
-    Its config keeps what was set on all batch norms inside, as `freeze_batch_norm` does.
+    Its config keeps settings of all batch norms inside, such as those of `freeze_batch_norm`.
     """
 
     def __init__(self, **kwargs):

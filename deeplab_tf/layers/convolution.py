@@ -1,4 +1,4 @@
-"""How TensorFlow computes atrous convolution; the only module that knows.
+"""How TensorFlow computes atrous convolution. Only this module depends on it.
 
 There are two forms. The native one uses a dilated kernel. The stock one regroups pixels by their
 phase and back (space-to-batch): it runs everywhere, but is several times slower at large rates.
@@ -55,7 +55,7 @@ def convolve(forms: Forms, images, kernel, rates: tuple[int, int], padding: str)
 
 
 def _without_idle_taps(images, kernel, rates, padding: str):
-    """Removes the outer weights of a kernel that would only meet padding.
+    """Removes the outer weights of a kernel that only see padding.
 
     A 3x3 kernel whose rate reaches over the whole map is its middle weight (DeepLabv3,
     arXiv:1706.05587, section 3.3). This needs a map of known size and a kernel of odd size.
@@ -129,7 +129,7 @@ def _native_depthwise_conv(images, kernel, rates, padding: str):
     @tf.custom_gradient
     def convolve_with_gradients(images, kernel):
         def gradients(upstream):
-            # Each pixel collects from every output that looked at it: the kernel turned around.
+            # Each pixel collects from every output that depends on it: the kernel turned around.
             pads_back = [
                 (rate * (size - 1) - before, rate * (size - 1) - behind)
                 for rate, size, (before, behind) in zip(rates, kernel.shape, pads)

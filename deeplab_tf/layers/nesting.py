@@ -1,4 +1,4 @@
-"""Looking into layers that are made of layers.
+"""Finding the layers inside of layers.
 
 Whatever walks the layers of a model has to look inside nested models, and inside layers such as
 `ASPP`.

@@ -70,7 +70,7 @@ class ImagePooling(keras.layers.Layer):
                 data_format="channels_last",
             )
             return ops.cast(means, features.dtype)
-        # No kernel takes a window that is only known at run time.
+        # No kernel supports a window that is only known at run time.
         rows, columns = map(_windows, sides, self.window(sides), self.strides)
         rows, columns = ops.cast(rows, features.dtype), ops.cast(columns, features.dtype)
         return ops.einsum("yh,bhwc,xw->byxc", rows, features, columns)

@@ -1,4 +1,4 @@
-"""What the layers made or traced inside a `with` block are meant for."""
+"""Options for the layers that are made or traced inside a `with` block."""
 
 import contextlib
 import dataclasses

@@ -98,7 +98,7 @@ def build_model(
 
 
 def complete(config: ModelConfig, num_classes: int, in_channels: int = 3) -> ModelConfig:
-    """Fills in what a run dir must record about its model, whatever becomes of files and defaults.
+    """Fills in all that a run dir must record about its model, so that no file or default matters.
 
     Args:
         config: The model's flags.

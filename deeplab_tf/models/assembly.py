@@ -1,4 +1,4 @@
-"""What all versions share: a backbone in front of the head, and the logits' way to the output."""
+"""Parts of all versions: a backbone before the head, and the path from logits to the output."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ class Trunk:
     """A backbone on an image.
 
     Attributes:
-        name: What the whole model will be called.
+        name: Name of the whole model.
         backbone_name: Official name of the backbone; empty for a model that was given.
         image: The input, `[B, H, W, in_channels]`.
         backbone: The backbone.

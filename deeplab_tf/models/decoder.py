@@ -12,7 +12,7 @@ from deeplab_tf.models.settings import DecoderSettings
 
 
 def decode(x, features: dict, num_classes: int, settings: DecoderSettings, batch_norm_decay: float):
-    """Turns the encoder's output into logits with the help of sharper features.
+    """Turns the encoder's output into logits with sharper features.
 
     Args:
         x: `[B, H, W, C]`, the encoder's output.

@@ -1,4 +1,4 @@
-"""Descriptions of models: their layers and parts, and what these cost."""
+"""Descriptions of models: their layers and parts, and the cost of these."""
 
 import dataclasses
 import functools
@@ -110,7 +110,7 @@ class Description:
 
 
 def describe(model: keras.Model, input_size: Sequence[int], batch_size: int) -> Description:
-    """Lists the layers of a model and what they cost at an input size.
+    """Lists the layers of a model and their cost at an input size.
 
     Multiply-adds are those of convolutions: each weight of a kernel counts once for each pixel of
     the output; biases, batch norm, activations, pooling and resizing do not count. The papers' tool
@@ -180,10 +180,10 @@ def _training_memory(model: keras.Model, rows: Sequence[Row], loss_bytes: int) -
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """What a pixel of a map sees of the image, down and across, in pixels of the image."""
+    """The receptive field of a pixel of a map, down and across, in pixels of the image."""
 
     extent: tuple[float, float] = (1, 1)
-    step: tuple[float, float] = (1, 1)  # distance between what neighbours see
+    step: tuple[float, float] = (1, 1)  # distance between the fields of neighbours
 
 
 class _Recorder:
@@ -247,7 +247,7 @@ class _Recorder:
 
 
 def _view(layer, maps: list, views: list[_View], output) -> _View:
-    """Returns what the output of a layer sees, from what its inputs see."""
+    """Returns the receptive field of a layer's output, from those of its inputs."""
     if isinstance(layer, layers.ResizeLike):
         views = views[:1]  # The second map only gives its size.
     extent = [max(sides) for sides in zip(*(view.extent for view in views))]
@@ -266,7 +266,7 @@ def _view(layer, maps: list, views: list[_View], output) -> _View:
 
 
 def _window(layer, sides: Sequence[int]) -> tuple[Sequence[float], Sequence[int]]:
-    """Returns the window that a layer looks at in a map with these sides, and its strides."""
+    """Returns the window of a layer on a map with these sides, and its strides."""
     if isinstance(layer, _CONVOLUTIONS):
         spread = zip(layer.kernel_size, layer.dilation_rate)
         return [(size - 1) * rate + 1 for size, rate in spread], layer.strides
@@ -363,7 +363,7 @@ def _line(name: str, output: str, parameters: str, multiply_adds: str, field: st
 
 
 def _name_within_part(row: Row) -> str:
-    """Returns a layer's name without what all names of its part have in common."""
+    """Returns a layer's name without the common beginning of the names in its part."""
     name = row.name.removeprefix(row.part + "/").removeprefix(row.part.rpartition("/")[0] + "/")
     return re.sub("/(xception_module|bottleneck_v1)", "", name)
 

@@ -1,4 +1,4 @@
-"""How v3 and v3+ see the features in context: by the ASPP, its light form or a cell."""
+"""The context module of v3 and v3+: the ASPP, its light form or a cell."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ def aspp_rates(output_stride: int) -> tuple[int, ...]:
 
 
 def encode(features, output_stride: int, settings: EncoderSettings):
-    """Looks at the features in context.
+    """Adds context to the features.
 
     Args:
         features: `[B, H, W, C]`, H and W at the output stride.
         output_stride: Output stride of the features.
-        settings: How to look at them.
+        settings: The context module and its settings.
 
     Returns:
         `[B, H, W, filters]`.

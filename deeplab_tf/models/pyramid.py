@@ -41,7 +41,7 @@ def merged_logits(one_scale: keras.Model, image, output: OutputSettings):
 
 
 def with_logits_of_every_scale(model: keras.Model) -> keras.Model:
-    """Makes a model with an `image_pyramid` return what a loss for each scale needs.
+    """Makes a model with an `image_pyramid` return the logits for a loss at each scale.
 
     Args:
         model: A model of `deeplab_tf.build_model`.

@@ -1,4 +1,4 @@
-"""The settings of a model, in groups, and which version has which.
+"""The settings of a model, in groups, and the groups of each version.
 
 Each field has the name and the meaning of the original's flag. A version's constructor sorts its
 keyword arguments into the groups that it has.
@@ -25,7 +25,7 @@ _ALL |= _OF_BACKBONE | {"upsample_logits"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputSettings:
-    """What every version has behind its head.
+    """The output of every version.
 
     Attributes:
         image_pyramid: Scales at which the network sees its input, such as 0.5, 0.75, 1; empty for
@@ -58,13 +58,13 @@ class OutputSettings:
 
     @property
     def has_pyramid(self) -> bool:
-        """Whether the network sees its input at any other scale than its own."""
+        """Whether the network sees its input at another scale than its own."""
         return tuple(self.image_pyramid) not in ((), (1,))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """How v3 and v3+ see the features in context.
+    """The context module of v3 and v3+.
 
     Attributes:
         atrous_rates: Rate of each 3x3 branch of the ASPP; `()` for none (MobileNet's light head);
@@ -169,7 +169,7 @@ def sort_settings(version: str, backbone: str | keras.Model, given: dict, *group
     default.
 
     Args:
-        version: What errors call the version.
+        version: Name of the version, for messages.
         backbone: The backbone or its official name.
         given: Settings by name; None stands for "not given".
         *groups: Classes of settings.
@@ -254,7 +254,7 @@ def is_mobilenet_v3(backbone: str | keras.Model) -> bool:
 
 
 def _settings_of_paper(backbone: str | keras.Model, given: dict) -> dict:
-    """Returns what the paper of a backbone fixes in the encoder and the decoder.
+    """Returns the settings of encoder and decoder that the paper of a backbone fixes.
 
     Reference: MobileNetV3, arXiv:1905.02244, section 6.4, with the windows of the released models.
     """

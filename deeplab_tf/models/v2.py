@@ -1,4 +1,4 @@
-"""DeepLab v2: classifiers that look at the features at several rates, summed.
+"""DeepLab v2: the sum of classifiers at several rates.
 
 Reference: arXiv:1606.00915.
 """

@@ -88,7 +88,7 @@ def _cascade(
     weights: Weights,
     settings: dict,
 ) -> keras.Model:
-    """Builds the cascade: the backbone has seen its rates through already.
+    """Builds the cascade: the backbone already has its rates.
 
     Reference: arXiv:1706.05587, section 3.2.
     """

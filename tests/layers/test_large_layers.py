@@ -1,4 +1,4 @@
-"""The layers that are made of layers: separable convolution, ASPP and its light form."""
+"""The layers that consist of layers: separable convolution, ASPP and its light form."""
 
 import keras
 import numpy as np

@@ -92,7 +92,7 @@ ALL = {"cross_entropy_weight": 1.0, "focal_weight": 0.5, "dice_weight": 2.0, "lo
 
 
 def random_pixels(classes=4, ignore_label=255, dtype=tf.float32, shape=(2, 5, 7)):
-    """Logits, and labels of which some are ignored and class 2 is not there."""
+    """Logits, and labels with some ignored pixels and without class 2."""
     rng = np.random.default_rng(0)
     label = rng.choice([0, 1, 3, ignore_label], shape).astype(np.int32)
     return tf.cast(rng.normal(size=(*shape, classes)) * 2, dtype), tf.constant(label)

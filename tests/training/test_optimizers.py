@@ -206,7 +206,7 @@ def test_a_gradient_that_is_not_finite_is_not_clipped_away():
 
 
 def draw_batch(count: int):
-    """Images, and labels of which more and more are ignored."""
+    """Images, and labels with more and more ignored pixels."""
     rng = np.random.default_rng(1)
     label = rng.integers(0, 3, [count, 6, 6]).astype(np.int32)
     for index in range(count):
