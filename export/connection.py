@@ -109,7 +109,7 @@ class Connection:
 
     def unauthorised_error(self, why: object) -> UserError:
         return UserError(
-            f"{self.server} does not let this client in ({printable(why)}): give a token by "
+            f"{self.server} refuses this client ({printable(why)}): give a token by "
             f"--auth_token_file or the environment variable {TOKEN_VARIABLE}."
         )
 

@@ -348,7 +348,7 @@ def test_the_progress_line_counts_images_on_a_terminal(raw, tmp_path, monkeypatc
 
 
 def test_records_of_the_original_converters_are_read(raw, tmp_path):
-    """Five images in four shards of ceil(5 / 4), the last of which is empty."""
+    """Five images in four shards of ceil(5 / 4); the last one is empty."""
     image_bytes = (raw / "images/a.jpg").read_bytes()
     label_bytes = (raw / "labels/a.png").read_bytes()
 

@@ -86,7 +86,7 @@ if "deeplab_tf.train" in sys.orig_argv:
 
 
 class Run:
-    """A run of the commands: its folders, and what it is started with."""
+    """A run of the commands: its folders, and its flags."""
 
     def __init__(self, folder, source, *arguments: str, ends=()):
         (folder / "site").mkdir(parents=True)

@@ -173,8 +173,8 @@ def detect_encoding(
     first_of = {encodings[0]: path for path, encodings in reversed(possible.items())}
     listed = ", ".join(f"{encoding} in {path}" for encoding, path in sorted(first_of.items()))
     raise UserError(
-        f"labels are encoded in different ways: {listed}; bring them into one, or say by "
-        "--label_encoding which it is"
+        f"labels are encoded in different ways: {listed}; use one encoding, or name it "
+        "with --label_encoding"
     )
 
 
@@ -229,7 +229,7 @@ def label_ids(
             f"is a colour image, though labels are said to be {encoding}, or look like that",
             subject="label",
             name=str(path),
-            remedy="Bring all into one encoding, or say by --label_encoding which it is.",
+            remedy="Use one encoding for all, or name it with --label_encoding.",
         )
     return np.where(pixels.values == _UNLABELLED, _IGNORE_LABEL, pixels.values)
 
@@ -271,7 +271,7 @@ def _integers(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
 def _rgb(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
     values = pixels.values
     if pixels.rgb is None and values is not None and (values.max() > 255 or values.min() < 0):
-        raise UserError(f"label {path} has no colours: say by --label_encoding how it holds ids")
+        raise UserError(f"label {path} has no colours: name its encoding with --label_encoding")
     return pixels.colors()
 
 

@@ -212,13 +212,13 @@ def _read_list(path: pathlib.Path, index: "_PairIndex", is_certain: bool) -> lis
     if missing:
         raise UserError(
             f"{path} lists {shortened(missing[0])!r}, but there is no image with a label of that "
-            f"name ({counted(len(missing), 'line')} of {len(lines)}): add it, or take it off the "
-            "list."
+            f"name ({counted(len(missing), 'line')} of {len(lines)}): add it, or remove it from "
+            "the list."
         )
     pairs = [pair for pair in found if pair is not None]
     image, count = collections.Counter(pair.image for pair in pairs).most_common(1)[0]
     if count > 1:
-        raise UserError(f"{path} lists {image} twice: take it off once.")
+        raise UserError(f"{path} lists {image} twice: remove one of the two.")
     return pairs
 
 
@@ -323,7 +323,7 @@ def _no_pairs(
         return (
             f"There is no label file in {listing.root}: of {listing.contents()}, none lies in a "
             "folder such as labels/, masks/ or annotations/, and no name ends in _mask, _label or "
-            "_L. If the names of the label files end otherwise, say it: --label_suffix=_END."
+            "_L. If the names of the label files end otherwise, give --label_suffix=_END."
         )
     return (
         f"No image in {listing.root} has a label file of the same name: the images are "

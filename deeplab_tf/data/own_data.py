@@ -435,7 +435,7 @@ def _divide(data: OwnData, options: OwnDataOptions, refuse_leaks: bool) -> OwnDa
     notes = list(data.notes)
     undivided = splits.pop("", ())
     if undivided and splits:
-        notes.append(f"{counted(len(undivided), 'image')} of no split are taken for train.")
+        notes.append(f"{counted(len(undivided), 'image')} in no split are used for training.")
     train = (*splits.get("train", ()), *undivided)
     if train:
         splits["train"] = train

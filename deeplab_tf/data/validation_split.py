@@ -72,7 +72,7 @@ def _groups(
         equal = [pair for pair in pairs if pair[2] == "equal"]
         note = (
             f"{max(map(len, groups))} images look alike, as those of a fixed camera do: only equal "
-            "ones were kept in one split. If they show one scene, give the splits yourself."
+            "ones were kept in one split. If they show one scene, define the splits yourself."
         )
         return near_duplicates.groups(len(looks), equal), [note]
     alike = [group for group in groups if len(group) > 1]

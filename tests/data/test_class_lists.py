@@ -1,4 +1,4 @@
-"""Class lists in the forms of several tools, and text files that are none."""
+"""Class lists in the forms of several tools, and other text files."""
 
 import pytest
 

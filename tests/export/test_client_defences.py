@@ -379,7 +379,7 @@ def test_a_tls_handshake_that_comes_in_drops_is_not_waited_for(certificates):
 @pytest.mark.parametrize("status", [b"401 Unauthorized", b"403 Forbidden"])
 def test_a_missing_token_is_asked_for(status):
     refusal = answer(b'{"error": "who are you"}').replace(b"200 OK", status)
-    with pytest.raises(UserError, match="does not let this client in.*--auth_token_file"):
+    with pytest.raises(UserError, match="refuses this client.*--auth_token_file"):
         ask(saying([refusal]))
 
 
@@ -489,7 +489,7 @@ def test_grpc_by_tls_sends_the_token_and_refuses_strangers(authority, certificat
         ) as server:
             np.testing.assert_array_equal(server.predict([IMAGE])[0], LABEL)
         with client.Client(address, "grpc", **settings, ca_certificates=certificates) as server:
-            with pytest.raises(UserError, match="does not let this client in .who are you"):
+            with pytest.raises(UserError, match="refuses this client .who are you"):
                 server.predict([IMAGE])
         with client.Client(address, "grpc", **settings) as server:
             with pytest.raises(UserError, match="certificate .* is not trusted"):

@@ -1,4 +1,4 @@
-"""What a run dir says of itself: written whole, read with one message if it is damaged."""
+"""The description of a run: written whole, read with one message if it is damaged."""
 
 import codecs
 import dataclasses
@@ -31,7 +31,7 @@ def make_run(folder) -> run_dirs.Run:
 
 
 def read_all(folder) -> tuple:
-    """Everything that a run dir says of itself."""
+    """The whole description of a run."""
     return run_dirs.read(str(folder)), run_dirs.crf_parameters(str(folder), TUNED)
 
 
