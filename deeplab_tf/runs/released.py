@@ -17,9 +17,11 @@ from deeplab_tf.models import OutputSettings
 from deeplab_tf.models.dense_prediction_cell import cell_to_text
 from deeplab_tf.models.settings import sort_settings
 
-# Settings that do not change the variables: the weights can be used with other values of them.
+# Settings that do not change the variables, or only the first kernel, which is spread over the
+# channels of the images: the weights can be used with other values of them.
 _FREE = frozenset(
     {
+        "in_channels",
         "output_stride",
         "atrous_rates",
         "multi_grid",
@@ -103,7 +105,7 @@ def _released_settings(entry: zoo.Entry) -> dict:
     groups = [EncoderSettings, OutputSettings, *[DecoderSettings] * has_decoder]
     *parts, _ = sort_settings(whole["version"], whole["backbone"], settings, *groups)
     num_classes = published_classes.BY_DATASET[entry.data].num_classes
-    released = whole | {"num_classes": num_classes, "depth_multiplier": 1.0}
+    released = whole | {"num_classes": num_classes, "in_channels": 3, "depth_multiplier": 1.0}
     for part in parts:
         released |= dataclasses.asdict(part)
     if has_decoder:

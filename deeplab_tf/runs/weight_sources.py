@@ -7,6 +7,7 @@ import keras
 from deeplab_tf import models
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.runs import saved_models
+from deeplab_tf.weights import fully_connected
 from deeplab_tf.weights import tf1_checkpoint
 
 
@@ -27,7 +28,8 @@ def fill(
         skip_mismatched: Whether to leave variables unchanged that the source lacks or has in
             another shape.
         allow_backbone: Whether the checkpoint may be of a backbone alone, such as those trained on
-            ImageNet; the head then stays unchanged.
+            ImageNet. The head then stays unchanged, except for the fc6 and fc7 of v1 and v2, which
+            are taken from the fully connected layers of VGG-16.
         rgb_bands: Numbers, from 1, of the bands that get the weights of red, green and blue in a
             model for images of other than three channels; by default the first three.
 
@@ -43,6 +45,8 @@ def fill(
             model, trained, source, skip_mismatched, rgb_bands=rgb_bands
         )
     with tf1_checkpoint.opened(source) as values:
-        if allow_backbone and tf1_checkpoint.is_of_backbone(values):
-            model = models.backbone_of(model)
-        return tf1_checkpoint.fill(model, values, skip_mismatched, rgb_bands=rgb_bands)
+        if not (allow_backbone and tf1_checkpoint.is_of_backbone(values)):
+            return tf1_checkpoint.fill(model, values, skip_mismatched, rgb_bands=rgb_bands)
+        backbone = models.backbone_of(model)
+        report = tf1_checkpoint.fill(backbone, values, skip_mismatched, rgb_bands=rgb_bands)
+        return report.with_subsampled(fully_connected.fill(model, values), values.shapes)

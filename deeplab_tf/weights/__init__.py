@@ -4,6 +4,7 @@ tf1_checkpoint.py      fills a model from a checkpoint of the original
 checkpoint_paths.py    finds the checkpoint that a name, a folder or an archive stands for
 checkpoint_values.py   the values of a checkpoint by the original's names, whatever wrote it
 keras_applications.py  the values of Keras Applications by the original's names
+fully_connected.py     VGG-16's fully connected layers as fc6 and fc7 of v1 and v2
 object_graph.py        the names in checkpoints of deeplab_tf 0.1
 """
 

@@ -33,7 +33,7 @@ class ImportReport:
         path: Path of the checkpoint.
         loaded: Variables that were loaded into the model.
         adapted: Loaded variables that were changed to fit, and how: the first convolution of a
-            model for images of other than three channels.
+            model for images of other than three channels; fc6 and fc7 of v1 and v2.
         skipped: Variables of the model that were left unchanged, and why.
         unused: Variables of the checkpoint that the model does not have, except the optimizer's.
         averaged: Loaded variables for which the checkpoint has only the moving average, which was
@@ -46,6 +46,20 @@ class ImportReport:
     skipped: list[tuple[str, str]]
     unused: list[str]
     averaged: list[str] = dataclasses.field(default_factory=list)
+
+    def with_subsampled(
+        self, sources: dict[str, str], shapes: dict[str, list[int]]
+    ) -> "ImportReport":
+        """Returns the report with what `fully_connected.fill` has filled."""
+        adapted = [
+            (name, f"subsampled from {source} {shapes[source]}") for name, source in sources.items()
+        ]
+        return dataclasses.replace(
+            self,
+            loaded=[*self.loaded, *sources],
+            adapted=[*self.adapted, *adapted],
+            unused=[name for name in self.unused if name not in sources.values()],
+        )
 
     @property
     def quantization_ranges(self) -> list[str]:

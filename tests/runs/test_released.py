@@ -50,7 +50,8 @@ def test_settings_and_classes_follow_from_the_name(name):
 # The flags that the original gives for these models.
 OFFICIAL_FLAGS = {
     "xception65_coco_voc_trainaug": "--version=v3plus --backbone=xception_65 --output_stride=16 "
-    "--atrous_rates=6,12,18 --decoder_output_stride=4 --multi_grid=1,1,1 --num_classes=21",
+    "--atrous_rates=6,12,18 --decoder_output_stride=4 --multi_grid=1,1,1 --num_classes=21 "
+    "--in_channels=3",
     "mobilenetv3_large_cityscapes_trainfine": "--backbone=mobilenet_v3_large_seg "
     "--image_pooling_crop_size=769,769 --image_pooling_stride=4,5 --add_image_level_feature "
     "--aspp_convs_filters=128 --aspp_with_concat_projection=false "
