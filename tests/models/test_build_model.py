@@ -211,7 +211,7 @@ def test_dense_heads_have_the_originals_names():
         ({"dense_prediction_cell_json": CELL, "atrous_rates": (6,)}, "atrous_rates would shape"),
         ({"dense_prediction_cell_json": "nowhere.json"}, "There is no .* cell nowhere.json"),
         ({"dense_prediction_cell_json": "[1, 2"}, "is not JSON"),
-        ({"dense_prediction_cell_json": "[]"}, "not a list of branches"),
+        ({"dense_prediction_cell_json": "[]"}, "not a list of 1 to 100 branches"),
         (
             {"dense_prediction_cell_json": '[{"op": "conv", "kernel": 3, "input": 0}]'},
             "not an earlier branch",
