@@ -40,6 +40,7 @@ class ModelCard:
         sections = [
             f"# {html.escape(self.name)}\n\n{self._summary()}",
             f"## Use\n\n{self._use()}",
+            *([f"## Bands\n\n{self._bands()}"] if self.run.dataset.bands else []),
             f"## Results\n\n{self._results()}",
             f"## Classes\n\n{self._classes()}",
             f"## Training\n\n{self._training()}",
@@ -49,7 +50,7 @@ class ModelCard:
 
     def _front(self) -> dict:
         """What the Hub indexes."""
-        front = {
+        front: dict[str, object] = {
             "library_name": "keras",
             "pipeline_tag": "image-segmentation",
             "tags": ["deeplab", "deeplab_tf", "semantic-segmentation", "tensorflow"],
@@ -81,15 +82,17 @@ class ModelCard:
         )
 
     def _use(self) -> str:
+        dataset = self.run.dataset
+        size, order = f"H, W, {dataset.num_channels}", "bands" if dataset.bands else "RGB"
         code = f"""
             import deeplab_tf
 
             run = deeplab_tf.load_run("{self.address}")
-            labels = run.predict(image)  # uint8 [H, W, 3], RGB -> class ids [H, W]
+            labels = run.predict(image)  # uint8 [{size}], {order} -> class ids [H, W]
             shown = run.overlay(image, labels)  # uint8 [H, W, 3]
 
             model = deeplab_tf.load_model("{self.address}")  # a keras.Model
-            logits = model(images, training=False)  # [B, H, W, 3] in 0..255 -> [B, H, W, classes]
+            logits = model(images, training=False)  # [B, {size}] in 0..255 -> [B, H, W, classes]
             """
         command = f"python -m deeplab_tf.predict --run_dir={self.address} --images=PHOTOS"
         return (
@@ -97,6 +100,14 @@ class ModelCard:
             "After `import deeplab_tf`, `keras.saving.load_model` loads the model, too. From the "
             f"command line:\n\n```\n{command} --output_dir=LABELS\n```"
         )
+
+    def _bands(self) -> str:
+        rows = ["| channel | number in the files | name | becomes 0 | becomes 255 |"]
+        rows.append("|---|---|---|---|---|")
+        for channel, band in enumerate(self.run.dataset.bands):
+            name = _cell(band.name)
+            rows.append(f"| {channel} | {band.number} | {name} | {band.low:g} | {band.high:g} |")
+        return "\n".join(rows)
 
     def _results(self) -> str:
         if not self.figures:

@@ -128,7 +128,7 @@ def write_folder(
             keras.saving.save_model(model, folder, zipped=False)
             run_dirs.write(dataclasses.replace(published, folder=folder))
             files.write_text(draft / _CARD, card.to_text())
-            _prove(model, folder)
+            _prove(model, folder, run.dataset.num_channels)
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} cannot be written: {error}.") from error
     return output_dir
@@ -179,13 +179,13 @@ def measured_figures(run: run_dirs.Run, checkpoint: str) -> dict | None:
     return None
 
 
-def _prove(model: keras.Model, folder: str) -> None:
+def _prove(model: keras.Model, folder: str, num_channels: int) -> None:
     """Loads what was written, and compares its logits with those of the model.
 
     Raises:
         UserError: They differ.
     """
-    images = parity.draw_images((1, 65, 97, 3), seed=0)
+    images = parity.draw_images((1, 65, 97, num_channels), seed=0)
     expected = model(images, training=False).numpy()
     found = keras.saving.load_model(folder)(images, training=False).numpy()
     difference = np.abs(found - expected).max() / np.abs(expected).max()

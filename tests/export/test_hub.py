@@ -17,14 +17,19 @@ import pytest
 from PIL import Image
 
 import deeplab_tf
+from conftest import TINY_MODEL
+from conftest import write_run_as_if_trained
 from deeplab_tf import command_line
 from deeplab_tf import predict
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data import bands
+from deeplab_tf.data import records
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.run_evaluation import evaluate_run
+from deeplab_tf.export import hub as hub_command
 from deeplab_tf.export.formats import hub as hub_export
 from deeplab_tf.runs import hub as hub_addresses
 from deeplab_tf.runs import run_dir as run_dirs
@@ -115,6 +120,22 @@ def test_the_card_says_what_a_stranger_has_to_know(folder, evaluated_run):
     assert "The data that they were trained on has terms of its own" in card.text
 
 
+def test_a_run_on_images_of_bands_is_published_with_their_names_and_ranges(tmp_path):
+    names = ("B2", "B3", "B4", "B8")
+    info = dataclasses.replace(
+        records.numbered_classes("fields", 3),
+        bands=tuple(bands.Band(number, name, 0, 3000) for number, name in enumerate(names, 1)),
+        rgb_bands=(3, 2, 1),
+    )
+    model = dataclasses.replace(TINY_MODEL, num_classes=3)
+    write_run_as_if_trained(str(tmp_path / "run"), model, DataConfig(), info)
+    folder = hub_export.write_folder(str(tmp_path / "run"), str(tmp_path / "fields"))
+    card = (tmp_path / "fields/README.md").read_text(encoding="utf-8")
+    assert "| 3 | 4 | B8 | 0 | 3000 |" in card and "uint8 [H, W, 4], bands" in card
+    assert run_dirs.read(folder).dataset == info
+    assert deeplab_tf.load_model(folder).input_shape[-1] == 4
+
+
 def test_the_command_on_the_card_describes_the_same_training(folder, evaluated_run):
     card = (folder / "README.md").read_text(encoding="utf-8")
     (line,) = [one for one in card.splitlines() if one.startswith("python -m deeplab_tf.train ")]
@@ -146,6 +167,14 @@ def test_paths_and_addresses_are_left_out_of_the_settings_and_names_of_releases_
         settings = (published.data_config.extra_data_dirs, published.data_config.data_service)
         assert settings == ((), "")
         assert published.train_config.tf_initial_checkpoint == kept
+
+
+def test_the_command_writes_a_folder_or_publishes_and_needs_one_of_them(evaluated_run, tmp_path):
+    with pytest.raises(UserError, match="--repo must be given .* or --output_dir"):
+        hub_command.main(hub_command.Arguments(run_dir=evaluated_run))
+    output_dir = str(tmp_path / "model")
+    hub_command.main(hub_command.Arguments(run_dir=evaluated_run, output_dir=output_dir))
+    assert huggingface_hub.ModelCard.load(tmp_path / "model/README.md").data.license is None
 
 
 def test_figures_of_other_weights_are_not_on_the_card(evaluated_run, tmp_path, capsys):
