@@ -3,6 +3,9 @@
     python -m deeplab_tf.train --data_dir=RECORDS --run_dir=DIR
     python -m deeplab_tf.train --flagfile=configs/X.flagfile --data_dir=RECORDS --run_dir=DIR
 
+A new training starts from the ImageNet weights of its backbone, if they are in the cache or can be
+downloaded, and says so. --tf_initial_checkpoint names other weights, or none.
+
 The same command again resumes from the last checkpoint. Watch the training with
 `tensorboard --logdir=DIR`.
 """

@@ -7,9 +7,13 @@ import queue
 import shutil
 import tarfile
 import threading
+import typing
 import zipfile
 
 from deeplab_tf.errors import UserError
+
+if typing.TYPE_CHECKING:
+    import requests
 
 # The largest released archive has 477 MB.
 MAX_UNPACKED_BYTES = 4 * 2**30
@@ -59,10 +63,6 @@ def download(url: str, path: pathlib.Path, show_progress: bool = True) -> None:
                 for chunk in response.iter_content(_CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise UserError(
-            f"{url} cannot be downloaded: there is no connection to the server. Check the network."
-        ) from error
     except requests.RequestException as error:
         raise UserError(f"{url} cannot be downloaded: {_reason(error)}.") from error
     except OSError as error:
@@ -202,7 +202,11 @@ def copy_files(source: pathlib.Path, folder: pathlib.Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: "requests.RequestException") -> str:
+    import requests
+
+    if isinstance(error, requests.ConnectionError | requests.Timeout):
+        return "there is no connection to the server. Check the network"
     response = getattr(error, "response", None)
     if response is not None:
         return f"the server answers {response.status_code} {response.reason}"
