@@ -47,7 +47,7 @@ def build(
     builder = _builder_class(dataset)(data_dir=pathlib.Path(data_dir).expanduser())
     root = pathlib.Path(manual_dir).expanduser() if manual_dir else None
     if builder.data_path.exists():
-        print(f"{builder.data_path} exists already; delete it to build it anew.")
+        print(f"{builder.data_path} exists already; delete it to build it again.")
         return records.find_records(builder.data_path)
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         _check_manual_dir(builder, root)

@@ -83,7 +83,7 @@ def pairs_of_folders(images: pathlib.Path, labels: pathlib.Path) -> list[Pair]:
 def read_split_lists(
     folder: pathlib.Path, splits: Sequence[str], remedy: str
 ) -> dict[str, list[str]]:
-    """Returns the lines of `<split>.txt` for every split that has such a list.
+    """Returns the lines of `<split>.txt` for every split that has this list.
 
     Args:
         folder: Where the lists are.

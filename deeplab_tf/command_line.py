@@ -84,7 +84,7 @@ def run(main: Callable[..., None], starts_tensorflow: bool = True) -> None:
 def lazy_function(module: str, name: str) -> Callable[..., typing.Any]:
     """Returns a function that imports another one when it is called, and calls it.
 
-    Commands offer what they do as such a function, so that their `--help` need not import it.
+    Commands get their functions in this way, so that their `--help` need not import them.
     """
 
     def call(*args, **kwargs):

@@ -10,10 +10,10 @@ from absl import logging
 
 
 def load(name: str) -> types.ModuleType | None:
-    """Returns a module of compiled functions, or None where a TensorFlow form has to take over.
+    """Returns a module of compiled functions, or None where TensorFlow has to be used instead.
 
-    That is where numba is not installed, or where the installed version cannot compile the module:
-    the module uses interfaces of numba that change between versions. A warning says so, once.
+    That is the case if numba is not installed, or if the installed version cannot compile the
+    module, which uses interfaces of numba that change between versions. A warning says so, once.
 
     Args:
         name: A module with a function `try_out`, which calls every compiled function once.
@@ -55,7 +55,7 @@ def compiled(**options) -> Callable[[Callable], Callable]:
     """Decorates a function that numba compiles without Python's lock.
 
     The machine code is kept beside the source or in the user's cache folder. Where neither is
-    writable, every process compiles anew.
+    writable, every process compiles again.
 
     Args:
         **options: Of `numba.njit`.

@@ -159,7 +159,7 @@ class Setting:
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     def describe_limits(self) -> str:
-        """Returns the limits of the numbers in words, such as "above 0 and at most 1"."""
+        """Returns the limits of the numbers as text, such as "above 0 and at most 1"."""
         if self.at_least is not None and self.at_most is not None:
             return f"between {self.at_least:g} and {self.at_most:g}"
         if self.at_least is not None and self.below is None:
@@ -175,7 +175,7 @@ class Setting:
         )
 
     def describe_choices(self) -> str:
-        """Returns the choices in words, such as "bfloat16, float16 or empty"."""
+        """Returns the choices as text, such as "bfloat16, float16 or empty"."""
         names = [str(choice) for choice in self.choices if choice != ""]
         names += ["empty"] * ("" in self.choices)
         return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -55,7 +55,7 @@ def from_records_or_drawn(
         number: How many, at most.
 
     Returns:
-        Where the images come from, in words; and the images.
+        Where the images come from, for messages; and the images.
 
     Raises:
         UserError: There are no such records, or they are damaged or of other classes.

@@ -151,7 +151,7 @@ def _ranges(
     numbers: Sequence[int],
     options: BandOptions,
 ) -> tuple[list[tuple[float, float]], str]:
-    """LOW and HIGH of every band, and where they come from, in words."""
+    """LOW and HIGH of every band, and where they come from, for messages."""
     if options.ranges:
         pairs = list(zip(options.ranges[::2], options.ranges[1::2]))
         if len(pairs) not in (1, len(numbers)):

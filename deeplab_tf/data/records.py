@@ -2,8 +2,8 @@
 
 The keys are those of the original DeepLab. Beside the shards of a folder that
 `deeplab_tf.datasets.build` wrote lie `dataset_info.json` (splits and counts) and `metadata.json`
-(class names, colours, ignore label), so that nothing has to be typed twice. Bare shards of others
-are read as well, given the number of classes.
+(class names, colours, ignore label), so that nothing has to be typed twice. Bare shards from other
+programs are read as well, given the number of classes.
 """
 
 import dataclasses

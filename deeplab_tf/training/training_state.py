@@ -14,7 +14,7 @@ from deeplab_tf.runs import checkpoints
 from deeplab_tf.training import optimizers
 from deeplab_tf.training import schedules
 
-_SMALL_BATCH = 12  # images; below it, batch norm had better be frozen (DeepLabv3, section 4.1)
+_SMALL_BATCH = 12  # images; below it, batch norm should be frozen (DeepLabv3, section 4.1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,7 @@ def is_weights(path: str | os.PathLike) -> bool:
 
 
 class KerasApplicationsValues:
-    """The weights in a file of Keras Applications, as `CheckpointValues` gives those of others.
+    """The weights in a file of Keras Applications, with the interface of `CheckpointValues`.
 
     Args:
         path: File that Keras published, or that `save_weights` wrote.

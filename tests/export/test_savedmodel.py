@@ -382,7 +382,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_a_server_takes(
         time.sleep(0.01)
     export.kill()
     assert export.wait() == -signal.SIGKILL
-    (left,) = entries(base)  # half an export, under a name that is no number
+    (left,) = entries(base)  # half an export, under a name that is not a number
     assert left.startswith(".new_")
     with pytest.raises(UserError, match="is not a SavedModel"):
         artefacts.load_artefact(str(base), TINY_MODEL, DataConfig())

@@ -47,7 +47,7 @@ def load_artefact(
             other artefacts have one view of an image.
         crf_parameters: Arguments of `dense_crf`; None for no CRF.
         displayed: Returns an image as RGB for the CRF, uint8 [H, W, 3].
-        tell: Called with what the artefact is, in words.
+        tell: Called with a description of the artefact.
 
     Returns:
         A function of an image, uint8 [H, W, channels], that returns its class ids, int32 [H, W]. It

@@ -10,7 +10,7 @@ from deeplab_tf.runs import saved_models
 
 
 def describe(path: str) -> str:
-    """Says in words what a `.keras` file is, without loading the model.
+    """Describes a `.keras` file without loading the model.
 
     Raises:
         UserError: The file is missing or damaged.
