@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+import pickle
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from conftest import COMMANDS
 from conftest import configs_of
 from deeplab_tf import backbones
+from deeplab_tf import command_line
 from deeplab_tf import config
 from deeplab_tf import crf
 from deeplab_tf import models
@@ -147,6 +149,17 @@ def test_what_is_called_a_path_a_folder_or_a_file_is_marked_as_a_path():
         )
     }
     assert unmarked == {"oversample_classes"}
+
+
+def test_a_config_knows_what_was_given_even_as_its_default(tmp_path):
+    flagfile = tmp_path / "x.flagfile"
+    flagfile.write_text("--backbone=mobilenet_v2\n--output_stride=\n")
+    arguments = ["--version=v3plus", f"--flagfile={flagfile}"]
+    (model_config,) = command_line.parse(arguments, config.ModelConfig)
+    assert model_config == config.ModelConfig()
+    assert model_config.given() == {"version": "v3plus", "backbone": "mobilenet_v2"}
+    assert pickle.loads(pickle.dumps(model_config)).given() == model_config.given()
+    assert config.ModelConfig().given() == {}
 
 
 def test_a_name_means_the_same_in_every_command():

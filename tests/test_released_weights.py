@@ -1,11 +1,14 @@
 """Released weights through the commands, by their name alone."""
 
 import dataclasses
+import functools
+import http.server
 import importlib
 import json
 import os
 import pathlib
 import tarfile
+import threading
 
 import cv2
 import numpy as np
@@ -63,12 +66,17 @@ def archive(short_network, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(archive, tmp_path_factory):
-    """A cache that has the release."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("DEEPLAB_TF_CACHE", str(folder))
-        zoo.add(NAME, archive)
-        yield folder
+    """An empty cache, and a server on this machine that has the release."""
+    kind = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(archive.parent))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        patch.setenv("DEEPLAB_TF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("DEEPLAB_TF_ZOO_URL", f"http://127.0.0.1:{server.server_port}")
+        yield
+        server.shutdown()
 
 
 @pytest.fixture

@@ -132,6 +132,18 @@ def test_a_server_that_does_not_answer_and_a_name_that_is_not_found_cost_seconds
     assert time.monotonic() - started < 5
 
 
+def test_all_workers_start_from_random_weights_if_one_of_them_has_no_others(
+    imagenet, monkeypatch, capsys
+):
+    zoo.add(NAME, imagenet)
+    monkeypatch.setattr(
+        initial_weights.distribution, "of_all_workers", lambda value: [int(value), 0]
+    )
+    started_from, model = fill()
+    assert started_from == "none" and not has_imagenet_weights(model)
+    assert f"another worker cannot get {NAME}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("source", ["", "none"])
 def test_from_scratch_means_that_nothing_is_looked_for(imagenet, source, capsys):
     zoo.add(NAME, imagenet)
