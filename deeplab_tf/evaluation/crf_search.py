@@ -17,6 +17,7 @@ from deeplab_tf.data.damaged_records import readable_errors
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation.inference import Inference
+from deeplab_tf.runs import hub
 from deeplab_tf.runs import run_dir as run_dirs
 
 # The ranges of the papers in three steps, and half of these steps for the refinement. The Gaussian
@@ -59,6 +60,7 @@ def tune_crf(
         raise UserError(f"--preset={preset} must be one of {', '.join(crf.PRESETS)}.")
     if num_images < 1:
         raise UserError(f"--num_images={num_images} must be at least 1.")
+    hub.require_folder(run_dir)
     run = run_dirs.read(run_dir)
     split = split or run.data_config.val_split
     search = _Search(run, _predict(run, split, num_images, checkpoint), split)

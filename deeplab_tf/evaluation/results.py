@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
+from deeplab_tf.runs import hub
 from deeplab_tf.runs import run_files
 
 # Keys of version 0.1.
@@ -55,6 +56,7 @@ def writing(run_dir: str) -> Iterator[Writer]:
     Raises:
         UserError: The files cannot be written.
     """
+    hub.require_folder(run_dir)
     try:
         files.remove_drafts(run_dir)
         with files.draft_folder(run_dir) as folder:

@@ -25,6 +25,19 @@ def is_address(path: str) -> bool:
     return path.startswith(_PREFIX)
 
 
+def require_folder(run_dir: str) -> None:
+    """Refuses an address as the run dir of a command that writes to it.
+
+    Raises:
+        UserError: It is an address; the message says how to download it.
+    """
+    if is_address(run_dir):
+        raise UserError(
+            f"--run_dir={run_dir} must be a folder, since the command writes to it. Download it: "
+            f"hf download {repository(run_dir)} --local-dir=FOLDER"
+        )
+
+
 def repository(address: str) -> str:
     """Returns `USER/REPO` of an address.
 

@@ -66,9 +66,10 @@ def describe(
     """Returns the description of a new run; nothing is written.
 
     Raises:
-        UserError: The folder holds the run of another model or other classes, or the model takes
-            images of other bands.
+        UserError: The folder holds the run of another model or other classes, or is not a folder
+            but an address; or the model takes images of other bands.
     """
+    hub.require_folder(folder)
     _check_channels(model_config, dataset)
     model_config = models.complete(model_config, dataset.num_classes, dataset.num_channels)
     run = Run(folder, model_config, data_config, train_config, dataset)

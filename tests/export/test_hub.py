@@ -28,6 +28,8 @@ from deeplab_tf.data import bands
 from deeplab_tf.data import records
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
+from deeplab_tf.evaluation import crf_search
+from deeplab_tf.evaluation import results
 from deeplab_tf.evaluation.run_evaluation import evaluate_run
 from deeplab_tf.export import hub as hub_command
 from deeplab_tf.export.formats import hub as hub_export
@@ -264,6 +266,21 @@ def test_a_damaged_file_is_one_message(folder, tmp_path):
         deeplab_tf.load_model(broken)
     with pytest.raises(UserError, match="model.weights.h5 cannot be used: it is damaged, or of"):
         deeplab_tf.load_run(broken).predict(IMAGE)
+
+
+@pytest.mark.parametrize("use", ["train", "evaluate", "tune"])
+def test_commands_that_write_to_a_run_dir_refuse_an_address(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="must be a folder.*hf download someone/drawn-shapes"):
+        if use == "train":
+            dataset = records.numbered_classes("numbers", 3)
+            run_dirs.create(ADDRESS, TINY_MODEL, DataConfig(), TrainConfig(), dataset)
+        elif use == "evaluate":
+            with results.writing(ADDRESS):
+                pass
+        else:
+            crf_search.tune_crf(ADDRESS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, evaluated_run):
