@@ -83,7 +83,7 @@ class Rest:
             return sorted(
                 int(status["version"]) for status in statuses if status["state"] == "AVAILABLE"
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._connection.misfit_error("without the versions of its model") from error
 
     def _request(self, method: str, path: str, body: dict | None = None) -> dict:

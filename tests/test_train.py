@@ -26,6 +26,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.training import loop
+from deeplab_tf.training import optimizers
 from deeplab_tf.training import train_step
 from deeplab_tf.training import training_state
 from original import rule
@@ -137,6 +138,17 @@ def test_a_refused_start_changes_nothing_in_the_run_dir(
     settings = SETTINGS | {"training_number_of_steps": 6} | settings
     with pytest.raises(UserError, match=complaint):
         train_tiny(tmp_path, tiny_records, **settings)
+    assert contents(tmp_path) == before
+
+
+def test_a_start_that_is_refused_after_it_has_resumed_changes_nothing(
+    whole_run, tiny_records, tmp_path
+):
+    shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
+    before = contents(tmp_path)
+    settings = SETTINGS | {"training_number_of_steps": 6}
+    with pytest.raises(UserError, match="no class 'nothing' to oversample"):
+        train_tiny(tmp_path, tiny_records, data={"oversample_classes": ("nothing",)}, **settings)
     assert contents(tmp_path) == before
 
 
@@ -452,6 +464,15 @@ def test_a_loss_that_is_not_finite_names_its_images_and_the_checkpoint_before(
     )
     names = next(iter(batches))["name"].numpy()
     assert ", ".join(name.decode() for name in names) in str(caught.value)
+
+
+def test_gradients_that_are_not_finite_end_the_training(tiny_records, tmp_path, monkeypatch):
+    # As ReLU6 gives numbers for NaN, the loss can stay finite.
+    monkeypatch.setattr(
+        optimizers, "clip_by_global_norm", lambda gradients, _: (gradients, tf.constant(np.nan))
+    )
+    with pytest.raises(UserError, match="The gradients are not finite from step 1 on"):
+        train_tiny(tmp_path, tiny_records)
 
 
 def test_a_training_that_runs_out_of_memory_says_what_takes_less(

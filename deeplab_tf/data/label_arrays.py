@@ -6,7 +6,9 @@ Shapes are checked before numbers are read, so that a few bytes cannot ask for g
 import math
 import os
 import pathlib
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import IO
 
@@ -19,6 +21,9 @@ from deeplab_tf.errors import extra_for
 ENDINGS = (".npy", ".npz", ".mat")
 _MAX_DEPTH = 4  # of structs within structs
 _MAX_ARRAYS = 1000  # in one file
+_COMPRESSED = 15  # type of a variable in a MATLAB file
+_MAX_BYTES_PER_PIXEL = 8
+_BYTES_AT_A_TIME = 2**20
 _HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -150,6 +155,7 @@ def _load_mat(path: pathlib.Path, max_pixels: int) -> dict[str, np.ndarray]:
         for name, shape, _ in scipy.io.whosmat(path):
             size = math.prod(shape)
             image_files.check_size(size, 1, name=f"{name} in label {path}", max_pixels=max_pixels)
+        _check_unpacked_size(path, max_pixels)  # of what is in structs, too
         variables = scipy.io.loadmat(path, squeeze_me=False, struct_as_record=False)
     except UserError:
         raise
@@ -158,6 +164,33 @@ def _load_mat(path: pathlib.Path, max_pixels: int) -> dict[str, np.ndarray]:
     except Exception as error:  # scipy's readers raise errors of every kind on damaged files
         raise UserError(f"label {path} cannot be read ({error}): replace it") from error
     return {name: value for name, value in variables.items() if not name.startswith("__")}
+
+
+def _check_unpacked_size(path: pathlib.Path, max_pixels: int) -> None:
+    """Refuses a MATLAB file whose compressed variables hold far more than a label map.
+
+    Reference: MAT-File Format, "Level 5 MAT-File Format": a header of 128 bytes, whose last two
+    give the order of bytes; then variables, each behind its type and its length.
+    """
+    limit = _MAX_BYTES_PER_PIXEL * max_pixels
+    with open(path, "rb") as file:
+        order = "<" if file.read(128)[126:] == b"IM" else ">"
+        while len(header := file.read(8)) == 8:
+            kind, length = struct.unpack(f"{order}II", header)
+            if kind != _COMPRESSED:
+                file.seek(length, os.SEEK_CUR)
+                continue
+            unpacker = zlib.decompressobj()
+            packed, unpacked = file.read(length), 0
+            while packed and unpacked <= limit:
+                unpacked += len(unpacker.decompress(packed, _BYTES_AT_A_TIME))
+                packed = unpacker.unconsumed_tail
+            if unpacked > limit:
+                raise UserError(
+                    f"label {path} unpacks to more than {limit} bytes, which no label map within "
+                    f"the limit of {max_pixels} pixels needs. If that is its true size, raise "
+                    f"{image_files.MAX_PIXELS_FLAG}."
+                )
 
 
 def _in_structs(variables: dict, prefix: str = "", depth: int = 0) -> Iterator[tuple]:

@@ -8,6 +8,7 @@ needs no state. A process that is killed at any moment leaves whole checkpoints 
 
 import os
 import sys
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import keras
@@ -74,8 +75,8 @@ class TrainingCheckpoints:
                 message where they do not fit the checkpoint.
 
         Raises:
-            UserError: None is whole, it belongs to another training, or the workers do not find
-                the same.
+            UserError: None is whole, it belongs to another training, it holds values that are NaN
+                or infinite, or the workers do not find the same.
         """
         folder = checkpoint_files.folder_of(self._run_dir, "last")
         self._damages = {}
@@ -153,6 +154,7 @@ class TrainingCheckpoints:
                 "--run_dir."
             )
         checkpoint_values.restore(values, variables)
+        _check_finite(variables, prefix)
 
     def _check_that_workers_agree(self) -> None:
         steps = distribution.of_all_workers(int(self._step.numpy()))
@@ -233,8 +235,11 @@ def check_finite(model: keras.Model, origin: str) -> None:
     Raises:
         UserError: A weight is NaN or infinite.
     """
-    weights = _weights(model).items()
-    values = ((name, tf.convert_to_tensor(weight).numpy()) for name, weight in weights)
+    _check_finite(_weights(model), origin)
+
+
+def _check_finite(variables: Mapping, origin: str) -> None:
+    values = ((name, tf.convert_to_tensor(value).numpy()) for name, value in variables.items())
     checkpoint_values.check_finite(values, origin)
 
 

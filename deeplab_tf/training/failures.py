@@ -1,6 +1,7 @@
 """The reasons why a training cannot continue, with remedies."""
 
 import contextlib
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -15,11 +16,11 @@ from deeplab_tf.training import batches
 def not_finite(
     loss: float, step: int, sources: Sequence[records.Records], run: run_dirs.Run
 ) -> UserError:
-    """Returns the error of a loss that is not finite, with the images of the step.
+    """Returns the error of a loss, or of gradients, that are not finite.
 
     Args:
-        loss: The loss.
-        step: Number of steps before the first one with a loss that is not finite.
+        loss: The mean loss of the last steps.
+        step: Number of steps before the first one that was not finite.
         sources: The records that are trained on.
         run: The run.
     """
@@ -29,8 +30,9 @@ def not_finite(
         if saved
         else "There is no checkpoint from before."
     )
+    what = "The gradients are not finite" if math.isfinite(loss) else f"The loss is {loss}"
     return UserError(
-        f"The loss is {loss} from step {step + 1} on, whose images are "
+        f"{what} from step {step + 1} on, whose images are "
         f"{', '.join(batches.image_names(sources, run, step))}. {last} Likely causes: a learning "
         "rate too high for the batch (lower --base_learning_rate, or give --warmup_steps or "
         "--clip_gradient_norm), batch norm on a small batch (--nofine_tune_batch_norm), or wrong "

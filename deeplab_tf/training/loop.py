@@ -72,9 +72,10 @@ def train(
                 "--training_number_of_steps."
             )
             return {}
+        training = _Training(run, sources, state, saved, strategy)  # finds what is still wrong
         run_dirs.write(run)
         saved.clean_up()
-        return _Training(run, sources, state, saved, strategy).run_to_the_end()
+        return training.run_to_the_end()
 
 
 def _resume_or_initialize(
@@ -135,20 +136,21 @@ class _Training:
             state, config, strategy=strategy, ignore_label=run.dataset.ignore_label
         )
         self._validate = validation.build(state, run, sources[0], saved)
-        self._log = _start_log(run, self._step)
         steps_to_go = config.training_number_of_steps - self._step
         self._stopwatch = timing.Stopwatch(steps_to_go, config.train_batch_size)
         self._means = _Means()
 
     def run_to_the_end(self) -> dict:
         """Runs all steps that are left; returns the metrics of the last validation."""
-        config, log, result = self._config, self._log, {}
+        config, log, result = self._config, _start_log(self._run, self._step), {}
         log.message(
             f"trains {self._state.model.name} for {config.training_number_of_steps} steps of "
             f"{config.train_batch_size} images"
         )
         with preemption.StopSignal() as stop, contextlib.closing(log):
             while self._step < config.training_number_of_steps:
+                if config.profile_steps:
+                    log.profile(self._step, *config.profile_steps)
                 self._run_steps(steps_to_next_event(self._step, config))
                 if self._is_due(config.log_every_steps):
                     rate = float(self._state.optimizer.learning_rate)
@@ -166,8 +168,6 @@ class _Training:
         return result
 
     def _run_steps(self, num_steps: int) -> None:
-        if self._config.profile_steps:
-            self._log.profile(self._step, *self._config.profile_steps)
         with (
             self._stopwatch.time(num_steps),
             readable_errors(),

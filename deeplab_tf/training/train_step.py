@@ -81,7 +81,7 @@ class TrainSteps:
         Returns:
             Means over the steps, float32 []: `loss`; each term of `losses.weighted_terms`;
             `gradient_norm`; and `input_seconds`, spent waiting for batches. `finite_steps` is a
-            count: the steps before the first whose loss was not finite.
+            count: the steps before the first whose loss or gradients were not finite.
         """
         return self._steps(batches, tf.constant(num_steps))
 
@@ -92,11 +92,19 @@ class TrainSteps:
         for _ in tf.range(num_steps):
             values = run_step(batches, totals)
             totals += values
-            is_finite = is_finite and tf.math.is_finite(values[0])
+            is_finite = is_finite and self._is_finite(values)
             finite_steps += tf.cast(is_finite, tf.float32)
         means = tf.unstack(totals / tf.cast(num_steps, tf.float32))
         names = ["loss", *self._terms, "gradient_norm", "input_seconds"]
         return dict(zip(names, means), finite_steps=finite_steps)
+
+    def _is_finite(self, values: tf.Tensor) -> tf.Tensor:
+        """Whether a step has a finite loss and gradients; ReLU6 makes numbers of NaN again.
+
+        While a loss scale is sought, gradients may be infinite.
+        """
+        loss, norm = values[0], values[-2]
+        return tf.math.is_finite(loss if self._state.loss_scale else loss + norm)
 
     def _step_at_once(self, batches, previous: tf.Tensor) -> tf.Tensor:
         """Loss and terms, gradient norm, seconds of waiting: float32 [1 + T + 2]."""

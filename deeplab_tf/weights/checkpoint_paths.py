@@ -66,7 +66,7 @@ def located(source: str | os.PathLike) -> Iterator[Located]:
     """
     path = pathlib.Path(zoo.resolve(os.path.expanduser(source)))
     path = _without_part(path)
-    if path.is_dir() and not _has_part(path, "index"):
+    if os.path.isdir(path) and not _has_part(path, "index"):
         path = _newest_in(path)
     if _has_part(path, "index"):
         yield _checked(path)

@@ -230,6 +230,7 @@ def test_descriptions_and_versions_of_any_shape_end_in_one_message():
         b"[5]",
         b'[{"state": "AVAILABLE"}]',
         b'[{"state": "AVAILABLE", "version": "x"}]',
+        b'[{"state": "AVAILABLE", "version": Infinity}]',
     ):
         not_found = b"HTTP/1.1 404 Not found\r\nConnection: close\r\n\r\n{}"
         answers = iter([not_found, answer(b'{"model_version_status": %b}' % statuses)])

@@ -333,6 +333,8 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
     state.save()
     with pytest.raises(UserError, match="ckpt-0 has weights that are NaN or inf.* dense/biases.*"):
         checkpoints.restore_weights(model, checkpoints.find(str(tmp_path), "last"))
+    with pytest.raises(UserError, match="ckpt-0 has weights that are NaN or inf.* dense/biases.*"):
+        tiny_training(tmp_path)[2].resume()
 
 
 def test_weights_of_another_model_are_refused_by_name(tmp_path):
