@@ -170,12 +170,13 @@ def _check_unpacked_size(path: pathlib.Path, max_pixels: int) -> None:
     """Refuses a MATLAB file whose compressed variables hold far more than a label map.
 
     Reference: MAT-File Format, "Level 5 MAT-File Format": a header of 128 bytes, whose last two
-    give the order of bytes; then variables, each behind its type and its length.
+    give the order of bytes; then variables, each behind its type and its length. Files of level 4
+    have no such header, and nothing in them is compressed.
     """
     limit = _MAX_BYTES_PER_PIXEL * max_pixels
     with open(path, "rb") as file:
-        order = "<" if file.read(128)[126:] == b"IM" else ">"
-        while len(header := file.read(8)) == 8:
+        order = {b"IM": "<", b"MI": ">"}.get(file.read(128)[126:])
+        while order and len(header := file.read(8)) == 8:
             kind, length = struct.unpack(f"{order}II", header)
             if kind != _COMPRESSED:
                 file.seek(length, os.SEEK_CUR)

@@ -195,6 +195,15 @@ def test_jpegs_are_refused_with_their_colours_and_read_when_told_so(tmp_path):
         label_files.read_label(path, "mask")
 
 
+def test_a_matlab_file_that_unpacks_to_far_more_than_a_label_map_is_not_unpacked(tmp_path):
+    scipy_io = pytest.importorskip("scipy.io")
+    hidden = {"GTcls": {"Segmentation": np.zeros((2000, 2000), np.uint8)}}
+    scipy_io.savemat(tmp_path / "a.mat", hidden, do_compression=True)
+    assert label_files.read_label(tmp_path / "a.mat").shape == (2000, 2000)
+    with pytest.raises(UserError, match="a.mat unpacks to more than 80000 bytes"):
+        label_files.read_label(tmp_path / "a.mat", max_pixels=10_000)
+
+
 @pytest.mark.parametrize("compression", ["jpeg", "tiff_lzw"])
 def test_tiffs_are_refused_where_they_are_compressed_with_loss(compression, tmp_path):
     save(tmp_path / "a.tif", np.kron(IDS, np.ones((16, 16), np.uint8)), compression=compression)
