@@ -93,8 +93,8 @@ def MobileNetEdgeTPU(
         return make_divisible(filters * depth_multiplier, 8)
 
     units = [
-        _Unit(*shape, stride if index == 0 else 1)
-        for *shape, count, stride in BLOCKS
+        _Unit(is_fused, kernel_size, expansion, filters, stride if index == 0 else 1)
+        for is_fused, kernel_size, expansion, filters, count, stride in BLOCKS
         for index in range(count)
     ]
     unit_strides = [unit.stride for unit in units]

@@ -168,7 +168,10 @@ def read_values(source: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> n
 
 
 def image_of_array(
-    pixels: np.typing.ArrayLike, *, name: str = "the image", tell: Callable[[str], None] = print
+    pixels: np.typing.ArrayLike | PIL.Image.Image,
+    *,
+    name: str = "the image",
+    tell: Callable[[str], None] = print,
 ) -> np.ndarray:
     """Returns an array or a Pillow image in memory as an image, by the rules that hold for files.
 
