@@ -175,6 +175,11 @@ class ASPP(LargeLayer):
             branch.build(features_shape)
         if self.project:
             self.project.build((*features_shape[:-1], self._concatenated_filters))
+        # Without variables; Keras' `quantize` asks for all layers to be built.
+        output_shape = self.compute_output_shape(features_shape)
+        self.resize.build(output_shape)
+        self.concatenate.build([(*features_shape[:-1], self.filters)] * len(self.branches))
+        self.weigh.build([output_shape, output_shape])
 
     def call(self, features):
         branches = [branch(features) for branch in self.branches]  # each [B, H, W, filters]

@@ -83,6 +83,12 @@ def test_the_shape_of_the_output_is_known_in_advance(make):
     assert symbolic.shape == (None, None, None, shape[-1])
 
 
+def test_every_layer_inside_is_built_with_the_layer(make):
+    layer = make()
+    layer.build((None, None, None, 5))
+    assert layer.built and all(inner.built for inner in layers.all_layers(layer))
+
+
 def test_two_layers_of_a_kind_go_into_one_model(make, tmp_path):
     inputs = keras.Input((None, None, 5))
     model = keras.Model(inputs, make()(make()(inputs)))
