@@ -90,6 +90,10 @@ setuptools.setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    project_urls={
+        "Paper": "https://arxiv.org/abs/1802.02611",
+        "Original": "https://github.com/tensorflow/models/tree/master/research/deeplab",
+    },
     keywords="deeplab semantic-segmentation tensorflow keras atrous-convolution aspp crf",
     classifiers=[
         "Development Status :: 4 - Beta",
