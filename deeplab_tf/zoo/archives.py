@@ -1,6 +1,7 @@
 """Archives of checkpoints: downloaded with resumption, verified, unpacked safely."""
 
 import hashlib
+import lzma
 import os
 import pathlib
 import queue
@@ -9,6 +10,7 @@ import tarfile
 import threading
 import typing
 import zipfile
+import zlib
 
 from deeplab_tf.errors import UserError
 
@@ -19,6 +21,15 @@ if typing.TYPE_CHECKING:
 MAX_UNPACKED_BYTES = 4 * 2**30
 MAX_MEMBERS = 1000
 _CHUNK = 2**16  # bytes: what a broken connection may lose
+_DAMAGES = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+)
 _SECONDS = 30.0  # without a byte from the server
 
 
@@ -152,10 +163,20 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
         else:
             with tarfile.open(archive) as opened:
                 _unpack(archive, _tar_members(opened), opened.extractfile, folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+                _read_to_the_end(opened.fileobj)
+    except _DAMAGES as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{archive} is not a whole archive ({error}): fetch it again.") from error
+
+
+def _read_to_the_end(file) -> None:
+    """Reads what follows the last member, since the checksum of a compressed file is at its end."""
+    total = 0
+    while chunk := file.read(_CHUNK):
+        total += len(chunk)
+        if total > MAX_UNPACKED_BYTES:
+            raise ValueError("it does not end behind its last file")
 
 
 def _tar_members(opened: tarfile.TarFile):

@@ -101,16 +101,16 @@ def download(
     folder = folder_of(name)
     if folder.is_dir():
         return folder
+    locks = cache_dir().with_name("locks")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        for needed in (folder.parent, locks):
+            needed.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"{folder.parent} cannot be made ({error.strerror}): name another folder in the "
             "environment variable DEEPLAB_TF_CACHE."
         ) from error
     # Of several processes, such as the workers of a training, one downloads.
-    locks = cache_dir().with_name("locks")
-    locks.mkdir(exist_ok=True)
     with filelock.FileLock(locks / f"{name}.lock"):
         if not folder.is_dir():
             _download(entry, show_progress, seconds_to_answer)
@@ -128,8 +128,10 @@ def _download(entry: Entry, show_progress: bool, seconds_to_answer: float | None
             f"{error} Without a network, fetch {entry.url} by other means and run `python -m "
             f"deeplab_tf.zoo add {entry.name} ARCHIVE`."
         ) from error
-    _install(entry, part, entry.url)
-    part.unlink()
+    try:
+        _install(entry, part, entry.url)
+    finally:
+        part.unlink()  # or a damaged one would count as complete the next time
 
 
 def add(name: str, path: str | os.PathLike) -> pathlib.Path:
@@ -149,7 +151,10 @@ def add(name: str, path: str | os.PathLike) -> pathlib.Path:
     if not source.exists():
         raise UserError(f"There is no {source}. Give an archive, or a folder of checkpoint files.")
     if source.is_file() and entry.is_archive and not archives.is_archive(source):
-        raise UserError(f"{source} is not an archive such as {entry.file_name}, nor a folder.")
+        raise UserError(
+            f"{source} is not an archive such as {entry.file_name}. Give the archive, or the "
+            "folder with the files of the checkpoint."
+        )
     return _install(entry, source, str(source.resolve()))
 
 

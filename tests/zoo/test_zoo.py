@@ -116,6 +116,28 @@ def test_a_broken_download_is_resumed(served, cache):
     assert archives.sha256(folder / ARCHIVE) in (cache / f"{NAME}.json").read_text()
 
 
+def test_a_damaged_archive_is_downloaded_again(served):
+    folder, _ = served
+    whole = (folder / ARCHIVE).read_bytes()
+    numbers = " ".join(map(str, range(100_000))).encode()  # which are compressed
+    compressed = write_archive(folder / "other.tar.gz", {"model.ckpt.index": numbers}).read_bytes()
+    for content in (whole, compressed):
+        middle = len(content) // 2
+        (folder / ARCHIVE).write_bytes(content[:middle] + b"damage" + content[middle + 6 :])
+        with pytest.raises(UserError, match="is not a whole archive"):
+            zoo.download(NAME, show_progress=False)
+        assert not zoo.is_cached(NAME)
+    (folder / ARCHIVE).write_bytes(whole)
+    zoo.download(NAME, show_progress=False)
+    assert zoo.is_cached(NAME)
+
+
+def test_a_file_of_a_checkpoint_is_not_its_archive(tmp_path):
+    (tmp_path / "model.ckpt.index").write_bytes(b"index")
+    with pytest.raises(UserError, match="is not an archive such as .*Give the archive, or the fol"):
+        zoo.add(NAME, tmp_path / "model.ckpt.index")
+
+
 def test_another_archive_than_the_first_one_is_refused(served, cache):
     folder, _ = served
     zoo.download(NAME, show_progress=False)
