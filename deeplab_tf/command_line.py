@@ -78,7 +78,11 @@ def run(main: Callable[..., None], starts_tensorflow: bool = True) -> None:
         gc.collect()
         sys.exit(outcome)
 
-    app.run(run_main, flags_parser=lambda argv: _parse_or_exit(argv, config_classes))
+    try:
+        app.run(run_main, flags_parser=lambda argv: _parse_or_exit(argv, config_classes))
+    except BrokenPipeError:  # what read the output has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def lazy_function(module: str, name: str) -> Callable[..., typing.Any]:
@@ -252,7 +256,7 @@ class _Argument:
 def _parse_or_exit(argv: list[str], config_classes: Sequence[type[settings.Config]]) -> list[str]:
     """Parses the command line into absl's flags; prints help or an error, and exits."""
     if any(_Argument(text).name in _HELP_FLAGS for text in argv[1:]):
-        print(_help(config_classes))
+        print(_help(config_classes), flush=True)
         sys.exit(0)
     try:
         _parse(argv[1:], flags.FLAGS)

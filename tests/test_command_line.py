@@ -273,6 +273,13 @@ def test_help_lists_every_flag_with_its_limits_and_needs_no_tensorflow(command):
     assert list(descriptions) == ["flagfile"]
 
 
+def test_help_that_is_not_read_to_its_end_ends_without_a_traceback():
+    command = [sys.executable, "-m", "deeplab_tf.train", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 1
+
+
 def test_help_is_as_wide_as_the_terminal():
     for columns in (60, 140):
         result = run("deeplab_tf.supervise", "--help", COLUMNS=str(columns))

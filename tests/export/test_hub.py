@@ -30,6 +30,7 @@ from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import crf_search
 from deeplab_tf.evaluation import results
+from deeplab_tf.evaluation.run_evaluation import Data
 from deeplab_tf.evaluation.run_evaluation import evaluate_run
 from deeplab_tf.export import hub as hub_command
 from deeplab_tf.export.formats import hub as hub_export
@@ -103,6 +104,14 @@ def test_a_published_folder_is_a_run_dir(folder, evaluated_run):
     expected = deeplab_tf.load_run(evaluated_run)
     np.testing.assert_array_equal(run.predict(IMAGE), expected.predict(IMAGE))
     assert run.class_names == drawing.CLASS_NAMES and run.colors == expected.colors
+
+
+def test_a_published_folder_is_evaluated_on_records(folder, evaluated_run, tiny_records, tmp_path):
+    run_dir = str(tmp_path / "downloaded")
+    shutil.copytree(folder, run_dir)
+    figures = evaluate_run(run_dir, data=Data(data_dir=tiny_records.folder))
+    expected = json.loads((pathlib.Path(evaluated_run) / "metrics.json").read_text())
+    assert figures["confusion_matrix"] == expected["confusion_matrix"]
 
 
 def test_the_card_says_what_a_stranger_has_to_know(folder, evaluated_run):
