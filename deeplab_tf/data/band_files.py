@@ -424,7 +424,7 @@ def _read_stack(path: pathlib.Path, max_pixels: int) -> np.ndarray:
     pages = []
     with image_files.open_image(path, max_pixels=max_pixels) as image, _readable_errors(path):
         size = image.size
-        for number in range(min(image.n_frames, _MAX_PAGES)):
+        for number in range(min(getattr(image, "n_frames", 1), _MAX_PAGES)):
             image.seek(number)
             if image.size == size:
                 pages.append(np.asarray(image))

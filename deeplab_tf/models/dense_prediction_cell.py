@@ -111,7 +111,8 @@ def _read_branch(branch: Any, index: int) -> dict:
     """
     if not isinstance(branch, dict):
         raise ValueError(f"branch {index} is {shortened(repr(branch))}, not an object")
-    operation, source = branch.get("op"), branch.get("input")
+    operation: Any = branch.get("op")
+    source: Any = branch.get("input")
     if not _is_whole(source) or not -1 <= source < index:
         raise ValueError(
             f"branch {index} has the input {shortened(repr(source))}, which is not an earlier "

@@ -69,6 +69,8 @@ class Stopwatch:
     @property
     def time_left(self) -> str:
         """Time until the end of the run, such as 1:23 or 2h05; `?` until it can be estimated."""
+        if not self._steps_to_go:
+            return "0:00"
         if not self._steps:
             return "?"
         minutes, seconds = divmod(round(self._steps_to_go * self._seconds / self._steps), 60)

@@ -124,6 +124,13 @@ def test_hours_left_are_told_in_hours_and_minutes(monkeypatch):
     assert stopwatch.time_left == "2h46"
 
 
+def test_no_time_is_left_after_the_last_step_even_if_it_was_the_first_call():
+    stopwatch = timing.Stopwatch(steps_to_go=2, batch_size=1)
+    with stopwatch.time(steps=2):
+        pass
+    assert stopwatch.time_left == "0:00"
+
+
 @pytest.mark.parametrize("input_seconds, work_seconds", [(0.04, 0.0), (0.0, 0.04)])
 def test_waiting_for_batches_is_measured_and_work_is_not(input_seconds, work_seconds):
     def sleep(number, seconds):

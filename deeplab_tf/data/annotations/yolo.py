@@ -146,8 +146,8 @@ def _class_names(listing: Listing) -> tuple[list[str], list[str]]:
             return names, [f"Class names from {path.relative_to(listing.root)}."]
     for path in listing.files:
         if path.name.lower() in _NAME_LISTS and not _looks_like_labels(path):
-            names, _ = class_lists.read_class_list(path)
-            return list(names), [f"Class names from {path.relative_to(listing.root)}."]
+            listed, _ = class_lists.read_class_list(path)
+            return list(listed), [f"Class names from {path.relative_to(listing.root)}."]
     return [], [
         "No class names (data.yaml or obj.names) lie here: classes are called by their number."
     ]
