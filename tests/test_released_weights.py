@@ -28,6 +28,7 @@ from deeplab_tf.datasets import build
 from deeplab_tf.datasets.shapes import drawing
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import released
+from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.weights import checkpoint_values
 
 NAME = "mobilenetv2_dm05_coco_voc_trainaug"
@@ -104,6 +105,16 @@ def test_photos_are_labelled_by_a_name_without_a_run_dir(photo, tmp_path):
     np.testing.assert_array_equal(
         in_python.predict(cv2.imread(str(photo))[..., ::-1]), np.asarray(label)
     )
+
+
+def test_a_name_is_imported_with_another_output_stride(tmp_path, capsys):
+    run("import_checkpoint", checkpoint=NAME, output_stride=8, run_dir=tmp_path / "run")
+    output = capsys.readouterr().out
+    assert f"--output_stride=8 in place of 16 of {NAME}" in output
+    assert "variables loaded" in output
+    assert run_dirs.read(str(tmp_path / "run")).model_config.output_stride == 8
+    with pytest.raises(UserError, match="--version=v3plus describes another network"):
+        run("import_checkpoint", checkpoint=NAME, version="v3plus", run_dir=tmp_path / "other")
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,9 @@ from deeplab_tf.training.training_state import TrainingState
 _SECONDS_TO_REACH_A_SERVER = 3.0
 
 
-def as_started(run: run_dirs.Run) -> run_dirs.Run:
-    """Returns a run with the weights that it was started from, if its folder says so."""
-    wanted = run.train_config.tf_initial_checkpoint
-    if wanted != IMAGENET or not run_dirs.is_run_dir(run.folder):
+def as_recorded(run: run_dirs.Run) -> run_dirs.Run:
+    """Returns a run with the weights that it was started from, if its folder records them."""
+    if not run_dirs.is_run_dir(run.folder):
         return run
     return _starting_from(
         run, run_dirs.read(run.folder).train_config.tf_initial_checkpoint or NO_WEIGHTS

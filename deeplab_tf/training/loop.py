@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from deeplab_tf.config import IMAGENET
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
@@ -88,12 +89,13 @@ def _resume_or_initialize(
     Returns:
         The run, with the weights that it was or is started from.
     """
-    run = initial_weights.as_started(run)
+    as_recorded = initial_weights.as_recorded(run)
     if saved.resume(run_dirs.changed_flags(run)):
         print(f"resumes from step {state.step} of {run.folder}")
-        return run
+        return as_recorded
     _check_that_it_is_not_imported(run.folder)
-    run = initial_weights.fill(state, run)
+    is_default = run.train_config.tf_initial_checkpoint == IMAGENET
+    run = initial_weights.fill(state, as_recorded if is_default else run)
     if state.average:
         state.average.reset(checkpoints.averaged_variables(state.model))
     return run

@@ -181,9 +181,12 @@ def test_a_run_resumes_from_what_it_was_started_from(
     data_config = DataConfig(data_dir=tiny_records.folder, train_crop_size=(33, 33), val_split="")
     folder = str(tmp_path / "run")
 
-    def train(steps):
+    def train(steps, **settings):
         train_config = TrainConfig(
-            training_number_of_steps=steps, train_batch_size=2, base_learning_rate=0.0
+            training_number_of_steps=steps,
+            train_batch_size=2,
+            base_learning_rate=0.0,
+            **settings,
         )
         loop.train(model_config, data_config, train_config, folder)
         return run_dirs.read(folder).train_config.tf_initial_checkpoint
@@ -198,6 +201,8 @@ def test_a_run_resumes_from_what_it_was_started_from(
         for path in pathlib.Path(folder, "checkpoints").iterdir():
             path.unlink()
     assert train(2) == expected
+    if is_here_at_first:
+        assert train(3, tf_initial_checkpoint="none") == expected  # which came too late
     values = checkpoint_values.CheckpointValues(checkpoints.find(folder, "last"))
     kernel = values.read("MobilenetV2/Conv/weights")
     assert (kernel.mean() > 0.3) == is_here_at_first
