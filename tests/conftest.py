@@ -85,7 +85,7 @@ def without_package(monkeypatch):
     """A function that makes importing a package fail, as if it were not installed."""
 
     def hide(package: str):
-        # An import takes a submodule that is loaded already without a look at its package.
+        # An import of a submodule that is already loaded does not consult its package.
         loaded = [name for name in sys.modules if name.startswith(f"{package}.")]
         for name in [package, *loaded]:
             monkeypatch.setitem(sys.modules, name, None)

@@ -1,4 +1,4 @@
-"""The public names: what they say about themselves, and that their examples run."""
+"""The public names: their documentation, and that their examples run."""
 
 import ast
 import dataclasses

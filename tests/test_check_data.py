@@ -123,7 +123,7 @@ def test_class_weights_are_those_of_the_formulas():
     assert statistics.weights_text({0: 0.48, 1: 1.0, 2: 4.0}, 4) == "0.48,1,4,1"
 
 
-def test_an_ignore_label_among_the_classes_is_no_class():
+def test_an_ignore_label_among_the_classes_is_not_a_class():
     split = counted([{0: 60, 1: 30, 2: 10}, {3: 5}], ignore_label=0)
     assert split.class_ids == [1, 2, 3] and split.absent_classes == [] == split.wrong_ids
     assert split.pixel_share(1) == 30 / 45
@@ -239,7 +239,7 @@ def test_what_the_terminal_shows_fits_into_100_columns_and_the_sheet_shows_probl
         (lambda ids: ids * 0, {}, "single_class", "class ids"),
     ],
 )
-def test_labels_that_are_no_ids_are_told_by_all_of_them(folder, change, arguments, kind, words):
+def test_labels_that_are_not_ids_are_recognised_together(folder, change, arguments, kind, words):
     for path in (folder / "labels").iterdir():
         save(change(np.array(Image.open(path))).astype(np.uint8), path)
     report = check(folder, **arguments)

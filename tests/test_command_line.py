@@ -1,4 +1,4 @@
-"""Flags made from configs, and how a command speaks."""
+"""Flags made from configs, and the output of commands."""
 
 import os
 import pathlib

@@ -113,7 +113,7 @@ def test_an_address_where_nothing_answers_is_one_message(free_port, address):
 
 
 @pytest.mark.parametrize("address", ["localhost", "grpc://localhost", "grpc://localhost:http"])
-def test_what_is_no_address_is_said_to_be_none(address):
+def test_what_is_not_an_address_is_refused(address):
     with pytest.raises(UserError, match=f"--data_service={address} must be an address"):
         remote_data.through_service(tf.data.Dataset.range(2), address)
 
@@ -134,7 +134,7 @@ def test_a_service_without_workers_is_refused():
             pass
 
 
-def test_the_command_ends_cleanly_when_it_is_told_to(command):
+def test_the_command_ends_cleanly_when_it_is_asked_to(command):
     process, _ = command
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)

@@ -179,7 +179,7 @@ def test_a_image_without_label_is_named(raw, tmp_path):
 
 @pytest.mark.parametrize("raw", ["voc2012", "pascal_context"], indirect=True)
 @pytest.mark.parametrize("kind, folder", [("image", "JPEGImages"), ("label", "SegmentationClass*")])
-def test_a_listed_name_without_file_is_told_with_its_list_before_anything_is_built(
+def test_a_listed_name_without_file_is_reported_with_its_list_before_anything_is_built(
     raw, kind, folder, tmp_path
 ):
     name = "voc2012" if next(raw.rglob("VOC2012"), None) else "pascal_context"
@@ -244,7 +244,7 @@ def sbd(tmp_path) -> pathlib.Path:
     return raw
 
 
-def test_train_aug_is_made_of_sbd_as_it_unpacks(sbd, tmp_path):
+def test_train_aug_is_made_from_sbd_as_it_unpacks(sbd, tmp_path):
     builder = builder_of("voc2012", tmp_path)
     pairs = builder.find_pairs(sbd)
     assert names_of(pairs, "train_aug") == ["2007_000001", "2007_000002", "2008_000004"]
@@ -280,7 +280,7 @@ def test_mapillary_vistas_takes_its_classes_from_the_config_file(tmp_path):
 
 
 @pytest.mark.parametrize("raw", ["mapillary_vistas"], indirect=True)
-def test_the_release_of_mapillary_vistas_is_told_by_its_config_file(raw, tmp_path):
+def test_the_release_of_mapillary_vistas_follows_from_its_config_file(raw, tmp_path):
     config = json.loads((raw / "config_v1.2.json").read_text())
     config["labels"].insert(0, config["labels"][0] | {"readable": "Barrier"})
     (raw / "config_v2.0.json").write_text(json.dumps(config))

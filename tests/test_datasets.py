@@ -250,7 +250,7 @@ build.build("folder", out, raw, num_workers=1)
 """
 
 
-def test_a_killed_build_goes_on_and_keeps_what_has_not_changed(raw, tmp_path, monkeypatch, capsys):
+def test_a_killed_build_resumes_and_keeps_what_has_not_changed(raw, tmp_path, monkeypatch, capsys):
     names = [f"image_{index:02d}" for index in range(12)]
     for name in names:
         shutil.copy(raw / "images/a.jpg", raw / f"images/{name}.jpg")
@@ -504,7 +504,7 @@ def test_labels_from_which_nothing_can_be_learned_are_refused_at_the_end(raw, tm
     assert not report.is_fit_to_train
 
 
-def test_what_is_odd_about_labels_is_told_at_the_end(raw, tmp_path, capsys):
+def test_warnings_about_labels_are_printed_at_the_end(raw, tmp_path, capsys):
     (raw / "classes.txt").write_text("ground\ntraffic light\nsky\n")
     save(np.ones((20, 30), np.uint8), raw / "labels" / "c.png")
     build.build("folder", tmp_path, raw)

@@ -1,4 +1,4 @@
-"""A run dir made out of official weights."""
+"""A run dir made from official weights."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What of stderr reaches the user of a command while TensorFlow starts."""
+"""Which lines of stderr reach the user of a command while TensorFlow starts."""
 
 import signal
 import subprocess

@@ -201,7 +201,7 @@ def test_twenty_kills_at_random_moments_change_neither_losses_nor_state(tiny_rec
     assert_equal_states(killed.state_at(600), whole.state_at(600), rtol=0, atol=0)
 
 
-def test_two_processes_of_which_one_is_killed_equal_one_with_the_whole_batch(ended):
+def test_two_processes_equal_one_with_the_whole_batch_although_one_is_killed(ended):
     whole, _, _ = ended["whole"]
     pair, exit_code, output = ended["pair"]
     assert exit_code == 0, output
@@ -242,7 +242,7 @@ def test_a_training_with_a_message_to_its_user_is_not_restarted(tmp_path, capfdb
     assert capfdbinary.readouterr().out.splitlines() == [b"once", b"error: no such records"]
 
 
-def test_every_worker_is_told_who_the_others_are(tmp_path, capfdbinary):
+def test_every_worker_gets_the_addresses_of_all(tmp_path, capfdbinary):
     code = "import os; print(os.environ['TF_CONFIG'])"
     assert supervised(tmp_path, code, workers=2, port=2222) == 0
     lines = sorted(capfdbinary.readouterr().out.splitlines())

@@ -1,4 +1,4 @@
-"""Image files of other people: what is found, read, converted and refused."""
+"""Image files of any origin: what is found, read, converted and refused."""
 
 import io
 import os
@@ -91,7 +91,7 @@ COLOR_RAMP = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=-1)
         ("a.tif", np.float64, 1, "0..1"),
     ],
 )
-def test_deeper_pixels_are_scaled_by_a_rule_that_is_told(tmp_path, ramp, name, dtype, white, says):
+def test_deeper_pixels_are_scaled_by_a_printed_rule(tmp_path, ramp, name, dtype, white, says):
     stored = ramp * white if np.dtype(dtype).kind == "f" else np.round(ramp * white)
     pixels, told = read(save(tmp_path / name, stored.astype(dtype)))
     expected = np.round(ramp * 255) if ramp.ndim == 3 else np.round(ramp * 255)[..., np.newaxis]

@@ -157,7 +157,7 @@ BAD_RECORDS = {
 
 
 def write_records(folder, *serialized: bytes, split="val") -> records.Records:
-    """Writes bare records, as others do, and finds them."""
+    """Writes bare records, as other programs do, and finds them."""
     with tf.io.TFRecordWriter(str(folder / f"{split}-00000-of-00001.tfrecord")) as writer:
         for record in serialized:
             writer.write(record)

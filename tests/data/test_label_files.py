@@ -1,4 +1,4 @@
-"""Label files: every encoding gives the same ids, and what is wrong is said by name."""
+"""Label files: every encoding gives the same ids, and problems are named."""
 
 import struct
 import zlib
@@ -73,7 +73,7 @@ def test_grey_pngs_of_few_bits_keep_their_ids(tmp_path):
     np.testing.assert_array_equal(label_files.read_label(tmp_path / "label.png"), two_bits)
 
 
-def test_a_palette_label_counts_by_its_colours_when_told_so(tmp_path):
+def test_a_palette_label_is_read_by_its_colours_on_request(tmp_path):
     save_palette(tmp_path / "label.png")
     reversed_ids = {color: 11 - i for i, color in enumerate(COLORS)}
     label = label_files.read_label(tmp_path / "label.png", "color_map", reversed_ids)
@@ -179,7 +179,7 @@ def test_masks_of_one_value_are_background_where_it_is_0(tmp_path):
         assert (label_files.read_label(tmp_path / "a.png", "mask") == class_id).all()
 
 
-def test_jpegs_are_refused_with_their_colours_and_read_when_told_so(tmp_path):
+def test_jpegs_are_refused_with_their_colours_and_read_on_request(tmp_path):
     path = tmp_path / "a.jpg"
     large = np.kron(MASK, np.ones((16, 16), np.uint8))
     save(path, large * 255, quality=60)
@@ -215,7 +215,7 @@ def test_tiffs_are_refused_where_they_are_compressed_with_loss(compression, tmp_
         np.testing.assert_array_equal(label[::16, ::16], IDS)
 
 
-def test_colours_that_compression_has_moved_are_told(tmp_path):
+def test_colours_that_compression_has_moved_are_reported(tmp_path):
     rgb = np.array(COLORS, np.uint8)[IDS].astype(int)
     rgb[0] += 5
     save(tmp_path / "a.png", rgb.clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Which image and which label file belong together, in trees as people have them."""
+"""Which image and which label file belong together, in common layouts."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""From a folder as people have it to images and label maps, by split."""
+"""From a folder of your own data to images and label maps, by split."""
 
 import json
 import pathlib
@@ -162,7 +162,7 @@ def test_an_image_that_was_resized_after_annotation_is_refused(tmp_path):
         label_maps(data)
 
 
-def test_one_image_in_two_splits_is_refused_and_a_mirrored_one_is_told(tmp_path):
+def test_one_image_in_two_splits_is_refused_and_a_mirrored_one_is_reported(tmp_path):
     image = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), (80, 60))
     for split, pixels in (("train", image), ("val", image)):
         for kind, content in (("images", pixels), ("masks", np.zeros((60, 80), np.uint8))):
@@ -174,7 +174,7 @@ def test_one_image_in_two_splits_is_refused_and_a_mirrored_one_is_told(tmp_path)
     assert any("mirrored" in note for note in find(tmp_path).notes)
 
 
-def test_a_damaged_image_is_told_when_it_is_read(tmp_path):
+def test_a_damaged_image_is_reported_when_it_is_read(tmp_path):
     samples.write_coco(tmp_path)
     path = tmp_path / "images" / "a.jpg"
     path.write_bytes(path.read_bytes()[:-80])
@@ -218,7 +218,7 @@ def test_images_of_one_name_in_several_folders_are_kept_apart(tmp_path):
     assert json.loads((tmp_path / "monday" / "a.json").read_text())["imagePath"] == "a.jpg"
 
 
-def test_images_of_more_than_8_bits_are_scaled_and_that_is_told(tmp_path):
+def test_images_of_more_than_8_bits_are_scaled_and_that_is_printed(tmp_path):
     write_label_images(tmp_path, [np.eye(12, 20, dtype=np.uint8)] * 2)
     rng = np.random.default_rng(0)
     for name in "01":

@@ -1,4 +1,4 @@
-"""Records: what is found where, and what is said when it is not."""
+"""Records: where they are found, and the messages when they are not."""
 
 import gzip
 import json
@@ -82,7 +82,7 @@ def test_among_several_datasets_one_has_to_be_chosen(tmp_path):
         records.find_records(tmp_path, "boy")
 
 
-def test_tfds_folders_of_others_are_read_given_the_number_of_classes(tmp_path):
+def test_tfds_folders_from_other_programs_are_read_given_the_number_of_classes(tmp_path):
     write_tfds_folder(
         tmp_path, "toy", template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", metadata=None
     )

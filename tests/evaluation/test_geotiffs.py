@@ -196,7 +196,7 @@ def test_a_damaged_geotiff_is_named(tmp_path):
         band_files.read_image(path, dataset)
 
 
-def test_a_fourth_band_that_is_marked_as_opacity_is_told_of(tmp_path):
+def test_a_fourth_band_that_is_marked_as_opacity_is_reported(tmp_path):
     for index in range(2):
         write_geotiff(tmp_path / "images" / f"{index}.tif", draw(4, 40 + index, 50, np.uint8))
         label = np.arange(2000 + 50 * index, dtype=np.uint8).reshape(1, -1, 50) % 2

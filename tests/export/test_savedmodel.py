@@ -1,4 +1,4 @@
-"""The SavedModel, loaded as a stranger loads it."""
+"""The SavedModel, loaded without this package."""
 
 import dataclasses
 import io

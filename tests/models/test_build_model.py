@@ -1,4 +1,4 @@
-"""What models of `build_model` compute and refuse, whatever their weights."""
+"""What models of `build_model` compute and refuse, with any weights."""
 
 import dataclasses
 

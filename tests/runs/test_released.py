@@ -165,7 +165,7 @@ def test_a_name_is_imported_without_any_flag(cached, tmp_path):
     assert_has_the_release(run_dirs.read(str(tmp_path / "run")), cached)
 
 
-def test_a_run_dir_of_a_release_is_made_once_and_anew_for_other_weights(cached, weights, tmp_path):
+def test_a_run_dir_of_a_release_is_made_once_and_again_for_other_weights(cached, weights, tmp_path):
     folder = imported_run.run_dir_of_release(NAME)
     assert_has_the_release(run_dirs.read(folder), cached)
     flags = pathlib.Path(folder, "flags.txt")

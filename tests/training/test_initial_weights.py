@@ -1,4 +1,4 @@
-"""What a new training starts from: ImageNet weights where they can be had, and a word otherwise."""
+"""What a new training starts from: ImageNet weights if available, or else a message."""
 
 import dataclasses
 import functools
@@ -106,7 +106,7 @@ def test_imagenet_weights_are_downloaded_where_the_network_has_them(
     assert started_from == NAME and has_imagenet_weights(model) and zoo.is_cached(NAME)
 
 
-def test_without_a_network_random_weights_stay_and_the_reason_is_told_soon(capsys):
+def test_without_a_network_random_weights_stay_and_the_reason_is_printed_soon(capsys):
     started = time.monotonic()
     started_from, model = fill()
     assert time.monotonic() - started < 30  # most of it builds the model
@@ -164,7 +164,7 @@ def test_from_scratch_means_that_nothing_is_looked_for(imagenet, source, capsys)
     ],
     ids=["not released", "another width", "more blocks"],
 )
-def test_where_no_weights_fit_the_reason_is_told(settings, reason, capsys):
+def test_where_no_weights_fit_the_reason_is_printed(settings, reason, capsys):
     started_from, model = fill(model_config=ModelConfig(**settings))
     assert started_from == "none" and not has_imagenet_weights(model)
     assert reason in capsys.readouterr().out

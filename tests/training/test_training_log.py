@@ -114,7 +114,7 @@ def test_a_lap_is_the_mean_over_all_calls_since_the_last(monkeypatch):
     assert stopwatch.lap() == (2 + 6) / 4
 
 
-def test_hours_left_are_told_in_hours_and_minutes(monkeypatch):
+def test_hours_left_are_shown_in_hours_and_minutes(monkeypatch):
     clock = itertools.count(step=100)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     stopwatch = timing.Stopwatch(steps_to_go=102, batch_size=1)

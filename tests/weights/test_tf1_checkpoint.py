@@ -210,7 +210,7 @@ def test_another_network_is_refused_even_if_mismatches_may_be_skipped(tmp_path):
         load_tf1_checkpoint(_build(), tmp_path / "model.ckpt", skip_mismatched=True)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_what_is_not_a_checkpoint_is_refused(tmp_path):
     model = _build()
     with pytest.raises(UserError, match="no checkpoint .*nothing"):
         load_tf1_checkpoint(model, tmp_path / "nothing")

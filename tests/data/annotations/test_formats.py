@@ -181,7 +181,7 @@ def test_two_formats_in_one_folder_are_refused(tmp_path):
         read(tmp_path)
 
 
-def test_a_folder_without_labels_is_told_by_what_lies_there(tmp_path):
+def test_a_folder_without_labels_is_refused_with_what_it_holds(tmp_path):
     samples.write_image(tmp_path / "a.jpg")
     samples.write_image(tmp_path / "b.jpg")
     with pytest.raises(UserError, match=r"holds 2 \.jpg files, but no labels"):
