@@ -7,6 +7,7 @@ import textwrap
 import yaml
 
 from deeplab_tf import command_line
+from deeplab_tf import zoo
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.settings import settings_of
@@ -137,7 +138,9 @@ class ModelCard:
     def _training(self) -> str:
         if self.is_imported:
             release = self.run.train_config.tf_initial_checkpoint
-            source = f"the released weights `{release}`" if release else "a checkpoint"
+            source = (
+                f"the released weights `{release}`" if release in zoo.ENTRIES else "a checkpoint"
+            )
             return f"The weights were imported from {source}, and not trained further."
         configs = (self.run.model_config, self.run.data_config, self.run.train_config)
         command = command_line.shell_command(

@@ -137,14 +137,14 @@ def write_folder(
 def without_local_paths(run: run_dirs.Run) -> run_dirs.Run:
     """Returns a run without the paths and addresses of the machine that it was trained on.
 
-    The initial weights stay where they are a name, not a path.
+    The initial weights stay where they are a name; a path becomes `CHECKPOINT`.
     """
     data_config = dataclasses.replace(
         run.data_config, **_default_paths(DataConfig), data_service=DataConfig().data_service
     )
     start = run.train_config.tf_initial_checkpoint
-    if start not in (IMAGENET, NO_WEIGHTS, *zoo.ENTRIES):
-        start = ""
+    if start not in ("", IMAGENET, NO_WEIGHTS, *zoo.ENTRIES):
+        start = "CHECKPOINT"
     train_config = dataclasses.replace(
         run.train_config, **_default_paths(TrainConfig) | {"tf_initial_checkpoint": start}
     )

@@ -170,7 +170,7 @@ def test_paths_and_addresses_are_left_out_of_the_settings_and_names_of_releases_
         run.data_config, extra_data_dirs=("/home/me/more",), data_service="grpc://10.0.0.7:5050"
     )
     names = ("mobilenet_v2_imagenet", "imagenet", "none", "")
-    for given, kept in (("/home/me/x.ckpt", ""), *zip(names, names)):
+    for given, kept in (("/home/me/x.ckpt", "CHECKPOINT"), *zip(names, names)):
         train_config = dataclasses.replace(run.train_config, tf_initial_checkpoint=given)
         published = hub_export.without_local_paths(
             dataclasses.replace(run, data_config=data_config, train_config=train_config)
