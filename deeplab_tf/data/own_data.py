@@ -192,9 +192,11 @@ class OwnData:
             assert isinstance(image.image, pathlib.Path)
             with band_files.open_bands(image.image, max_pixels=self.max_pixels) as file:
                 return file.frame
-        is_file = isinstance(image.image, pathlib.Path)
-        source = image.image if is_file else label_files.read_bytes(image.image, "image")
-        return frames.read_frame(source, str(image.image), self.max_pixels)
+        source = image.image
+        if isinstance(source, pathlib.Path):
+            return frames.read_frame(source, str(source), self.max_pixels)
+        content = label_files.read_bytes(source, "image")
+        return frames.read_frame(content, str(source), self.max_pixels)
 
     def read_label_map(
         self, image: AnnotatedImage, source: source_images.SourceImage
