@@ -147,8 +147,10 @@ def max_image_pixels(default, default_help=""):
     )
 
 
-def output_dir(default=REQUIRED):
-    return setting(default, "Folder to write to.", is_path=True, is_common=True)
+def output_dir(default=REQUIRED, default_help=""):
+    return setting(
+        default, "Folder to write to.", default_help=default_help, is_path=True, is_common=True
+    )
 
 
 def output():
@@ -338,8 +340,8 @@ class ModelConfig(Config):
     batch_norm_decay: float | None = setting(
         None,
         "Decay of batch norm's moving statistics. The original's 0.997 and 0.9997 need tens of "
-        "thousands of steps: use a lower decay in short runs.",
-        default_help="the original's",
+        "thousands of steps.",
+        default_help="the original's; lower in a short training",
         above=0,
         below=1,
     )
@@ -356,9 +358,10 @@ class DataConfig(Config):
     train_split: str = setting("train", "Split to train on.", may_be_empty=False)
     val_split: str = setting("val", "Split to validate on; empty for no validation.")
     ignore_label: int | None = ignore_label("that of the records")
-    train_crop_size: tuple[int, ...] = setting(
-        (513, 513),
+    train_crop_size: tuple[int, ...] | None = setting(
+        None,
         "Height,width of the training crops.",
+        default_help="about the median image, at most 513, or 321 on a CPU",
         at_least=1,
         length=2,
         may_be_empty=False,
@@ -396,6 +399,23 @@ class DataConfig(Config):
     )
     random_flip: bool = setting(
         True, "Whether half of the training images are flipped left to right."
+    )
+    vertical_flip: bool = setting(
+        False, "Whether half of the training crops are flipped top to bottom."
+    )
+    quarter_turns: bool = setting(
+        False,
+        "Whether training crops are turned by 0, 90, 180 or 270 degrees; crops must be square.",
+    )
+    elastic_shift: float = setting(
+        0.0,
+        "Largest random shift of the points of a grid, between which training crops are "
+        "distorted smoothly; 0 disables it.",
+        at_least=0,
+        unit="pixels",
+    )
+    elastic_grid: int = setting(
+        64, "Distance between the grid points of elastic_shift.", at_least=2, unit="pixels"
     )
     crop_max_class_share: float = setting(
         1.0,
@@ -470,6 +490,12 @@ class DataConfig(Config):
             self.min_resize_value or not (self.max_resize_value or self.resize_factor),
             "--max_resize_value and --resize_factor need --min_resize_value: give it too.",
         )
+        crop = self.train_crop_size
+        _check(
+            not (self.quarter_turns and crop) or crop[0] == crop[1],
+            f"--quarter_turns needs square crops, but --train_crop_size={self.train_crop_size}: "
+            "give two equal sides.",
+        )
 
 
 _LOSS_WEIGHTS = ("cross_entropy_weight", "focal_weight", "dice_weight", "lovasz_weight")
@@ -482,11 +508,30 @@ class TrainConfig(Config):
     title = "training"
 
     # Length and start.
-    training_number_of_steps: int = setting(
-        30000, "Optimizer steps of the whole run.", at_least=1, unit="steps", is_common=True
+    training_number_of_steps: int | None = setting(
+        None,
+        "Optimizer steps of the whole run.",
+        default_help="that of epochs, or 250 times the square root of the number of images",
+        at_least=1,
+        unit="steps",
+        is_common=True,
     )
-    train_batch_size: int = setting(
-        8, "Images per step, over all devices.", at_least=1, unit="images", is_common=True
+    epochs: float | None = setting(
+        None,
+        "Length of the whole run in passes over the training images, instead of "
+        "training_number_of_steps.",
+        default_help="not given",
+        above=0,
+        unit="epochs",
+        is_common=True,
+    )
+    train_batch_size: int | None = setting(
+        None,
+        "Images per step, over all devices.",
+        default_help="8 per GPU or TPU core; 4 on a CPU, or what fits into its memory",
+        at_least=1,
+        unit="images",
+        is_common=True,
     )
     gradient_accumulation_steps: int = setting(
         1,
@@ -522,8 +567,12 @@ class TrainConfig(Config):
     learning_policy: str = setting(
         "poly", "How the learning rate decays.", choices=("poly", "step", "cosine")
     )
-    base_learning_rate: float = setting(
-        0.007, "Learning rate at the start of the learning policy.", at_least=0, is_common=True
+    base_learning_rate: float | None = setting(
+        None,
+        "Learning rate at the start of the learning policy.",
+        default_help="what suits version, optimizer and batch size",
+        at_least=0,
+        is_common=True,
     )
     learning_power: float = setting(0.9, "Power of the poly policy.", at_least=0)
     end_learning_rate: float = setting(
@@ -544,10 +593,11 @@ class TrainConfig(Config):
         at_least=0,
         unit="steps",
     )
-    warmup_steps: int = setting(
-        0,
+    warmup_steps: int | None = setting(
+        None,
         "Steps over which the learning rate climbs from slow_start_learning_rate to "
         "base_learning_rate.",
+        default_help="a twentieth of the run, or 0 with slow_start_step",
         at_least=0,
         unit="steps",
     )
@@ -566,10 +616,11 @@ class TrainConfig(Config):
     clip_gradient_norm: float = setting(
         0.0, "Largest global norm of the gradients; 0 disables clipping.", at_least=0
     )
-    moving_average_decay: float = setting(
-        0.0,
-        "Decay of the moving average of the weights, which is evaluated in their place, e.g. "
-        "0.9999; 0 disables it.",
+    moving_average_decay: float | None = setting(
+        None,
+        "Decay of the moving average of the weights, which is evaluated in their place; 0 "
+        "disables it.",
+        default_help="1 - 15 / steps",
         at_least=0,
         below=1,
     )
@@ -581,6 +632,13 @@ class TrainConfig(Config):
         "images or more. Otherwise it is frozen.",
         is_common=True,
     )
+    batch_statistics_images: int = setting(
+        32,
+        "Training images on which the statistics of batch norm are measured before each "
+        "validation, at the size that evaluation sees; 0 keeps the moving statistics.",
+        at_least=0,
+        unit="images",
+    )
     frozen_scopes: tuple[str, ...] = setting(
         (), "Scopes of layers that are not trained.", example="resnet_v1_50/block1"
     )
@@ -589,10 +647,11 @@ class TrainConfig(Config):
     cross_entropy_weight: float = setting(
         1.0, "Weight of the cross-entropy in the loss.", at_least=0
     )
-    class_weights: tuple[float, ...] = setting(
-        (),
-        "Weight of each class, in the order of the classes, in cross-entropy and focal loss.",
-        default_help="1 for all",
+    class_weights: tuple[float, ...] | None = setting(
+        None,
+        "Weight of each class, in the order of the classes, in cross-entropy and focal loss; "
+        "empty for 1.",
+        default_help="the square roots of the median-frequency weights",
         at_least=0,
         example="0.5,1,2",
     )
@@ -651,25 +710,49 @@ class TrainConfig(Config):
     log_every_steps: int = setting(
         20, "Steps between two points of the loss curve.", at_least=1, unit="steps"
     )
-    eval_every_steps: int = setting(
-        1000, "Steps between two validations.", at_least=1, unit="steps"
+    eval_every_steps: int | None = setting(
+        None,
+        "Steps between two validations.",
+        default_help="a tenth of the run",
+        at_least=1,
+        unit="steps",
     )
-    save_every_steps: int = setting(500, "Steps between two checkpoints.", at_least=1, unit="steps")
+    early_stopping_patience: int | None = setting(
+        None,
+        "Number of validations in a row without a better mIoU after which the run ends; 0 for any "
+        "number.",
+        default_help="5, or 0 if training_number_of_steps is given",
+        at_least=0,
+        unit="validations",
+    )
+    save_every_steps: int | None = setting(
+        None,
+        "Steps between two checkpoints.",
+        default_help="eval_every_steps, at most 500",
+        at_least=1,
+        unit="steps",
+    )
 
     def __post_init__(self):
         super().__post_init__()
         _check(
-            self.train_batch_size % self.gradient_accumulation_steps == 0,
+            (self.train_batch_size or 0) % self.gradient_accumulation_steps == 0,
             f"--train_batch_size={self.train_batch_size} must be a multiple of "
             f"--gradient_accumulation_steps={self.gradient_accumulation_steps}.",
+        )
+        _check(
+            self.training_number_of_steps is None or self.epochs is None,
+            f"--training_number_of_steps={self.training_number_of_steps} and "
+            f"--epochs={self.epochs} both say how long the run is: give one of them.",
         )
         _check(
             any(getattr(self, name) for name in _LOSS_WEIGHTS),
             f"The loss has no term: one of --{', --'.join(_LOSS_WEIGHTS)} must be above 0.",
         )
         _check(
-            any(self.class_weights) or not self.class_weights,
-            f"--class_weights={','.join(map(str, self.class_weights))} must have a weight above 0.",
+            any(self.class_weights or [1]),
+            f"--class_weights={','.join(map(str, self.class_weights or ()))} must have a weight "
+            "above 0.",
         )
         _check(
             not self.profile_steps or self.profile_steps[0] < self.profile_steps[1],

@@ -3,7 +3,8 @@
     python -m deeplab_tf.describe --flagfile=configs/X.flagfile [--layers]
 
 Lists shapes, parameters, multiply-adds and receptive fields, part by part, for one image of
---train_crop_size, and the memory of a training step with --train_batch_size of them.
+--train_crop_size (513,513 if it is not given), and the memory of a training step with
+--train_batch_size of them (8 if it is not given).
 """
 
 import dataclasses
@@ -15,7 +16,9 @@ from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.settings import setting
 
-_NUM_CLASSES = 21  # PASCAL VOC's, if the flags do not say
+# If the flags do not say.
+_NUM_CLASSES = 21  # PASCAL VOC's
+_BATCH_SIZE = 8  # images
 
 describe = command_line.lazy_function("deeplab_tf.models.description", "describe")
 
@@ -36,12 +39,14 @@ def main(
     train_config: TrainConfig,
 ) -> None:
     from deeplab_tf import models
+    from deeplab_tf.runs import run_dir
 
     if model_config.num_classes is None:
         print(f"--num_classes is not given; describing a model of {_NUM_CLASSES} classes.\n")
         model_config = dataclasses.replace(model_config, num_classes=_NUM_CLASSES)
     model = models.build_model(**dataclasses.asdict(model_config))
-    description = describe(model, data_config.train_crop_size, train_config.train_batch_size)
+    crop = data_config.train_crop_size or run_dir.ORIGINAL_CROP_SIZE
+    description = describe(model, crop, train_config.train_batch_size or _BATCH_SIZE)
     print(description.to_text(list_layers=arguments.layers))
 
 

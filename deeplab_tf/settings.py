@@ -21,6 +21,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
 
 REQUIRED = dataclasses.MISSING
+AUTO = "auto"  # on the command line: what None is in Python
 
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -121,12 +122,15 @@ class Setting:
         """Returns a value in the setting's type: a list as a tuple, 1 as 1.0, `~` expanded.
 
         Args:
-            value: A value of the setting's type, or text as it is typed on the command line.
+            value: A value of the setting's type, or text as it is typed on the command line;
+                "auto" stands for None where that is allowed.
 
         Raises:
             UserError: The value is of another type, or beyond the limits.
         """
-        if self.is_optional and (value is None or (value == "" and not self.is_list)):
+        if self.is_optional and (
+            value in (None, AUTO, [AUTO]) or (value == "" and not self.is_list)
+        ):
             return None
         try:
             return self._check_list(value) if self.is_list else self._check_item(value)
@@ -154,6 +158,8 @@ class Setting:
 
     def to_text(self, value) -> str:
         """Returns the text that `check` reads as this value."""
+        if value is None:
+            return AUTO
         if isinstance(value, tuple | list):
             return ",".join(map(_quoted, value))
         return str(value).lower() if isinstance(value, bool) else str(value)

@@ -39,13 +39,7 @@ class Arguments(config.Config):
         is_common=True,
     )
     private: bool = setting(False, "Whether a repository that is made is private.")
-    output_dir: str = setting(
-        "",
-        "Folder to write the files to; nothing is published then.",
-        default_help="the files are published",
-        is_path=True,
-        is_common=True,
-    )
+    output_dir: str = config.output_dir("", "not written: the files are published")
     checkpoint: str = config.checkpoint()
 
 

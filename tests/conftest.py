@@ -39,6 +39,20 @@ TINY_MODEL = config.ModelConfig(
 )
 
 
+# The original's settings, in place of those that a training chooses itself.
+PLAIN_TRAINING = {
+    "training_number_of_steps": 30000,
+    "train_batch_size": 8,
+    "base_learning_rate": 0.007,
+    "warmup_steps": 0,
+    "moving_average_decay": 0.0,
+    "class_weights": (),
+    "eval_every_steps": 1000,
+    "save_every_steps": 500,
+    "early_stopping_patience": 0,
+    "batch_statistics_images": 0,
+}
+
 # As mobilenet_v2.BOTTLENECKS: every stride, and units that add their input.
 SIX_UNITS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2), (6, 64, 2, 2))
 TWO_UNITS = ((1, 16, 1, 1), (6, 24, 1, 2))  # up to stride 4
@@ -138,7 +152,9 @@ def tiny_run_dir(tiny_records, tmp_path_factory) -> str:
         train.train(
             TINY_MODEL,
             config.DataConfig(data_dir=tiny_records.folder, train_crop_size=(65, 65)),
-            config.TrainConfig(training_number_of_steps=2, train_batch_size=2),
+            config.TrainConfig(
+                **PLAIN_TRAINING | {"training_number_of_steps": 2, "train_batch_size": 2}
+            ),
             folder,
         )
     return folder

@@ -14,9 +14,12 @@ from PIL import Image
 
 from deeplab_tf import check_data
 from deeplab_tf.data import own_data
+from deeplab_tf.data import records
 from deeplab_tf.data_report import findings
 from deeplab_tf.data_report import statistics
+from deeplab_tf.data_report.images import Candidate
 from deeplab_tf.data_report.images import MeasuredImage
+from deeplab_tf.data_report.images import measure
 from deeplab_tf.errors import UserError
 
 CLASSES = "ground\nroad 10 20 30\ncar 200 100 50\n"
@@ -190,6 +193,38 @@ FOUND = {  # kind -> (the files that it names, words of what is said of the firs
     "all_ignored": (["labels/image_10.png"], "", "warning"),
     "duplicate": (["images/image_12.png"], "image_11.png", "warning"),
 }
+
+
+@pytest.mark.parametrize(
+    "top_rows, is_grey, num_images, flags",
+    [
+        (0.5, True, 8, ["--vertical_flip", "--quarter_turns", "--elastic_shift=10"]),
+        (0.47, False, 8, ["--vertical_flip", "--quarter_turns"]),
+        (0.2, False, 8, None),  # a class that lies above the others, as the sky does
+        (0.5, True, 7, None),  # too few to tell
+    ],
+)
+def test_flips_and_turns_are_proposed_for_images_without_a_top(
+    top_rows, is_grey, num_images, flags
+):
+    split = statistics.SplitStatistics(num_classes=2, ignore_label=255)
+    for number in range(num_images):
+        measured = MeasuredImage("train", str(number), is_grey=is_grey)
+        measured.size, measured.color_sums = (64, 48), np.zeros((2, 3))
+        measured.pixels_by_id = {0: 400, 1: 600}
+        measured.rows_by_class = {0: (400 * top_rows, 400), 1: (600 * 0.51, 600)}
+        split.add(measured)
+    proposed = split.propose_augmentation()
+    assert proposed == (flags and (flags, "no class lies higher in the images than the others"))
+
+
+def test_the_mean_row_of_a_class_is_measured_in_labels():
+    pixels = np.full((40, 30, 3), 7, np.uint8)
+    ids = np.repeat(np.repeat([0, 1], 20)[:, np.newaxis], 30, axis=1)
+    candidate = Candidate("train", "a", read=lambda _: (pixels, ids))
+    measured = measure(candidate, records.numbered_classes("x", 2))
+    means = {i: rows / pixels for i, (rows, pixels) in measured.rows_by_class.items()}
+    assert means == pytest.approx({0: 0.25, 1: 0.75}) and measured.is_grey
 
 
 def test_every_problem_is_found_with_its_file_and_a_remedy(folder):

@@ -252,7 +252,7 @@ def test_the_limit_of_image_sizes_is_the_readers_own():
         ),
         (
             config.TrainConfig,
-            {"gradient_accumulation_steps": 3},
+            {"train_batch_size": 8, "gradient_accumulation_steps": 3},
             "--train_batch_size=8 must be a multiple of --gradient_accumulation_steps=3.",
         ),
         (

@@ -31,6 +31,7 @@ TRAINING = TrainConfig(
     training_number_of_steps=NUM_STEPS,
     train_batch_size=4,
     moving_average_decay=0.9,
+    batch_statistics_images=4,
     steps_per_execution=1,
     log_every_steps=1,
     save_every_steps=2,

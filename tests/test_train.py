@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import original
+from conftest import PLAIN_TRAINING
 from conftest import TINY_MODEL
 from conftest import TWO_UNITS
 from conftest import short_mobilenet_v2
@@ -39,7 +40,7 @@ def train_tiny(run_dir, source: records.Records, model=TINY_MODEL, data=None, **
         return loop.train(
             model,
             config.DataConfig(**({"data_dir": source.folder} | data)),
-            config.TrainConfig(**settings),
+            config.TrainConfig(**PLAIN_TRAINING | settings),
             str(run_dir),
         )
 
@@ -292,7 +293,7 @@ class Step:
 
     def __init__(self, model_config=None, **settings):
         model_config = model_config or dataclasses.replace(TINY_MODEL, num_classes=3)
-        train_config = config.TrainConfig(**settings)
+        train_config = config.TrainConfig(**PLAIN_TRAINING | settings)
         strategy = tf.distribute.get_strategy()
         keras.utils.set_random_seed(7)
         self.state = training_state.build(model_config, train_config, strategy)

@@ -175,3 +175,76 @@ def rotate(
     image = (image - pad_pixel) * tf.cast(is_inside, tf.float32) + pad_pixel
     label = tf.cast(tf.where(is_inside, rotated, ignore_label)[..., 0], label.dtype)
     return example | {"image": image, "label": label}
+
+
+def random_vertical_flip(example: transforms.Example, seed: tf.Tensor) -> transforms.Example:
+    """Mirrors half of the examples top to bottom; dtypes stay."""
+    flips = tf.random.stateless_uniform([], seed) < 0.5
+    return example | {
+        key: tf.cond(
+            flips, lambda key=key: tf.reverse(example[key], [0]), lambda key=key: example[key]
+        )
+        for key in ("image", "label")
+    }
+
+
+def random_quarter_turn(example: transforms.Example, seed: tf.Tensor) -> transforms.Example:
+    """Turns a square example by 0, 90, 180 or 270 degrees; dtypes stay."""
+    turns = tf.random.stateless_uniform([], seed, 0, 4, tf.int32)
+    label = example["label"][..., tf.newaxis]
+    return example | {
+        "image": tf.ensure_shape(tf.image.rot90(example["image"], turns), example["image"].shape),
+        "label": tf.ensure_shape(tf.image.rot90(label, turns), label.shape)[..., 0],
+    }
+
+
+def random_elastic(
+    example: transforms.Example, seed: tf.Tensor, max_shift: float, grid: int
+) -> transforms.Example:
+    """Distorts an example smoothly, as tissue and membranes are under a microscope.
+
+    The points of a coarse grid are shifted at random, and all pixels between them by what bicubic
+    interpolation gives. The image is interpolated bilinearly, the label takes the nearest pixel.
+    Pixels from outside repeat the border.
+
+    Args:
+        example: The example, of a static size.
+        seed: Stateless seed, int [2].
+        max_shift: Largest shift of a grid point in pixels, in each direction.
+        grid: Distance between the grid points in pixels.
+
+    Returns:
+        The example with its image float32.
+
+    Reference:
+        The random displacements on a coarse grid of U-Net, section 3.1 (arXiv 1505.04597).
+    """
+    height, width = example["label"].shape
+    points = [math.ceil(side / grid) + 1 for side in (height, width)]
+    shifts = tf.random.stateless_uniform([1, *points, 2], seed, -max_shift, max_shift)
+    shifts = tf.image.resize(shifts, [height, width], "bicubic")[0]
+    rows = tf.range(height, dtype=tf.float32)[:, tf.newaxis] + shifts[..., 0]
+    columns = tf.range(width, dtype=tf.float32)[tf.newaxis] + shifts[..., 1]
+    rows = tf.clip_by_value(rows, 0.0, height - 1.0)  # [H, W]
+    columns = tf.clip_by_value(columns, 0.0, width - 1.0)
+    nearest = tf.cast(tf.round(tf.stack([rows, columns], -1)), tf.int32)
+    return example | {
+        "image": _interpolated(tf.cast(example["image"], tf.float32), rows, columns),
+        "label": tf.gather_nd(example["label"], nearest),
+    }
+
+
+def _interpolated(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Samples an image [H, W, C] bilinearly at positions inside of it, [H, W] each."""
+    top, left = tf.floor(rows), tf.floor(columns)
+    down, right = (rows - top)[..., tf.newaxis], (columns - left)[..., tf.newaxis]
+    last_row, last_column = (side - 1 for side in image.shape[:2])
+
+    def pixels(row_offset: int, column_offset: int):
+        at_rows = tf.minimum(tf.cast(top, tf.int32) + row_offset, last_row)
+        at_columns = tf.minimum(tf.cast(left, tf.int32) + column_offset, last_column)
+        return tf.gather_nd(image, tf.stack([at_rows, at_columns], -1))
+
+    above = pixels(0, 0) * (1.0 - right) + pixels(0, 1) * right
+    below = pixels(1, 0) * (1.0 - right) + pixels(1, 1) * right
+    return above * (1.0 - down) + below * down

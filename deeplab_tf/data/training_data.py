@@ -185,6 +185,18 @@ def augmentation(
 ) -> list[transforms.RandomOperation]:
     """Returns the operations on crops that the settings ask for; none by default."""
     operations: list[transforms.RandomOperation] = []
+    if config.vertical_flip:
+        operations.append(augmentations.random_vertical_flip)
+    if config.quarter_turns:
+        operations.append(augmentations.random_quarter_turn)
+    if config.elastic_shift:
+        operations.append(
+            functools.partial(
+                augmentations.random_elastic,
+                max_shift=config.elastic_shift,
+                grid=config.elastic_grid,
+            )
+        )
     if config.max_rotation:
         operations.append(
             functools.partial(

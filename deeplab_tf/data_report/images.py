@@ -60,6 +60,10 @@ class MeasuredImage:
     color_sums: np.ndarray | None = None
     encoding: str = ""  # of the label, one of `label_files.ENCODINGS`
     pixels_by_id: dict[int, int] | None = None
+    # By class in the thumbnail: the sum of the rows of its pixels, from 0 (top) to 1, and their
+    # number.
+    rows_by_class: dict[int, tuple[float, int]] = dataclasses.field(default_factory=dict)
+    is_grey: bool = False
     # uint8 [h, w, 3] and int32 [h, w], in which `num_classes` is ignored and 1 more out of range.
     thumbnail: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
 
@@ -107,7 +111,10 @@ def measure(candidate: Candidate, info: DatasetInfo) -> MeasuredImage:
         measured.add_of_label("size_mismatch", f"image {size}, label {label_size}")
         label = None
     displayed = None if image is None else info.displayed(image)
-    measured.thumbnail = _thumbnail(displayed, label, info)
+    small_image, small_label = measured.thumbnail = _thumbnail(displayed, label, info)
+    measured.is_grey = small_image is not None and bool(np.ptp(small_image, axis=-1).max() == 0)
+    if small_label is not None:
+        measured.rows_by_class = _rows_by_class(small_label, info.num_classes)
     return measured
 
 
@@ -146,6 +153,13 @@ def _count_label(label: np.ndarray, info: DatasetInfo, measured: MeasuredImage) 
         measured.add_of_label("ids_out_of_range", "id " + ", ".join(wrong[:4]) + more)
     elif measured.pixels_by_id.keys() == {info.ignore_label}:
         measured.add_of_label("all_ignored")
+
+
+def _rows_by_class(label: np.ndarray, num_classes: int) -> dict[int, tuple[float, int]]:
+    rows = np.broadcast_to((np.arange(len(label)) + 0.5)[:, np.newaxis] / len(label), label.shape)
+    sums = np.bincount(label.ravel(), rows.ravel(), num_classes)
+    counts = np.bincount(label.ravel(), minlength=num_classes)
+    return {i: (float(sums[i]), int(counts[i])) for i in range(num_classes) if counts[i]}
 
 
 def _thumbnail(

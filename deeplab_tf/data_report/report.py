@@ -51,7 +51,7 @@ class Report:
     def to_json(self) -> str:
         """Everything but the samples; class weights also as text, for a flag."""
         statistics = self.splits[self.train]
-        crop = statistics.propose_crop_size()
+        crop, augmentation = statistics.propose_crop_size(), statistics.propose_augmentation()
         names = self.info.class_names
         fields = {
             "source": self.source,
@@ -62,6 +62,7 @@ class Report:
             "splits": {name: self._split_fields(split) for name, split in self.splits.items()},
             "training_split": self.train,
             "train_crop_size": crop and {"size": crop[0], "reason": crop[1]},
+            "augmentation": augmentation and {"flags": augmentation[0], "reason": augmentation[1]},
             "class_weights": {
                 method: {
                     "by_class": {names[i]: weights.get(i) for i in range(len(names))},
@@ -188,6 +189,10 @@ class Report:
         if proposed is not None:
             (height, width), reason = proposed
             lines += _wrapped(f"--train_crop_size={height},{width}  ({reason})", "")
+            augmentation = statistics.propose_augmentation()
+            if augmentation is not None:
+                flags, reason = augmentation
+                lines += _wrapped(f"{' '.join(flags)}  ({reason})", "")
             mean, deviation = (
                 ", ".join(f"{value:.1f}" for value in values or ())
                 for values in (statistics.mean_color, statistics.color_deviation)

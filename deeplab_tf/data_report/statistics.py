@@ -13,6 +13,9 @@ UNLISTED = "unlisted"  # the split of images that no list names, where there are
 OUTPUT_STRIDE = 16
 LARGEST_CROP = 513  # pixels, the original's on Pascal VOC
 EFFECTIVE_NUMBER_BETA = 0.999
+# When images have no top: with enough labels, no class above this share has its mean row farther
+# from the middle than this, as a share of the height.
+MIN_LABELS_WITH_A_PLACE, MIN_SHARE_WITH_A_PLACE, LARGEST_OFFSET = 8, 0.02, 0.05
 
 
 @dataclasses.dataclass
@@ -36,6 +39,10 @@ class SplitStatistics:
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     # float64 [2, channels]
     color_sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((2, 1)))
+    num_grey: int = 0  # images
+    # By class, over the thumbnails: the sum of the rows, from 0 (top) to 1, and the pixels.
+    row_sums: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    row_pixels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def add(self, image: MeasuredImage) -> None:
         """Counts an image in, as far as it could be read."""
@@ -43,6 +50,10 @@ class SplitStatistics:
             self.num_images += 1
             self.sizes[image.size] += 1
             self.color_sums = self.color_sums + image.color_sums
+            self.num_grey += image.is_grey
+        for class_id, (rows, pixels) in image.rows_by_class.items():
+            self.row_sums[class_id] += rows
+            self.row_pixels[class_id] += pixels
         if image.pixels_by_id:
             self.add_label(image.pixels_by_id)
 
@@ -99,11 +110,18 @@ class SplitStatistics:
             return None
         return (_median(w for w, _ in self._each_size()), _median(h for _, h in self._each_size()))
 
-    def propose_crop_size(self) -> tuple[tuple[int, int], str] | None:
+    def propose_crop_size(
+        self, largest: int = LARGEST_CROP, shorter_side: int | None = None
+    ) -> tuple[tuple[int, int], str] | None:
         """Proposes height and width of a training crop: about the median image.
 
         At output stride 16, features lie on the first and the last pixel of a crop whose sides are
         a multiple of 16 plus 1.
+
+        Args:
+            largest: The longest side of a crop in pixels.
+            shorter_side: Length in pixels to which the shorter side of every image is resized
+                first; None for none.
 
         Returns:
             Height and width in pixels, and why; None without images.
@@ -119,12 +137,39 @@ class SplitStatistics:
             reason = (
                 f"square, for images upright and lying, about their median longer side, {width}"
             )
+        scale = shorter_side / min(height, width) if shorter_side else 1
         height, width = (
-            OUTPUT_STRIDE * math.ceil((side - 1) / OUTPUT_STRIDE) + 1 for side in (height, width)
+            OUTPUT_STRIDE * math.ceil((round(side * scale) - 1) / OUTPUT_STRIDE) + 1
+            for side in (height, width)
         )
-        if max(height, width) > LARGEST_CROP:
-            reason += f"; no side above {LARGEST_CROP}, for memory's sake"
-        return (min(height, LARGEST_CROP), min(width, LARGEST_CROP)), reason
+        if max(height, width) > largest:
+            reason += f"; at most {largest}, to save memory and time"
+        return (min(height, largest), min(width, largest)), reason
+
+    def propose_augmentation(self) -> tuple[list[str], str] | None:
+        """Proposes flips, turns and distortions for images that have no top and bottom.
+
+        In photos of streets or rooms, some class lies higher than the others on average. In images
+        from above or under a microscope, none does. Most grey images without a top are of tissue or
+        material, which elastic distortion varies.
+
+        Returns:
+            Flags, and why; None for images with a top, or too few to tell.
+        """
+        total = self.row_pixels.total()
+        heights = [
+            self.row_sums[i] / self.row_pixels[i]
+            for i in self.class_ids
+            if self.row_pixels[i] > MIN_SHARE_WITH_A_PLACE * total
+        ]
+        if self.num_labels < MIN_LABELS_WITH_A_PLACE or len(heights) < 2:
+            return None
+        if max(abs(height - 0.5) for height in heights) > LARGEST_OFFSET:
+            return None
+        flags = ["--vertical_flip", "--quarter_turns"]
+        if self.num_grey == self.num_images:
+            flags.append("--elastic_shift=10")
+        return flags, "no class lies higher in the images than the others"
 
     def _each_size(self) -> list[tuple[int, int]]:
         return list(self.sizes.elements())

@@ -34,6 +34,7 @@ _SHAPING_FLAGS = (
     "mixed_precision",
     "frozen_scopes",
 )
+ORIGINAL_CROP_SIZE = (513, 513)  # pixels; the original's on PASCAL VOC
 _RESTORE = "Restore the file from a copy; a run on the same records has an equal one."
 
 
@@ -72,6 +73,10 @@ def describe(
     hub.require_folder(folder)
     _check_channels(model_config, dataset)
     model_config = models.complete(model_config, dataset.num_classes, dataset.num_channels)
+    if data_config.train_crop_size is None:  # of weights that were not trained here
+        data_config = dataclasses.replace(data_config, train_crop_size=ORIGINAL_CROP_SIZE)
+    # Where the command was run must not matter to those that read the run.
+    data_config, train_config = map(_with_absolute_paths, (data_config, train_config))
     run = Run(folder, model_config, data_config, train_config, dataset)
     if is_run_dir(folder):
         _check_same_model(read(folder), run)
@@ -234,6 +239,26 @@ def _read_crf_parameters(folder: str) -> dict:
             if parameters[name] is None:
                 raise UserError(f"{path}: parameters has no {name}. Run {command} again.")
     return parameters
+
+
+def _with_absolute_paths(config):
+    """Makes the paths in a config absolute, as far as there is something at them."""
+    paths = {
+        setting.name: getattr(config, setting.name)
+        for setting in settings.settings_of(type(config))
+        if setting.is_path
+    }
+    return dataclasses.replace(
+        config,
+        **{
+            name: tuple(map(_absolute, value)) if isinstance(value, tuple) else _absolute(value)
+            for name, value in paths.items()
+        },
+    )
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if path and os.path.exists(path) else path
 
 
 def changed_flags(run: Run) -> list[str]:

@@ -22,7 +22,9 @@ from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.runs import run_files
 from deeplab_tf.runs import run_lock
+from deeplab_tf.training import automatic
 from deeplab_tf.training import batches
+from deeplab_tf.training import early_stopping
 from deeplab_tf.training import failures
 from deeplab_tf.training import initial_weights
 from deeplab_tf.training import preemption
@@ -58,7 +60,14 @@ def train(
     sources = training_data.find_training_records(
         data_config, model_config.num_classes, model_config.in_channels
     )
-    run = run_dirs.describe(run_dir, model_config, data_config, train_config, sources[0].info)
+    configs, choices = automatic.choose(
+        automatic.Configs(model_config, data_config, train_config),
+        sources,
+        strategy.num_replicas_in_sync,
+        run_dir,
+    )
+    train_config = configs.train
+    run = run_dirs.describe(run_dir, configs.model, configs.data, train_config, sources[0].info)
     batches.check_batch_size(train_config, strategy)
     keras.utils.set_random_seed(train_config.seed)
     state = training_state.build(run.model_config, train_config, strategy)
@@ -66,17 +75,33 @@ def train(
     with run_lock.hold(run_dir) if distribution.is_chief() else contextlib.nullcontext():
         saved = checkpoints.TrainingCheckpoints(run_dir, **vars(state))
         run = _resume_or_initialize(saved, state, run)
-        if state.step >= train_config.training_number_of_steps:
-            print(
-                f"Nothing is left to train: {run_dir} is at step {state.step} of "
-                f"{train_config.training_number_of_steps}. To train further, raise "
-                "--training_number_of_steps."
-            )
+        early = early_stopping.EarlyStopping(
+            run_dir, state.step, train_config.early_stopping_patience
+        )
+        done = _why_nothing_is_left(state.step, train_config, early)
+        if done:
+            print(f"Nothing is left to train in {run_dir}: {done}.")
             return {}
-        training = _Training(run, sources, state, saved, strategy)  # finds what is still wrong
+        # Before anything is written: this finds what is still wrong.
+        training = _Training(run, sources, state, saved, strategy, early)
         run_dirs.write(run)
         saved.clean_up()
+        if choices and distribution.is_chief():
+            print("\n".join(choices))
         return training.run_to_the_end()
+
+
+def _why_nothing_is_left(
+    step: int, config: TrainConfig, early: early_stopping.EarlyStopping
+) -> str:
+    if step >= config.training_number_of_steps:
+        return (
+            f"it is at step {step} of {config.training_number_of_steps}. To train further, raise "
+            "--training_number_of_steps"
+        )
+    if early.reason:
+        return f"{early.reason}. To train further, raise the patience, or set it to 0"
+    return ""
 
 
 def _resume_or_initialize(
@@ -120,6 +145,7 @@ class _Training:
         state: What is trained.
         saved: Its checkpoints.
         strategy: The devices.
+        early: Ends the run before its last step.
     """
 
     def __init__(
@@ -129,8 +155,10 @@ class _Training:
         state: training_state.TrainingState,
         saved: checkpoints.TrainingCheckpoints,
         strategy: tf.distribute.Strategy,
+        early: early_stopping.EarlyStopping,
     ):
         self._run, self._sources, self._state, self._saved = run, sources, state, saved
+        self._early = early
         self._config = config = run.train_config
         self._step = state.step
         self._batches = batches.distributed(strategy, sources, run, self._step)
@@ -145,6 +173,7 @@ class _Training:
     def run_to_the_end(self) -> dict:
         """Runs all steps that are left; returns the metrics of the last validation."""
         config, log, result = self._config, _start_log(self._run, self._step), {}
+        loss, is_over = None, False
         log.message(
             f"trains {self._state.model.name} for {config.training_number_of_steps} steps of "
             f"{config.train_batch_size} images"
@@ -156,11 +185,17 @@ class _Training:
                 self._run_steps(steps_to_next_event(self._step, config))
                 if self._is_due(config.log_every_steps):
                     rate = float(self._state.optimizer.learning_rate)
-                    log.steps(self._step, self._means.take(), rate, self._stopwatch)
-                if self._validate and self._is_due(config.eval_every_steps):
-                    result = self._validate(log, self._step)
-                if self._is_due(config.save_every_steps):
+                    values = self._means.take()
+                    loss = values["loss"]
+                    log.steps(self._step, values, rate, self._stopwatch)
+                if self._is_due(config.eval_every_steps):
+                    result = self._validate(log, self._step, loss)
+                    is_over = self._is_over(result)
+                if self._is_due(config.save_every_steps) or is_over:
                     self._saved.save()
+                if is_over:
+                    log.message(f"The run ends at step {self._step}: {self._early.reason}.")
+                    break
                 if self._step < config.training_number_of_steps and stop.is_requested:
                     self._saved.save()
                     log.message(
@@ -183,6 +218,13 @@ class _Training:
             raise failures.not_finite(values["loss"], step, self._sources, self._run)
         self._means.add(values, num_steps)
         self._step += num_steps
+
+    def _is_over(self, result: dict) -> bool:
+        """Counts a validation in; returns whether the run ends with it."""
+        if result:
+            self._early.add(self._step, result["miou"])
+        # The mIoU of workers may differ in the last digit: the chief decides.
+        return distribution.of_all_workers(bool(self._early.reason))[0]
 
     def _is_due(self, period: int) -> bool:
         return self._step % period == 0 or self._step == self._config.training_number_of_steps

@@ -75,22 +75,23 @@ def _term(
     config: TrainConfig,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The sum and the count of one of `TERMS` for one scale."""
+    class_weights = config.class_weights or ()
     if name == "focal":
         return focal(
             logits,
             label,
             ignore_label,
             gamma=config.focal_gamma,
-            class_weights=config.class_weights,
+            class_weights=class_weights,
         )
     if name == "dice":
         return dice(logits, label, ignore_label)
     if name == "lovasz":
         return lovasz_softmax(logits, label, ignore_label)
     if config.top_k_percent_pixels == 1:
-        return cross_entropy(logits, label, ignore_label, config.class_weights)
+        return cross_entropy(logits, label, ignore_label, class_weights)
     share = hard_pixel_share(step, config.top_k_percent_pixels, config.hard_example_mining_step)
-    return hard_pixel_cross_entropy(logits, label, ignore_label, share, config.class_weights)
+    return hard_pixel_cross_entropy(logits, label, ignore_label, share, class_weights)
 
 
 def cross_entropy(

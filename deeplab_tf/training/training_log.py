@@ -109,7 +109,15 @@ class TrainingLog:
         """Shows in a terminal how far a validation is; the `progress` of `evaluate`."""
         self._progress.show_images(done, total, f"{done / seconds:.1f} images/s")
 
-    def validation(self, step: int, result: dict, panels: list[np.ndarray], is_best: bool) -> None:
+    def validation(
+        self,
+        step: int,
+        result: dict,
+        panels: list[np.ndarray],
+        *,
+        is_best: bool,
+        signs: Sequence[str] = (),
+    ) -> None:
         """Reports a validation.
 
         Args:
@@ -118,12 +126,18 @@ class TrainingLog:
                 labels.
             panels: The worst images, uint8 [H, W, 3] each; the worst first.
             is_best: Whether no validation of the run had a higher mIoU.
+            signs: Sentences about what the model has not learned; from the middle of the run on
+                they are shown.
         """
-        remark = result.get("note") or ("best so far" if is_best else "")
+        is_constant = np.count_nonzero(result["confusion_matrix"].sum(0)) < 2
+        remark = result.get("note") or ("best so far" if is_best and not is_constant else "")
         self._progress.print(
             f"validation at step {step}: miou {result['miou']:.4f}  pixel_accuracy "
             f"{result['pixel_accuracy']:.4f}" + (f"  ({remark})" if remark else "")
         )
+        if is_constant or 2 * step >= self._total_steps:
+            for sentence in signs:
+                self._progress.print(f"  {sentence}")
         scalars = {
             f"validation/{name}": value
             for name, value in result.items()

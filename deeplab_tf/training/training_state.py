@@ -14,7 +14,9 @@ from deeplab_tf.runs import checkpoints
 from deeplab_tf.training import optimizers
 from deeplab_tf.training import schedules
 
-_SMALL_BATCH = 12  # images; below it, batch norm should be frozen (DeepLabv3, section 4.1)
+# Images below which batch norm should be frozen: in DeepLabv3, section 4.1, and where its
+# statistics are measured before each validation, so that only the noise of small batches is left.
+_SMALL_BATCH, _SMALL_BATCH_WHEN_MEASURED = 12, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +89,11 @@ def build_model(
     if strategy.num_replicas_in_sync > 1:
         layers.synchronize_batch_norm(model)
     batch_size = train_config.train_batch_size // train_config.gradient_accumulation_steps
-    if batch_size < _SMALL_BATCH and layers.batch_norms(model):
+    is_measured = train_config.batch_statistics_images > 0
+    small_batch = _SMALL_BATCH_WHEN_MEASURED if is_measured else _SMALL_BATCH
+    if batch_size < small_batch and layers.batch_norms(model):
         print(
-            f"warning: batch norm trains on {batch_size} images at a time. Below {_SMALL_BATCH}, "
+            f"warning: batch norm trains on {batch_size} images at a time. Below {small_batch}, "
             "freeze it with --nofine_tune_batch_norm, and start from weights that were trained "
             "with it.",
             file=sys.stderr,

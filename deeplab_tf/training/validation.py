@@ -3,21 +3,33 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 
+import keras
+import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import layers
 from deeplab_tf import models
+from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
+from deeplab_tf.data.damaged_records import readable_errors
 from deeplab_tf.drawing import panels
+from deeplab_tf.evaluation import fitting
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import prediction
 from deeplab_tf.evaluation.evaluate import evaluate
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.training import batch_statistics
+from deeplab_tf.training import learning_signs
 from deeplab_tf.training import training_log
 from deeplab_tf.training.training_state import TrainingState
 
 _NUM_PANELS = 4
+_BATCH_SIZE = 8  # of one image alone, the features of image pooling would have no variance
+_MAX_RECORDS_READ = 2000  # to choose images for batch statistics from
 
 
 def build(
@@ -25,11 +37,12 @@ def build(
     run: run_dirs.Run,
     source: records.Records,
     saved: checkpoints.TrainingCheckpoints,
-) -> Callable[[training_log.TrainingLog, int], dict] | None:
+) -> Callable[[training_log.TrainingLog, int, float | None], dict]:
     """Returns a function that evaluates a model in training, keeps the best, and reports.
 
     It evaluates as `eval` does: the averaged weights, if any, in float32 and on one device,
-    whatever precision and devices the training uses.
+    whatever precision and devices the training uses. Before that, it
+    measures the statistics of batch norm.
 
     Args:
         state: What is trained.
@@ -38,16 +51,16 @@ def build(
         saved: Where the best weights are saved.
 
     Returns:
-        A function of the log and the step that returns the metrics of `evaluate`; None
-        without a split to validate on.
+        A function of the log, the step and the mean loss of the last steps that returns the
+        metrics of `evaluate`; without a split to validate on it measures the statistics only, and
+        returns no metrics.
     """
     split, info = run.data_config.val_split, source.info
-    if not split:
-        return None
     evaluated = models.build_model(**dataclasses.asdict(run.model_config))
     label_of = prediction.label_function(evaluated, run.model_config, run.data_config)
+    update_statistics = _statistics_updater(evaluated, state.model, run, source)
 
-    def validate(log: training_log.TrainingLog, step: int) -> dict:
+    def validate(log: training_log.TrainingLog, step: int, loss: float | None = None) -> dict:
         worst = metrics.WorstImages(_NUM_PANELS)
 
         def keep_worst(example, labels, matrix):
@@ -56,6 +69,9 @@ def build(
         with _averages_in_place(state):
             for target, variable in zip(evaluated.weights, state.model.weights, strict=True):
                 target.assign(tf.convert_to_tensor(variable))
+            update_statistics(step)
+            if not split:
+                return {}
             result = evaluate(label_of, source, split, on_image=keep_worst, progress=log.validating)
             is_best = saved.save_if_best(result["miou"])
         worst_panels = [
@@ -70,10 +86,72 @@ def build(
             )
             for miou, (example, labels) in worst.worst
         ]
-        log.validation(step, result, worst_panels, is_best)
+        signs = learning_signs.describe(
+            result["confusion_matrix"], info.class_names, loss, run.train_config
+        )
+        if signs and step == run.train_config.training_number_of_steps:
+            signs.append(learning_signs.ADVICE)
+        log.validation(step, result, worst_panels, is_best=is_best, signs=signs)
         return result
 
     return validate
+
+
+def _statistics_updater(
+    evaluated: keras.Model, in_training: keras.Model, run: run_dirs.Run, source: records.Records
+) -> Callable[[int], None]:
+    """Returns a function of the step that measures the statistics of the batch norms that train.
+
+    Both models get them: the one in training uses them in no step, but saves them.
+    """
+    norms = [
+        (measured, trained)
+        for measured, trained in zip(
+            layers.batch_norms(evaluated), layers.batch_norms(in_training), strict=True
+        )
+        if batch_statistics.is_trained(trained)
+    ]
+    statistics = batch_statistics.BatchStatistics(evaluated, [measured for measured, _ in norms])
+
+    def update(step: int) -> None:
+        if norms and statistics.measure(_whole_images(run, source, step)):
+            for measured, trained in norms:
+                trained.moving_mean.assign(tf.convert_to_tensor(measured.moving_mean))
+                trained.moving_variance.assign(tf.convert_to_tensor(measured.moving_variance))
+
+    return update
+
+
+def _whole_images(run: run_dirs.Run, source: records.Records, step: int) -> Iterator[tf.Tensor]:
+    """Some training images as evaluation sees them; which ones follows from seed and step."""
+    split = run.data_config.train_split
+    # No record behind these is read, however many there are.
+    num_records = min(source.num_examples[split], _MAX_RECORDS_READ)
+    count = min(run.train_config.batch_statistics_images, num_records)
+    if not count:
+        return
+    generator = np.random.default_rng([run.train_config.seed, step])
+    numbers = np.sort(generator.choice(num_records, count, replace=False)).tolist()
+    fitter = fitting.image_fitter(run.model_config, run.data_config)
+    examples = input_pipeline.evaluation_examples(source, split, numbers=numbers)
+    with readable_errors():
+        images = [
+            fitter.fit(example["image"][tf.newaxis])[0][0] for example in examples.take(count)
+        ]
+    # Images of similar sizes share a batch, so that little is padded.
+    images.sort(key=lambda image: tuple(image.shape[:2]))
+    for first in range(0, len(images), _BATCH_SIZE):
+        yield _padded_batch(images[first : first + _BATCH_SIZE], fitter.pad_pixel)
+
+
+def _padded_batch(images: Sequence[tf.Tensor], pad_pixel: Sequence[float]) -> tf.Tensor:
+    """Pads images, float32 [H, W, C] each, at the bottom and right to one size [B, H', W', C]."""
+    height, width = np.max([image.shape[:2] for image in images], axis=0)
+    batch = [
+        tf.image.pad_to_bounding_box(image - pad_pixel, 0, 0, height, width) + pad_pixel
+        for image in images
+    ]
+    return tf.stack(batch)
 
 
 def _averages_in_place(state: TrainingState) -> contextlib.AbstractContextManager:

@@ -222,3 +222,63 @@ def test_the_angle_is_drawn_from_all_of_its_range():
         row, column = np.argwhere(rotated["label"].numpy() == 1).mean(axis=0)
         angles.append(np.degrees(np.arctan2(50 - row, column - 50)))
     assert -21 < min(angles) < -15 and 15 < max(angles) < 21
+
+
+def marked(height: int = 24, width: int = 24) -> dict:
+    """An example whose image tells where each pixel came from, and whose label agrees with it."""
+    rows, columns = np.indices((height, width))
+    image = np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
+    return {"image": tf.constant(image), "label": tf.constant((rows * width + columns), tf.int32)}
+
+
+@pytest.mark.parametrize(
+    "operation, expected",
+    [
+        (augmentations.random_vertical_flip, {"same", "upside down"}),
+        (
+            augmentations.random_quarter_turn,
+            {"same", "quarter", "upside down and mirrored", "three quarters"},
+        ),
+    ],
+)
+def test_flips_and_turns_move_image_and_label_together_in_every_way(operation, expected):
+    example = marked()
+    label = example["label"].numpy()
+    ways = {
+        "same": label,
+        "upside down": label[::-1],
+        "quarter": np.rot90(label),
+        "upside down and mirrored": np.rot90(label, 2),
+        "three quarters": np.rot90(label, 3),
+    }
+    seen = set()
+    for i in range(24):
+        changed = operation(example, [0, i])
+        image = changed["image"].numpy().astype(int)
+        np.testing.assert_array_equal(image[..., 0] * 24 + image[..., 1], changed["label"])
+        assert changed["image"].dtype == tf.uint8
+        seen |= {name for name, way in ways.items() if np.array_equal(way, changed["label"])}
+    assert seen == expected
+
+
+def test_elastic_distortion_moves_image_and_label_together_and_smoothly():
+    height, width, shift = 64, 80, 4.0
+    example = marked(height, width)
+    changed = augmentations.random_elastic(example, [1, 2], shift, grid=32)
+    again = augmentations.random_elastic(example, [1, 2], shift, grid=32)
+    np.testing.assert_array_equal(changed["image"], again["image"])
+    rows, columns = np.divmod(changed["label"].numpy(), width)
+    image = changed["image"].numpy()
+    assert np.abs(image[..., 0] - rows).max() <= 0.5 + 1e-4
+    assert np.abs(image[..., 1] - columns).max() <= 0.5 + 1e-4
+    moved = rows - np.indices((height, width))[0]
+    assert 1 < np.abs(moved).max() <= shift * 1.3  # bicubic interpolation may overshoot
+    inner = image[4:-4, 4:-4, 0]
+    assert np.abs(np.diff(inner, axis=1)).max() < 1  # neighbours stay neighbours
+
+
+def test_an_elastic_distortion_of_nothing_changes_nothing():
+    example = marked()
+    changed = augmentations.random_elastic(example, [0, 0], 0.0, grid=8)
+    np.testing.assert_array_equal(changed["label"], example["label"])
+    np.testing.assert_array_equal(changed["image"], example["image"])

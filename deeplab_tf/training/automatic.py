@@ -1,0 +1,273 @@
+"""The settings that a training chooses itself: they follow from its data and its devices.
+
+A setting is chosen where it is None. What a run chose at its start is in its flags.txt, and holds
+when the run resumes, whatever has become of data and devices.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import psutil
+import tensorflow as tf
+
+from deeplab_tf import layers
+from deeplab_tf import models
+from deeplab_tf.config import DataConfig
+from deeplab_tf.config import ModelConfig
+from deeplab_tf.config import TrainConfig
+from deeplab_tf.data import decoding
+from deeplab_tf.data import record_order
+from deeplab_tf.data import record_reading
+from deeplab_tf.data.problems import DataProblem
+from deeplab_tf.data.records import Records
+from deeplab_tf.data_report import images
+from deeplab_tf.data_report import statistics
+from deeplab_tf.models import description
+from deeplab_tf.runs import run_dir as run_dirs
+
+_MAX_RECORDS_READ = 500  # to measure sizes and classes of the training images
+_LARGEST_CROP_ON_CPU = 321  # pixels
+_BATCH_SIZES = {"cpu": 4, "accelerator": 8}  # images per device
+_MEMORY_SHARE = 0.6  # of the memory that is available, for a training step
+_STEPS_PER_ROOT = 250  # see `_num_steps`
+_MIN_STEPS, _MAX_STEPS = 200, 30000
+_MAX_WEIGHT = 5.0  # of a class
+_NUM_VALIDATIONS, _PATIENCE = 10, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Configs:
+    """The configs of a run."""
+
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A value, and why."""
+
+    value: Any
+    reason: str
+
+
+def choose(
+    configs: Configs, sources: Sequence[Records], num_replicas: int, run_dir: str
+) -> tuple[Configs, list[str]]:
+    """Gives a value to every setting that has none.
+
+    Args:
+        configs: The settings as they were given.
+        sources: The records to train on.
+        num_replicas: Number of devices.
+        run_dir: Folder of the run. If it holds one, its settings are taken.
+
+    Returns:
+        The settings, and lines for the user: what was chosen for a new run, and why.
+    """
+    is_new = not run_dirs.is_run_dir(run_dir)
+    if not is_new:
+        configs = _with_values_of(run_dirs.read(run_dir), configs)
+    facts = _Facts(sources, configs, num_replicas)
+    lines = []
+    for config, name, rule in _RULES:
+        if getattr(getattr(configs, config), name) is None:
+            choice = rule(configs, facts)
+            configs = _replace(configs, config, **_values(name, choice))
+            if choice.reason:
+                text = f"--{name}={_to_text(choice.value)}"
+                lines.append(f"  {text:<36}{choice.reason}")
+    return configs, ["settings that were chosen:", *lines] if is_new and lines else []
+
+
+def _values(name: str, choice: Choice) -> dict:
+    values = {name: choice.value}
+    if name == "training_number_of_steps":
+        values["epochs"] = None  # the number of steps says it from here on
+    return values
+
+
+def _replace(configs: Configs, config: str, **values) -> Configs:
+    changed = dataclasses.replace(getattr(configs, config), **values)
+    return dataclasses.replace(configs, **{config: changed})
+
+
+def _with_values_of(run: run_dirs.Run, configs: Configs) -> Configs:
+    """Takes the settings that are not given from a run; epochs that are given count anew."""
+    stored = Configs(run.model_config, run.data_config, run.train_config)
+    for config, name, _ in _RULES:
+        is_given = getattr(getattr(configs, config), name) is not None
+        if not is_given and not (name == "training_number_of_steps" and configs.train.epochs):
+            configs = _replace(configs, config, **{name: getattr(getattr(stored, config), name)})
+    return configs
+
+
+def _to_text(value) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_to_text, value))
+    return f"{value:g}"
+
+
+class _Facts:
+    """What is known about data and devices; it is measured when it is asked for."""
+
+    def __init__(self, sources: Sequence[Records], configs: Configs, num_replicas: int):
+        self._sources, self._split = sources, configs.data.train_split
+        info = sources[0].info
+        self._model_config = models.complete(configs.model, info.num_classes, info.num_channels)
+        self.num_replicas = num_replicas
+
+    @functools.cached_property
+    def model(self) -> keras.Model:
+        return models.build_model(**dataclasses.asdict(self._model_config))
+
+    @functools.cached_property
+    def num_images(self) -> int:
+        return sum(source.num_records(self._split) for source in self._sources)
+
+    @functools.cached_property
+    def device(self) -> str:
+        return "cpu" if not tf.config.list_logical_devices("GPU") + _tpus() else "accelerator"
+
+    @functools.cached_property
+    def statistics(self) -> statistics.SplitStatistics:
+        """Sizes and class shares of some training images."""
+        source = self._sources[0]
+        found = statistics.SplitStatistics(source.info.num_classes, source.info.ignore_label)
+        some = record_order.each_once(source, self._split).take(_MAX_RECORDS_READ)
+        for record in some.as_numpy_iterator():
+            try:
+                label = decoding.decode_label(
+                    record_reading.parse_record(record["serialized"]).label,
+                    source.limits.max_image_pixels,
+                )
+            except DataProblem:
+                continue  # the training will name it
+            height, width = label.shape
+            found.sizes[width, height] += 1
+            found.add_label(images.count_ids(label))
+        return found
+
+
+def _tpus() -> list:
+    return tf.config.list_logical_devices("TPU")
+
+
+def _crop_size(configs: Configs, facts: _Facts) -> Choice:
+    largest = _LARGEST_CROP_ON_CPU if facts.device == "cpu" else statistics.LARGEST_CROP
+    shortest_side = configs.data.min_resize_value
+    proposed = facts.statistics.propose_crop_size(largest, shortest_side)
+    if not proposed:
+        return Choice((largest, largest), "")
+    crop, reason = proposed
+    if configs.data.quarter_turns:
+        crop, reason = (min(crop), min(crop)), f"{reason}; square for --quarter_turns"
+    return Choice(crop, reason)
+
+
+def _batch_size(configs: Configs, facts: _Facts) -> Choice:
+    accumulated = configs.train.gradient_accumulation_steps
+    per_device, reason = _BATCH_SIZES[facts.device], f"per {facts.device}"
+    if facts.device == "cpu":
+        available = _MEMORY_SHARE * psutil.virtual_memory().available
+        while per_device > 1 and _bytes_of_a_step(configs, facts, per_device) > available:
+            per_device //= 2
+        needed = _bytes_of_a_step(configs, facts, per_device)
+        reason = f"takes about {needed / 2**30:.1f} GiB"
+    size = per_device * facts.num_replicas
+    return Choice(accumulated * math.ceil(size / accumulated), reason)
+
+
+def _bytes_of_a_step(configs: Configs, facts: _Facts, batch_size: int) -> int:
+    described = description.describe(facts.model, configs.data.train_crop_size, batch_size)
+    return described.memory.total
+
+
+def _patience(configs: Configs, _: _Facts) -> Choice:
+    if configs.train.training_number_of_steps is not None:
+        return Choice(0, "")
+    return Choice(_PATIENCE, "validations in a row without a better mIoU")
+
+
+def _num_steps(configs: Configs, facts: _Facts) -> Choice:
+    """Twice the images take 1.4 times the steps: each is seen less often, but all are seen."""
+    batch, epochs = configs.train.train_batch_size, configs.train.epochs
+    if epochs is not None:
+        steps = math.ceil(epochs * facts.num_images / batch)
+        return Choice(steps, f"{epochs:g} epochs of {facts.num_images} images")
+    steps = _STEPS_PER_ROOT * math.sqrt(facts.num_images)
+    steps = int(np.clip(10 * round(steps / 10), _MIN_STEPS, _MAX_STEPS))
+    epochs = steps * batch / facts.num_images
+    return Choice(steps, f"{epochs:.0f} epochs of {facts.num_images} images")
+
+
+def _batch_norm_decay(configs: Configs, facts: _Facts) -> Choice:
+    """The original's, unless the run is too short for it."""
+    original = min((norm.momentum for norm in layers.batch_norms(facts.model)), default=None)
+    of_steps = round(1 - 6 / max(12, configs.train.training_number_of_steps or 0), 4)
+    if original is None or of_steps >= original:
+        return Choice(original, "")
+    return Choice(of_steps, f"1 - 6 / steps; the original's {original:g} is for longer runs")
+
+
+def _learning_rate(configs: Configs, _: _Facts) -> Choice:
+    rates = {"v1": 0.001, "v2": 0.004}
+    rate = rates.get(configs.model.version, 0.03)
+    if configs.train.optimizer == "adamw":
+        rate = 5e-4
+    rate *= math.sqrt(configs.train.train_batch_size / 4)
+    return Choice(
+        float(f"{rate:.2g}"),
+        f"{configs.model.version} with {configs.train.optimizer}, times the root of the batch size",
+    )
+
+
+def _warmup_steps(configs: Configs, _: _Facts) -> Choice:
+    if configs.train.slow_start_step:
+        return Choice(0, "")
+    return Choice(min(1000, configs.train.training_number_of_steps // 20), "a twentieth of the run")
+
+
+def _moving_average_decay(configs: Configs, _: _Facts) -> Choice:
+    decay = round(1 - 15 / max(30, configs.train.training_number_of_steps), 4)
+    return Choice(min(decay, 0.9999), "1 - 15 / steps")
+
+
+def _class_weights(_: Configs, facts: _Facts) -> Choice:
+    weights = statistics.median_frequency_weights(facts.statistics)
+    roots = {i: min(_MAX_WEIGHT, math.sqrt(weight)) for i, weight in weights.items()}
+    num_classes = facts.statistics.num_classes
+    values = tuple(round(roots.get(i, 1.0), 2) for i in range(num_classes))
+    return Choice(values, "roots of the median-frequency weights")
+
+
+def _eval_every_steps(configs: Configs, _: _Facts) -> Choice:
+    steps = configs.train.training_number_of_steps
+    return Choice(math.ceil(steps / _NUM_VALIDATIONS), f"{_NUM_VALIDATIONS} validations")
+
+
+def _save_every_steps(configs: Configs, _: _Facts) -> Choice:
+    return Choice(min(500, configs.train.eval_every_steps), "")
+
+
+# In this order: later ones follow from earlier ones.
+_RULES: tuple[tuple[str, str, Callable[[Configs, _Facts], Choice]], ...] = (
+    ("data", "train_crop_size", _crop_size),
+    ("train", "train_batch_size", _batch_size),
+    ("train", "early_stopping_patience", _patience),  # before the number of steps is chosen
+    ("train", "training_number_of_steps", _num_steps),
+    ("model", "batch_norm_decay", _batch_norm_decay),
+    ("train", "base_learning_rate", _learning_rate),
+    ("train", "warmup_steps", _warmup_steps),
+    ("train", "moving_average_decay", _moving_average_decay),
+    ("train", "class_weights", _class_weights),
+    ("train", "eval_every_steps", _eval_every_steps),
+    ("train", "save_every_steps", _save_every_steps),
+)

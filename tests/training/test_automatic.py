@@ -1,0 +1,144 @@
+"""The settings that a training chooses itself."""
+
+import dataclasses
+
+import pytest
+
+from conftest import TINY_MODEL
+from deeplab_tf import command_line
+from deeplab_tf import config
+from deeplab_tf.errors import UserError
+from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.training import automatic
+from deeplab_tf.training import loop
+
+pytestmark = pytest.mark.usefixtures("short_network")
+
+
+def choose(source, folder, *, model=TINY_MODEL, data=None, **train) -> automatic.Configs:
+    configs = automatic.Configs(
+        model,
+        config.DataConfig(data_dir=source.folder, **data or {}),
+        config.TrainConfig(**train),
+    )
+    return automatic.choose(configs, [source], 1, str(folder))[0]
+
+
+def test_every_setting_that_is_not_given_gets_a_value_with_a_reason(tiny_records, tmp_path):
+    model = dataclasses.replace(TINY_MODEL, batch_norm_decay=None)
+    given = automatic.Configs(
+        model, config.DataConfig(data_dir=tiny_records.folder), config.TrainConfig()
+    )
+    configs, lines = automatic.choose(given, [tiny_records], 1, str(tmp_path))
+    assert configs.data.train_crop_size == (129, 161)  # images of 160x120
+    assert configs.train.training_number_of_steps >= 200
+    assert configs.model.batch_norm_decay < 0.997
+    open_settings = {"ignore_label", "min_resize_value", "max_resize_value", "resize_factor"}
+    for kind in (configs.data, configs.train):
+        unset = {name for name, value in dataclasses.asdict(kind).items() if value is None}
+        assert unset <= open_settings | {"epochs"}
+    assert any("--class_weights=" in line and "median-frequency" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"training_number_of_steps": 7},
+        {"train_batch_size": 3},
+        {"base_learning_rate": 0.5},
+        {"warmup_steps": 0},
+        {"moving_average_decay": 0.0},
+        {"class_weights": ()},
+        {"eval_every_steps": 3},
+        {"save_every_steps": 2},
+        {"early_stopping_patience": 2},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_a_setting_that_is_given_stays(tiny_records, tmp_path, given):
+    ((name, value),) = given.items()
+    assert getattr(choose(tiny_records, tmp_path, **given).train, name) == value
+
+
+@pytest.mark.parametrize("epochs, steps", [(1, 4), (0.5, 2), (2.25, 9)])
+def test_epochs_say_how_many_steps(tiny_records, tmp_path, epochs, steps):
+    chosen = choose(tiny_records, tmp_path, epochs=epochs, train_batch_size=2).train
+    assert (chosen.training_number_of_steps, chosen.epochs) == (steps, None)
+
+
+def test_epochs_and_steps_together_are_refused():
+    with pytest.raises(UserError, match="give one of them"):
+        config.TrainConfig(epochs=1, training_number_of_steps=1)
+
+
+def test_the_decay_of_long_runs_is_the_originals(tiny_records, tmp_path):
+    model = dataclasses.replace(TINY_MODEL, batch_norm_decay=None)
+    decays = [
+        choose(
+            tiny_records, tmp_path, model=model, training_number_of_steps=steps
+        ).model.batch_norm_decay
+        for steps in (60, 600, 30000)
+    ]
+    assert decays == [0.9, 0.99, 0.997]
+
+
+def test_a_batch_that_does_not_fit_into_the_memory_is_halved(tiny_records, tmp_path, monkeypatch):
+    whole = choose(tiny_records, tmp_path).train.train_batch_size
+    memory = automatic.psutil.virtual_memory()
+    monkeypatch.setattr(
+        automatic.psutil, "virtual_memory", lambda: memory._replace(available=25 * 2**20)
+    )
+    assert choose(tiny_records, tmp_path).train.train_batch_size < whole
+
+
+def test_crops_follow_images_that_are_resized_first(tiny_records, tmp_path):
+    crop = choose(tiny_records, tmp_path, data={"min_resize_value": 96}).data.train_crop_size
+    assert crop == (97, 129)
+
+
+def test_crops_that_are_turned_are_square(tiny_records, tmp_path):
+    crop = choose(tiny_records, tmp_path, data={"quarter_turns": True}).data.train_crop_size
+    assert crop == (129, 129)
+    with pytest.raises(UserError, match="needs square crops"):
+        config.DataConfig(quarter_turns=True, train_crop_size=(65, 97))
+
+
+def test_a_run_keeps_what_it_chose_when_it_resumes(tiny_records, tiny_run_dir):
+    before = run_dirs.read(tiny_run_dir)
+    model = dataclasses.replace(TINY_MODEL, batch_norm_decay=None)
+    given = {"tf_initial_checkpoint": "none", "batch_statistics_images": 0}
+    chosen = choose(tiny_records, tiny_run_dir, model=model, **given)
+    assert chosen.train == before.train_config
+    assert chosen.model.batch_norm_decay == TINY_MODEL.batch_norm_decay
+    assert chosen.data.train_crop_size == before.data_config.train_crop_size
+    changes = {"training_number_of_steps": 5, "eval_every_steps": 1}
+    longer = choose(tiny_records, tiny_run_dir, **given, **changes)
+    assert longer.train == dataclasses.replace(before.train_config, **changes)
+    assert choose(tiny_records, tiny_run_dir, epochs=2).train.training_number_of_steps == 8
+
+
+def test_auto_on_the_command_line_is_as_if_nothing_were_given():
+    (given,) = command_line.parse(
+        ["--class_weights=auto", "--train_batch_size=auto"], config.TrainConfig
+    )
+    assert given == config.TrainConfig()
+
+
+def test_a_run_that_ends_early_stays_ended(tiny_records, tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    configs = (
+        TINY_MODEL,
+        config.DataConfig(data_dir=tiny_records.folder, train_crop_size=(33, 33)),
+        config.TrainConfig(
+            training_number_of_steps=6,
+            train_batch_size=2,
+            base_learning_rate=0.0,  # nothing changes, so no validation is better than the first
+            fine_tune_batch_norm=False,
+            eval_every_steps=1,
+            early_stopping_patience=2,
+        ),
+    )
+    loop.train(*configs, folder)
+    assert "The run ends at step" in capsys.readouterr().out
+    assert loop.train(*configs, folder) == {}
+    assert "Nothing is left to train" in capsys.readouterr().out
