@@ -90,7 +90,7 @@ def _name_of_imagenet_weights(model_config: ModelConfig) -> tuple[str, str]:
     backbone = model_config.backbone
     name = zoo.imagenet_name(backbone)
     if name is None:
-        return "", f"no ImageNet weights of {backbone} were released."
+        return "", f"the list of released weights has none of {backbone} on ImageNet."
     if model_config.depth_multiplier != 1:
         return "", (
             f"the ImageNet weights of {backbone} are of depth_multiplier 1, not "

@@ -37,7 +37,10 @@ def load_weights(model: keras.Model, weights: Weights, backbone: str = "") -> No
     if weights == IMAGENET:
         weights = zoo.imagenet_name(backbone)
         if weights is None:
-            raise UserError(f"No ImageNet weights of {backbone} were released. Leave out weights.")
+            raise UserError(
+                f"The list of released weights has none of {backbone} on ImageNet. "
+                "Leave out weights."
+            )
     # Needs TensorFlow, which is not loaded with Keras' other backends.
     from deeplab_tf.weights import tf1_checkpoint
 

@@ -47,7 +47,7 @@ def is_cached(name: str) -> bool:
 def imagenet_name(backbone: str) -> str | None:
     """Returns the name of the ImageNet weights of a backbone, of several that which is cached.
 
-    None if no weights of this backbone were released.
+    None if there are none in `ENTRIES`.
     """
     names = [entry.name for entry in imagenet_entries(backbone)]
     return next(filter(is_cached, names), names[0] if names else None)

@@ -197,5 +197,5 @@ def test_imagenet_weights_are_those_of_the_variant(name, monkeypatch):
 
 
 def test_a_backbone_without_imagenet_weights_says_so():
-    with pytest.raises(UserError, match="No ImageNet weights of mobilenet_edgetpu were released"):
+    with pytest.raises(UserError, match="has none of mobilenet_edgetpu on ImageNet"):
         backbones.MobileNetEdgeTPU(weights="imagenet")

@@ -155,7 +155,10 @@ def test_from_scratch_means_that_nothing_is_looked_for(imagenet, source, capsys)
 @pytest.mark.parametrize(
     "settings, reason",
     [
-        ({"backbone": "mobilenet_v3_large_seg"}, "no ImageNet weights of mobilenet_v3_large_seg"),
+        (
+            {"backbone": "mobilenet_v3_large_seg"},
+            "released weights has none of mobilenet_v3_large_seg on ImageNet",
+        ),
         ({"depth_multiplier": 0.5}, "are of depth_multiplier 1, not 0.5"),
         (
             {"version": "v3", "backbone": "resnet_v1_50", "last_block": 7},
