@@ -10,6 +10,7 @@ import pathlib
 import runpy
 import sys
 
+from deeplab_tf.errors import quiet_when_unread
 from deeplab_tf.errors import shortened
 
 # By group, in the order of use.
@@ -67,7 +68,8 @@ def main() -> None:
     """Runs the command that the command line names; without one, lists all of them."""
     _, *arguments = sys.argv
     if not arguments or arguments[0] in _HELP:
-        print(overview(_program()))
+        with quiet_when_unread():
+            print(overview(_program()))
         return
     name, *own_arguments = arguments
     if name not in NAMES:

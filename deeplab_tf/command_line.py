@@ -42,6 +42,7 @@ from deeplab_tf import files
 from deeplab_tf import settings
 from deeplab_tf import start_up
 from deeplab_tf.errors import UserError
+from deeplab_tf.errors import quiet_when_unread
 from deeplab_tf.errors import shortened
 
 _HELP_FLAGS = ("help", "helpshort", "helpfull", "h", "?")
@@ -78,11 +79,8 @@ def run(main: Callable[..., None], starts_tensorflow: bool = True) -> None:
         gc.collect()
         sys.exit(outcome)
 
-    try:
+    with quiet_when_unread():
         app.run(run_main, flags_parser=lambda argv: _parse_or_exit(argv, config_classes))
-    except BrokenPipeError:  # what read the output has ended, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 def lazy_function(module: str, name: str) -> Callable[..., typing.Any]:

@@ -1,6 +1,8 @@
 """The one error that a user is meant to read."""
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
 
 
@@ -44,6 +46,17 @@ is not installed: pip install 'deeplab_tf[mat]'
             f"{purpose} needs the package {package}, which is not installed: "
             f"pip install 'deeplab_tf[{extra}]'"
         ) from error
+
+
+@contextlib.contextmanager
+def quiet_when_unread() -> Iterator[None]:
+    """Ends the process without a traceback if nobody reads its output, as behind `| head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def shortened(text: str, max_length: int = 100) -> str:

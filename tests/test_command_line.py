@@ -273,8 +273,9 @@ def test_help_lists_every_flag_with_its_limits_and_needs_no_tensorflow(command):
     assert list(descriptions) == ["flagfile"]
 
 
-def test_help_that_is_not_read_to_its_end_ends_without_a_traceback():
-    command = [sys.executable, "-m", "deeplab_tf.train", "--help"]
+@pytest.mark.parametrize("arguments", [("deeplab_tf",), ("deeplab_tf.train", "--help")])
+def test_help_that_is_not_read_to_its_end_ends_without_a_traceback(arguments):
+    command = [sys.executable, "-m", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 1
