@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab_tf import files
 from deeplab_tf.data import bands as image_bands
 from deeplab_tf.data import label_files
 from deeplab_tf.data import record_reading
@@ -92,6 +93,11 @@ class SegmentationBuilder(
                 if pair.name in seen:
                     raise UserError(f"{pair.image} is listed twice in one split: remove one line.")
                 seen.add(pair.name)
+                if not files.is_unicode(pair.name):
+                    raise UserError(
+                        f"{pair.image} has a name that is not UTF-8: rename the image and its "
+                        "label."
+                    )
         self._raw_info = self.classes  # labels are checked before their classes are mapped
         if class_map:
             raw = self._raw_info

@@ -103,15 +103,25 @@ def read_json(path: Path, what: str = "JSON file", *, max_bytes: int = _MAX_TEXT
         ) from error
     except (RecursionError, ValueError) as error:  # nested too deeply; a number too long
         raise UserError(f"The {what} {path} is not usable JSON ({error}).") from error
-    if _SURROGATE.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeError as error:
-            raise UserError(
-                f"The {what} {path} holds an escape such as {_SURROGATE.findall(text)[0]} that is "
-                "half a character."
-            ) from error
+    escapes = _SURROGATE.findall(text)
+    if escapes and not is_unicode(json.dumps(value, ensure_ascii=False)):
+        raise UserError(
+            f"The {what} {path} holds an escape such as {escapes[0]} that is half a character."
+        )
     return value
+
+
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text: names of files may be other bytes.
+
+    >>> is_unicode("Stra\u00dfe"), is_unicode("\udcff.jpg")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

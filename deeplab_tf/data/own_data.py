@@ -416,14 +416,14 @@ def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> Ow
 
 
 def _by_split(images: Iterable[AnnotatedImage]) -> dict[str, tuple[AnnotatedImage, ...]]:
-    """The images by split, those of none under "", with names that are unique."""
+    """The images by split, those of none under "", with names that are unique and UTF-8."""
     by_split: dict[str, dict[str, AnnotatedImage]] = {}
     for image in images:
         own = by_split.setdefault(image.split, {})
-        name = image.name
+        name = image.name.encode("utf-8", "backslashreplace").decode()
         if name in own:  # of another folder
             parent = image.source.parent.name or "other"
-            name = f"{parent}/{name}"
+            name = f"{parent}/{name}".encode("utf-8", "backslashreplace").decode()
             while name in own:
                 name += "_"
         own[name] = dataclasses.replace(image, name=name)

@@ -1,6 +1,7 @@
 """From a folder of your own data to images and label maps, by split."""
 
 import json
+import os
 import pathlib
 import sys
 
@@ -63,6 +64,13 @@ def write_label_images(root: pathlib.Path, values: list[np.ndarray]) -> None:
         samples.write_image(root / "images" / f"{index}.png", index)
         (root / "labels").mkdir(exist_ok=True)
         assert cv2.imwrite(str(root / "labels" / f"{index}.png"), value)
+
+
+def test_names_of_files_that_are_not_utf8_become_names_that_are(tmp_path):
+    write_label_images(tmp_path, [np.eye(12, 20, dtype=np.uint8)] * 3)
+    for file in sorted(tmp_path.rglob("0.*")):
+        os.rename(file, os.fsencode(file.parent) + b"/\xff" + file.suffix.encode())
+    assert set(label_maps(find(tmp_path))) == {"\\udcff", "1", "2"}
 
 
 def test_classes_without_a_list_are_called_by_their_ids(tmp_path):
