@@ -358,9 +358,10 @@ class DataConfig(Config):
     train_split: str = setting("train", "Split to train on.", may_be_empty=False)
     val_split: str = setting("val", "Split to validate on; empty for no validation.")
     ignore_label: int | None = ignore_label("that of the records")
-    train_crop_size: tuple[int, ...] | None = setting(
+    train_crop_size: tuple[int, ...] = setting(
         None,
         "Height,width of the training crops.",
+        is_automatic=True,
         default_help="about the median image, at most 513, or 321 on a CPU",
         at_least=1,
         length=2,
@@ -508,9 +509,10 @@ class TrainConfig(Config):
     title = "training"
 
     # Length and start.
-    training_number_of_steps: int | None = setting(
+    training_number_of_steps: int = setting(
         None,
         "Optimizer steps of the whole run.",
+        is_automatic=True,
         default_help="that of epochs, or 250 times the square root of the number of images",
         at_least=1,
         unit="steps",
@@ -525,9 +527,10 @@ class TrainConfig(Config):
         unit="epochs",
         is_common=True,
     )
-    train_batch_size: int | None = setting(
+    train_batch_size: int = setting(
         None,
         "Images per step, over all devices.",
+        is_automatic=True,
         default_help="8 per GPU or TPU core; 4 on a CPU, or what fits into its memory",
         at_least=1,
         unit="images",
@@ -567,9 +570,10 @@ class TrainConfig(Config):
     learning_policy: str = setting(
         "poly", "How the learning rate decays.", choices=("poly", "step", "cosine")
     )
-    base_learning_rate: float | None = setting(
+    base_learning_rate: float = setting(
         None,
         "Learning rate at the start of the learning policy.",
+        is_automatic=True,
         default_help="what suits version, optimizer and batch size",
         at_least=0,
         is_common=True,
@@ -593,10 +597,11 @@ class TrainConfig(Config):
         at_least=0,
         unit="steps",
     )
-    warmup_steps: int | None = setting(
+    warmup_steps: int = setting(
         None,
         "Steps over which the learning rate climbs from slow_start_learning_rate to "
         "base_learning_rate.",
+        is_automatic=True,
         default_help="a twentieth of the run, or 0 with slow_start_step",
         at_least=0,
         unit="steps",
@@ -616,10 +621,11 @@ class TrainConfig(Config):
     clip_gradient_norm: float = setting(
         0.0, "Largest global norm of the gradients; 0 disables clipping.", at_least=0
     )
-    moving_average_decay: float | None = setting(
+    moving_average_decay: float = setting(
         None,
         "Decay of the moving average of the weights, which is evaluated in their place; 0 "
         "disables it.",
+        is_automatic=True,
         default_help="1 - 15 / steps",
         at_least=0,
         below=1,
@@ -647,10 +653,11 @@ class TrainConfig(Config):
     cross_entropy_weight: float = setting(
         1.0, "Weight of the cross-entropy in the loss.", at_least=0
     )
-    class_weights: tuple[float, ...] | None = setting(
+    class_weights: tuple[float, ...] = setting(
         None,
         "Weight of each class, in the order of the classes, in cross-entropy and focal loss; "
         "empty for 1.",
+        is_automatic=True,
         default_help="the square roots of the median-frequency weights",
         at_least=0,
         example="0.5,1,2",
@@ -710,24 +717,27 @@ class TrainConfig(Config):
     log_every_steps: int = setting(
         20, "Steps between two points of the loss curve.", at_least=1, unit="steps"
     )
-    eval_every_steps: int | None = setting(
+    eval_every_steps: int = setting(
         None,
         "Steps between two validations.",
+        is_automatic=True,
         default_help="a tenth of the run",
         at_least=1,
         unit="steps",
     )
-    early_stopping_patience: int | None = setting(
+    early_stopping_patience: int = setting(
         None,
         "Number of validations in a row without a better mIoU after which the run ends; 0 for any "
         "number.",
+        is_automatic=True,
         default_help="5, or 0 if training_number_of_steps is given",
         at_least=0,
         unit="validations",
     )
-    save_every_steps: int | None = setting(
+    save_every_steps: int = setting(
         None,
         "Steps between two checkpoints.",
+        is_automatic=True,
         default_help="eval_every_steps, at most 500",
         at_least=1,
         unit="steps",

@@ -65,6 +65,7 @@ class Setting:
         unit: Unit of the numbers, such as "pixels".
         example: A good value, shown where a wrong one was given.
         hint: A clause that ends messages about wrong values.
+        is_automatic: Whether None is allowed besides the type, until a training chooses a value.
         is_path: Whether the text is a path, in which `~` is expanded.
         is_common: Whether `--help` lists the flag among the common ones.
     """
@@ -84,6 +85,7 @@ class Setting:
     unit: str = ""
     example: str = ""
     hint: str = ""
+    is_automatic: bool = False
     is_path: bool = False
     is_common: bool = False
 
@@ -95,7 +97,7 @@ class Setting:
     @property
     def is_optional(self) -> bool:
         """Whether None is allowed."""
-        return type(None) in typing.get_args(self.type)
+        return self.is_automatic or type(None) in typing.get_args(self.type)
 
     @property
     def is_list(self) -> bool:

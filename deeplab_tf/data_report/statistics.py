@@ -41,7 +41,9 @@ class SplitStatistics:
     color_sums: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((2, 1)))
     num_grey: int = 0  # images
     # By class, over the thumbnails: the sum of the rows, from 0 (top) to 1, and the pixels.
-    row_sums: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    row_sums: dict[int, float] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(float)
+    )
     row_pixels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def add(self, image: MeasuredImage) -> None:

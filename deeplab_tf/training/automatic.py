@@ -202,8 +202,8 @@ def _num_steps(configs: Configs, facts: _Facts) -> Choice:
     if epochs is not None:
         steps = math.ceil(epochs * facts.num_images / batch)
         return Choice(steps, f"{epochs:g} epochs of {facts.num_images} images")
-    steps = _STEPS_PER_ROOT * math.sqrt(facts.num_images)
-    steps = int(np.clip(10 * round(steps / 10), _MIN_STEPS, _MAX_STEPS))
+    wanted = _STEPS_PER_ROOT * math.sqrt(facts.num_images)
+    steps = int(np.clip(10 * round(wanted / 10), _MIN_STEPS, _MAX_STEPS))
     epochs = steps * batch / facts.num_images
     return Choice(steps, f"{epochs:.0f} epochs of {facts.num_images} images")
 

@@ -224,7 +224,7 @@ class _Training:
         if result:
             self._early.add(self._step, result["miou"])
         # The mIoU of workers may differ in the last digit: the chief decides.
-        return distribution.of_all_workers(bool(self._early.reason))[0]
+        return bool(distribution.of_all_workers(bool(self._early.reason))[0])
 
     def _is_due(self, period: int) -> bool:
         return self._step % period == 0 or self._step == self._config.training_number_of_steps
