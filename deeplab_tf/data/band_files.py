@@ -11,6 +11,7 @@ other images as a viewer shows them, with their alpha channel as a band of its o
 import abc
 import contextlib
 import dataclasses
+import os
 import pathlib
 import re
 import typing
@@ -44,6 +45,7 @@ _PALETTE, _CMYK = 3, 5
 _ALPHA = (1, 2)  # of extra samples
 _UNSIGNED = 1  # sample format
 _MAX_PAGES = 4096
+_CACHE_MIB = "256"
 
 # Names of bands that stand for red, green and blue; the numbers are Sentinel-2's.
 _RED, _GREEN, _BLUE = r"r|red|b0?4", r"g|green|b0?3", r"b|blue|b0?2"
@@ -318,6 +320,8 @@ def open_raster(path: str | pathlib.Path):
         ImageFileError: It is missing or damaged.
         UserError: rasterio is not installed.
     """
+    # GDAL would keep decoded blocks in 5 % of all memory.
+    os.environ.setdefault("GDAL_CACHEMAX", _CACHE_MIB)
     with extra_for("Reading GeoTIFFs and TIFFs of several bands", extra="geo"):
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning

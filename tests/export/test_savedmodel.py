@@ -441,7 +441,7 @@ def test_an_image_file_above_the_limit_is_not_decoded(tmp_path):
 
 def test_image_files_that_get_other_labels_fail_the_export(colour_module, monkeypatch):
     decode = transforms.decode
-    monkeypatch.setattr(transforms, "decode", lambda image_bytes: decode(image_bytes)[:, ::-1])
+    monkeypatch.setattr(transforms, "decode", lambda *arguments: decode(*arguments)[:, ::-1])
     with pytest.raises(UserError, match="serving_bytes equal those of serving_default"):
         savedmodel.prove_image_files(colour_module, (65, 97))
 
