@@ -39,6 +39,7 @@ from deeplab_tf import command_line
 from deeplab_tf import config
 from deeplab_tf import files
 from deeplab_tf import start_up
+from deeplab_tf.data import bands
 from deeplab_tf.data import image_files
 from deeplab_tf.data import records
 from deeplab_tf.data.json_fields import JsonObject
@@ -387,6 +388,12 @@ def read_palette(path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, in
     where = f"--palette={path}"
     content = files.read_json(path, "palette")
     fields = JsonObject(content, where, "Give assets/palette.json of the export.")
+    if described := fields.items("bands", bands.MAX_BANDS, default=[]):
+        raise UserError(
+            f"{where} is of an export for images of {len(described)} bands, and this client sends "
+            "RGB images. Use deeplab_tf.predict with --model=EXPORT, or send the images yourself, "
+            "as export/README.md says."
+        )
     found = fields.items("colors", _MAX_CLASSES)
     colors = tuple(color for color in map(_rgb, found) if color)
     if not colors or len(colors) < len(found):

@@ -216,10 +216,12 @@ class ServingModule(tf.Module):
         fitted = fitted.concatenate(tf.data.Dataset.from_tensors(nothing))
         positions, *results = fitted.batch(tf.cast(count, tf.int64) + 1).get_single_element()
         is_next = tf.cast(positions == tf.range(tf.size(positions)), tf.int32)
+        wanted = "JPEG or PNG files of 8 bits per channel"
+        if self._in_channels != 3:
+            wanted = f"grey PNG files with {self._in_channels} bands one below the other, of 8 bits"
         message = tf.strings.format(
-            "The image at position {} (the first is 0) cannot be decoded: give whole JPEG or PNG "
-            "files of 8 bits per channel and at most "
-            f"{self._config.max_image_pixels} pixels.",
+            "The image at position {} (the first is 0) cannot be decoded: give whole "
+            f"{wanted} and at most {self._config.max_image_pixels} pixels.",
             tf.reduce_sum(is_next),
         )
         with tf.control_dependencies([tf.debugging.Assert(tf.size(positions) > count, [message])]):

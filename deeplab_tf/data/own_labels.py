@@ -118,16 +118,20 @@ def _are_black_and_white(paths: Sequence[pathlib.Path], max_pixels: int) -> bool
 def _check_masks(paths: Sequence[pathlib.Path], max_pixels: int) -> None:
     """Refuses masks that do not tell which of their values is background."""
     values: dict[int, pathlib.Path] = {}
+    alone: dict[int, pathlib.Path] = {}
     found_in_each = map_in_threads(lambda path: _mask_values(path, max_pixels), paths)
     for path, found in zip(paths, found_in_each):
         for value in found:
             values.setdefault(value, path)
-    if 0 not in values and len(values) > 1:
-        listed_values = ", ".join(f"{value} in {path}" for value, path in list(values.items())[:3])
+        if len(found) == 1:
+            alone.setdefault(min(found), path)
+    if 0 not in values and len(values) > 1 and alone:
+        (value, path), *_ = alone.items()
         raise UserError(
-            "Masks have 0 or black for the background, and these have not, so a mask of a single "
-            f"value is not clear: {listed_values}. Write the class names into classes.txt, and "
-            "read values as ids (--label_encoding=grey) or as colours (--label_encoding=color_map)."
+            f"It is not clear whether mask {path} is background or foreground: it holds {value} "
+            "only, and no mask holds 0 or black for the background. Write the class names into "
+            "classes.txt, and read values as ids (--label_encoding=grey) or as colours "
+            "(--label_encoding=color_map)."
         )
 
 
@@ -175,7 +179,8 @@ def _check_numbering(values: set[int]) -> None:
         "write the class names into classes.txt beside the images, one a line, the first with id 0"
     )
     told = f"There is no class list, and the labels hold the values {listed(sorted(values))}, which"
-    if class_ids.looks_like_mask(values):
+    are_two_greys = len(values) == 2 and max(values) >= _MANY_CLASSES / 2
+    if class_ids.looks_like_mask(values) or are_two_greys:
         raise UserError(
             f"{told} look like masks of two classes: give --label_encoding=mask. If they are ids: "
             f"{name_them}."

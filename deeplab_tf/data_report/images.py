@@ -36,6 +36,7 @@ class Candidate:
           pixels, uint8 [H, W, num_channels], and the class ids, int [H, W]; None for what cannot be
           read. None where a problem was found already.
         problem: That problem.
+        is_tile: Whether it is a part of an image. Equal parts, such as water, are no leak.
     """
 
     split: str
@@ -43,6 +44,7 @@ class Candidate:
     label_name: str = ""
     read: "Callable[[MeasuredImage], tuple[np.ndarray | None, np.ndarray | None]] | None" = None
     problem: Problem | None = None
+    is_tile: bool = False
 
 
 @dataclasses.dataclass
@@ -115,6 +117,8 @@ def measure(candidate: Candidate, info: DatasetInfo) -> MeasuredImage:
     measured.is_grey = small_image is not None and bool(np.ptp(small_image, axis=-1).max() == 0)
     if small_label is not None:
         measured.rows_by_class = _rows_by_class(small_label, info.num_classes)
+    if candidate.is_tile:
+        measured.digest, measured.look = b"", None
     return measured
 
 

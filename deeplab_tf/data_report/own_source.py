@@ -37,7 +37,9 @@ class OwnSource:
             for image in images:
                 label_name = str(image.label or image.source)
                 read = functools.partial(_read, self.data, image)
-                yield Candidate(split, str(image.image), label_name, read)
+                is_tile = image.tile is not None
+                name = f"{image.image} (tile {image.name})" if is_tile else str(image.image)
+                yield Candidate(split, name, label_name, read, is_tile=is_tile)
 
 
 def _read(

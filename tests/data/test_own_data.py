@@ -98,6 +98,7 @@ def test_black_and_white_labels_are_masks_of_two_classes(tmp_path):
     "values, message",
     [
         ((0, 254), "0, 254, which look like masks .*--label_encoding=mask"),
+        ((12, 49), "12, 49, which look like masks .*--label_encoding=mask"),
         ((0, 65535), "0, 65535, which look like masks .*--label_encoding=mask"),
         ((0, 300, 7), "0, 7, 300, which are not a numbering"),
         ((0, 64, 128, 255), "0, 64, 128, which leave out most .*smooth edges"),
@@ -113,7 +114,10 @@ def test_values_that_are_not_ids_need_a_class_list(values, message, tmp_path):
 
 def test_masks_that_do_not_tell_their_background_are_refused(tmp_path):
     write_label_images(tmp_path, [np.full((12, 20), value, np.uint8) for value in (1, 2)])
-    with pytest.raises(UserError, match="is not clear: 1 in .*0.png, 2 in .*1.png"):
+    with pytest.raises(
+        UserError,
+        match="not clear whether mask .*0.png .*it holds 1 only",
+    ):
         find(tmp_path, label_encoding="mask")
 
 
@@ -238,3 +242,26 @@ def test_images_of_more_than_8_bits_are_scaled_and_that_is_printed(tmp_path):
     assert "different ways" not in notes
     assert cv2.imwrite(str(tmp_path / "images" / "1.png"), values // 8)
     assert "different ways" in " ".join(find(tmp_path).notes)
+
+
+@pytest.mark.parametrize("dark, bright", [(0, 38), (12, 49)])
+def test_masks_hold_any_two_values(dark, bright, tmp_path):
+    masks = [samples.mask_of(samples.CAT), samples.mask_of(samples.DOG)]
+    write_label_images(tmp_path, [np.where(mask, bright, dark).astype(np.uint8) for mask in masks])
+    np.testing.assert_array_equal(label_maps(find(tmp_path, label_encoding="mask"))["0"], masks[0])
+
+
+def test_a_mask_of_one_value_is_not_guessed(tmp_path):
+    masks = [np.where(samples.mask_of(samples.CAT), 49, 12).astype(np.uint8),
+             np.full((12, 20), 49, np.uint8)]  # fmt: skip
+    write_label_images(tmp_path, masks)
+    with pytest.raises(UserError, match=r"not clear whether mask .*1.png is background or fore"):
+        find(tmp_path, label_encoding="mask")
+
+
+def test_the_end_of_label_names_is_proposed(tmp_path):
+    for index in range(3):
+        samples.write_image(tmp_path / f"{index}.png", index)
+        samples.write_image(tmp_path / f"{index}_my_truths.png", index)
+    with pytest.raises(UserError, match="--label_suffix=_my_truths"):
+        find(tmp_path)

@@ -1,5 +1,6 @@
 """Which format a folder holds."""
 
+import re
 from collections.abc import Callable
 
 from deeplab_tf.data.annotations import coco
@@ -98,6 +99,9 @@ def _likely_suffix(listing: Listing) -> str:
     """Returns an ending of names that half of the images have and the others lack, or ""."""
     stems = {path.stem for path in listing.images}
     ends = [
-        stem[len(head) :] for stem in stems for head in [stem.rpartition("_")[0]] if head in stems
+        stem[match.start() :]
+        for stem in stems
+        for match in re.finditer("[-_.]", stem)
+        if stem[: match.start()] in stems
     ]
-    return max(set(ends), key=ends.count) if ends else ""
+    return max(sorted(set(ends)), key=ends.count) if ends else ""

@@ -119,8 +119,9 @@ def label_function(
         raise _damaged(path, error) from error
     if not is_export:
         raise UserError(
-            f"{path} is not an export of deeplab_tf for this run: its signature serving_default must take "
-            f"images, uint8 [N, H, W, {in_channels}], and return labels, integer [N, H, W]."
+            f"{path} is not an export of deeplab_tf for this run: its signature serving_default "
+            f"must take images, uint8 [N, H, W, {in_channels}], and return labels, integer "
+            "[N, H, W]."
         )
 
     def predict_labels(image):
