@@ -192,9 +192,14 @@ class BandFile(abc.ABC):
         """Reads the whole image, made smaller by leaving out pixels; as `read`.
 
         Args:
-            side: Largest number of rows and of columns of the result.
+            side: Longest side of the result, whose sides have the ratio of the image's.
             numbers: Of the bands to read, from 1.
         """
+
+    def _small_size(self, side: int) -> tuple[int, int]:
+        scale = min(1, side / max(self.size))
+        width, height = (max(1, round(length * scale)) for length in self.size)
+        return width, height
 
     def close(self) -> None:  # noqa: B027 - arrays need no closing
         """Closes the file."""
@@ -219,9 +224,10 @@ class _ArrayFile(BandFile):
         return self._without_nan(self._values[rows, columns], numbers)
 
     def sample(self, side, numbers):
-        height, width = self._values.shape[:2]
+        width, height = self._small_size(side)
         rows, columns = (
-            np.linspace(0, length - 1, min(length, side)).astype(int) for length in (height, width)
+            np.linspace(0, length - 1, small).astype(int)
+            for length, small in zip(self._values.shape, (height, width))
         )
         return self._without_nan(self._values[rows[:, np.newaxis], columns], numbers)
 
@@ -255,7 +261,7 @@ class RasterFile(BandFile):
         return self._read(numbers, window=window)
 
     def sample(self, side, numbers):
-        width, height = (min(length, side) for length in self.size)
+        width, height = self._small_size(side)
         return self._read(numbers, out_shape=(len(numbers), height, width))
 
     def _read(self, numbers, **which):

@@ -13,8 +13,10 @@ from deeplab_tf.config import DataConfig
 from deeplab_tf.data import bands
 from deeplab_tf.data import decoding
 from deeplab_tf.data import records
+from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import artefacts
 from deeplab_tf.evaluation import prediction
+from deeplab_tf.export import client
 from deeplab_tf.export import parity
 from deeplab_tf.export.config import TFLiteConfig
 from deeplab_tf.export.formats import onnx
@@ -77,3 +79,11 @@ def test_a_tflite_file_takes_four_bands(run_dir, expected, tmp_path):
 def test_an_onnx_file_takes_four_bands(run_dir, tmp_path):
     pytest.importorskip("tf2onnx")
     assert onnx.export_onnx(run_dir, str(tmp_path / "model.onnx")).label_agreement > 0.999
+
+
+def test_the_client_for_rgb_images_refuses_an_export_of_bands(tmp_path):
+    palette = {"colors": [[0, 0, 0]], "ignore_label": 255}
+    path = tmp_path / "palette.json"
+    path.write_text(json.dumps(palette | bands.to_fields(BANDS, (3, 2, 1))))
+    with pytest.raises(UserError, match="for images of 4 bands, and this client sends RGB"):
+        client.read_palette(str(path))
