@@ -72,7 +72,8 @@ def checkpoint():
 def model():
     return setting(
         "",
-        "SavedModel folder, .keras file or .tflite file to use in place of the run's checkpoint.",
+        "SavedModel folder, .keras file or .tflite file to use in place of the run's checkpoint. "
+        "A SavedModel is a program: load only your own.",
         default_help="the checkpoint",
         is_path=True,
     )

@@ -138,5 +138,5 @@ def test_the_command_ends_cleanly_when_it_is_asked_to(command):
     process, _ = command
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[0] == "stopped\n"
+    assert process.communicate(timeout=120)[0] == "stopped\n"
     assert process.returncode == 0

@@ -66,7 +66,7 @@ def start(code: str, level: str = "2") -> subprocess.Popen:
 
 def stderr_of(code: str, level: str = "2") -> tuple[str, int]:
     process = start(code, level)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     return stderr, process.returncode
 
 
@@ -128,5 +128,5 @@ def test_ctrl_c_is_for_the_command_and_not_for_the_filter():
     process = start(code)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     assert (stderr, process.returncode) == ("interrupted\n", 0)

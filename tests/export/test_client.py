@@ -268,7 +268,7 @@ def test_an_impossible_host_name_is_named(host):
 
 @pytest.mark.parametrize("protocol, other", [PROTOCOLS, PROTOCOLS[::-1]])
 def test_the_port_of_the_other_protocol_is_named(servers, protocol, other):
-    with client.Client(servers[other], protocol, timeout=5) as server:
+    with client.Client(servers[other], protocol, timeout=30) as server:
         with pytest.raises(UserError, match="TF Serving answers REST at port 8501 and gRPC at 85"):
             server.require_model()
 

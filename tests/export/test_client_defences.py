@@ -143,7 +143,7 @@ def test_an_answer_that_comes_in_drops_is_not_waited_for(start):
     started = time.monotonic()
     with pytest.raises(UserError, match="no complete answer within 0.6 seconds"):
         ask(saying(drops, pause=0.1), timeout=0.6)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15  # on a machine that does much else
 
 
 def test_a_request_that_is_not_taken_is_not_waited_for():
@@ -471,7 +471,7 @@ def test_a_grpc_server_that_answers_in_drops_is_not_waited_for():
     with serve(speak) as address, client.Client(address, "grpc", timeout=0.6) as server:
         with pytest.raises(UserError, match="within 0.6 seconds|answers gRPC"):
             server.predict([IMAGE])
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_grpc_by_tls_sends_the_token_and_refuses_strangers(authority, certificates):
@@ -483,7 +483,7 @@ def test_grpc_by_tls_sends_the_token_and_refuses_strangers(authority, certificat
     issued = authority.issue_cert("127.0.0.1")
     chain = b"".join(one.bytes() for one in issued.cert_chain_pems)
     credentials = grpc.ssl_server_credentials([(issued.private_key_pem.bytes(), chain)])
-    settings = {"tls": True, "timeout": 10}
+    settings = {"tls": True, "timeout": 30}
     with grpc_server(predict, credentials) as address:
         with client.Client(
             address, "grpc", **settings, ca_certificates=certificates, auth_token="s3cret"
@@ -495,7 +495,7 @@ def test_grpc_by_tls_sends_the_token_and_refuses_strangers(authority, certificat
         with client.Client(address, "grpc", **settings) as server:
             with pytest.raises(UserError, match="certificate .* is not trusted"):
                 server.predict([IMAGE])
-        with client.Client(address, "grpc", timeout=3) as server:
+        with client.Client(address, "grpc", timeout=30) as server:
             with pytest.raises(UserError, match="answers gRPC without TLS .see --tls"):
                 server.predict([IMAGE])
 

@@ -117,12 +117,12 @@ def test_only_warm_calls_are_timed():
     def slow_at_first(image):
         if image.shape not in seen:
             seen.add(image.shape)
-            time.sleep(0.1)
+            time.sleep(0.3)
         time.sleep(0.01)
         return faithful(image)
 
     result = measured(slow_at_first, [row(0, 1), row(0, 1, 2), row(2, 2, 2, 2)])
-    assert 10 <= result.milliseconds_artefact < 100
+    assert 10 <= result.milliseconds_artefact < 300
     assert result.milliseconds_keras < 10
 
 
