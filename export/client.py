@@ -332,8 +332,7 @@ def _request(client: Client, images: list[_Image]) -> list[_Answer | RefusedErro
 def _read_or_error(path: str, max_pixels: int) -> _Image | Exception:
     """Reads an image before it is sent, since a broken one would spoil the whole request."""
     try:
-        with open(path, "rb") as file:
-            image_bytes = file.read()
+        image_bytes = image_files.read_bytes(path)
         pixels = image_files.read_image(image_bytes, name=path, max_pixels=max_pixels)
         with image_files.open_image(image_bytes, name=path, max_pixels=max_pixels) as image:
             if _is_sent_as_it_is(image, image_bytes):

@@ -129,17 +129,22 @@ def test_shards_that_do_not_hold_what_they_should_are_refused(
 
 @pytest.mark.parametrize(
     "counted, note",
-    [((), "no pixel is counted"), ((2,), "of one class only: .* nothing but class_2")],
+    [
+        ((), "no pixel is counted"),
+        (((2, 2),), "of one class only: labels and predictions hold nothing but class_2"),
+        (((2, 2), (2, 0)), "of one class only: labels hold nothing but class_2"),
+        (((2, 0),), "of one class only: labels hold nothing but class_2"),
+    ],
 )
 def test_an_miou_of_nothing_says_so(capsys, counted, note):
     matrix = np.zeros((3, 3), int)
-    for class_id in counted:
-        matrix[class_id, class_id] = 5
+    for label, prediction in counted:
+        matrix[label, prediction] = 5
     figures = metrics.segmentation_metrics(matrix, ("class_0", "class_1", "class_2"))
     assert re.search(note, figures["note"])
     print_metrics(figures)
     assert re.search(rf"miou +\d\.\d{{4}}  \({note}", capsys.readouterr().out)
-    matrix[0, 1] = 1
+    matrix[0, 1] = matrix[1, 1] = 1
     full = metrics.segmentation_metrics(matrix, ("class_0", "class_1", "class_2"))
     assert full["note"] is None
 

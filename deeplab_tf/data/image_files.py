@@ -55,6 +55,7 @@ ENDINGS = tuple(sorted(ending for endings in FORMATS.values() for ending in endi
 MAX_PIXELS = 2**26  # of an image that is taken as a whole: 8192x8192
 MAX_WINDOWED_PIXELS = 2**29  # of one that a network sees in windows: 23170x23170
 MAX_PIXELS_FLAG = "--max_image_pixels"
+_MAX_FILE_BYTES = 2**32  # 8 for each pixel of the largest image that is read by default
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -279,8 +280,20 @@ def _nothing_found(images: str, endings: Sequence[str]) -> UserError:
     )
 
 
-def _read_bytes(path: str | os.PathLike) -> bytes:
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Returns the content of an image file or label file.
+
+    Raises:
+        ImageFileError: It is larger than any that can be read.
+        OSError: It cannot be read.
+    """
     with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MAX_FILE_BYTES:
+            raise ImageFileError(
+                f"{os.fspath(path)} has {size / 2**30:.0f} GiB. Files of more than "
+                f"{_MAX_FILE_BYTES // 2**30} GiB are not read: replace it, or cut the image up."
+            )
         return file.read()
 
 
@@ -335,7 +348,7 @@ def _read(
     source: str | os.PathLike | bytes, name: str, max_pixels: int, tell: Callable[[str], None]
 ) -> np.ndarray:
     """The pixels of an image, upright, as stored: [H, W, 3], or [H, W] for grey of many bits."""
-    content = source if isinstance(source, bytes) else _read_bytes(source)
+    content = source if isinstance(source, bytes) else read_bytes(source)
     pixels = _decode_deep(content, name, max_pixels)
     return _decode(content, name, max_pixels, tell) if pixels is None else pixels
 

@@ -92,7 +92,9 @@ def read_bytes(path: str | os.PathLike | EmbeddedImage, kind: str) -> bytes:
         if not os.path.isfile(path):
             raise UserError(f"there is no {kind} {path}")
     try:
-        return path.read_bytes()
+        return (
+            path.read_bytes() if isinstance(path, EmbeddedImage) else image_files.read_bytes(path)
+        )
     except OSError as error:
         raise UserError(f"{kind} {path} cannot be read: {error.strerror}") from error
 

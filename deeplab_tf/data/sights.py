@@ -11,6 +11,7 @@ import numpy as np
 from deeplab_tf.data import band_files
 from deeplab_tf.data import frames
 from deeplab_tf.data import image_files
+from deeplab_tf.data import label_files
 from deeplab_tf.data import near_duplicates
 from deeplab_tf.data import records
 from deeplab_tf.data.annotations.common import AnnotatedImage
@@ -78,7 +79,7 @@ def see(image: AnnotatedImage, max_pixels: int, info: records.DatasetInfo) -> Si
         return _see_bands(image.name, image.image, max_pixels, info)
     told: list[str] = []
     try:
-        content = image.image.read_bytes()
+        content = label_files.read_bytes(image.image, "image")
         with image_files.open_image(content, name=name, max_pixels=max_pixels) as file:
             is_large_jpeg = file.format in ("JPEG", "MPO") and min(file.size) >= _LARGE
             is_unclear = frames.is_turned_within_its_size(file)

@@ -185,7 +185,7 @@ def segmentation_metrics(matrix: np.ndarray, class_names: tuple[str, ...]) -> di
         "accuracy_per_class": _by_name(class_names, accuracy),
         "dice_per_class": _by_name(class_names, dice),
         "num_pixels": int(matrix.sum()),
-        "note": _note(class_names, iou),
+        "note": _note(class_names, matrix),
     }
 
 
@@ -284,13 +284,15 @@ def _mean(values: np.ndarray) -> float | None:
     return None if np.isnan(values).all() else float(np.nanmean(values))
 
 
-def _note(class_names: tuple[str, ...], iou: np.ndarray) -> str | None:
-    """Returns why an mIoU is meaningless: no pixel is counted, or only one class occurs."""
-    present = [name for name, value in zip(class_names, iou) if not np.isnan(value)]
+def _note(class_names: tuple[str, ...], matrix: np.ndarray) -> str | None:
+    """Returns why an mIoU is meaningless: no pixel is counted, or only one class is labelled."""
+    present = [name for name, pixels in zip(class_names, matrix.sum(axis=1)) if pixels]
     if not present:
         return "no pixel is counted: all have the ignore label"
     if len(present) == 1 and len(class_names) > 1:
-        return f"of one class only: labels and predictions hold nothing but {present[0]}"
+        is_alone = np.count_nonzero(matrix.sum(axis=0)) == 1 and np.trace(matrix)
+        who = "labels and predictions" if is_alone else "labels"
+        return f"of one class only: {who} hold nothing but {present[0]}"
     return None
 
 
