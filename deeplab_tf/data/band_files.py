@@ -252,6 +252,8 @@ class RasterFile(BandFile):
             for index, (name, color) in enumerate(named, 1)
         )
         self.rgb = _rgb_of_colors(colors) or _rgb_of_names(self.names)
+        # Whether the values are indices of a palette, or CMYK.
+        self.is_color_coded = not {"palette", "cyan"}.isdisjoint(colors)
 
     def read(self, rows, columns, numbers):
         from rasterio.windows import Window

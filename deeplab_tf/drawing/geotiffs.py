@@ -1,6 +1,8 @@
 """Label maps as GeoTIFFs that lie where their images lie, written band of rows by band of rows."""
 
+import contextlib
 import json
+import pathlib
 import typing
 import warnings
 from collections.abc import Iterable
@@ -19,7 +21,7 @@ Rows = tuple[slice, np.ndarray]  # rows of an image, and their class ids, int32 
 
 def write(
     path: str,
-    source: band_files.BandFile,
+    source: band_files.RasterFile,
     rows_of_labels: Iterable[Rows],
     *,
     class_names: Sequence[str],
@@ -75,14 +77,13 @@ def write(
 
 def read_small(path: str, side: int = OVERLAY_SIDE) -> np.ndarray:
     """Reads the class ids of a written file, made smaller by leaving out pixels, int32 [h, w]."""
-    with band_files.open_bands(path) as file:
+    with contextlib.closing(band_files.RasterFile(pathlib.Path(path))) as file:
         values, _ = file.sample(side, (1,))
     return values[..., 0].astype(np.int32)
 
 
-def _place(source: band_files.BandFile) -> dict[str, typing.Any]:
+def _place(source: band_files.RasterFile) -> dict[str, typing.Any]:
     """Where an image lies, as rasterio takes it."""
-    assert isinstance(source, band_files.RasterFile)
     dataset = source.dataset
     points, system = dataset.gcps
     if points:

@@ -99,7 +99,7 @@ class PredictionWriter:
         name: str,
         image: np.ndarray,
         prediction: Prediction,
-        source: band_files.BandFile | None = None,
+        source: band_files.RasterFile | None = None,
     ) -> str:
         """Writes the label map of an image, its overlay, and what else was asked for.
 
@@ -147,7 +147,7 @@ class PredictionWriter:
         name: str,
         image: np.ndarray,
         rows: Iterable[geotiffs.Rows],
-        source: band_files.BandFile,
+        source: band_files.RasterFile,
     ) -> str:
         """Writes the labels of a GeoTIFF that is too large to be labelled as a whole.
 
@@ -181,7 +181,7 @@ class PredictionWriter:
         return os.path.join(self.output_dir, output)
 
     def _write_geotiff(
-        self, path: str, source: band_files.BandFile, rows: Iterable[geotiffs.Rows]
+        self, path: str, source: band_files.RasterFile, rows: Iterable[geotiffs.Rows]
     ) -> None:
         geotiffs.write(
             path,

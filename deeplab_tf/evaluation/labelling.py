@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import pathlib
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -162,12 +163,13 @@ class _Labeller:
 
     def _label_geotiff(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
         config = self._config
-        with band_files.open_bands(path) as file:
+        with contextlib.closing(band_files.RasterFile(pathlib.Path(path))) as file:
             is_large = file.size[0] * file.size[1] > geotiffs.MAX_WHOLE_PIXELS
             in_windows = is_large or self._inference.eval_config.window_size
-            is_readable = self._dataset.bands or file.dtype == np.uint8
+            is_rgb = file.dtype == np.uint8 and not file.is_color_coded
+            is_readable = self._dataset.bands or is_rgb
             needs_all = config.save_confidence or config.save_probabilities or config.label_ids
-            if not is_readable:  # scaled by all of its values
+            if not is_readable:  # scaled by all of its values, or in the colours of a palette
                 image = self._read_image(path)
             else:
                 windowed = geotiffs.WindowedImage(file, self._dataset)

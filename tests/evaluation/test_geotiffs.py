@@ -1,5 +1,6 @@
 """GeoTIFFs from a folder of own data to label GeoTIFFs."""
 
+import contextlib
 import dataclasses
 import json
 import tracemalloc
@@ -18,6 +19,7 @@ from deeplab_tf.data import band_files
 from deeplab_tf.data import bands
 from deeplab_tf.data import own_data
 from deeplab_tf.data import records
+from deeplab_tf.drawing import geotiffs as label_geotiffs
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import geotiffs
 from deeplab_tf.evaluation import labelling
@@ -204,3 +206,35 @@ def test_a_fourth_band_that_is_marked_as_opacity_is_reported(tmp_path):
     data = own_data.find_own_data(tmp_path, own_data.OwnDataOptions(val_share=0))
     assert data.info.num_channels == 3
     assert any("--bands=1,2,3,4" in note for note in data.notes)
+
+
+def test_a_geotiff_with_a_palette_is_labelled_in_its_colours(tiny_run_dir, tmp_path):
+    path = tmp_path / "map.tif"
+    write_geotiff(path, draw(1, 70, 90, np.uint8) % 2)
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {0: (20, 90, 160, 255), 1: (220, 40, 90, 255)})
+    colors = np.array([(20, 90, 160), (220, 40, 90)], np.uint8)
+    Image.fromarray(colors[read(path)]).save(tmp_path / "map.png")
+    of_map, of_colors = (
+        labelling.predict(tiny_run_dir, str(file), str(tmp_path / file.suffix[1:]))[0]
+        for file in (path, tmp_path / "map.png")
+    )
+    np.testing.assert_array_equal(read(of_map), np.asarray(Image.open(of_colors)))
+
+
+def test_the_small_overlay_is_read_without_the_whole_label_map(tmp_path, monkeypatch):
+    write_geotiff(tmp_path / "field.tif", draw(4, 100, 160))
+    output = str(tmp_path / "labels.tif")
+    with contextlib.closing(band_files.RasterFile(tmp_path / "field.tif")) as source:
+        label_geotiffs.write(
+            output,
+            source,
+            [(slice(0, 100), np.tile(np.arange(160) // 80, (100, 1)))],
+            class_names=DATASET.class_names,
+            colors=DATASET.colors,
+            ignore_label=255,
+        )
+    monkeypatch.setattr(band_files, "_of_picture", None)  # which decodes all of an image
+    small = label_geotiffs.read_small(output, 40)
+    assert small.shape == (25, 40)
+    np.testing.assert_array_equal(small, np.tile(np.arange(40) // 20, (25, 1)))
