@@ -55,7 +55,7 @@ def test_records_have_the_official_keys_and_tfds_reads_them_back(raw, tmp_path):
     found = build.build("folder", tmp_path / "out", raw)
     assert found.num_examples == {"train": 2, "val": 1}
     assert found.info == records.DatasetInfo(
-        "folder", ("ground", "traffic light"), ((0, 0, 0), (250, 170, 30)), 255
+        "raw", ("ground", "traffic light"), ((0, 0, 0), (250, 170, 30)), 255
     )
     serialized = next(iter(tf.data.TFRecordDataset(found.shards("val")))).numpy()
     features = tf.train.Example.FromString(serialized).features.feature
@@ -195,6 +195,8 @@ def test_labels_in_colours_are_looked_up_and_classes_mapped(raw, tmp_path):
         save(colors[np.where(ids[path.stem] == 255, 2, ids[path.stem])], path)
     found = build.build("folder", tmp_path / "plain", raw)
     assert found.info.class_names == ("ground", "traffic light", "void")
+    # Two of the colours look the same, so that all are replaced.
+    assert found.info.colors == records.default_colors(3)
     found = build.build("folder", tmp_path / "mapped", raw, class_map="ground:ignore,void:ignore")
     assert found.info.class_names == ("traffic light",)
     assert found.info.colors == ((250, 170, 30),)

@@ -58,6 +58,7 @@ class Builder(segmentation.SegmentationBuilder):
         self._data = own_data.find_own_data(root, self.options)
         info = self._data.info
         self.info.metadata.update(
+            title=info.name,
             class_names=list(info.class_names),
             colors=[list(color) for color in info.colors],
             notes=list(self._data.notes),  # among them how images were scaled
@@ -69,6 +70,15 @@ class Builder(segmentation.SegmentationBuilder):
         return {
             split: [_pair(image) for image in images] for split, images in self._data.splits.items()
         }
+
+    def find_pairs(
+        self, root: str | pathlib.Path | None, class_map: str | None = None
+    ) -> dict[str, list[Pair]]:
+        pairs = super().find_pairs(root, class_map)
+        # Label images have been read with their own colours; these are for the eye.
+        colors = records.distinct_colors(self.classes.colors)
+        self.info.metadata.update(colors=[list(color) for color in colors])
+        return pairs
 
     def fingerprint(self) -> str:
         """Returns what records depend on besides the files: version, classes, options."""

@@ -374,7 +374,7 @@ def _annotations(listing: Listing, format_: str, options: OwnDataOptions) -> Own
     return OwnData(
         root=listing.root,
         format=format_,
-        info=records.DatasetInfo(listing.root.name, names, tuple(colors), records.IGNORE_LABEL),
+        info=records.DatasetInfo(_title(listing.root), names, tuple(colors), records.IGNORE_LABEL),
         splits=_by_split(annotations.images),
         notes=annotations.notes,
         background=annotations.background,
@@ -406,13 +406,19 @@ def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> Ow
         root=listing.root,
         format=format_,
         info=records.DatasetInfo(
-            listing.root.name, classes.names, classes.colors, records.IGNORE_LABEL
+            _title(listing.root), classes.names, classes.colors, records.IGNORE_LABEL
         ),
         splits=_by_split(images),
         notes=(*notes, *classes.notes),
         label_encoding=classes.encoding,
         max_pixels=options.max_pixels,
     )
+
+
+def _title(root: pathlib.Path) -> str:
+    """What the data is called: the folder's name, as text that any file can hold."""
+    name = root.resolve().name.encode("utf-8", "backslashreplace").decode()
+    return name[:100] or "own data"
 
 
 def _by_split(images: Iterable[AnnotatedImage]) -> dict[str, tuple[AnnotatedImage, ...]]:

@@ -8,9 +8,11 @@ programs are read as well, given the number of classes.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from deeplab_tf.errors import shortened
 IGNORE_LABEL = 255  # of records that do not state one; VOC's and Cityscapes'
 MAX_CLASSES = 256  # labels have 8 bits
 
+_SMALLEST_DIFFERENCE = 20  # of two colours, as their distance in RGB
 _INFO, _METADATA = "dataset_info.json", "metadata.json"
 _TFDS_SHARD = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # where dataset_info.json is silent
 _MAX_SPLITS, _MAX_SHARDS, _MAX_RECORDS, _MAX_BYTES = 1000, 100_000, 10**12, 10**18
@@ -176,6 +179,20 @@ def default_colors(num_classes: int) -> tuple[tuple[int, int, int], ...]:
 def is_class_name(name: object) -> bool:
     """Whether a value can be the name of a class, which lists have on a line of its own."""
     return isinstance(name, str) and 0 < len(name) <= 255 and not _NOT_IN_NAMES.search(name)
+
+
+def distinct_colors(
+    colors: Sequence[tuple[int, int, int]],
+) -> tuple[tuple[int, int, int], ...]:
+    """Returns colours for the eye: the same ones, or VOC's if some cannot be told apart.
+
+    Label images often have colours such as (0, 0, 0) and (1, 1, 1), which are ids.
+    """
+    for number, color in enumerate(colors):
+        for other in colors[:number]:
+            if math.dist(color, other) < _SMALLEST_DIFFERENCE:
+                return default_colors(len(colors))
+    return tuple(colors)
 
 
 def numbered_classes(name: str, num_classes: int, ignore_label: int | None = None) -> DatasetInfo:
@@ -344,7 +361,7 @@ def _read_info(
     fields = JsonObject(value, str(path / _METADATA), _BUILD_AGAIN)
     class_names, colors, own_ignore_label = _read_classes(fields)
     return DatasetInfo(
-        name,
+        fields.text("title", name),
         class_names,
         colors,
         own_ignore_label if ignore_label is None else ignore_label,

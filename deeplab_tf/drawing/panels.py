@@ -165,6 +165,18 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet
 
 
+def below_name(image: np.ndarray, name: str) -> np.ndarray:
+    """Adds a line with a name below an image, uint8 [H, W, 3]."""
+    height, width = image.shape[:2]
+    size = _letter_size(height, width)
+    strip = Image.new("RGB", (width, size * 3 // 2), palettes.PAPER)
+    font = ImageFont.load_default(size)
+    middle = (width // 2, strip.height // 2)
+    text = shorten(name, font, width)
+    ImageDraw.Draw(strip).text(middle, text, font=font, fill=palettes.INK, anchor="mm")
+    return np.concatenate([image, np.asarray(strip)])
+
+
 def shorten(text: str, font: Font, width: int) -> str:
     """Returns a text, cut to a width in pixels if it is wider."""
     if font.getlength(text) <= width:

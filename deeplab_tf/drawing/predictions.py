@@ -86,7 +86,8 @@ class PredictionWriter:
         self._save_probabilities = save_probabilities
         self._label_ids = label_ids
         self._ignore_label = ignore_label
-        self._overview: list[tuple[np.ndarray, np.ndarray]] = []  # overlay and label, made small
+        # Name, overlay and label, made small.
+        self._overview: list[tuple[str, np.ndarray, np.ndarray]] = []
         folder = output_dir if label_ids is None else os.path.join(output_dir, LABEL_IDS_FOLDER)
         try:
             os.makedirs(folder, exist_ok=True)
@@ -139,7 +140,7 @@ class PredictionWriter:
             rows = [(slice(0, label.shape[0]), label)]
             writers[output] = functools.partial(self._write_geotiff, source=source, rows=rows)
         self._publish(writers)
-        self._add_to_overview(overlay, label)
+        self._add_to_overview(name, overlay, label)
         return os.path.join(self.output_dir, output)
 
     def write_in_rows(
@@ -175,7 +176,7 @@ class PredictionWriter:
             Image.fromarray(
                 panels.add_legend(overlay, small[0], self.class_names, self.colors)
             ).save(path)
-            self._add_to_overview(overlay, small[0])
+            self._add_to_overview(name, overlay, small[0])
 
         self._publish({output: write_labels, f"{name}{OVERLAY}.png": write_overlay})
         return os.path.join(self.output_dir, output)
@@ -242,7 +243,7 @@ class PredictionWriter:
             path = os.path.join(self.output_dir, f"{name}{OVERLAY}{ending}")
             os.replace(writer.path, path)
         progress.finish()
-        self._add_to_overview(*first)
+        self._add_to_overview(name, *first)
         return path
 
     def write_overview(self) -> None:
@@ -253,14 +254,15 @@ class PredictionWriter:
         """
         if not self._overview:
             return
-        sheet = panels.contact_sheet([overlay for overlay, _ in self._overview], columns=4)
-        labels = np.concatenate([label.ravel() for _, label in self._overview])[np.newaxis]
+        tiles = [panels.below_name(overlay, name) for name, overlay, _ in self._overview]
+        sheet = panels.contact_sheet(tiles, columns=4)
+        labels = np.concatenate([label.ravel() for *_, label in self._overview])[np.newaxis]
         sheet = panels.add_legend(sheet, labels, self.class_names, self.colors)
         self._publish({f"{OVERVIEW}.png": Image.fromarray(sheet).save})
 
-    def _add_to_overview(self, overlay: np.ndarray, label: np.ndarray) -> None:
+    def _add_to_overview(self, name: str, overlay: np.ndarray, label: np.ndarray) -> None:
         if len(self._overview) < OVERVIEW_IMAGES:
-            self._overview.append((_narrow(overlay), _narrow(label)))
+            self._overview.append((name, _narrow(overlay), _narrow(label)))
 
     def _publish(self, writers: Mapping[str, Callable[[str], None]]) -> None:
         """Calls a function for every file, and gives them their names when all are written."""
