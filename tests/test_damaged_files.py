@@ -20,6 +20,7 @@ import fuzzing
 import hypothesis
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 import videos
@@ -34,6 +35,7 @@ from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.data import band_files
 from deeplab_tf.data import class_lists
 from deeplab_tf.data import class_map
 from deeplab_tf.data import own_data
@@ -185,6 +187,19 @@ def read_own_data(folder: pathlib.Path) -> None:
             data.read(image)
 
 
+def write_stack(folder: pathlib.Path) -> None:
+    pages = [PIL.Image.new("L", (9, 7), number) for number in range(3)]
+    pages[0].save(folder / "a.tif", save_all=True, append_images=pages[1:])
+    np.savez(folder / "a.npz", np.zeros((7, 9, 3), np.float32))
+
+
+def read_bands(folder: pathlib.Path) -> None:
+    for name in ("a.tif", "a.npz"):
+        band_files.has_bands(folder / name)
+        with band_files.open_bands(folder / name, max_pixels=10_000) as file:
+            file.read(*band_files.whole(file), file.default_numbers)
+
+
 def read_certificates(folder: pathlib.Path) -> None:
     authorities = str(folder / "authorities.pem")
     settings = connection.Connection("localhost:1", "m", tls=True, ca_certificates=authorities)
@@ -255,6 +270,8 @@ FILES = {
     "split list of own data": File(write_label_images, "train.txt", read_own_data),
     "class list of own data": File(write_label_images, "classes.txt", read_own_data),
     "label images": File(write_label_images, "labels/a.png", read_own_data),
+    "stack of bands": File(write_stack, "a.tif", read_bands),
+    "array of bands": File(write_stack, "a.npz", read_bands),
     "masks": File(samples.write_masks_per_class, "masks/cat/a.png", read_own_data),
     "COCO": File(samples.write_coco, "annotations/instances.json", read_own_data, num_examples=80),
     "panoptic label images": File(
@@ -293,7 +310,7 @@ _INFERENCE = _RUN | {"CRF parameters"}
 _OWN_DATA = {
     "split list of own data", "class list of own data", "label images", "masks", "COCO",
     "panoptic label images", "labelme", "CVAT", "Label Studio", "YOLO", "class names of YOLO",
-    "class list",
+    "class list", "stack of bands", "array of bands",
 }  # fmt: skip
 _TRAINING = _RUN | _START | {"training log", "events of TensorBoard"}
 READS = {
@@ -304,7 +321,7 @@ READS = {
     "supervise": _TRAINING,
     "import_checkpoint": _START | {"index of a checkpoint", "data of a checkpoint"},
     "eval": _INFERENCE | {"figures", "figures of images", "Keras file"},
-    "predict": _INFERENCE | {"ids of a server", "video", "Keras file"},
+    "predict": _INFERENCE | {"ids of a server", "video", "Keras file", "stack of bands"},
     "tune_crf": _RUN,
     "export.savedmodel": _RUN,
     "export.tflite": _RUN,

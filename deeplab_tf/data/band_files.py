@@ -91,7 +91,7 @@ def tiff_header(path: pathlib.Path) -> TiffHeader | None:
     try:
         with open(path, "rb") as file:
             pages = list(_pages(file))
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError):
+    except Exception:  # Pillow raises errors of every kind on damaged files
         return None
     if not pages:
         return None
@@ -383,6 +383,7 @@ def read_image(
     if not dataset.bands:
         return image_files.read_image(path, max_pixels=max_pixels)
     with open_bands(path, max_pixels=max_pixels) as file:
+        image_files.check_num_values(*file.size, len(dataset.bands), name=str(path))
         values, is_nodata = file.read(*whole(file), numbers_for(file, dataset.bands))
     return scaled(values, is_nodata, dataset.bands)
 
@@ -439,6 +440,7 @@ def _read_stack(path: pathlib.Path, max_pixels: int) -> np.ndarray:
         for number in range(min(getattr(image, "n_frames", 1), _MAX_PAGES)):
             image.seek(number)
             if image.size == size:
+                image_files.check_num_values(*size, len(pages) + 1, name=str(path))
                 pages.append(np.asarray(image))
     if len({(page.shape, page.dtype) for page in pages}) != 1 or pages[0].ndim != 2:
         raise ImageFileError(f"{path} has pages of different kinds: give one band a page.")

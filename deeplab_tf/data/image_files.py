@@ -55,6 +55,7 @@ ENDINGS = tuple(sorted(ending for endings in FORMATS.values() for ending in endi
 MAX_PIXELS = 2**26  # of an image that is taken as a whole: 8192x8192
 MAX_WINDOWED_PIXELS = 2**29  # of one that a network sees in windows: 23170x23170
 MAX_PIXELS_FLAG = "--max_image_pixels"
+_MAX_VALUES = 2**30  # of an image of many bands in memory
 _MAX_FILE_BYTES = 2**32  # 8 for each pixel of the largest image that is read by default
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -254,6 +255,20 @@ def check_size(width: int, height: int, *, name: str, max_pixels: int = MAX_PIXE
         raise ImageSizeError(
             f"{name} has {width}x{height} pixels, which is more than the limit of {max_pixels}. If "
             f"that is its true size, raise the limit with {MAX_PIXELS_FLAG}={width * height}."
+        )
+
+
+def check_num_values(width: int, height: int, num_bands: int, *, name: str) -> None:
+    """Refuses an image of many bands that would not fit into memory as a whole.
+
+    Raises:
+        ImageSizeError: It has more values than are read at once.
+    """
+    if width * height * num_bands > _MAX_VALUES:
+        raise ImageSizeError(
+            f"{name} has {width}x{height} pixels in {num_bands} bands, which are more than the "
+            f"{_MAX_VALUES} values that are read at once. Save it as a GeoTIFF and give "
+            "--window_size, e.g. 513,513, or take fewer bands."
         )
 
 

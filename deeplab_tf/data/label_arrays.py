@@ -70,6 +70,7 @@ def read_bands(path: pathlib.Path, max_pixels: int = image_files.MAX_PIXELS) -> 
         image_files.check_size(width, height, name=str(path), max_pixels=max_pixels)
         if path.suffix.lower() == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
+        image_files.check_num_values(width, height, header.shape[2], name=str(path))
         with np.load(path, allow_pickle=False) as archive:
             return archive[name.removesuffix(".npy")]
     except UserError:

@@ -16,6 +16,7 @@ from deeplab_tf.data import augmentations
 from deeplab_tf.data import band_files
 from deeplab_tf.data import bands
 from deeplab_tf.data import decoding
+from deeplab_tf.data import image_files
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import own_data
 from deeplab_tf.data import records
@@ -226,6 +227,19 @@ def test_a_stack_of_pages_is_an_image_of_bands(tmp_path):
         found, is_nodata = file.read(*band_files.whole(file), (1, 2, 3, 4))
     np.testing.assert_array_equal(found, values(4))
     assert is_nodata is None
+
+
+def test_images_of_more_values_than_fit_into_memory_are_refused_before_they_are_decoded(
+    tmp_path, monkeypatch
+):
+    pages = [PIL.Image.fromarray(page) for page in np.moveaxis(values(4), -1, 0)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    np.savez(tmp_path / "a.npz", values(4))
+    monkeypatch.setattr(image_files, "_MAX_VALUES", 3 * WIDTH * HEIGHT)
+    for name in ("a.tif", "a.npz"):
+        with pytest.raises(UserError, match=rf"{name} has 33x21 pixels in 4 bands, .*GeoTIFF"):
+            with band_files.open_bands(tmp_path / name):
+                pass
 
 
 def test_ordinary_tiffs_have_no_bands(tmp_path):
