@@ -52,6 +52,7 @@ from deeplab_tf.export import rest_api
 from deeplab_tf.models import dense_prediction_cell
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.runs import saved_models
+from deeplab_tf.training import early_stopping
 from deeplab_tf.training import log_files
 from deeplab_tf.weights import checkpoint_paths
 from deeplab_tf.weights import checkpoint_values
@@ -130,11 +131,16 @@ def read_evaluation(folder: pathlib.Path) -> None:
 
 
 def write_log(folder: pathlib.Path) -> None:
-    lines = [json.dumps({"step": step, "loss/total": 0.5}) + "\n" for step in range(1, 6)]
+    lines = [json.dumps({"step": step, "validation/miou": 0.5}) + "\n" for step in range(1, 6)]
     (folder / "metrics.jsonl").write_text("".join(lines))
     with tf.io.TFRecordWriter(str(folder / "events.out.tfevents.1")) as writer:
         for step in range(1, 6):
             writer.write(tf.compat.v1.Event(step=step).SerializeToString())
+
+
+def read_log(folder: pathlib.Path) -> None:
+    early_stopping.EarlyStopping(str(folder), 3, patience=2)
+    log_files.cut_lines(str(folder / "metrics.jsonl"), 3)
 
 
 def write_checkpoint(folder: pathlib.Path) -> None:
@@ -222,8 +228,7 @@ FILES = {
     "figures": File(write_evaluation, "metrics.json", read_evaluation),
     "figures of images": File(write_evaluation, "images.jsonl", read_evaluation),
     "training log": File(
-        write_log, "metrics.jsonl",
-        lambda folder: log_files.cut_lines(str(folder / "metrics.jsonl"), 3),
+        write_log, "metrics.jsonl", read_log,
     ),
     "events of TensorBoard": File(
         write_log, "events.out.tfevents.1", lambda folder: log_files.cut_events(str(folder), 3)

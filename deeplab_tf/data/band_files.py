@@ -91,13 +91,15 @@ def tiff_header(path: pathlib.Path) -> TiffHeader | None:
     try:
         with open(path, "rb") as file:
             pages = list(_pages(file))
-    except Exception:  # Pillow raises errors of every kind on damaged files
+        return _header_of(pages) if pages else None
+    except Exception:  # Pillow raises errors of every kind on damaged files, and tags of any type
         return None
-    if not pages:
-        return None
+
+
+def _header_of(pages: Sequence[PIL.TiffImagePlugin.ImageFileDirectory_v2]) -> TiffHeader:
     first = pages[0]
     bits = _numbers(first, _BITS, (1,))
-    num_samples = _numbers(first, _SAMPLES, (1,))[0]
+    num_samples = int(_numbers(first, _SAMPLES, (1,))[0])
     extra = _numbers(first, _EXTRA_SAMPLES, ())
     sides = [(page.get(_WIDTH), page.get(_HEIGHT)) for page in pages]
     whole = [page for page, size in zip(pages, sides) if size == sides[0] and _is_page(page)]

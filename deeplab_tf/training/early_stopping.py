@@ -4,10 +4,14 @@ The validations of a run are read from its log, so that a run that resumes goes 
 """
 
 import json
+import math
 import os
 from typing import NamedTuple
 
 from deeplab_tf.runs import run_files
+
+# What a damaged line raises.
+_DAMAGED = (ValueError, TypeError, LookupError, OverflowError, RecursionError)
 
 
 class Validation(NamedTuple):
@@ -59,7 +63,8 @@ def _read(path: str) -> list[Validation]:
                 try:
                     fields = json.loads(line)
                     validation = Validation(int(fields["step"]), float(fields["validation/miou"]))
-                except (ValueError, TypeError, KeyError):
+                except _DAMAGED:
                     continue
-                validations.append(validation)
+                if math.isfinite(validation.miou):
+                    validations.append(validation)
     return validations
