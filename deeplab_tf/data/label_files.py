@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import PIL.Image
 
+from deeplab_tf.data import band_files
 from deeplab_tf.data import decoding
 from deeplab_tf.data import image_files
 from deeplab_tf.data import label_arrays
@@ -114,6 +115,12 @@ def load_label(path: str | os.PathLike, max_pixels: int = image_files.MAX_PIXELS
         numbers = label_arrays.read_array(path, max_pixels)
         return LabelPixels(_integers(numbers, path), None, "array")
     content = read_bytes(path, "label")
+    header = band_files.tiff_header(path)
+    if header and header.is_stack:
+        raise UserError(
+            f"label {path} has several pages: split it into a file per page, and its image, too, "
+            "if that has as many"
+        )
     with image_files.open_image(content, name=f"label {path}", max_pixels=max_pixels) as image:
         try:
             if image.format == "PNG":

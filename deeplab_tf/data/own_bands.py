@@ -26,6 +26,7 @@ from deeplab_tf.errors import UserError
 _PERCENTILES = (0.5, 99.5)
 _SAMPLE_SIDE = 128  # pixels of an image that are looked at, across and down
 _MAX_SAMPLED = 400  # images
+_AS_THEY_ARE = "as they are"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _ranges(
             )
         return pairs * (len(numbers) // len(pairs)), "--band_range"
     if headers[0].dtype == np.uint8:
-        return [(0.0, 255.0)] * len(numbers), "8-bit values as they are"
+        return [(0.0, 255.0)] * len(numbers), _AS_THEY_ARE
     sampled = [paths[index] for index in _spread(len(paths), _MAX_SAMPLED)]
     samples = map_in_threads(lambda path: _sample(path, numbers), sampled)
     values = np.concatenate(list(samples))  # [pixels, bands]
@@ -171,7 +172,7 @@ def _ranges(
     if headers[0].dtype.kind in "ui":
         low, high = np.floor(low), np.ceil(high)
     high = np.where(high > low, high, low + 1)
-    how = "99 of 100 values of the training images"
+    how = "99 of 100 values of the training images; otherwise --band_range"
     return [(float(f"{a:.6g}"), float(f"{b:.6g}")) for a, b in zip(low, high)], how
 
 
@@ -189,15 +190,17 @@ def _spread(total: int, number: int) -> list[int]:
 
 
 def _told(bands: Sequence[Band], rgb_bands: Sequence[int], dtype: np.dtype, how: str) -> str:
-    listed = ", ".join(
-        f"{band.name}: {band.low:g}..{band.high:g}" if band.name == str(band.number)
-        else f"{band.number} ({band.name}): {band.low:g}..{band.high:g}"
+    names = [
+        band.name if band.name == str(band.number) else f"{band.number} ({band.name})"
         for band in bands
-    )  # fmt: skip
+    ]
+    rgb = f"Red, green and blue are {', '.join(map(str, rgb_bands))} of these (--rgb_bands)."
+    if how == _AS_THEY_ARE:
+        return f"Images have {counted(len(bands), 'band')} of 8 bits: {', '.join(names)}. {rgb}"
+    ranges = ", ".join(f"{name}: {b.low:g}..{b.high:g}" for name, b in zip(names, bands))
     return (
-        f"Images have {counted(len(bands), 'band')} of {dtype} values, which become 0..255 in all "
-        f"images alike, {how}: {listed}. Red, green and blue are "
-        f"{', '.join(map(str, rgb_bands))} of these (--rgb_bands)."
+        f"Images have {counted(len(bands), 'band')} of {dtype} values. In all images, these values "
+        f"become 0..255 ({how}): {ranges}. {rgb}"
     )
 
 

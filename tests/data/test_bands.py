@@ -305,3 +305,23 @@ def test_the_description_of_bands_is_checked(five_bands):
     for change in ({"rgb_bands": [1, 2, 6]}, {"rgb_bands": [1]}, {"bands": [{"name": "a"}]}):
         with pytest.raises(UserError, match="bands"):
             records.DatasetInfo.from_json(json.dumps(fields | change))
+
+
+def test_a_volume_whose_label_has_pages_too_is_to_be_split(tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        pages = [PIL.Image.fromarray(page) for page in np.moveaxis(values(3, np.uint8), -1, 0)]
+        pages[0].save(tmp_path / name / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match="a.tif has several pages: split it into a file per page"):
+        find(tmp_path)
+
+
+def test_without_rasterio_a_tiff_of_bands_says_what_to_install(tmp_path, without_package):
+    without_package("rasterio")
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    PIL.Image.fromarray(values(1, np.uint8)[..., 0] % 2).save(tmp_path / "labels" / "a.png")
+    cv2.imwrite(str(tmp_path / "images" / "a.tif"), values(3))
+    assert not band_files.has_bands(tmp_path / "images" / "a.tif")
+    with pytest.raises(UserError, match=r"needs the package rasterio.*deeplab_tf\[geo\]"):
+        find(tmp_path, bands=BandOptions(numbers=(1, 2)))
