@@ -9,6 +9,7 @@ import deeplab_tf
 from deeplab_tf.errors import UserError
 from deeplab_tf.layers import official_name
 from deeplab_tf.weights import checkpoint_paths
+from deeplab_tf.weights import tf1_checkpoint
 from deeplab_tf.weights.checkpoint_values import CheckpointValues
 from deeplab_tf.weights.tf1_checkpoint import is_of_backbone
 from deeplab_tf.weights.tf1_checkpoint import load_tf1_checkpoint
@@ -261,3 +262,26 @@ def test_the_released_imagenet_weights_fill_the_backbone(shared):
     report = load_tf1_checkpoint(deeplab_tf.build_backbone("mobilenet_v2"), path)
     assert report.skipped == []
     assert {name.split("/")[1] for name in report.unused} == {"Conv_1", "Logits"}
+
+
+@pytest.mark.parametrize(
+    "in_channels, rgb_bands, taken",
+    [
+        (5, (), (0, 1, 2, None, None)),
+        (5, (3, 2, 1), (2, 1, 0, None, None)),
+        (4, (4, 1, 2), (1, 2, None, 0)),
+        (2, (), (None, None)),
+    ],
+)
+def test_bands_take_the_weights_of_their_colours_and_others_the_mean(in_channels, rgb_bands, taken):
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 2)).astype(np.float32)
+    spread = tf1_checkpoint.spread_over_channels(kernel, in_channels, rgb_bands)
+    mean = kernel.mean(axis=2)
+    expected = [mean if color is None else kernel[:, :, color] for color in taken]
+    np.testing.assert_allclose(spread, np.stack(expected, axis=2) * 3 / in_channels, rtol=1e-6)
+
+
+def test_bands_that_are_several_colours_take_their_mean():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 2)).astype(np.float32)
+    spread = tf1_checkpoint.spread_over_channels(kernel, 4, (2, 2, 4))
+    np.testing.assert_allclose(spread[:, :, 1], kernel[:, :, :2].mean(axis=2) * 0.75, rtol=1e-6)
