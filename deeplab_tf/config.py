@@ -642,7 +642,8 @@ class TrainConfig(Config):
     batch_statistics_images: int = setting(
         32,
         "Training images on which the statistics of batch norm are measured before each "
-        "validation, at the size that evaluation sees; 0 keeps the moving statistics.",
+        "validation, at the size that evaluation sees; fewer if they are large. 0 keeps the moving "
+        "statistics.",
         at_least=0,
         unit="images",
     )

@@ -213,7 +213,9 @@ def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_scale(tiny_record
 
 def test_the_run_dir_has_what_eval_and_tensorboard_need(tiny_run_dir, tiny_records):
     run = run_dirs.read(tiny_run_dir)
-    assert run.model_config == dataclasses.replace(TINY_MODEL, num_classes=7, output_stride=16)
+    assert run.model_config == dataclasses.replace(
+        TINY_MODEL, num_classes=7, in_channels=3, output_stride=16
+    )
     assert run.dataset == tiny_records.info
     tags = set()
     for name in os.listdir(os.path.join(tiny_run_dir, "tensorboard")):

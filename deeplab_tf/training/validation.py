@@ -29,6 +29,7 @@ from deeplab_tf.training.training_state import TrainingState
 
 _NUM_PANELS = 4
 _BATCH_SIZE = 8  # of one image alone, the features of image pooling would have no variance
+_ENOUGH_PIXELS = 32 * 513**2  # for batch statistics, from this many images of a batch on
 _MAX_RECORDS_READ = 2000  # to choose images for batch statistics from
 
 
@@ -134,10 +135,14 @@ def _whole_images(run: run_dirs.Run, source: records.Records, step: int) -> Iter
     numbers = np.sort(generator.choice(num_records, count, replace=False)).tolist()
     fitter = fitting.image_fitter(run.model_config, run.data_config)
     examples = input_pipeline.evaluation_examples(source, split, numbers=numbers)
+    images, num_pixels = [], 0
     with readable_errors():
-        images = [
-            fitter.fit(example["image"][tf.newaxis])[0][0] for example in examples.take(count)
-        ]
+        for example in examples.take(count):
+            image = fitter.fit(example["image"][tf.newaxis])[0][0]
+            images.append(image)
+            num_pixels += image.shape[0] * image.shape[1]
+            if len(images) >= _BATCH_SIZE and num_pixels >= _ENOUGH_PIXELS:
+                break
     # Images of similar sizes share a batch, so that little is padded.
     images.sort(key=lambda image: tuple(image.shape[:2]))
     for first in range(0, len(images), _BATCH_SIZE):

@@ -121,7 +121,10 @@ def test_the_card_says_what_a_stranger_has_to_know(folder, evaluated_run):
     assert (card.data.library_name, card.data.pipeline_tag) == ("keras", "image-segmentation")
     values = {result.metric_name: result for result in card.data.eval_results}
     assert values["mIoU"].metric_value == figures["miou"]
-    assert (values["mIoU"].dataset_name, values["mIoU"].dataset_split) == ("folder", "val")
+    assert (values["mIoU"].dataset_name, values["mIoU"].dataset_split) == (
+        run_dirs.read(evaluated_run).dataset.name,
+        "val",
+    )
     for class_id, name in enumerate(drawing.CLASS_NAMES):
         assert f"| {class_id} | {name} | #" in card.text
     assert f"mIoU **{figures['miou']:.4f}**" in card.text
