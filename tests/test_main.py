@@ -101,7 +101,7 @@ def test_the_flags_of_the_first_steps_are_right(line):
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
-    command = ["make", *arguments]
+    command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
 
 

@@ -78,7 +78,9 @@ def choose(
     facts = _Facts(sources, configs, num_replicas)
     lines = []
     for config, name, rule in _RULES:
-        if getattr(getattr(configs, config), name) is None:
+        # A run that was started without this flag has the original's decay.
+        is_open = is_new or name != "batch_norm_decay"
+        if is_open and getattr(getattr(configs, config), name) is None:
             choice = rule(configs, facts)
             configs = _replace(configs, config, **_values(name, choice))
             if choice.reason:

@@ -1,12 +1,14 @@
 """The settings that a training chooses itself."""
 
 import dataclasses
+import shutil
 
 import pytest
 
 from conftest import TINY_MODEL
 from deeplab_tf import command_line
 from deeplab_tf import config
+from deeplab_tf.data import records
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.training import automatic
@@ -115,6 +117,18 @@ def test_a_run_keeps_what_it_chose_when_it_resumes(tiny_records, tiny_run_dir):
     longer = choose(tiny_records, tiny_run_dir, **given, **changes)
     assert longer.train == dataclasses.replace(before.train_config, **changes)
     assert choose(tiny_records, tiny_run_dir, epochs=2).train.training_number_of_steps == 8
+
+
+def test_an_older_run_without_a_decay_keeps_that_of_the_original(tiny_run_dir, tmp_path):
+    older = tmp_path / "older"
+    shutil.copytree(tiny_run_dir, older)
+    flags = (older / "flags.txt").read_text()
+    (older / "flags.txt").write_text(
+        "".join(line for line in flags.splitlines(True) if "batch_norm_decay" not in line)
+    )
+    source = records.find_records(run_dirs.read(str(older)).data_config.data_dir)
+    model = dataclasses.replace(TINY_MODEL, batch_norm_decay=None)
+    assert choose(source, older, model=model).model.batch_norm_decay is None
 
 
 def test_auto_on_the_command_line_is_as_if_nothing_were_given():
