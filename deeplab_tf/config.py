@@ -656,11 +656,11 @@ class TrainConfig(Config):
         1.0, "Weight of the cross-entropy in the loss.", at_least=0
     )
     class_weights: tuple[float, ...] = setting(
-        None,
-        "Weight of each class, in the order of the classes, in cross-entropy and focal loss; "
-        "empty for 1.",
+        (),
+        "Weight of each class, in the order of the classes, in cross-entropy and focal loss; auto "
+        "for the square roots of the median-frequency weights.",
         is_automatic=True,
-        default_help="the square roots of the median-frequency weights",
+        default_help="1 for all",
         at_least=0,
         example="0.5,1,2",
     )

@@ -85,7 +85,7 @@ def choose(
             configs = _replace(configs, config, **_values(name, choice))
             if choice.reason:
                 text = f"--{name}={_to_text(choice.value)}"
-                lines.append(f"  {text:<36}{choice.reason}")
+                lines.append(f"  {text:<36}  {choice.reason}")
     return configs, ["settings that were chosen:", *lines] if is_new and lines else []
 
 

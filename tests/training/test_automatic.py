@@ -29,7 +29,9 @@ def choose(source, folder, *, model=TINY_MODEL, data=None, **train) -> automatic
 def test_every_setting_that_is_not_given_gets_a_value_with_a_reason(tiny_records, tmp_path):
     model = dataclasses.replace(TINY_MODEL, batch_norm_decay=None)
     given = automatic.Configs(
-        model, config.DataConfig(data_dir=tiny_records.folder), config.TrainConfig()
+        model,
+        config.DataConfig(data_dir=tiny_records.folder),
+        config.TrainConfig(class_weights=None),
     )
     configs, lines = automatic.choose(given, [tiny_records], 1, str(tmp_path))
     assert configs.data.train_crop_size == (129, 161)  # images of 160x120
@@ -135,7 +137,7 @@ def test_auto_on_the_command_line_is_as_if_nothing_were_given():
     (given,) = command_line.parse(
         ["--class_weights=auto", "--train_batch_size=auto"], config.TrainConfig
     )
-    assert given == config.TrainConfig()
+    assert given == config.TrainConfig(class_weights=None)
 
 
 def test_a_run_that_ends_early_stays_ended(tiny_records, tmp_path, capsys):
