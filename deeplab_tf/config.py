@@ -495,7 +495,8 @@ class DataConfig(Config):
         crop = self.train_crop_size
         _check(
             not (self.quarter_turns and crop) or crop[0] == crop[1],
-            f"--quarter_turns needs square crops, but --train_crop_size={self.train_crop_size}: "
+            f"--quarter_turns needs square crops, but --train_crop_size="
+            f"{','.join(map(str, crop or ()))}: "
             "give two equal sides.",
         )
 

@@ -175,7 +175,7 @@ def _crop_size(configs: Configs, facts: _Facts) -> Choice:
 
 
 def _batch_size(configs: Configs, facts: _Facts) -> Choice:
-    accumulated = configs.train.gradient_accumulation_steps
+    parts = facts.num_replicas * configs.train.gradient_accumulation_steps
     per_device, reason = _BATCH_SIZES[facts.device], f"per {facts.device}"
     if facts.device == "cpu":
         available = _MEMORY_SHARE * psutil.virtual_memory().available
@@ -184,7 +184,7 @@ def _batch_size(configs: Configs, facts: _Facts) -> Choice:
         needed = _bytes_of_a_step(configs, facts, per_device)
         reason = f"takes about {needed / 2**30:.1f} GiB"
     size = per_device * facts.num_replicas
-    return Choice(accumulated * math.ceil(size / accumulated), reason)
+    return Choice(parts * math.ceil(size / parts), reason)
 
 
 def _bytes_of_a_step(configs: Configs, facts: _Facts, batch_size: int) -> int:
@@ -211,11 +211,11 @@ def _num_steps(configs: Configs, facts: _Facts) -> Choice:
 
 
 def _batch_norm_decay(configs: Configs, facts: _Facts) -> Choice:
-    """The original's, unless the run is too short for it."""
-    original = min((norm.momentum for norm in layers.batch_norms(facts.model)), default=None)
-    of_steps = round(1 - 6 / max(12, configs.train.training_number_of_steps or 0), 4)
-    if original is None or of_steps >= original:
-        return Choice(original, "")
+    """The original's, which may differ between layers, unless the run is too short for it."""
+    original = max((norm.momentum for norm in layers.batch_norms(facts.model)), default=0.0)
+    of_steps = round(1 - 6 / max(12, configs.train.training_number_of_steps), 4)
+    if of_steps >= original:
+        return Choice(None, "")
     return Choice(of_steps, f"1 - 6 / steps; the original's {original:g} is for longer runs")
 
 

@@ -23,6 +23,7 @@ from deeplab_tf.drawing import confusion
 from deeplab_tf.drawing import palettes
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import run_files
+from deeplab_tf.training import learning_signs
 from deeplab_tf.training import log_files
 from deeplab_tf.training.progress import Progress
 from deeplab_tf.training.timing import Stopwatch
@@ -129,7 +130,7 @@ class TrainingLog:
             signs: Sentences about what the model has not learned; from the middle of the run on
                 they are shown.
         """
-        is_constant = np.count_nonzero(result["confusion_matrix"].sum(0)) < 2
+        is_constant = learning_signs.only_prediction(result["confusion_matrix"], self._class_names)
         remark = result.get("note") or ("best so far" if is_best and not is_constant else "")
         self._progress.print(
             f"validation at step {step}: miou {result['miou']:.4f}  pixel_accuracy "

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from conftest import REPOSITORY
 from conftest import TINY_MODEL
 from deeplab_tf import command_line
 from deeplab_tf import config
@@ -83,7 +84,36 @@ def test_the_decay_of_long_runs_is_the_originals(tiny_records, tmp_path):
         ).model.batch_norm_decay
         for steps in (60, 600, 30000)
     ]
-    assert decays == [0.9, 0.99, 0.997]
+    assert decays == [0.9, 0.99, None]
+
+
+@pytest.mark.parametrize("replicas, parts", [(1, 3), (2, 3), (2, 1)])
+def test_every_device_gets_an_equal_part_of_the_batch(tiny_records, tmp_path, replicas, parts):
+    given = automatic.Configs(
+        TINY_MODEL,
+        config.DataConfig(data_dir=tiny_records.folder),
+        config.TrainConfig(gradient_accumulation_steps=parts),
+    )
+    configs, _ = automatic.choose(given, [tiny_records], replicas, str(tmp_path))
+    assert configs.train.train_batch_size % (replicas * parts) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["cityscapes_v3_mobilenet_v2", "voc2012_v2_resnet_v1_101", "voc2012_v2_vgg_16"]
+)
+def test_the_recipes_of_papers_keep_the_decays_of_their_networks(tiny_records, tmp_path, name):
+    lines = (REPOSITORY / "configs" / f"{name}.flagfile").read_text().splitlines()
+    model, _, train = command_line.parse(
+        [line for line in lines if line.startswith("--")],
+        config.ModelConfig,
+        config.DataConfig,
+        config.TrainConfig,
+    )
+    data = config.DataConfig(data_dir=tiny_records.folder, train_crop_size=(65, 65))
+    chosen, _ = automatic.choose(
+        automatic.Configs(model, data, train), [tiny_records], 1, str(tmp_path)
+    )
+    assert chosen.model == model
 
 
 def test_a_batch_that_does_not_fit_into_the_memory_is_halved(tiny_records, tmp_path, monkeypatch):
