@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 DEMO := demo
 PHOTO_WEIGHTS := mobilenetv2_dm05_coco_voc_trainaug
 
-.PHONY: demo demo-photos photos-given test check format clean
+.PHONY: demo demo-photos photos-given test check format docs clean
 
 demo: $(VENV)/installed
 	$(RUN) -m deeplab_tf.datasets.build --dataset=shapes --data_dir=$(DEMO)/records
@@ -45,6 +45,10 @@ format: $(VENV)/installed-for-tests
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+docs: $(VENV)/installed-for-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+	@echo "To read the site, with search: python3 -m http.server --directory build/site"
+
 $(RUN):
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
@@ -55,6 +59,10 @@ $(VENV)/installed: setup.py pyproject.toml | $(RUN)
 
 $(VENV)/installed-for-tests: setup.py pyproject.toml | $(RUN)
 	$(RUN) -m pip install '.[test,lint]'
+	touch $@
+
+$(VENV)/installed-for-docs: setup.py pyproject.toml | $(RUN)
+	$(RUN) -m pip install '.[docs]'
 	touch $@
 
 clean:

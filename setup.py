@@ -72,8 +72,16 @@ EXTRAS = {
     "jax": ["jax"],  # the network on Keras' other backend
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
+# The site of docs/. `docs/site` holds its settings.
+EXTRAS["docs"] = [
+    "mkdocs-material>=9.7,<10",
+    "mkdocstrings[python]>=1,<2",  # the reference, from docstrings
+    "latex2mathml",  # formulas without scripts
+    "jupytext",  # notebooks, from the scripts in examples/
+]
 EXTRAS["test"] = [
     *EXTRAS["all"],
+    *EXTRAS["docs"],
     "hypothesis",
     "pytest",
     "pytest-xdist",  # two files at a time

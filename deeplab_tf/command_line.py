@@ -433,8 +433,8 @@ def _help(config_classes: Sequence[type[settings.Config]]) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _describe(setting: settings.Setting) -> str:
-    """Returns the lines of `--help` about one flag."""
+def describe_values(setting: settings.Setting) -> str:
+    """Returns what values a flag takes: unit, limits or choices, and the default."""
     limits = setting.describe_limits().replace(" ", _NO_BREAK)
     facts = [setting.describe_choices() if setting.choices else limits]
     if setting.unit and not setting.choices:
@@ -445,8 +445,13 @@ def _describe(setting: settings.Setting) -> str:
         facts.append(f"default:{_NO_BREAK}{setting.to_text(setting.default)}")
     elif setting.default_help:
         facts.append(f"default: {setting.default_help}")
-    listed = "; ".join(filter(None, facts))
-    return _describe_text(setting.name, f"{setting.help} [{listed}]" if listed else setting.help)
+    return "; ".join(filter(None, facts))
+
+
+def _describe(setting: settings.Setting) -> str:
+    """Returns the lines of `--help` about one flag."""
+    values = describe_values(setting)
+    return _describe_text(setting.name, f"{setting.help} [{values}]" if values else setting.help)
 
 
 def _describe_text(name: str, text: str) -> str:

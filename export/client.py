@@ -391,7 +391,7 @@ def read_palette(path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, in
         raise UserError(
             f"{where} is of an export for images of {len(described)} bands, and this client sends "
             "RGB images. Use deeplab_tf.predict with --model=EXPORT, or send the images yourself, "
-            "as export/README.md says."
+            "as docs/guides/tf_serving.md says."
         )
     found = fields.items("colors", _MAX_CLASSES)
     colors = tuple(color for color in map(_rgb, found) if color)
