@@ -53,7 +53,7 @@ if typing.TYPE_CHECKING:  # for editors and type checkers, which do not follow `
     from deeplab_tf.runs.saved_models import load_model
     from deeplab_tf.weights.tf1_checkpoint import load_tf1_checkpoint
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "DeepLabV1",
     "DeepLabV2",

@@ -1,10 +1,12 @@
 """Prints the parts of a model and what they cost.
 
     python -m deeplab_tf.describe --flagfile=configs/X.flagfile [--layers]
+    python -m deeplab_tf.describe --environment [--flagfile=RUN/flags.txt]
 
-Lists shapes, parameters, multiply-adds and receptive fields, part by part, for one image of
---train_crop_size (513,513 if it is not given), and the memory of a training step with
---train_batch_size of them (8 if it is not given).
+The first form lists shapes, parameters, multiply-adds and receptive fields, part by part, for one
+image of --train_crop_size (513,513 if it is not given), and the memory of a training step with
+--train_batch_size of them (8 if it is not given). The second form prints what a report about a
+fault needs: versions, devices, environment variables, and the flags given.
 """
 
 import dataclasses
@@ -21,6 +23,9 @@ _NUM_CLASSES = 21  # PASCAL VOC's
 _BATCH_SIZE = 8  # images
 
 describe = command_line.lazy_function("deeplab_tf.models.description", "describe")
+describe_environment = command_line.lazy_function(
+    "deeplab_tf.runs.environment", "describe_environment"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,12 @@ class Arguments(config.Config):
 
     layers: bool = setting(
         False, "Whether to list every layer instead of the parts of the model.", is_common=True
+    )
+    environment: bool = setting(
+        False,
+        "Whether to print versions, devices, environment variables and the flags given, for a "
+        "report about a fault, instead of a model.",
+        is_common=True,
     )
 
 
@@ -41,6 +52,9 @@ def main(
     from deeplab_tf import models
     from deeplab_tf.runs import run_dir
 
+    if arguments.environment:
+        print(describe_environment(model_config, data_config, train_config))
+        return
     if model_config.num_classes is None:
         print(f"--num_classes is not given; describing a model of {_NUM_CLASSES} classes.\n")
         model_config = dataclasses.replace(model_config, num_classes=_NUM_CLASSES)
