@@ -857,9 +857,12 @@ class EvalConfig(Config):
     add_flipped_images: bool = setting(
         False, "Whether probabilities are averaged over the mirrored image too.", is_common=True
     )
-    window_size: tuple[int, ...] = setting(
-        (),
-        "Height,width of windows for images that do not fit into memory; empty for whole images.",
+    window_size: tuple[int, ...] | None = setting(
+        None,
+        "Height,width of the windows that images are seen in; empty for whole images.",
+        is_automatic=True,
+        default_help="whole images, but windows as large as the training crops for images of more "
+        "than 2097152 pixels in runs that do not resize images",
         at_least=1,
         length=2,
         unit="pixels",
@@ -1003,5 +1006,6 @@ def _check(holds: object, problem: str) -> None:
 NO_MODEL_SETTINGS = ModelConfig()
 NO_DATA_SETTINGS = DataConfig()
 NO_CRF = CrfConfig()
-WHOLE_IMAGES = EvalConfig()
+ONE_VIEW = EvalConfig()
+ORIGINAL_CROP_SIZE = (513, 513)  # pixels; the original's on PASCAL VOC
 LABELS_AND_OVERLAYS = PredictConfig()

@@ -50,7 +50,6 @@ def main(
     train_config: TrainConfig,
 ) -> None:
     from deeplab_tf import models
-    from deeplab_tf.runs import run_dir
 
     if arguments.environment:
         print(describe_environment(model_config, data_config, train_config))
@@ -59,7 +58,7 @@ def main(
         print(f"--num_classes is not given; describing a model of {_NUM_CLASSES} classes.\n")
         model_config = dataclasses.replace(model_config, num_classes=_NUM_CLASSES)
     model = models.build_model(**dataclasses.asdict(model_config))
-    crop = data_config.train_crop_size or run_dir.ORIGINAL_CROP_SIZE
+    crop = data_config.train_crop_size or config.ORIGINAL_CROP_SIZE
     description = describe(model, crop, train_config.train_batch_size or _BATCH_SIZE)
     print(description.to_text(list_layers=arguments.layers))
 

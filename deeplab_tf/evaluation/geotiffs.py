@@ -11,9 +11,6 @@ from deeplab_tf.data import bands
 from deeplab_tf.data import records
 from deeplab_tf.drawing import geotiffs
 
-# Larger images are labelled in windows, if nothing else is asked for.
-MAX_WHOLE_PIXELS = 2**21
-
 
 class WindowedImage:
     """An image file as an array uint8 [H, W, channels] that is read where it is indexed.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from deeplab_tf.config import NO_CRF
-from deeplab_tf.config import WHOLE_IMAGES
+from deeplab_tf.config import ONE_VIEW
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.errors import UserError
@@ -30,7 +30,7 @@ class Inference:
 
     checkpoint: str = "best"
     model: str = ""
-    eval_config: EvalConfig = WHOLE_IMAGES
+    eval_config: EvalConfig = ONE_VIEW
     crf_config: CrfConfig = NO_CRF
 
     def describe(self, run: run_dirs.Run) -> dict:
@@ -69,9 +69,8 @@ class Inference:
             run: The run.
 
         Returns:
-            The function of `prediction.label_rows_function`, in windows as large as the training
-            crops if no size is given. None for what needs all of an image: an artefact, a CRF, or a
-            run on resized images.
+            The function of `prediction.label_rows_function`. None for what needs all of an image:
+            an artefact, a CRF, or a run on resized images.
 
         Raises:
             UserError: There is no such checkpoint, or it cannot do what is asked for.
@@ -79,10 +78,10 @@ class Inference:
         is_resized = run.data_config.min_resize_value is not None
         if self.model or self.crf_config.crf or is_resized:
             return None
-        window_size = self.eval_config.window_size or run.data_config.train_crop_size
-        eval_config = dataclasses.replace(self.eval_config, window_size=window_size)
         model = run_dirs.load_model(run, self.checkpoint)
-        return prediction.label_rows_function(model, run.model_config, run.data_config, eval_config)
+        return prediction.label_rows_function(
+            model, run.model_config, run.data_config, self.eval_config
+        )
 
     def probability_function(self, run: run_dirs.Run) -> Callable[[np.ndarray], np.ndarray]:
         """Loads the network of a run as a function from one image to its probabilities.

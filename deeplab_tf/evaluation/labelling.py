@@ -24,6 +24,7 @@ from deeplab_tf.drawing import video
 from deeplab_tf.drawing.geotiffs import OVERLAY_SIDE
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import geotiffs
+from deeplab_tf.evaluation import views
 from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
 from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.runs import run_dir as run_dirs
@@ -164,8 +165,9 @@ class _Labeller:
     def _label_geotiff(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
         config = self._config
         with contextlib.closing(band_files.RasterFile(pathlib.Path(path))) as file:
-            is_large = file.size[0] * file.size[1] > geotiffs.MAX_WHOLE_PIXELS
-            in_windows = is_large or self._inference.eval_config.window_size
+            in_windows = views.is_windowed(
+                self._inference.eval_config, self._run.data_config, file.size
+            )
             is_rgb = file.dtype == np.uint8 and not file.is_color_coded
             is_readable = self._dataset.bands or is_rgb
             needs_all = config.save_confidence or config.save_probabilities or config.label_ids
@@ -198,7 +200,7 @@ class _Labeller:
         try:
             yield
         except image_files.ImageSizeError as error:
-            if self._inference.eval_config.window_size:
+            if self._max_pixels > image_files.MAX_PIXELS:
                 raise
             raise image_files.ImageSizeError(
                 f"{error} With --window_size=513,513, larger images are labelled in bounded memory."

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import crf
-from deeplab_tf.config import WHOLE_IMAGES
+from deeplab_tf.config import ONE_VIEW
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
@@ -47,7 +47,7 @@ def label_function(
     model_config: ModelConfig,
     data_config: DataConfig,
     *,
-    eval_config: EvalConfig = WHOLE_IMAGES,
+    eval_config: EvalConfig = ONE_VIEW,
     crf_parameters: dict | None = None,
     displayed: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> Callable[[np.ndarray], np.ndarray]:
@@ -55,12 +55,13 @@ def label_function(
 
     It is traced once for all sizes. With a single view of the whole image and no CRF, the graph
     includes the argmax, so that the large logits never leave it. With windows and no CRF, the
-    probabilities of a band of the image are held at once, not those of all of it.
+    probabilities of a band of the image are held at once, not those of all of it. Whether an image
+    is seen in windows follows from `views.is_windowed`; the first one is told on the screen.
 
     Args:
         model: A model of `deeplab_tf.build_model`.
         model_config: See `predict_logits`; another output stride needs all of it.
-        data_config: See `predict_logits`.
+        data_config: See `predict_logits`; its `train_crop_size` is the default size of windows.
         eval_config: Scales, mirror images, windows and output stride, see `probability_function`.
         crf_parameters: Arguments of `dense_crf`; None for no CRF.
         displayed: Returns an image as RGB for the CRF, uint8 [H, W, 3].
@@ -72,21 +73,58 @@ def label_function(
         UserError: The model cannot have this output stride; or, when the function is called, the
             CRF cannot have these parameters.
     """
-    if crf_parameters is None and eval_config.window_size:
-        model, model_config = _at_eval_output_stride(model, model_config, eval_config)
-        return _labels_over_windows(model, model_config, data_config, eval_config)
-    if crf_parameters is not None or not views.is_one_whole_view(eval_config):
-        probabilities_of = probability_function(
-            model,
-            model_config,
-            data_config,
-            eval_config=eval_config,
-            crf_parameters=crf_parameters,
-            displayed=displayed,
+    if crf_parameters is not None:
+        return _most_probable(
+            probability_function(
+                model,
+                model_config,
+                data_config,
+                eval_config=eval_config,
+                crf_parameters=crf_parameters,
+                displayed=displayed,
+            )
         )
-        return lambda image: np.argmax(probabilities_of(image), axis=-1).astype(np.int32)
-    model, model_config = _at_eval_output_stride(model, model_config, eval_config)
+    settings = (*_at_eval_output_stride(model, model_config, eval_config), data_config, eval_config)
+    if views.is_one_view(eval_config):
+        of_whole_image = _labels_of_one_view(*settings)
+    else:
+        of_whole_image = _most_probable(_over_whole_image(*settings))
+    return _where_windowed(
+        _labels_over_windows(*settings), of_whole_image, data_config, eval_config
+    )
 
+
+def _most_probable(
+    probabilities_of: Callable[[np.ndarray], np.ndarray],
+) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda image: np.argmax(probabilities_of(image), axis=-1).astype(np.int32)
+
+
+def _where_windowed(
+    in_windows: Callable[[np.ndarray], np.ndarray],
+    as_a_whole: Callable[[np.ndarray], np.ndarray],
+    data_config: DataConfig,
+    eval_config: EvalConfig,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Chooses between two functions by the size of an image, and says when the choice is new."""
+    is_said = eval_config.window_size is not None  # what was asked for needs no word
+
+    def choose(image):
+        nonlocal is_said
+        if not views.is_windowed(eval_config, data_config, image.shape):
+            return as_a_whole(image)
+        if not is_said:
+            is_said = True
+            print(views.describe_windows(eval_config, data_config), flush=True)
+        return in_windows(image)
+
+    return choose
+
+
+def _labels_of_one_view(
+    model: keras.Model, model_config: ModelConfig, data_config: DataConfig, _: EvalConfig
+) -> Callable[[np.ndarray], np.ndarray]:
+    """`label_function` with a single view of the whole image and no CRF."""
     spec = tf.TensorSpec([1, None, None, model_config.in_channels or 3], tf.uint8)
 
     @tf.function(input_signature=[spec], autograph=False)
@@ -102,7 +140,7 @@ def probability_function(
     model_config: ModelConfig,
     data_config: DataConfig,
     *,
-    eval_config: EvalConfig = WHOLE_IMAGES,
+    eval_config: EvalConfig = ONE_VIEW,
     crf_parameters: dict | None = None,
     displayed: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> Callable[[np.ndarray], np.ndarray]:
@@ -133,22 +171,28 @@ def probability_function(
     Reference: `predict_labels_multi_scale` of the original's `model.py`; DeepLab v3,
     arXiv:1706.05587, section 4.1.
     """
-    model, model_config = _at_eval_output_stride(model, model_config, eval_config)
-    if eval_config.window_size:
-        probabilities_of = _over_windows(model, model_config, data_config, eval_config)
-    else:
-        fitter = image_fitter(model_config, data_config)
-        mean_of = views.mean_over_scales(model, fitter, eval_config)
-        probabilities_of = lambda image: mean_of(tf.cast(image, tf.float32)).numpy()
+    settings = (*_at_eval_output_stride(model, model_config, eval_config), data_config, eval_config)
+    probabilities_of = _where_windowed(
+        _over_windows(*settings), _over_whole_image(*settings), data_config, eval_config
+    )
     if crf_parameters is None:
         return probabilities_of
     return lambda image: crf.dense_crf(displayed(image), probabilities_of(image), **crf_parameters)
+
+
+def _over_whole_image(
+    model: keras.Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
+) -> Callable[[np.ndarray], np.ndarray]:
+    """`probability_function` with views of the whole image and no CRF."""
+    mean_of = views.mean_over_scales(model, image_fitter(model_config, data_config), eval_config)
+    return lambda image: mean_of(tf.cast(image, tf.float32)).numpy()
 
 
 def _over_windows(
     model: keras.Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
 ) -> Callable[[np.ndarray], np.ndarray]:
     """`probability_function` with windows, which slide over the image as the network sees it."""
+    eval_config = views.with_windows(eval_config, data_config)
     fitter = image_fitter(model_config, data_config)
     of_image = dataclasses.replace(fitter, output_stride=None)
     of_window = dataclasses.replace(fitter, resize_range=None)
@@ -177,9 +221,8 @@ def _labels_over_windows(
     """`label_function` with windows and no CRF."""
     fitter = image_fitter(model_config, data_config)
     if fitter.resize_range is not None:  # probabilities, never labels, are resized back
-        probabilities_of = _over_windows(model, model_config, data_config, eval_config)
-        return lambda image: np.argmax(probabilities_of(image), axis=-1).astype(np.int32)
-    rows_of = _label_rows(model, fitter, eval_config)
+        return _most_probable(_over_windows(model, model_config, data_config, eval_config))
+    rows_of = _label_rows(model, fitter, views.with_windows(eval_config, data_config))
 
     def label_of(image):
         label = np.empty(image.shape[:2], np.int32)
@@ -198,7 +241,8 @@ def label_rows_function(
     Args:
         model: A model of `deeplab_tf.build_model`.
         model_config: See `predict_logits`.
-        data_config: See `predict_logits`; images must not be resized.
+        data_config: Its `train_crop_size` is the default size of windows; it must not resize
+            images.
         eval_config: Scales, mirror images, output stride, and windows.
 
     Returns:
@@ -207,6 +251,7 @@ def label_rows_function(
         their class ids, int32 [rows, W].
     """
     model, model_config = _at_eval_output_stride(model, model_config, eval_config)
+    eval_config = views.with_windows(eval_config, data_config)
     return _label_rows(model, image_fitter(model_config, data_config), eval_config)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -10,11 +11,15 @@ import tensorflow as tf
 
 from deeplab_tf import layers
 from deeplab_tf import models
+from deeplab_tf.config import ORIGINAL_CROP_SIZE
+from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.fitting import ImageFitter
+
+MAX_WHOLE_PIXELS = 2**21  # of images that are seen as a whole by default
 
 
 def at_output_stride(
@@ -64,9 +69,42 @@ def without_last_resize(model: keras.Model) -> tuple[keras.Model, float]:
     return model, side / (model.compute_output_shape(input_shape)[1] - 1)
 
 
-def is_one_whole_view(config: EvalConfig) -> bool:
-    """Whether each image passes through the network once, as a whole."""
-    return _is_one_view(config) and not config.window_size
+def is_one_view(config: EvalConfig) -> bool:
+    """Whether each image, or each window of it, passes through the network once."""
+    return tuple(config.eval_scales) == (1,) and not config.add_flipped_images
+
+
+def is_windowed(config: EvalConfig, data_config: DataConfig, size: Sequence[int]) -> bool:
+    """Whether an image is seen in windows: by default if it is large, as the run saw its images.
+
+    The features of a network depend on how much of an image it sees. One that was trained on crops
+    sees crops of images that are much larger, in predictions, evaluations and validations alike.
+
+    Args:
+        config: Its `window_size` counts.
+        data_config: Where it resizes images, these are seen as a whole, unless it is asked for
+            windows.
+        size: Height and width of the image, or its whole shape.
+    """
+    if config.window_size is not None:
+        return bool(config.window_size)
+    return data_config.min_resize_value is None and size[0] * size[1] > MAX_WHOLE_PIXELS
+
+
+def describe_windows(config: EvalConfig, data_config: DataConfig) -> str:
+    """Says which images are seen in windows by default, and how to change this."""
+    height, width = with_windows(config, data_config).window_size or ()
+    return (
+        f"Images of more than {MAX_WHOLE_PIXELS} pixels are seen in windows of {width}x{height} "
+        "pixels, the size of the training crops. --window_size sets another size, or with an empty "
+        "value whole images."
+    )
+
+
+def with_windows(config: EvalConfig, data_config: DataConfig) -> EvalConfig:
+    """Returns a config with a size for windows: by default that of the training crops."""
+    size = config.window_size or data_config.train_crop_size or ORIGINAL_CROP_SIZE
+    return dataclasses.replace(config, window_size=size)
 
 
 def mean_over_scales(
@@ -85,7 +123,7 @@ def mean_over_scales(
         A function of pixels 0..255, float32 [H, W, C], that returns float32 [H, W, num_classes].
         The network is traced once for all scales and sizes.
     """
-    if _is_one_view(eval_config):
+    if is_one_view(eval_config):
         whole_view = _whole_view(model, fitter)
         return lambda image: whole_view(image[tf.newaxis])[0]
     scaled_view = _scaled_view(model, fitter)
@@ -146,10 +184,6 @@ def mean_over_windows(
         for sums in (total, count):
             sums[: size[0] - num_done] = sums[num_done:]
             sums[size[0] - num_done :] = 0
-
-
-def _is_one_view(config: EvalConfig) -> bool:
-    return tuple(config.eval_scales) == (1,) and not config.add_flipped_images
 
 
 def _whole_view(model: keras.Model, fitter: ImageFitter) -> Callable[[tf.Tensor], tf.Tensor]:

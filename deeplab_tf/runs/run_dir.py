@@ -14,6 +14,7 @@ from deeplab_tf import crf
 from deeplab_tf import files
 from deeplab_tf import models
 from deeplab_tf import settings
+from deeplab_tf.config import ORIGINAL_CROP_SIZE
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
@@ -34,7 +35,6 @@ _SHAPING_FLAGS = (
     "mixed_precision",
     "frozen_scopes",
 )
-ORIGINAL_CROP_SIZE = (513, 513)  # pixels; the original's on PASCAL VOC
 _RESTORE = "Restore the file from a copy; a run on the same records has an equal one."
 
 

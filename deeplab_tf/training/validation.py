@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from deeplab_tf import layers
 from deeplab_tf import models
+from deeplab_tf.config import ONE_VIEW
+from deeplab_tf.config import DataConfig
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
 from deeplab_tf.data.damaged_records import readable_errors
@@ -19,6 +21,7 @@ from deeplab_tf.drawing import panels
 from deeplab_tf.evaluation import fitting
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import prediction
+from deeplab_tf.evaluation import views
 from deeplab_tf.evaluation.evaluate import evaluate
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
@@ -115,7 +118,7 @@ def _statistics_updater(
     statistics = batch_statistics.BatchStatistics(evaluated, [measured for measured, _ in norms])
 
     def update(step: int) -> None:
-        if norms and statistics.measure(_whole_images(run, source, step)):
+        if norms and statistics.measure(_images_as_evaluated(run, source, step)):
             for measured, trained in norms:
                 trained.moving_mean.assign(tf.convert_to_tensor(measured.moving_mean))
                 trained.moving_variance.assign(tf.convert_to_tensor(measured.moving_variance))
@@ -123,7 +126,9 @@ def _statistics_updater(
     return update
 
 
-def _whole_images(run: run_dirs.Run, source: records.Records, step: int) -> Iterator[tf.Tensor]:
+def _images_as_evaluated(
+    run: run_dirs.Run, source: records.Records, step: int
+) -> Iterator[tf.Tensor]:
     """Some training images as evaluation sees them; which ones follows from seed and step."""
     split = run.data_config.train_split
     # No record behind these is read, however many there are.
@@ -138,7 +143,8 @@ def _whole_images(run: run_dirs.Run, source: records.Records, step: int) -> Iter
     images, num_pixels = [], 0
     with readable_errors():
         for example in examples.take(count):
-            image = fitter.fit(example["image"][tf.newaxis])[0][0]
+            image = _as_evaluated(example["image"], run.data_config, generator)
+            image = fitter.fit(image[tf.newaxis])[0][0]
             images.append(image)
             num_pixels += image.shape[0] * image.shape[1]
             if len(images) >= _BATCH_SIZE and num_pixels >= _ENOUGH_PIXELS:
@@ -147,6 +153,20 @@ def _whole_images(run: run_dirs.Run, source: records.Records, step: int) -> Iter
     images.sort(key=lambda image: tuple(image.shape[:2]))
     for first in range(0, len(images), _BATCH_SIZE):
         yield _padded_batch(images[first : first + _BATCH_SIZE], fitter.pad_pixel)
+
+
+def _as_evaluated(
+    image: tf.Tensor, data_config: DataConfig, generator: np.random.Generator
+) -> tf.Tensor:
+    """Returns an image, [H, W, C], or a random window of it where evaluation has windows."""
+    if not views.is_windowed(ONE_VIEW, data_config, image.shape):
+        return image
+    size = views.with_windows(ONE_VIEW, data_config).window_size
+    rows, columns = (
+        slice(start := generator.integers(max(1, side - window + 1)), start + window)
+        for side, window in zip(image.shape, size)
+    )
+    return image[rows, columns]
 
 
 def _padded_batch(images: Sequence[tf.Tensor], pad_pixel: Sequence[float]) -> tf.Tensor:

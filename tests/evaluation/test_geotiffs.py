@@ -23,6 +23,7 @@ from deeplab_tf.drawing import geotiffs as label_geotiffs
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import geotiffs
 from deeplab_tf.evaluation import labelling
+from deeplab_tf.evaluation import views
 from deeplab_tf.evaluation.inference import Inference
 
 rasterio = pytest.importorskip("rasterio", reason="GeoTIFFs need the extra `geo`")
@@ -117,7 +118,7 @@ def test_the_windows_of_a_large_image_are_read_one_after_the_other(tmp_path):
 
 
 def test_larger_images_are_labelled_in_windows_by_themselves(run_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(geotiffs, "MAX_WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(views, "MAX_WHOLE_PIXELS", 1000)
     shapes = []
     getitem = geotiffs.WindowedImage.__getitem__
     monkeypatch.setattr(

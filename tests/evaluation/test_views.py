@@ -122,6 +122,33 @@ def test_a_window_as_large_as_the_image_is_the_whole_image(model, window_size):
     np.testing.assert_array_equal(probabilities(model, window_size=window_size), whole)
 
 
+def test_large_images_are_seen_in_windows_as_large_as_the_training_crops(
+    model, monkeypatch, capsys
+):
+    monkeypatch.setattr(views, "MAX_WHOLE_PIXELS", 70 * 85 - 1)
+    data_config = DataConfig(train_crop_size=(33, 49))
+    expected = probabilities(model, window_size=(33, 49))
+    got = probabilities(model, data_config=data_config)
+    np.testing.assert_array_equal(got, expected)
+    label_of = prediction.label_function(model, CONFIG, data_config)
+    capsys.readouterr()
+    for _ in range(2):
+        np.testing.assert_array_equal(label_of(IMAGE), expected.argmax(-1))
+    assert capsys.readouterr().out.count("windows of 49x33 pixels") == 1
+    whole = probabilities(model, window_size=())
+    assert not np.array_equal(whole, expected)
+    # An image that is not larger, a run that resizes, and an empty size: whole images.
+    np.testing.assert_array_equal(
+        probabilities(model, data_config=data_config, image=IMAGE[:69]),
+        probabilities(model, image=IMAGE[:69], window_size=()),
+    )
+    np.testing.assert_array_equal(
+        probabilities(model, data_config=data_config, window_size=()), whole
+    )
+    resized = dataclasses.replace(data_config, min_resize_value=70, max_resize_value=85)
+    np.testing.assert_array_equal(probabilities(model, data_config=resized), whole)
+
+
 def test_where_windows_overlap_their_probabilities_are_averaged(convolution):
     image = IMAGE[:30, :25]
     kernel = convolution.layers[-1].get_weights()[0]

@@ -4,12 +4,13 @@ SavedModels, `.keras` and `.tflite` files. What they return is checked, so that 
 or one of another run, ends in one message and not in a wrong figure.
 """
 
+import dataclasses
 import typing
 from collections.abc import Callable
 
 import numpy as np
 
-from deeplab_tf.config import WHOLE_IMAGES
+from deeplab_tf.config import ONE_VIEW
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
@@ -27,7 +28,7 @@ def load_artefact(
     model_config: ModelConfig,
     data_config: DataConfig,
     *,
-    eval_config: EvalConfig = WHOLE_IMAGES,
+    eval_config: EvalConfig = ONE_VIEW,
     crf_parameters: dict | None = None,
     displayed: Callable[[np.ndarray], np.ndarray] = lambda image: image,
     tell: Callable[[str], None] = print,
@@ -70,7 +71,7 @@ def load_artefact(
             displayed=displayed,
         )
         return answers.checked(label_of, path, num_classes)
-    if eval_config != WHOLE_IMAGES:
+    if dataclasses.replace(eval_config, window_size=eval_config.window_size or None) != ONE_VIEW:
         raise UserError(
             f"{path} has one inference mode, fixed when it was exported: leave out "
             "--eval_scales, --add_flipped_images, --window_size and --eval_output_stride, or use "
