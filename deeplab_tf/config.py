@@ -561,7 +561,13 @@ class TrainConfig(Config):
     seed: int = setting(0, "Random seed. The same seed repeats the run.")
 
     # Optimizer and learning rate.
-    optimizer: str = setting("momentum", "Optimizer.", choices=("momentum", "adamw"))
+    optimizer: str = setting(
+        None,
+        "Optimizer.",
+        is_automatic=True,
+        default_help="momentum, or adamw from random weights where no base_learning_rate is given",
+        choices=("momentum", "adamw"),
+    )
     momentum: float = setting(0.9, "Momentum of the momentum optimizer.", at_least=0, below=1)
     weight_decay: float = setting(
         4e-5,

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from deeplab_tf import layers
 from deeplab_tf import models
+from deeplab_tf.config import NO_WEIGHTS
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
@@ -114,7 +115,7 @@ def _with_values_of(run: run_dirs.Run, configs: Configs) -> Configs:
 def _to_text(value) -> str:
     if isinstance(value, tuple):
         return ",".join(map(_to_text, value))
-    return f"{value:g}"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 class _Facts:
@@ -219,11 +220,25 @@ def _batch_norm_decay(configs: Configs, facts: _Facts) -> Choice:
     return Choice(of_steps, f"1 - 6 / steps; the original's {original:g} is for longer runs")
 
 
+def _optimizer(configs: Configs, _: _Facts) -> Choice:
+    """The papers' momentum, which takes many thousand steps from random weights.
+
+    A learning rate that is given was found for an optimizer, most often the papers'.
+    """
+    if _starts_at_random(configs) and configs.train.base_learning_rate is None:
+        return Choice("adamw", "learns faster from random weights than momentum")
+    return Choice("momentum", "")
+
+
+def _starts_at_random(configs: Configs) -> bool:
+    return configs.train.tf_initial_checkpoint in ("", NO_WEIGHTS)
+
+
 def _learning_rate(configs: Configs, _: _Facts) -> Choice:
     rates = {"v1": 0.001, "v2": 0.004}
     rate = rates.get(configs.model.version, 0.03)
     if configs.train.optimizer == "adamw":
-        rate = 5e-4
+        rate = 1e-3 if _starts_at_random(configs) else 5e-4
     rate *= math.sqrt(configs.train.train_batch_size / 4)
     return Choice(
         float(f"{rate:.2g}"),
@@ -266,6 +281,7 @@ _RULES: tuple[tuple[str, str, Callable[[Configs, _Facts], Choice]], ...] = (
     ("train", "early_stopping_patience", _patience),  # before the number of steps is chosen
     ("train", "training_number_of_steps", _num_steps),
     ("model", "batch_norm_decay", _batch_norm_decay),
+    ("train", "optimizer", _optimizer),  # before the learning rate is chosen
     ("train", "base_learning_rate", _learning_rate),
     ("train", "warmup_steps", _warmup_steps),
     ("train", "moving_average_decay", _moving_average_decay),

@@ -6,6 +6,7 @@ from deeplab_tf import zoo
 from deeplab_tf.config import IMAGENET
 from deeplab_tf.config import NO_WEIGHTS
 from deeplab_tf.config import ModelConfig
+from deeplab_tf.config import TrainConfig
 from deeplab_tf.data import bands
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import distribution
@@ -17,31 +18,50 @@ from deeplab_tf.training.training_state import TrainingState
 _SECONDS_TO_REACH_A_SERVER = 3.0
 
 
+def choose(train_config: TrainConfig, model_config: ModelConfig, run_dir: str) -> TrainConfig:
+    """Replaces `IMAGENET` by the weights that a run starts from.
+
+    Args:
+        train_config: The training. With `IMAGENET`, the weights of the backbone are taken from the
+            cache or downloaded; without them, the weights are random, and the reason is printed.
+        model_config: The model.
+        run_dir: Folder of the run. If it holds one, its weights are taken in the place of
+            `IMAGENET`.
+
+    Returns:
+        The training, with the name or path of weights, or `NO_WEIGHTS`.
+    """
+    if train_config.tf_initial_checkpoint != IMAGENET:
+        return train_config
+    source = _recorded(run_dir) or _imagenet_weights(model_config)
+    return dataclasses.replace(train_config, tf_initial_checkpoint=source)
+
+
 def as_recorded(run: run_dirs.Run) -> run_dirs.Run:
-    """Returns a run with the weights that it was started from, if its folder records them."""
-    if not run_dirs.is_run_dir(run.folder):
-        return run
-    return _starting_from(
-        run, run_dirs.read(run.folder).train_config.tf_initial_checkpoint or NO_WEIGHTS
+    """Returns a run with the weights that it was started from, which its folder records."""
+    train_config = dataclasses.replace(
+        run.train_config, tf_initial_checkpoint=_recorded(run.folder)
     )
+    return dataclasses.replace(run, train_config=train_config)
 
 
-def fill(state: TrainingState, run: run_dirs.Run) -> run_dirs.Run:
+def _recorded(run_dir: str) -> str:
+    """Returns the weights that a run was started from; empty if there is no run."""
+    if not run_dirs.is_run_dir(run_dir):
+        return ""
+    return run_dirs.read(run_dir).train_config.tf_initial_checkpoint or NO_WEIGHTS
+
+
+def fill(state: TrainingState, run: run_dirs.Run) -> None:
     """Gives a new training its weights.
 
     Args:
         state: What is trained; its model gets the weights.
-        run: The run. With `IMAGENET`, the weights of the backbone are taken from the cache or
-            downloaded; without them, the random weights stay, and the reason is printed.
-
-    Returns:
-        The run, with the weights that were taken in the place of `IMAGENET`.
+        run: The run.
 
     Raises:
         UserError: There is no such checkpoint, or it does not fit.
     """
-    if run.train_config.tf_initial_checkpoint == IMAGENET:
-        run = _starting_from(run, _imagenet_weights(run.model_config))
     source = run.train_config.tf_initial_checkpoint
     if source and source != NO_WEIGHTS:
         report = weight_sources.fill(
@@ -52,7 +72,6 @@ def fill(state: TrainingState, run: run_dirs.Run) -> run_dirs.Run:
             rgb_bands=_rgb_bands(run),
         )
         print(report)
-    return run
 
 
 def _rgb_bands(run: run_dirs.Run) -> tuple[int, ...]:
@@ -61,11 +80,6 @@ def _rgb_bands(run: run_dirs.Run) -> tuple[int, ...]:
     if not given:
         return dataset.rgb_bands if dataset.num_channels != 3 else ()
     return bands.check_rgb_bands(given, dataset.num_channels, "rgb_bands")
-
-
-def _starting_from(run: run_dirs.Run, source: str) -> run_dirs.Run:
-    train_config = dataclasses.replace(run.train_config, tf_initial_checkpoint=source)
-    return dataclasses.replace(run, train_config=train_config)
 
 
 def _imagenet_weights(model_config: ModelConfig) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from deeplab_tf.config import IMAGENET
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
@@ -60,6 +59,7 @@ def train(
     sources = training_data.find_training_records(
         data_config, model_config.num_classes, model_config.in_channels
     )
+    train_config = initial_weights.choose(train_config, model_config, run_dir)
     configs, choices = automatic.choose(
         automatic.Configs(model_config, data_config, train_config),
         sources,
@@ -114,13 +114,11 @@ def _resume_or_initialize(
     Returns:
         The run, with the weights that it was or is started from.
     """
-    as_recorded = initial_weights.as_recorded(run)
     if saved.resume(run_dirs.changed_flags(run)):
         print(f"resumes from step {state.step} of {run.folder}")
-        return as_recorded
+        return initial_weights.as_recorded(run)
     _check_that_it_is_not_imported(run.folder)
-    is_default = run.train_config.tf_initial_checkpoint == IMAGENET
-    run = initial_weights.fill(state, as_recorded if is_default else run)
+    initial_weights.fill(state, run)
     if state.average:
         state.average.reset(checkpoints.averaged_variables(state.model))
     return run

@@ -58,7 +58,7 @@ def build(
         "momentum": lambda: MomentumSGD(learning_rate, config.momentum, decays, multipliers),
         "adamw": lambda: AdamW(learning_rate, decays, multipliers),
     }
-    optimizer = optimizers[config.optimizer]()
+    optimizer = optimizers[config.optimizer or "momentum"]()
     optimizer.build(variables)
     return optimizer
 

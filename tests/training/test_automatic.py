@@ -65,6 +65,23 @@ def test_a_setting_that_is_given_stays(tiny_records, tmp_path, given):
     assert getattr(choose(tiny_records, tmp_path, **given).train, name) == value
 
 
+@pytest.mark.parametrize(
+    "given, optimizer, rate",
+    [
+        ({"tf_initial_checkpoint": "none"}, "adamw", 0.001),
+        ({"tf_initial_checkpoint": "mobilenet_v2_imagenet"}, "momentum", 0.03),
+        ({"tf_initial_checkpoint": "none", "base_learning_rate": 0.01}, "momentum", 0.01),
+        ({"tf_initial_checkpoint": "none", "optimizer": "momentum"}, "momentum", 0.03),
+        ({"tf_initial_checkpoint": "mobilenet_v2_imagenet", "optimizer": "adamw"}, "adamw", 5e-4),
+    ],
+)
+def test_optimizer_and_learning_rate_follow_from_the_weights_to_start_from(
+    tiny_records, tmp_path, given, optimizer, rate
+):
+    chosen = choose(tiny_records, tmp_path, train_batch_size=4, **given).train
+    assert (chosen.optimizer, chosen.base_learning_rate) == (optimizer, rate)
+
+
 @pytest.mark.parametrize("epochs, steps", [(1, 4), (0.5, 2), (2.25, 9)])
 def test_epochs_say_how_many_steps(tiny_records, tmp_path, epochs, steps):
     chosen = choose(tiny_records, tmp_path, epochs=epochs, train_batch_size=2).train

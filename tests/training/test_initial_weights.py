@@ -70,10 +70,10 @@ def fill(run_dir="RUN", model_config=MODEL, **settings) -> tuple[str, keras.Mode
         str(run_dir),
         model_config,
         DataConfig(),
-        TrainConfig(**settings),
+        initial_weights.choose(TrainConfig(**settings), model_config, str(run_dir)),
         records.numbered_classes("numbered", 7),
     )
-    run = initial_weights.fill(types.SimpleNamespace(model=model), run)
+    initial_weights.fill(types.SimpleNamespace(model=model), run)
     return run.train_config.tf_initial_checkpoint, model
 
 
