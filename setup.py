@@ -34,8 +34,7 @@ LINKED = sub_packages("datasets") | sub_packages("export")
 # after the last one that the tests passed with: raise it after running them.
 REQUIRED = [
     "tensorflow>=2.21",
-    # `_run_through_graph`, `_flatten_layers`, `_called`: what lies inside of layers and models
-    "keras>=3.12,<3.16",
+    "keras>=3.12,<3.16",  # `_run_through_graph`, `_flatten_layers`: what lies inside of layers
     "tensorflow-datasets>=4.9.10,<4.10",  # `_get_filename_template`: shards under DeepLab's names
     "importlib_resources",  # tensorflow-datasets needs it to build records, but does not declare it
     "numpy",
@@ -71,6 +70,8 @@ EXTRAS = {
     "geo": ["rasterio>=1.4"],  # GeoTIFFs, and TIFFs of several bands
     "mat": ["scipy"],  # labels in MATLAB's .mat files
     "jax": ["jax"],  # the network on Keras' other backend
+    # s3:// files. Other storages of fsspec have packages of their own, which messages name.
+    "remote": ["fsspec", "s3fs"],
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 # The site of docs/. `docs/site` holds its settings.
@@ -88,6 +89,7 @@ EXTRAS["test"] = [
     "pytest-xdist",  # two files at a time
     "dill",  # tensorflow_datasets.testing needs it, but does not declare it
     "trustme",  # certificates for servers of tests
+    "moto[server]",  # an S3 server; the tests on s3:// are skipped without it
 ]
 # The formatter's style and the type checker's findings change between versions.
 EXTRAS["lint"] = ["ruff>=0.17,<0.18", "mypy>=2.4,<2.5"]

@@ -1,8 +1,9 @@
 """Writes the shards of a dataset in parallel, so that a build that was interrupted can resume.
 
 While a dataset is built it lies in `<version>.incomplete/` beside its final folder, where no reader
-looks. Every shard there is written under another name first, and has a file beside it with the
-fingerprint of its sources, by which the next build decides whether to keep it.
+looks. Every shard there appears when it is complete, and has a file beside it with the fingerprint
+of its sources, by which the next build decides whether to keep it. In remote storage, whose folders
+may appear file by file, `dataset_info.json` is the last file of a complete folder.
 """
 
 import collections
@@ -13,7 +14,6 @@ import inspect
 import json
 import os
 import pathlib
-import shutil
 import sys
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ from deeplab_tf.datasets.progress import Progress
 from deeplab_tf.datasets.source_files import Pair
 from deeplab_tf.errors import UserError
 
-_PARTIAL = ".partial"
+_INFO = "dataset_info.json"
 _STATE = ".json"
 _AHEAD = 4  # examples that wait per worker
 
@@ -82,25 +82,34 @@ class _Shard:
 
     def write(self, examples: Iterable[tuple[bytes, dict[int, int]]]) -> _Written:
         """Writes serialized examples; nothing has its name before all are written."""
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}{_PARTIAL}")
         written = _Written(self.fingerprint, 0, [])
-        with tf.io.TFRecordWriter(str(partial)) as writer:
-            for example, pixels_by_id in examples:
-                writer.write(example)
-                written = dataclasses.replace(written, num_bytes=written.num_bytes + len(example))
-                written.pixels_by_id.append(pixels_by_id)
-        files.write_json(self.state_path, dataclasses.asdict(written))
-        partial.rename(self.path)  # last: what has its name is whole, and its state is there
+        with files.draft_folder(self.path.parent) as folder:
+            draft = folder / "shard"
+            with tf.io.TFRecordWriter(str(draft)) as writer:
+                for example, pixels_by_id in examples:
+                    writer.write(example)
+                    num_bytes = written.num_bytes + len(example)
+                    written = dataclasses.replace(written, num_bytes=num_bytes)
+                    written.pixels_by_id.append(pixels_by_id)
+            # First: a shard that has its name is whole, and its state is there.
+            files.write_json(self.state_path, dataclasses.asdict(written))
+            files.publish(draft, self.path)
         return written
+
+
+def is_complete(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the records of a build that ended."""
+    return (folder / _INFO if files.is_remote(folder) else folder).exists()
 
 
 def write_shards(
     builder: segmentation.SegmentationBuilder,
+    folder: pathlib.Path,
     pairs: dict[str, list[Pair]],
     num_shards: int = 4,
     num_workers: int | None = None,
 ) -> None:
-    """Writes the records of a dataset to `builder.data_path`, which appears when all are written.
+    """Writes the records of a dataset to a folder, which appears when all are written.
 
     Images are shuffled by a hash of their names. They are read and checked by threads (decoding and
     compressing, which take the time, release Python's lock), and written one shard after another,
@@ -108,6 +117,7 @@ def write_shards(
 
     Args:
         builder: After `find_pairs`.
+        folder: The folder.
         pairs: By split.
         num_shards: Files per split; fewer where a split has fewer images.
         num_workers: Threads; by default as many as there are CPU cores.
@@ -116,7 +126,6 @@ def write_shards(
         UserError: An image or label is not fit, nothing can be learned from all of them, or the
             folder cannot be written.
     """
-    folder = pathlib.Path(builder.data_path)
     incomplete = folder.with_name(folder.name + ".incomplete")
     finished: dict[pathlib.Path, _Written] = {}
     shards = []
@@ -132,7 +141,7 @@ def write_shards(
         _write_info(builder, shards, finished, incomplete)
         for shard in shards:
             shard.state_path.unlink()
-        incomplete.rename(folder)
+        files.move_folder(incomplete, folder, last=_INFO)
     except (OSError, tf.errors.OpError) as error:  # of writing; those of reading are UserErrors
         raise UserError(
             f"cannot write to {incomplete}: {_reason(error)}. {len(finished)} of {len(shards)} "
@@ -204,12 +213,12 @@ def _plan(
     for split, listed in pairs.items():
         # Sorted sources are often sorted by scene or class: a hash shuffles them, always alike.
         shuffled = sorted(listed, key=lambda pair: hashlib.sha256(pair.name.encode()).digest())
-        template = builder.filename_template(split).replace(data_dir=folder)
+        template = builder.filename_template(split)
         count = min(num_shards, len(shuffled))
         for index in range(count):
             part = shuffled[index * len(shuffled) // count : (index + 1) * len(shuffled) // count]
-            path = pathlib.Path(template.sharded_filepath(shard_index=index, num_shards=count))
-            shards.append(_Shard(split, path, part, _fingerprint(common, part)))
+            name = template.sharded_filepath(shard_index=index, num_shards=count).name
+            shards.append(_Shard(split, folder / name, part, _fingerprint(common, part)))
     return shards
 
 
@@ -239,7 +248,7 @@ def _remove_all_but(folder: pathlib.Path, finished: Iterable[pathlib.Path]) -> N
         if path.name in kept:
             continue
         if path.is_dir():
-            shutil.rmtree(path)
+            files.remove_folder(path)
         else:
             path.unlink()
 
@@ -299,7 +308,10 @@ def _write_info(
         )
     builder.info.set_splits(tfds.core.splits.SplitDict(splits))
     builder.info.download_size = 0
-    builder.info.write_to_directory(folder)
+    with files.draft_folder(folder) as draft:
+        builder.info.write_to_directory(draft)
+        for path in sorted(draft.iterdir(), key=lambda path: path.name == _INFO):
+            files.publish(path, folder / path.name)
 
 
 def _reason(error: Exception) -> str:

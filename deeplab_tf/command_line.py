@@ -350,7 +350,7 @@ def _flatten_flagfile(
     argument: _Argument, flag_values: flags.FlagValues, within: tuple[str, ...]
 ) -> Iterator[_Argument]:
     path = os.path.expanduser(argument.value or "")
-    if os.path.realpath(path) in within:
+    if files.real(path) in within:
         raise UserError(
             f"{argument.where}the flagfile {path} includes itself, directly or through others."
         )
@@ -360,7 +360,7 @@ def _flatten_flagfile(
         for number, line in lines
         if line and not line.startswith(_COMMENTS)
     ]
-    yield from _flatten(arguments, flag_values, (*within, os.path.realpath(path)))
+    yield from _flatten(arguments, flag_values, (*within, files.real(path)))
 
 
 def _read_line(line: str, where: str) -> _Argument:

@@ -117,6 +117,28 @@ def shared() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def s3_bucket():
+    """The address of an empty bucket on an S3 server in this process."""
+    pytest.importorskip("s3fs", reason="s3:// needs s3fs: pip install s3fs")
+    server_module = pytest.importorskip(
+        "moto.server", reason="the S3 server of the tests needs moto: pip install 'moto[server]'"
+    )
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import s3fs
+
+        s3fs.S3FileSystem(use_listings_cache=False).mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def tiny_raw(tmp_path_factory) -> pathlib.Path:
     """Images and labels of `shapes` in the layout of the `folder` dataset."""
     root = tmp_path_factory.mktemp("raw")

@@ -98,8 +98,8 @@ def read_class_list(path: str | os.PathLike) -> tuple[tuple[str, ...], tuple[RGB
     Raises:
         UserError: The file does not exist, is not a class list, or has a line that makes no sense.
     """
-    path = pathlib.Path(path).expanduser()
-    if not os.path.isfile(path):
+    path = files.as_path(path).expanduser()
+    if not path.is_file():
         raise UserError(f"there is no class list {path}: write one, with a class name per line")
     text = files.read_text(path, "class list").strip()
     entries = _in_order(_read_json(text, path) or _read_lines(text, path), path)

@@ -83,7 +83,7 @@ def _color_of(
 def _read_pairs(text: str, class_names: Sequence[str]) -> dict[str, str]:
     """Returns the new name by the old one."""
     path = os.path.expanduser(text)
-    if os.path.isfile(path):
+    if files.as_path(path).is_file():
         lines = files.read_text(path, "class map").split("\n")
     elif ":" in text:
         lines = text.split(",")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import files
 from deeplab_tf.data.records import Records
 
 # Records are shuffled before they are decoded: this many stay in memory as JPEG or PNG bytes.
@@ -132,7 +133,7 @@ def _endless_source(
 
 def _shards(source: Records, split: str) -> dict[str, list]:
     # Absolute, because the workers of a service have a working directory of their own.
-    paths = [os.path.abspath(path) for path in source.shards(split)]
+    paths = [files.absolute(path) for path in source.shards(split)]
     return {"path": paths, "length": source.shard_lengths[split]}
 
 

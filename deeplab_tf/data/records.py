@@ -146,22 +146,27 @@ class Records:
         Raises:
             UserError: There is no such split, or it holds no record.
         """
-        self.shards(split)
+        self._check_split(split)
         return self.num_examples[split]
 
     def shards(self, split: str) -> list[str]:
-        """Returns the shards of a split, in order.
+        """Returns the shards of a split, in order, as TensorFlow opens them.
+
+        They are copied first where `files.for_tensorflow` says so.
 
         Raises:
             UserError: There is no such split, or it holds no record.
         """
+        self._check_split(split)
+        return [files.for_tensorflow(shard) for shard in self.shard_paths[split]]
+
+    def _check_split(self, split: str) -> None:
         if split not in self.shard_paths:
             raise UserError(
                 f"{self.folder} has no split {split!r}; it has {', '.join(self.shard_paths)}"
             )
         if not self.num_examples[split]:
             raise UserError(f"The split {split!r} of {self.folder} holds no record.")
-        return self.shard_paths[split]
 
 
 def default_colors(num_classes: int) -> tuple[tuple[int, int, int], ...]:
@@ -232,11 +237,11 @@ def find_records(
     Raises:
         UserError: There are no records, or not all of them, or it is not clear which.
     """
-    path = pathlib.Path(data_dir).expanduser()
+    path = files.as_path(data_dir).expanduser()
     build = f"Build some: python -m deeplab_tf.datasets.build --dataset=shapes --data_dir={path}"
     if not str(data_dir):
         raise UserError("--data_dir is missing: give the folder of the records. " + build)
-    if not os.path.isdir(path):
+    if not path.is_dir():
         raise UserError(f"There is no folder {path} to read records from. {build}")
     if ignore_label is not None and not 0 <= ignore_label <= 255:
         raise UserError(f"--ignore_label={ignore_label} must be between 0 and 255.")

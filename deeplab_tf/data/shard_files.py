@@ -9,6 +9,7 @@ import struct
 from collections.abc import Mapping
 from collections.abc import Sequence
 
+from deeplab_tf import files
 from deeplab_tf.errors import UserError
 
 # Both `train-00000-of-00004.tfrecord` (DeepLab) and `name-train.tfrecord-00000-of-00004` (TFDS).
@@ -54,7 +55,7 @@ def find_bare_shards(folder: pathlib.Path) -> dict[str, list[str]]:
 
 def check_all_exist(shards: Sequence[str]) -> None:
     """Raises a `UserError` that names a shard which is missing."""
-    missing = [shard for shard in shards if not os.path.exists(shard)]
+    missing = [shard for shard in shards if not files.as_path(shard).exists()]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(shards)} shards are missing, {missing[0]} for one. {_AGAIN}"
@@ -71,8 +72,9 @@ def count_records(shard: str) -> int:
     """
     count, position = 0, 0
     try:
-        size = os.path.getsize(shard)
-        with open(shard, "rb") as file:
+        path = files.as_path(shard)
+        size = path.stat().st_size
+        with path.open("rb") as file:
             while position < size:
                 file.seek(position)
                 header = file.read(8)
@@ -104,7 +106,7 @@ def check_lengths(
         UserError: A shard holds more or fewer records, or is a copy of another one.
     """
     check_all_exist(shards)
-    sizes = [os.path.getsize(shard) for shard in shards]
+    sizes = [files.as_path(shard).stat().st_size for shard in shards]
     if num_bytes is not None and sum(sizes) == num_bytes + _FRAME * sum(lengths):
         return
     for shard, length in zip(shards, lengths, strict=True):
@@ -116,7 +118,7 @@ def check_lengths(
     first_of_size: dict[int, str] = {}
     for shard, size in zip(shards, sizes, strict=True):
         first = first_of_size.setdefault(size, shard)
-        if num_bytes is not None and shard != first and filecmp.cmp(shard, first, shallow=False):
+        if num_bytes is not None and shard != first and _are_equal(shard, first):
             raise UserError(f"{shard} is a copy of {first}. {_AGAIN}")
 
 
@@ -143,8 +145,13 @@ def check_empty_shards(lengths: Mapping[str, int]) -> None:
         )
 
 
+def _are_equal(shard: str, other: str) -> bool:
+    with files.local_copy(shard) as one, files.local_copy(other) as two:
+        return filecmp.cmp(one, two, shallow=False)
+
+
 def _unreadable(shard: str, num_whole: int) -> UserError:
-    with open(shard, "rb") as file:
+    with files.as_path(shard).open("rb") as file:
         kind = _COMPRESSED.get(file.read(2))
     if kind and not num_whole:
         unpack = "gunzip < SHARD > NEW" if kind == "GZIP" else "pigz -dz < SHARD > NEW"

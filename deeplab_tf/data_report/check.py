@@ -169,7 +169,7 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> tuple[str, st
     Raises:
         UserError: They cannot be written.
     """
-    folder = pathlib.Path(output_dir)
+    folder = files.as_path(output_dir)
     report_path, sheet_path = folder / "report.json", folder / "contact_sheet.jpg"
     try:
         files.write_text(report_path, report.to_json())

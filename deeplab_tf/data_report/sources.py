@@ -138,7 +138,8 @@ class Shards:
     def _of_shard(self, shard: str, split: str, length: int) -> Iterator[Candidate]:
         count = 0
         try:
-            for serialized in tf.data.TFRecordDataset(shard).as_numpy_iterator():
+            dataset = tf.data.TFRecordDataset(files.for_tensorflow(shard))
+            for serialized in dataset.as_numpy_iterator():
                 yield self._candidate(serialized, split, f"{shard}, record {count}")
                 count += 1
         except tf.errors.OpError as error:

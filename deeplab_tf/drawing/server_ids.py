@@ -1,6 +1,5 @@
 """The label ids that test servers of datasets expect instead of class ids."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,7 +61,7 @@ def read_label_ids(label_ids: str, class_names: Sequence[str]) -> np.ndarray | N
 
 
 def _read_ids(path: str) -> dict[str, int]:
-    if not os.path.isfile(path):
+    if not files.as_path(path).is_file():
         raise UserError(
             f"--label_ids={path} is neither a file nor one of these names: {', '.join(LABEL_IDS)}."
         )

@@ -98,7 +98,7 @@ def finish(trunk: Trunk, logits, output: OutputSettings, weights: Weights) -> ke
         load_weights(trunk.backbone, weights, trunk.backbone_name)
     else:
         load_weights(model, weights)
-    return layers.made_exportable(model)
+    return model
 
 
 def backbone_of(model: keras.Model) -> keras.Model:

@@ -142,7 +142,7 @@ def _with_bands(dataset: records.DatasetInfo, number: int) -> records.DatasetInf
 def _check_that_it_is_not_trained(run_dir: str) -> None:
     """Keeps imported weights from replacing trained ones."""
     for name in (run_files.TRAINING_LOG, run_files.CHECKPOINTS):
-        if os.path.exists(os.path.join(run_dir, name)):
+        if files.as_path(run_dir, name).exists():
             raise UserError(f"--run_dir={run_dir} holds a training. Give another --run_dir.")
 
 

@@ -92,7 +92,7 @@ def write(run: Run) -> None:
     if not distribution.is_chief():
         return
     try:
-        os.makedirs(run.folder, exist_ok=True)
+        files.as_path(run.folder).mkdir(parents=True, exist_ok=True)
         files.remove_drafts(run.folder)
         files.write_text(os.path.join(run.folder, run_files.DATASET), run.dataset.to_json())
         # The flags come last: they make the folder a run dir.
@@ -122,7 +122,7 @@ def create(
 
 def is_run_dir(folder: str) -> bool:
     """Whether a folder describes itself as a run."""
-    return os.path.isfile(os.path.join(folder, run_files.FLAGS))
+    return files.as_path(folder, run_files.FLAGS).is_file()
 
 
 def read(folder: str) -> Run:
@@ -137,7 +137,7 @@ def read(folder: str) -> Run:
     """
     given, folder = folder, hub.local_folder(folder)
     for name in (run_files.FLAGS, run_files.DATASET):
-        if not os.path.isfile(os.path.join(folder, name)):
+        if not files.as_path(folder, name).is_file():
             raise UserError(
                 f"{given} is not a run dir: it has no {name}. Give a folder that "
                 "deeplab_tf.train or deeplab_tf.import_checkpoint wrote."
@@ -176,13 +176,14 @@ def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
 
 def is_published(folder: str) -> bool:
     """Whether a folder was written by `deeplab_tf.export.hub`: Keras' files, no checkpoints."""
-    return os.path.isfile(os.path.join(folder, run_files.KERAS_WEIGHTS))
+    return files.as_path(folder, run_files.KERAS_WEIGHTS).is_file()
 
 
 def _load_published_weights(model: keras.Model, folder: str) -> None:
     path = os.path.join(folder, run_files.KERAS_WEIGHTS)
     try:
-        model.load_weights(path)
+        with files.local_copy(path) as copy:
+            model.load_weights(copy)
     except Exception as error:  # of many kinds, for all the ways in which a file can be damaged
         raise UserError(
             f"{path} cannot be used: it is damaged, or of another model than {run_files.FLAGS} "
@@ -222,7 +223,7 @@ def _read_crf_parameters(folder: str) -> dict:
     """Reads what `write_crf_parameters` wrote; the limits are those of the flags."""
     path = os.path.join(folder, run_files.CRF)
     command = f"python -m deeplab_tf.tune_crf --run_dir={folder}"
-    if not os.path.isfile(path):
+    if not files.as_path(path).is_file():
         raise UserError(f"--crf=tuned, but {folder} has no {run_files.CRF}. Run {command} first.")
     found = files.read_json(path, "file of CRF parameters")
     values = found.get("parameters") if isinstance(found, dict) else None
@@ -258,7 +259,8 @@ def _with_absolute_paths(config):
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path and os.path.exists(path) else path
+    is_there = path and not files.is_remote(path) and os.path.exists(path)
+    return os.path.abspath(path) if is_there else path
 
 
 def changed_flags(run: Run) -> list[str]:

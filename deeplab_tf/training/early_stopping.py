@@ -5,9 +5,10 @@ The validations of a run are read from its log, so that a run that resumes goes 
 
 import json
 import math
-import os
+import pathlib
 from typing import NamedTuple
 
+from deeplab_tf import files
 from deeplab_tf.runs import run_files
 
 # What a damaged line raises.
@@ -31,7 +32,7 @@ class EarlyStopping:
     """
 
     def __init__(self, run_dir: str, first_step: int, patience: int):
-        path = os.path.join(run_dir, run_files.TRAINING_LOG)
+        path = files.as_path(run_dir, run_files.TRAINING_LOG)
         self._patience = patience
         self._validations = [one for one in _read(path) if one.step <= first_step]
 
@@ -54,11 +55,11 @@ class EarlyStopping:
         )
 
 
-def _read(path: str) -> list[Validation]:
+def _read(path: pathlib.Path) -> list[Validation]:
     """Reads the validations in a log; damaged lines are left out."""
     validations = []
-    if os.path.exists(path):
-        with open(path, "rb") as lines:
+    if path.exists():
+        with path.open("rb") as lines:
             for line in lines:
                 try:
                     fields = json.loads(line)

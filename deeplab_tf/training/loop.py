@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
+from deeplab_tf import files
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
@@ -127,7 +127,7 @@ def _resume_or_initialize(
 def _check_that_it_is_not_imported(run_dir: str) -> None:
     """Refuses imported weights: they would stay the best of a training without validation."""
     has_weights = checkpoint_files.find(checkpoint_files.folder_of(run_dir, "best"))
-    if has_weights and not os.path.exists(os.path.join(run_dir, run_files.TRAINING_LOG)):
+    if has_weights and not files.as_path(run_dir, run_files.TRAINING_LOG).exists():
         raise UserError(
             f"--run_dir={run_dir} holds imported weights. To train from them, give another "
             f"--run_dir and --tf_initial_checkpoint={run_dir}."
@@ -190,17 +190,21 @@ class _Training:
                     result = self._validate(log, self._step, loss)
                     is_over = self._is_over(result)
                 if self._is_due(config.save_every_steps) or is_over:
-                    self._saved.save()
+                    self._save(log)
                 if is_over:
                     log.message(f"The run ends at step {self._step}: {self._early.reason}.")
                     break
                 if self._step < config.training_number_of_steps and stop.is_requested:
-                    self._saved.save()
+                    self._save(log)
                     log.message(
                         f"stopped at step {self._step}; run the same command again to resume"
                     )
                     raise SystemExit(preemption.EXIT_INTERRUPTED)
         return result
+
+    def _save(self, log) -> None:
+        log.publish()  # first: whoever resumes from the checkpoint finds the log up to it
+        self._saved.save()
 
     def _run_steps(self, num_steps: int) -> None:
         with (

@@ -4,7 +4,8 @@
     metrics.jsonl   the same scalars: one line of JSON per event, with its step and its Unix time
 
 A run that resumes from a checkpoint repeats the steps since. Their old entries are removed first,
-so that every step occurs once.
+so that every step occurs once. In a remote run dir, they are uploaded with every checkpoint and
+every half minute.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams_api
 
+from deeplab_tf import files
 from deeplab_tf.drawing import confusion
 from deeplab_tf.drawing import palettes
 from deeplab_tf.errors import UserError
@@ -27,6 +29,8 @@ from deeplab_tf.training import learning_signs
 from deeplab_tf.training import log_files
 from deeplab_tf.training.progress import Progress
 from deeplab_tf.training.timing import Stopwatch
+
+_SECONDS_BETWEEN_UPLOADS = 30.0  # to a remote run dir: object stores write whole files only
 
 
 class TrainingLog:
@@ -64,11 +68,14 @@ class TrainingLog:
         self._progress = Progress(total_steps, first_step)
         self._is_profiling = False
         with _readable_errors(run_dir):
-            os.makedirs(self._folder, exist_ok=True)
-            log_files.cut_lines(self._path, first_step)
-            log_files.cut_events(self._folder, first_step)
-            self._lines = open(self._path, "ab", buffering=0)
-            self._writer = tf.summary.create_file_writer(self._folder)
+            names = (run_files.TENSORBOARD, run_files.TRAINING_LOG)
+            self._synced = files.SyncedFolder(run_dir, names)
+            lines, self._events = (str(self._synced.path / name) for name in reversed(names))
+            os.makedirs(self._events, exist_ok=True)
+            log_files.cut_lines(lines, first_step)
+            log_files.cut_events(self._events, first_step)
+            self._lines = open(lines, "ab", buffering=0)
+            self._writer = tf.summary.create_file_writer(self._events)
         with self._summaries(first_step):
             hparams_api.hparams({name: _hparam(value) for name, value in hparams.items()})
 
@@ -163,10 +170,15 @@ class TrainingLog:
     def profile(self, step: int, first_step: int, last_step: int) -> None:
         """Profiles the steps between two; to be called before every call that runs steps."""
         if first_step <= step < last_step and not self._is_profiling:
-            tf.profiler.experimental.start(self._folder)
+            tf.profiler.experimental.start(self._events)
             self._is_profiling = True
         elif step >= last_step:
             self._end_profile()
+
+    def publish(self) -> None:
+        """Uploads what was reported, if the run dir is remote; to be called before a checkpoint."""
+        with _readable_errors(self._folder):
+            self._synced.upload()
 
     def close(self) -> None:
         """Flushes all files, and ends the progress bar."""
@@ -175,6 +187,7 @@ class TrainingLog:
         self._lines.close()
         with _readable_errors(self._folder):
             self._writer.close()
+            self._synced.close()
 
     def _end_profile(self) -> None:
         if self._is_profiling:
@@ -203,6 +216,7 @@ class TrainingLog:
         with _readable_errors(self._folder), self._writer.as_default(step=step):
             yield
             self._writer.flush()
+            self._synced.upload(at_most_every=_SECONDS_BETWEEN_UPLOADS)
 
 
 class Silence:

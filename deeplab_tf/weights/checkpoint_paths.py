@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from deeplab_tf import files
 from deeplab_tf import zoo
 from deeplab_tf.errors import UserError
 from deeplab_tf.weights import keras_applications
@@ -18,6 +19,7 @@ from deeplab_tf.zoo import archives
 
 # A checkpoint PREFIX consists of these files; the last one is not needed.
 _PARTS = re.compile(r"(?P<prefix>.+)\.(index|data-\d{5}-of-\d{5}|meta)")
+_NEWEST = "checkpoint"  # the file that names the newest checkpoint of a folder
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _OTHER_FORMATS = {
     ".keras": "a Keras model (deeplab_tf.load_model loads it)",
@@ -64,9 +66,13 @@ def located(source: str | os.PathLike) -> Iterator[Located]:
     Raises:
         UserError: There is no checkpoint; the message says what was found instead.
     """
-    path = pathlib.Path(zoo.resolve(os.path.expanduser(source)))
+    path = files.as_path(zoo.resolve(os.path.expanduser(source)))
     path = _without_part(path)
-    if os.path.isdir(path) and not _has_part(path, "index"):
+    if files.is_remote(path) and path.is_file():
+        with files.local_copy(path) as copy, located(copy) as found:
+            yield Located(found.prefix, str(path))
+        return
+    if path.is_dir() and not _has_part(path, "index"):
         path = _newest_in(path)
     if _has_part(path, "index"):
         yield _checked(path)
@@ -85,7 +91,7 @@ def located(source: str | os.PathLike) -> Iterator[Located]:
 
 def _without_part(path: pathlib.Path) -> pathlib.Path:
     """The prefix of a checkpoint where a path names one of its files; else the path."""
-    if path.name == "checkpoint" and path.is_file():  # the file that names the newest one
+    if path.name == _NEWEST and path.is_file():
         return path.parent
     match = _PARTS.fullmatch(path.name)
     return path.with_name(match["prefix"]) if match else path
@@ -94,7 +100,7 @@ def _without_part(path: pathlib.Path) -> pathlib.Path:
 def _has_part(prefix: pathlib.Path, pattern: str) -> bool:
     folder = prefix.parent
     return folder.is_dir() and any(
-        name.startswith(f"{prefix.name}.{pattern}") for name in os.listdir(folder)
+        file.name.startswith(f"{prefix.name}.{pattern}") for file in folder.iterdir()
     )
 
 
@@ -146,9 +152,12 @@ def _only_one_in(folder: pathlib.Path, archive: pathlib.Path) -> pathlib.Path:
 
 def _named_newest(folder: pathlib.Path) -> str:
     """The name in a folder's `checkpoint` file; empty without a file, or if it is damaged."""
+    if not (folder / _NEWEST).is_file():
+        return ""
     try:
-        state = tf.train.get_checkpoint_state(str(folder))
-    except (tf.errors.OpError, ValueError):
+        with files.local_copy(folder / _NEWEST) as copy:
+            state = tf.train.get_checkpoint_state(str(copy.parent))
+    except (tf.errors.OpError, OSError, ValueError):
         return ""
     # The folder may have been moved since the file was written: only the name holds.
     return pathlib.PurePath(state.model_checkpoint_path).name if state else ""

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.weights import object_graph
 
@@ -40,7 +41,7 @@ _TRAINING_STATE = re.compile(
 _QUANTIZATION_RANGE = re.compile(r"(.*/)?\w*quant/(.*/)?(min|max)(/\w+)?")
 
 # What TensorFlow raises on files that are cut off, missing, or not checkpoints.
-_UNREADABLE = (tf.errors.OpError, LookupError, RuntimeError, ValueError, DecodeError)
+_UNREADABLE = (tf.errors.OpError, OSError, LookupError, RuntimeError, ValueError, DecodeError)
 
 
 class CheckpointValues:
@@ -65,6 +66,10 @@ class CheckpointValues:
     def __init__(self, prefix: str | os.PathLike, origin: str | None = None):
         self.origin = origin or os.fspath(prefix)
         try:
+            if files.is_remote(prefix):
+                # Kept as long as the reader, which opens the files when values are asked for.
+                self._copy = files.copy_of_prefix(prefix)
+                prefix = os.path.join(self._copy.name, os.path.basename(prefix))
             self._reader = tf.train.load_checkpoint(os.fspath(prefix))
             self._keys = object_graph.keys_by_name(self._reader)
         except _UNREADABLE as error:

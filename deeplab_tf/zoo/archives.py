@@ -2,7 +2,6 @@
 
 import hashlib
 import lzma
-import os
 import pathlib
 import queue
 import shutil
@@ -232,16 +231,3 @@ def _reason(error: "requests.RequestException") -> str:
     if response is not None:
         return f"the server answers {response.status_code} {response.reason}"
     return type(error).__name__ + ", " + str(error).partition("(Caused by")[0].strip(" :")[:200]
-
-
-def default_folder() -> pathlib.Path:
-    """Returns the operating system's cache folder of the user."""
-    import platformdirs
-
-    return pathlib.Path(platformdirs.user_cache_dir("deeplab_tf", appauthor=False))
-
-
-def environment_folder() -> pathlib.Path | None:
-    """The folder that DEEPLAB_TF_CACHE names; None if it is not set."""
-    folder = os.environ.get("DEEPLAB_TF_CACHE")
-    return pathlib.Path(folder).expanduser() if folder else None

@@ -31,7 +31,7 @@ def cache_dir() -> pathlib.Path:
     It is `zoo` in the folder that the environment variable DEEPLAB_TF_CACHE names, or in the
     user's cache folder.
     """
-    return (archives.environment_folder() or archives.default_folder()) / "zoo"
+    return files.cache_folder() / "zoo"
 
 
 def folder_of(name: str) -> pathlib.Path:
