@@ -34,7 +34,8 @@ LINKED = sub_packages("datasets") | sub_packages("export")
 # after the last one that the tests passed with: raise it after running them.
 REQUIRED = [
     "tensorflow>=2.21",
-    "keras>=3.12,<3.16",  # `_run_through_graph`, `_flatten_layers`: what lies inside of layers
+    # `_run_through_graph`, `_flatten_layers`, `_called`: what lies inside of layers and models
+    "keras>=3.12,<3.16",
     "tensorflow-datasets>=4.9.10,<4.10",  # `_get_filename_template`: shards under DeepLab's names
     "importlib_resources",  # tensorflow-datasets needs it to build records, but does not declare it
     "numpy",

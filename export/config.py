@@ -47,6 +47,14 @@ class ProofConfig(Config):
     title = "proof"
 
     data_dir: str | None = config.data_dir(None, "the records of the run, or drawn images")
+    proof_images: str | None = setting(
+        None,
+        "Quoted glob of images to compare the export with the Keras model on, such as real photos "
+        "for imported weights. They have no labels, so there is no mIoU.",
+        default_help="the validation split of the records, or drawn images",
+        is_path=True,
+        example="'photos/*.jpg'",
+    )
     num_proof_images: int = num_proof_images(8)
     max_miou_drop: float = max_miou_drop(0.01)
 
@@ -113,8 +121,8 @@ class ServingConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        # TF Serving takes 1000 warm-up requests; there are three for every batch size.
-        if len(self.warmup_batch_sizes) > 300:
+        # TF Serving takes 1000 warm-up requests; there are four for every batch size.
+        if len(self.warmup_batch_sizes) > 200:
             raise UserError(
                 f"--warmup_batch_sizes has {len(self.warmup_batch_sizes)} numbers; give a few, "
                 "e.g. 2,4,8."

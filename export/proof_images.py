@@ -25,6 +25,9 @@ from deeplab_tf.runs import run_dir as run_dirs
 
 _DRAWN_SPLIT = "export"  # not a split of the dataset: no run has seen these images
 
+# Below this number of images, the ranges of values of int8 depend on which images they are.
+_FEW_CALIBRATION_IMAGES = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class ProofImage:
@@ -77,6 +80,27 @@ def from_records_or_drawn(
     return f"{len(found)} images of the split {split!r} of {source.folder}", found
 
 
+def from_files(run: run_dirs.Run, pattern: str, number: int) -> tuple[str, list[ProofImage]]:
+    """Returns image files, at their own size and without labels.
+
+    Args:
+        run: The run, for the bands of its images.
+        pattern: Glob of the files.
+        number: How many, at most, spread evenly over the sorted files.
+
+    Returns:
+        Where the images come from, for messages; and the images.
+
+    Raises:
+        UserError: No file matches, or one cannot be read.
+    """
+    found = [
+        ProofImage(os.path.basename(path), image, None)
+        for path, image in _read_files(pattern, number, run.dataset, "proof_images")
+    ]
+    return f"{len(found)} images of {pattern}", found
+
+
 def calibration_images(
     run: run_dirs.Run,
     data_dir: str | None,
@@ -104,7 +128,8 @@ def calibration_images(
         UserError: There are neither records nor files, or they cannot be used.
     """
     if image_pattern:
-        return [fit(image) for image in _read_files(image_pattern, number, run.dataset)]
+        files = _read_files(image_pattern, number, run.dataset, "calibration_images")
+        return _warned_if_few([fit(image) for _, image in files])
     source = _find_records(run, data_dir)
     if source is None:
         raise UserError(
@@ -125,6 +150,18 @@ def calibration_images(
             f"warning: {len(numbers) - len(images)} of {len(numbers)} images to calibrate with are "
             f"damaged and left out; python -m deeplab_tf.check_data --data_dir={source.folder} "
             "names them.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return _warned_if_few(images)
+
+
+def _warned_if_few(images: list[np.ndarray]) -> list[np.ndarray]:
+    if len(images) < _FEW_CALIBRATION_IMAGES:
+        print(
+            f"warning: int8 is calibrated with {len(images)} images only: values of other images "
+            "may lie outside the ranges found. Give about a hundred typical ones, with --data_dir "
+            "or --calibration_images='PHOTOS/*.jpg'.",
             file=sys.stderr,
             flush=True,
         )
@@ -251,15 +288,17 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack(channels, axis=-1)
 
 
-def _read_files(pattern: str, number: int, dataset: records.DatasetInfo) -> Iterator[np.ndarray]:
+def _read_files(
+    pattern: str, number: int, dataset: records.DatasetInfo, flag: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads some of the files that match a glob; gives the path and the image of each."""
     paths = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
     if not paths:
         raise UserError(
-            f"--calibration_images={pattern}: no file matches; give a quoted glob such as "
-            "'photos/*.jpg'."
+            f"--{flag}={pattern}: no file matches; give a quoted glob such as 'photos/*.jpg'."
         )
     for index in _spread(len(paths), number):
-        yield band_files.read_image(paths[index], dataset)
+        yield paths[index], band_files.read_image(paths[index], dataset)
 
 
 def _read_images(source: records.Records, split: str, numbers: list[int]) -> Iterator[np.ndarray]:

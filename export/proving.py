@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import deeplab_tf
 from deeplab_tf import files
+from deeplab_tf.export import other_runtimes
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
 from deeplab_tf.export import publishing
@@ -100,18 +101,22 @@ def prove_and_publish(
     """
     place.remove_drafts()
     run = exporter.run
-    source, images = proof_images.from_records_or_drawn(
-        run, config.data_dir, config.num_proof_images
-    )
+    if config.proof_images:
+        source, images = proof_images.from_files(run, config.proof_images, config.num_proof_images)
+    else:
+        source, images = proof_images.from_records_or_drawn(
+            run, config.data_dir, config.num_proof_images
+        )
     exporter.check_images(images)
     images = [exporter.fit(image) for image in images]
     model = run_dirs.load_model(run, checkpoint)
     with place.draft() as draft:
         exporter.write(model, draft)
+        artefact = exporter.load(draft)
         figures = parity.measure(
             images,
             exporter.reference(model),
-            exporter.load(draft),
+            artefact,
             run.dataset,
             draft,
             exporter.operators(draft),
@@ -120,6 +125,9 @@ def prove_and_publish(
         if figures.warning:
             print(f"warning: {figures.warning}", file=sys.stderr, flush=True)
         further = exporter.prove_further(model, draft, images)
+        further |= other_runtimes.compare(
+            draft, artefact, images, exporter.limits.min_label_agreement
+        )
         about = {
             "artefact": os.path.basename(draft),
             "images": source,

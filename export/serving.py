@@ -27,7 +27,7 @@ EXAMPLE_KEY = "image/encoded"
 
 
 def images_spec(in_channels: int) -> tf.TensorSpec:
-    """Returns what `serving_default` takes: pixels [N, H, W, in_channels]."""
+    """Returns what `serving_default` and `serving_masks` take: pixels [N, H, W, in_channels]."""
     return tf.TensorSpec([None, None, None, in_channels], tf.uint8, name="images")
 
 
@@ -111,6 +111,7 @@ class ServingModule(tf.Module):
 
         self.logits = of_images(self._logits)
         self.serving_default = of_images(self._serving_default)
+        self.serving_masks = of_images(self._serving_masks)
         self._segment = of_images(self._labels_and_more)
 
     @property
@@ -118,6 +119,7 @@ class ServingModule(tf.Module):
         """The functions that are served, by name."""
         return {
             "serving_default": self.serving_default,
+            "serving_masks": self.serving_masks,
             "serving_bytes": self.serving_bytes,
             "tf_example": self.tf_example,
         }
@@ -127,18 +129,23 @@ class ServingModule(tf.Module):
         return self._predict_logits(images)
 
     def _serving_default(self, images):
-        """Class ids at the images' own size.
+        """Class ids at the images' own size, without strings, which other runtimes do not have.
 
         Returns:
-            `labels`, uint8 (uint16 above 256 classes) [N, H, W]; `mask_png_bytes`, string [N], the
-            same as grey PNGs of 8 (16) bits; on demand `probabilities`, float32
+            `labels`, uint8 (uint16 above 256 classes) [N, H, W]; on demand `probabilities`, float32
             [N, H, W, num_classes], and `confidence`, float32 [N, H, W], that of the label.
         """
         labels, extra = self._segment(images)
-        return {
-            "labels": labels,
-            "mask_png_bytes": tf.io.encode_png(labels[..., tf.newaxis]),
-        } | extra
+        return {"labels": labels} | extra
+
+    def _serving_masks(self, images):
+        """The labels of `serving_default` as PNG files.
+
+        Returns:
+            `mask_png_bytes`, string [N], grey PNGs of class ids of 8 bits (16 above 256 classes).
+        """
+        labels, _ = self._segment(images)
+        return {"mask_png_bytes": tf.io.encode_png(labels[..., tf.newaxis])}
 
     @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def serving_bytes(self, image_bytes):

@@ -64,6 +64,7 @@ def _requests(
         grey = tf.make_tensor_proto(128, tf.uint8, [number, *size, in_channels])
         encoded = [files[index % len(files)] for index in range(number)]
         yield _request("serving_default", takes, grey)
+        yield _request("serving_masks", takes, grey)
         yield _request("serving_bytes", serving.IMAGE_BYTES, tf.make_tensor_proto(encoded))
         serialized = [serialized_example(one) for one in encoded]
         yield _request("tf_example", serving.EXAMPLES, tf.make_tensor_proto(serialized))

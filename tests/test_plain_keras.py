@@ -83,6 +83,16 @@ def test_an_exported_model_equals_the_model_in_inference(trained, tmp_path):
     assert np.abs(served - model(images, training=True)).max() > 1e-2
 
 
+def test_a_fresh_model_exports_to_onnx(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    model, images, path = _model(), _images(1, 33, 41, 3).astype("float32"), tmp_path / "it.onnx"
+    model.export(path, format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(str(path))
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+    np.testing.assert_allclose(logits, model(images, training=False), atol=1e-4)
+
+
 def test_a_backbone_can_be_shared_by_two_heads():
     backbone = deeplab_tf.backbones.MobileNetV2(depth_multiplier=0.35)
     image = keras.Input((None, None, 3))

@@ -2,6 +2,7 @@
 
 import keras
 
+from deeplab_tf import layers
 from deeplab_tf.weights import Weights
 from deeplab_tf.weights import load_weights
 
@@ -39,4 +40,4 @@ class Features:
         """
         model = keras.Model(image, {**self._by_name, "features": features}, name=scope)
         load_weights(model, weights, backbone)
-        return model
+        return layers.made_exportable(model)

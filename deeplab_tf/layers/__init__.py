@@ -30,6 +30,7 @@ from deeplab_tf.layers.names import layer_name
 from deeplab_tf.layers.names import official_name
 from deeplab_tf.layers.nesting import all_layers
 from deeplab_tf.layers.nesting import as_model
+from deeplab_tf.layers.nesting import made_exportable
 from deeplab_tf.layers.pooling import ImagePooling
 from deeplab_tf.layers.resize import ResizeLike
 from deeplab_tf.layers.resize import ScaleImage
@@ -59,6 +60,7 @@ __all__ = [
     "freeze_batch_norm",
     "h_swish",
     "layer_name",
+    "made_exportable",
     "mixed_precision",
     "official_name",
     "portable_graphs",

@@ -19,6 +19,15 @@ def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(found)
 
 
+def made_exportable(model: keras.Model) -> keras.Model:
+    """Lets `export` take a model that was never called, and returns it.
+
+    Keras refuses such models for some formats, although a functional model knows its inputs.
+    """
+    model._called = True
+    return model
+
+
 def as_model(layer: keras.layers.Layer, tensor: keras.KerasTensor) -> keras.Model:
     """Returns a functional model of the layers inside a layer, as its `call` connects them.
 

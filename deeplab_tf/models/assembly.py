@@ -98,7 +98,7 @@ def finish(trunk: Trunk, logits, output: OutputSettings, weights: Weights) -> ke
         load_weights(trunk.backbone, weights, trunk.backbone_name)
     else:
         load_weights(model, weights)
-    return model
+    return layers.made_exportable(model)
 
 
 def backbone_of(model: keras.Model) -> keras.Model:

@@ -6,7 +6,7 @@ import zipfile
 
 import keras
 
-from deeplab_tf import layers  # noqa: F401 - Keras finds the layers of a file by their classes
+from deeplab_tf import layers
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
 from deeplab_tf.runs import checkpoints
@@ -92,7 +92,7 @@ def _load_by_keras(path: str) -> keras.Model:
     except Exception as error:  # of many kinds, for all the ways in which a file can be damaged
         raise _damaged(path, error) from error
     checkpoints.check_finite(model, path)
-    return model
+    return layers.made_exportable(model)
 
 
 def _damaged(path: str, error: Exception) -> UserError:

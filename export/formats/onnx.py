@@ -154,6 +154,7 @@ def convert(
             custom_rewriter=[_scalars_as_vectors],
         )
         _make_padding_explicit(converted.graph)
+        _name_axes(converted.graph)
         onnx.checker.check_model(converted)  # what tf2onnx cannot convert, it copies
     except Exception as error:  # the converter raises errors of many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -201,6 +202,14 @@ def _scalars_as_vectors(graph, nodes: list) -> list:
                 if number.is_const() and graph.get_shape(number.output[0]) == []:
                     number.set_tensor_value(number.get_tensor_value(as_list=False).reshape(1))
     return nodes
+
+
+def _name_axes(graph) -> None:
+    """Names the axes of any size N, H and W, so that a runtime knows which of them are equal."""
+    for tensor in [*graph.input, *graph.output]:
+        for axis, name in zip(tensor.type.tensor_type.shape.dim, ("N", "H", "W")):
+            if not axis.HasField("dim_value"):
+                axis.dim_param = name
 
 
 def _make_padding_explicit(graph) -> None:

@@ -71,6 +71,13 @@ def test_it_takes_images_of_any_number_and_size(run_dir, exported):
         np.testing.assert_array_equal(labels, scores.argmax(axis=-1))
 
 
+def test_axes_of_any_size_are_named(exported):
+    session = onnxruntime.InferenceSession(str(exported))
+    (takes,), returns = session.get_inputs(), session.get_outputs()
+    assert takes.shape == ["N", "H", "W", 3]
+    assert [output.shape for output in returns] == [["N", "H", "W"], ["N", "H", "W", 4]]
+
+
 def test_its_convolutions_are_whole(exported):
     operators = {node.op_type for node in onnx.load(str(exported)).graph.node}
     assert "Conv" in operators and "SpaceToDepth" not in operators

@@ -100,11 +100,14 @@ def test_calibration_shows_rare_classes_and_leaves_out_damaged_images(tmp_path, 
     images = proof_images.calibration_images(run, None, None, number=6)
     assert len(images) == 6 and {image.shape for image in images} == {(8, 9, 3)}
     assert set(rare) <= {image[0, 0, 0] for image in images}
+    assert "calibrated with 6 images only" in capsys.readouterr().err
 
     damaged = record(b"no image", np.zeros((8, 9), np.uint8))
     write_shard(tmp_path / "train-00001-of-00002.tfrecord", [damaged])
     assert len(proof_images.calibration_images(run, None, None, number=101)) == 100
-    assert "1 of 101 images to calibrate with are damaged" in capsys.readouterr().err
+    warnings = capsys.readouterr().err
+    assert "1 of 101 images to calibrate with are damaged" in warnings
+    assert "only" not in warnings
 
 
 def test_the_choice_is_balanced_over_classes_and_always_the_same():
@@ -119,15 +122,29 @@ def test_the_choice_is_balanced_over_classes_and_always_the_same():
     assert len(proof_images.balanced_choice(np.zeros((5, 4), bool), 3)) == 3
 
 
-def test_calibration_takes_files_from_all_over_a_glob(tmp_path):
+def test_calibration_takes_files_from_all_over_a_glob(tmp_path, capsys):
     for index in range(9):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((4, 5, 3), index, np.uint8))
     run = run_on(OTHER_CLASSES, "")
     images = proof_images.calibration_images(run, None, str(tmp_path / "*.png"), number=3)
     assert [int(image.mean()) for image in images] == [0, 4, 8]
+    assert "calibrated with 3 images only" in capsys.readouterr().err
     (tmp_path / "9.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="9.png is damaged"):
         proof_images.calibration_images(run, None, str(tmp_path / "*.png"), number=10)
+
+
+def test_proof_images_can_be_files(tmp_path):
+    for index in range(5):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((4, 5 + index, 3), index, np.uint8))
+    run = run_on(OTHER_CLASSES, "")
+    source, images = proof_images.from_files(run, str(tmp_path / "*.png"), number=3)
+    assert source == f"3 images of {tmp_path}/*.png"
+    assert [image.name for image in images] == ["0.png", "2.png", "4.png"]
+    assert [image.image.shape for image in images] == [(4, 5, 3), (4, 7, 3), (4, 9, 3)]
+    assert all(image.label is None for image in images)
+    with pytest.raises(UserError, match="--proof_images=none.*: no file matches"):
+        proof_images.from_files(run, "none/*.jpg", number=3)
 
 
 def test_calibration_without_images_says_what_to_give(tmp_path):

@@ -215,7 +215,26 @@ def test_probabilities_and_confidence_are_those_of_the_labels(loaded):
     expected = tf.nn.softmax(loaded.logits(images))
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
     np.testing.assert_allclose(answer["confidence"], tf.reduce_max(expected, axis=-1), atol=1e-5)
-    np.testing.assert_array_equal(np.stack(decoded(answer["mask_png_bytes"])), answer["labels"])
+
+
+def test_masks_of_pixels_have_a_signature_of_their_own(loaded):
+    images = tf.constant(parity.draw_images((2, 50, 70, 3), seed=4))
+    served = loaded.signatures["serving_default"](images=images)
+    assert tf.string not in {output.dtype for output in served.values()}
+    (masks,) = loaded.signatures["serving_masks"](images=images).values()
+    np.testing.assert_array_equal(np.stack(decoded(masks)), served["labels"])
+
+
+def test_openvino_reads_it(loaded, exported):
+    openvino = pytest.importorskip("openvino", reason="needs the package openvino")
+    # Without the hint, a CPU with AMX computes in bfloat16.
+    in_float32 = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(str(exported), "CPU", in_float32)
+    for shape in ((1, 65, 65, 3), (2, 80, 61, 3)):
+        images = parity.draw_images(shape, seed=3)
+        expected = loaded.signatures["serving_default"](images=tf.constant(images))["labels"]
+        labels = model({"images": images})["labels"]
+        assert np.mean(labels == expected) > 0.999
 
 
 def test_files_of_any_size_and_kind_batch(loaded):
@@ -285,9 +304,9 @@ def test_warm_up_requests_call_every_signature_with_every_batch_size(loaded, exp
         signature = loaded.signatures[request.model_spec.signature_name]
         answer = signature(**{name: tf.constant(value) for name, value in inputs.items()})
         (value,) = inputs.values()
-        assert len(answer["mask_png_bytes"]) == len(value)
+        assert {len(output) for output in answer.values()} == {len(value)}
         calls.append((request.model_spec.signature_name, len(value)))
-    names = ("serving_default", "serving_bytes", "tf_example")
+    names = ("serving_default", "serving_masks", "serving_bytes", "tf_example")
     assert sorted(calls) == sorted((name, number) for name in names for number in (1, 3))
 
 
@@ -453,12 +472,11 @@ def test_more_than_256_classes_are_served_in_16_bits(tmp_path):
     run = run_of(300, DataConfig(train_crop_size=(33, 33)))
     module = serving.ServingModule(model, run, assets_folder=str(tmp_path))
     images = parity.draw_images((1, 20, 30, 3), seed=0)
-    answer = module.serving_default(images)
-    labels = answer["labels"].numpy()
+    labels = module.serving_default(images)["labels"].numpy()
     assert labels.dtype == np.uint16 and labels.shape == (1, 20, 30)
     assert (labels == 299).all()
     of_file = module.serving_bytes(tf.constant([png(images[0])]))
-    for masks in (answer["mask_png_bytes"], of_file["mask_png_bytes"]):
+    for masks in (module.serving_masks(images)["mask_png_bytes"], of_file["mask_png_bytes"]):
         (mask,) = decoded(masks)
         assert mask.dtype == np.uint16
         np.testing.assert_array_equal(mask, labels[0])
