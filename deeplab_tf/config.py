@@ -373,9 +373,11 @@ class DataConfig(Config):
     )
     min_resize_value: int | None = setting(
         None,
-        "Length to which the shorter side of every image is resized first.",
-        default_help="no resizing",
-        at_least=1,
+        "Length to which the shorter side of every image is resized first; 0 for no resizing.",
+        is_automatic=True,
+        default_help="no resizing, but up to twice the size of small images with fine labels where "
+        "train_crop_size is not given either",
+        at_least=0,
         unit="pixels",
     )
     max_resize_value: int | None = setting(
@@ -515,7 +517,7 @@ class TrainConfig(Config):
         None,
         "Optimizer steps of the whole run.",
         is_automatic=True,
-        default_help="that of epochs, or 250 times the square root of the number of images",
+        default_help="that of epochs, or 200 times the square root of the number of images",
         at_least=1,
         unit="steps",
         is_common=True,

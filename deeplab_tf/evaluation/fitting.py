@@ -168,7 +168,7 @@ def image_fitter(
         size: Height and width in pixels of all that the network takes; None for any size.
     """
     resize_range = None
-    if data_config.min_resize_value is not None:
+    if data_config.min_resize_value:
         resize_range = ResizeRange(
             data_config.min_resize_value, data_config.max_resize_value, data_config.resize_factor
         )

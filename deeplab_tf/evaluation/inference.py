@@ -75,7 +75,7 @@ class Inference:
         Raises:
             UserError: There is no such checkpoint, or it cannot do what is asked for.
         """
-        is_resized = run.data_config.min_resize_value is not None
+        is_resized = bool(run.data_config.min_resize_value)
         if self.model or self.crf_config.crf or is_resized:
             return None
         model = run_dirs.load_model(run, self.checkpoint)

@@ -88,7 +88,7 @@ def is_windowed(config: EvalConfig, data_config: DataConfig, size: Sequence[int]
     """
     if config.window_size is not None:
         return bool(config.window_size)
-    return data_config.min_resize_value is None and size[0] * size[1] > MAX_WHOLE_PIXELS
+    return not data_config.min_resize_value and size[0] * size[1] > MAX_WHOLE_PIXELS
 
 
 def describe_windows(config: EvalConfig, data_config: DataConfig) -> str:

@@ -7,7 +7,9 @@ when the run resumes, whatever has become of data and devices.
 import dataclasses
 import functools
 import math
+import subprocess
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,12 +33,16 @@ from deeplab_tf.data_report import images
 from deeplab_tf.data_report import statistics
 from deeplab_tf.models import description
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.training import fine_detail
 
 _MAX_RECORDS_READ = 500  # to measure sizes and classes of the training images
+_MAX_LABELS_MEASURED = 20  # how fine they are
+_LIKE_SIZES = 1.25  # largest ratio of shorter sides that are resized to one
+_MAX_ENLARGED_PIXELS = 2**20  # of an image
 _LARGEST_CROP_ON_CPU = 321  # pixels
 _BATCH_SIZES = {"cpu": 4, "accelerator": 8}  # images per device
 _MEMORY_SHARE = 0.6  # of the memory that is available, for a training step
-_STEPS_PER_ROOT = 250  # see `_num_steps`
+_STEPS_PER_ROOT = 200  # see `_num_steps`
 _MIN_STEPS, _MAX_STEPS = 200, 30000
 _MAX_WEIGHT = 5.0  # of a class
 _NUM_VALIDATIONS, _PATIENCE = 10, 5
@@ -139,28 +145,73 @@ class _Facts:
     def device(self) -> str:
         return "cpu" if not tf.config.list_logical_devices("GPU") + _tpus() else "accelerator"
 
+    @property
+    def memory(self) -> int | None:
+        """Bytes of a device's memory that a training can have; None if they are not known."""
+        if self.device == "cpu":
+            return psutil.virtual_memory().available
+        return None if _tpus() else _memory_of_smallest_gpu()
+
     @functools.cached_property
     def statistics(self) -> statistics.SplitStatistics:
         """Sizes and class shares of some training images."""
         source = self._sources[0]
         found = statistics.SplitStatistics(source.info.num_classes, source.info.ignore_label)
-        some = record_order.each_once(source, self._split).take(_MAX_RECORDS_READ)
-        for record in some.as_numpy_iterator():
-            try:
-                label = decoding.decode_label(
-                    record_reading.parse_record(record["serialized"]).label,
-                    source.limits.max_image_pixels,
-                )
-            except DataProblem:
-                continue  # the training will name it
+        for label in self._labels(_MAX_RECORDS_READ):
             height, width = label.shape
             found.sizes[width, height] += 1
             found.add_label(images.count_ids(label))
         return found
 
+    @functools.cached_property
+    def enlargement(self) -> float:
+        """How much images are to be enlarged, as some label maps show it."""
+        info = self._sources[0].info
+        labels = [
+            np.where(label == info.ignore_label, info.num_classes, label)
+            for label in self._labels(_MAX_LABELS_MEASURED)
+        ]
+        return fine_detail.enlargement(labels, info.num_classes)
+
+    def _labels(self, number: int) -> Iterator[np.ndarray]:
+        """The label maps of the first training images, uint8 [H, W] each."""
+        source = self._sources[0]
+        some = record_order.each_once(source, self._split).take(number)
+        for record in some.as_numpy_iterator():
+            try:
+                yield decoding.decode_label(
+                    record_reading.parse_record(record["serialized"]).label,
+                    source.limits.max_image_pixels,
+                )
+            except DataProblem:
+                continue  # the training will name it
+
 
 def _tpus() -> list:
     return tf.config.list_logical_devices("TPU")
+
+
+def _memory_of_smallest_gpu() -> int | None:
+    """Asks NVIDIA's driver, as TensorFlow tells only what is in use."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        return min(int(line) for line in answer.stdout.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None  # another maker's GPU, or a container without the command
+
+
+def _shorter_side(configs: Configs, facts: _Facts) -> Choice:
+    """Enlarges small images with fine labels. A crop size that is given was found for a size."""
+    sizes = facts.statistics.sizes
+    if configs.data.train_crop_size is not None or not sizes:
+        return Choice(None, "")
+    shorter, longer = (max(side(size) for size in sizes) for side in (min, max))
+    are_alike = shorter <= _LIKE_SIZES * min(map(min, sizes))
+    factor = facts.enlargement if are_alike else 1.0
+    if factor == 1 or factor**2 * shorter * longer > _MAX_ENLARGED_PIXELS:
+        return Choice(None, "")
+    return Choice(round(factor * shorter), f"enlarges images {factor:g} times, for fine labels")
 
 
 def _crop_size(configs: Configs, facts: _Facts) -> Choice:
@@ -178,12 +229,14 @@ def _crop_size(configs: Configs, facts: _Facts) -> Choice:
 def _batch_size(configs: Configs, facts: _Facts) -> Choice:
     parts = facts.num_replicas * configs.train.gradient_accumulation_steps
     per_device, reason = _BATCH_SIZES[facts.device], f"per {facts.device}"
-    if facts.device == "cpu":
-        available = _MEMORY_SHARE * psutil.virtual_memory().available
-        while per_device > 1 and _bytes_of_a_step(configs, facts, per_device) > available:
+    memory = facts.memory
+    if memory is not None:
+        while per_device > 1 and (
+            _bytes_of_a_step(configs, facts, per_device) > _MEMORY_SHARE * memory
+        ):
             per_device //= 2
         needed = _bytes_of_a_step(configs, facts, per_device)
-        reason = f"takes about {needed / 2**30:.1f} GiB"
+        reason = f"takes about {needed / 2**30:.1f} GiB per {facts.device}"
     size = per_device * facts.num_replicas
     return Choice(parts * math.ceil(size / parts), reason)
 
@@ -276,6 +329,7 @@ def _save_every_steps(configs: Configs, _: _Facts) -> Choice:
 
 # In this order: later ones follow from earlier ones.
 _RULES: tuple[tuple[str, str, Callable[[Configs, _Facts], Choice]], ...] = (
+    ("data", "min_resize_value", _shorter_side),  # before the crop size is chosen
     ("data", "train_crop_size", _crop_size),
     ("train", "train_batch_size", _batch_size),
     ("train", "early_stopping_patience", _patience),  # before the number of steps is chosen

@@ -103,7 +103,7 @@ class _TFLiteExporter(proving.Exporter):
         self._outside_gpu_delegate: dict[str, list[str]] = {}
 
     def check_images(self, images: list[ProofImage]) -> None:
-        if self.run.data_config.min_resize_value is None:
+        if not self.run.data_config.min_resize_value:
             output_stride = self.run.model_config.output_stride
             assert output_stride is not None  # a run's config has it
             proof_images.warn_if_shrunk(images, self._size, output_stride, "input_size")
@@ -247,7 +247,7 @@ def convert(
 def left_out(run: run_dirs.Run) -> list[str]:
     """Returns sentences on what a run does but its `.tflite` file does not."""
     notes, config = [], run.data_config
-    if config.min_resize_value is not None:
+    if config.min_resize_value:
         notes.append(
             "The file does not resize images as in training (--min_resize_value="
             f"{config.min_resize_value}): resize them before you give them to it."

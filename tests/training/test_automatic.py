@@ -142,6 +142,36 @@ def test_a_batch_that_does_not_fit_into_the_memory_is_halved(tiny_records, tmp_p
     assert choose(tiny_records, tmp_path).train.train_batch_size < whole
 
 
+@pytest.mark.parametrize(
+    "driver, batch_size",
+    [("echo 81559; echo 24", 1), ("echo 81559", 8), ("echo unknown", 8), ("exit 9", 8), (None, 8)],
+    ids=["smallest GPU", "large GPU", "not a number", "no driver", "no command"],
+)
+def test_the_batch_of_gpus_fits_into_the_smallest(
+    tiny_records, tmp_path, monkeypatch, driver, batch_size
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if driver:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{driver}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setattr(automatic._Facts, "device", "accelerator")
+    run_dir = tmp_path / "run"
+    assert choose(tiny_records, run_dir).train.train_batch_size == batch_size
+
+
+def test_small_images_with_thin_parts_are_enlarged_unless_a_crop_size_is_given(
+    tiny_records, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(automatic.fine_detail, "enlargement", lambda labels, num_classes: 1.5)
+    data = choose(tiny_records, tmp_path).data  # images of up to 160x128
+    assert (data.min_resize_value, data.train_crop_size) == (192, (193, 241))
+    given = {"train_crop_size": (65, 65)}
+    assert choose(tiny_records, tmp_path, data=given).data.min_resize_value is None
+    assert choose(tiny_records, tmp_path, data={"min_resize_value": 0}).data.min_resize_value == 0
+    monkeypatch.setattr(automatic, "_MAX_ENLARGED_PIXELS", 192 * 240 - 1)
+    assert choose(tiny_records, tmp_path).data.min_resize_value is None
+
+
 def test_crops_follow_images_that_are_resized_first(tiny_records, tmp_path):
     crop = choose(tiny_records, tmp_path, data={"min_resize_value": 96}).data.train_crop_size
     assert crop == (97, 129)
