@@ -396,8 +396,20 @@ class DataConfig(Config):
         at_least=1,
         unit="pixels",
     )
-    min_scale_factor: float = setting(0.5, "Smallest random scale of training images.", above=0)
-    max_scale_factor: float = setting(2.0, "Largest random scale of training images.", above=0)
+    min_scale_factor: float = setting(
+        None,
+        "Smallest random scale of training images.",
+        is_automatic=True,
+        default_help="0.75 in runs of fewer than 10000 steps, otherwise 0.5",
+        above=0,
+    )
+    max_scale_factor: float = setting(
+        None,
+        "Largest random scale of training images.",
+        is_automatic=True,
+        default_help="1.5 in runs of fewer than 10000 steps, otherwise 2",
+        above=0,
+    )
     scale_factor_step_size: float = setting(
         0.25, "Step between the random scales; 0 for any scale in between.", at_least=0
     )
@@ -486,9 +498,9 @@ class DataConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         _check(
-            self.min_scale_factor <= self.max_scale_factor,
-            f"--min_scale_factor={self.min_scale_factor} must be at most "
-            f"--max_scale_factor={self.max_scale_factor}.",
+            self.scale_range[0] <= self.scale_range[1],
+            f"--min_scale_factor={self.scale_range[0]} must be at most "
+            f"--max_scale_factor={self.scale_range[1]}.",
         )
         _check(
             self.min_resize_value or not (self.max_resize_value or self.resize_factor),
@@ -501,6 +513,11 @@ class DataConfig(Config):
             f"{','.join(map(str, crop or ()))}: "
             "give two equal sides.",
         )
+
+    @property
+    def scale_range(self) -> tuple[float, float]:
+        """The smallest and the largest random scale; those of the original until chosen."""
+        return self.min_scale_factor or 0.5, self.max_scale_factor or 2.0
 
 
 _LOSS_WEIGHTS = ("cross_entropy_weight", "focal_weight", "dice_weight", "lovasz_weight")

@@ -44,6 +44,7 @@ _BATCH_SIZES = {"cpu": 4, "accelerator": 8}  # images per device
 _MEMORY_SHARE = 0.6  # of the memory that is available, for a training step
 _STEPS_PER_ROOT = 200  # see `_num_steps`
 _MIN_STEPS, _MAX_STEPS = 200, 30000
+_LONG_RUN = 10000  # steps
 _MAX_WEIGHT = 5.0  # of a class
 _NUM_VALIDATIONS, _PATIENCE = 10, 5
 
@@ -85,8 +86,7 @@ def choose(
     facts = _Facts(sources, configs, num_replicas)
     lines = []
     for config, name, rule in _RULES:
-        # A run that was started without this flag has the original's decay.
-        is_open = is_new or name != "batch_norm_decay"
+        is_open = is_new or name not in _ORIGINALS_IN_OLDER_RUNS
         if is_open and getattr(getattr(configs, config), name) is None:
             choice = rule(configs, facts)
             configs = _replace(configs, config, **_values(name, choice))
@@ -264,6 +264,19 @@ def _num_steps(configs: Configs, facts: _Facts) -> Choice:
     return Choice(steps, f"{epochs:.0f} epochs of {facts.num_images} images")
 
 
+def _min_scale(configs: Configs, _: _Facts) -> Choice:
+    """The papers' range is wide. A short run learns more from sizes near those of the images."""
+    if configs.train.training_number_of_steps >= _LONG_RUN:
+        return Choice(configs.data.scale_range[0], "")
+    return Choice(min(0.75, configs.data.max_scale_factor or 0.75), "")
+
+
+def _max_scale(configs: Configs, _: _Facts) -> Choice:
+    if configs.train.training_number_of_steps >= _LONG_RUN:
+        return Choice(configs.data.scale_range[1], "")
+    return Choice(max(1.5, configs.data.min_scale_factor), "of images, at random, in a short run")
+
+
 def _batch_norm_decay(configs: Configs, facts: _Facts) -> Choice:
     """The original's, which may differ between layers, unless the run is too short for it."""
     original = max((norm.momentum for norm in layers.batch_norms(facts.model)), default=0.0)
@@ -327,6 +340,15 @@ def _save_every_steps(configs: Configs, _: _Facts) -> Choice:
     return Choice(min(500, configs.train.eval_every_steps), "")
 
 
+# Settings that earlier versions did not choose: without a value, a run has the original's.
+_ORIGINALS_IN_OLDER_RUNS = {
+    "min_resize_value",
+    "min_scale_factor",
+    "max_scale_factor",
+    "batch_norm_decay",
+    "optimizer",
+}
+
 # In this order: later ones follow from earlier ones.
 _RULES: tuple[tuple[str, str, Callable[[Configs, _Facts], Choice]], ...] = (
     ("data", "min_resize_value", _shorter_side),  # before the crop size is chosen
@@ -334,6 +356,8 @@ _RULES: tuple[tuple[str, str, Callable[[Configs, _Facts], Choice]], ...] = (
     ("train", "train_batch_size", _batch_size),
     ("train", "early_stopping_patience", _patience),  # before the number of steps is chosen
     ("train", "training_number_of_steps", _num_steps),
+    ("data", "min_scale_factor", _min_scale),
+    ("data", "max_scale_factor", _max_scale),
     ("model", "batch_norm_decay", _batch_norm_decay),
     ("train", "optimizer", _optimizer),  # before the learning rate is chosen
     ("train", "base_learning_rate", _learning_rate),

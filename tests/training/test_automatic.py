@@ -88,6 +88,22 @@ def test_epochs_say_how_many_steps(tiny_records, tmp_path, epochs, steps):
     assert (chosen.training_number_of_steps, chosen.epochs) == (steps, None)
 
 
+@pytest.mark.parametrize(
+    "steps, given, scales",
+    [
+        (9999, {}, (0.75, 1.5)),
+        (10000, {}, (0.5, 2.0)),
+        (10000, {"max_scale_factor": 1.0}, (0.5, 1.0)),
+        (60, {"max_scale_factor": 0.6}, (0.6, 0.6)),
+        (60, {"min_scale_factor": 1.6}, (1.6, 1.6)),
+        (60, {"min_scale_factor": 0.25, "max_scale_factor": 4.0}, (0.25, 4.0)),
+    ],
+)
+def test_scales_follow_from_the_length_of_the_run(tiny_records, tmp_path, steps, given, scales):
+    data = choose(tiny_records, tmp_path, data=given, training_number_of_steps=steps).data
+    assert (data.min_scale_factor, data.max_scale_factor) == scales
+
+
 def test_epochs_and_steps_together_are_refused():
     with pytest.raises(UserError, match="give one of them"):
         config.TrainConfig(epochs=1, training_number_of_steps=1)
