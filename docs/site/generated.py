@@ -1,10 +1,15 @@
-"""The pages of the site that are made from the code: flags, public names, experiments, changes."""
+"""The pages of the site that are made from the code, and from files that lie elsewhere.
+
+Flags, public names, experiments, datasets, notebooks, changes.
+"""
 
 import ast
 import importlib
 import inspect
 import pathlib
 import re
+
+import jupytext
 
 from deeplab_tf import __main__ as overview
 from deeplab_tf import command_line
@@ -27,10 +32,24 @@ def pages(repository: pathlib.Path) -> dict[str, str]:
     for module, introduction in API_PAGES.items():
         path = repository / module.replace(".", "/") / "__init__.py"
         texts[f"reference/python/{module}.md"] = api_page(module, introduction, path)
+    for path in sorted(repository.glob("datasets/*/README.md")):
+        texts[f"reference/datasets/{path.parent.name}.md"] = dataset_page(path)
+    for path in sorted(repository.glob("examples/*.py")):
+        texts[f"guides/notebooks/{path.stem}.md"] = notebook_page(path)
     texts["reference/experiments.md"] = experiments_page(repository / "configs")
     changes = (repository / "CHANGELOG.md").read_text(encoding="utf-8")
     texts["changelog.md"] = changes.replace("](docs/", "](")
     return texts
+
+
+def notebooks(repository: pathlib.Path) -> dict[str, str]:
+    """Returns the notebooks of examples/ as .ipynb files, by their paths in docs/."""
+    return {
+        f"guides/notebooks/{path.stem}.ipynb": jupytext.writes(
+            jupytext.read(path, fmt="py:percent"), fmt="ipynb"
+        )
+        for path in sorted(repository.glob("examples/*.py"))
+    }
 
 
 def command_page(name: str) -> str:
@@ -73,6 +92,24 @@ def public_names(path: pathlib.Path) -> list[str]:
                 if name not in ("__version__", "backbones", "layers", "models")
             ]
     raise ValueError(f"{path} has no __all__")
+
+
+def dataset_page(path: pathlib.Path) -> str:
+    """Returns the README of a dataset, with its links as they are within the site."""
+    text = path.read_text(encoding="utf-8").replace("](../../docs/", "](../../")
+    return re.sub(r"(?<!\]\()(?<![<\w])(https?://[^\s,;)]+[\w/])", r"<\1>", text)
+
+
+def notebook_page(path: pathlib.Path) -> str:
+    """Returns a notebook, a script in the percent format of jupytext, as Markdown."""
+    notebook = jupytext.read(path, fmt="py:percent")
+    cells = [
+        cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```"
+        for cell in notebook.cells
+    ]
+    title, *others = cells
+    link = f"[Download the notebook]({path.stem}.ipynb)"
+    return "\n\n".join([title, link, *others]) + "\n"
 
 
 def experiments_page(folder: pathlib.Path) -> str:

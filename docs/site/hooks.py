@@ -1,14 +1,21 @@
-"""What mkdocs does besides converting pages: generated pages, formulas, the navigation."""
+"""What mkdocs does besides converting pages: generated pages, figures, formulas, navigation."""
 
 import pathlib
+import re
 
+import figures
 import generated
 import latex2mathml.converter
 from mkdocs.structure import files as mkdocs_files
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # Where the generated pages of an entry of the navigation lie.
-GENERATED = {"Commands": "reference/commands/", "Python": "reference/python/"}
+GENERATED = {
+    "Commands": "reference/commands/",
+    "Python": "reference/python/",
+    "Datasets": "reference/datasets/",
+    "Notebooks": "guides/notebooks/",
+}
 
 
 def on_config(config):
@@ -24,9 +31,21 @@ def on_files(files, config):
     pages = generated.pages(REPOSITORY)
     for path, text in pages.items():
         files.append(mkdocs_files.File.generated(config, path, content=text))
+    for path, text in generated.notebooks(REPOSITORY).items():
+        files.append(mkdocs_files.File.generated(config, path, content=text))
     on_disk = [file.src_uri for file in files.documentation_pages() if file.src_uri not in pages]
     config["nav"] = complete_navigation(config["nav"], on_disk, sorted(pages))
     return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Puts the figures of `figures.py` into the page, as SVG in the colours of its text."""
+    return re.sub(
+        r"^!\[([^]]+)\]\(figures/(\w+)\.svg\)$",
+        lambda match: figures.draw(match[2], match[1]),
+        markdown,
+        flags=re.MULTILINE,
+    )
 
 
 def complete_navigation(navigation: list, pages: list[str], generated_pages: list[str]) -> list:

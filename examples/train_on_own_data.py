@@ -1,0 +1,65 @@
+# %% [markdown]
+# # Train on your own data
+#
+# From a folder of images and labels to a trained model that labels new images. This notebook draws
+# its own images, so that it runs anywhere. For your data, set `MY_DATA` to your folder.
+
+# %%
+import os
+
+import cv2
+
+import deeplab_tf
+from deeplab_tf import config
+from deeplab_tf import train
+from deeplab_tf.datasets import build
+from deeplab_tf.datasets.shapes import drawing
+
+MY_DATA = "my_data"
+NUM_IMAGES = 60
+NUM_STEPS = 300
+
+for folder in ("images", "labels"):
+    os.makedirs(f"{MY_DATA}/{folder}", exist_ok=True)
+for index in range(NUM_IMAGES):
+    image, label = drawing.draw("notebook", index)
+    cv2.imwrite(f"{MY_DATA}/images/{index:03d}.jpg", image[..., ::-1])
+    cv2.imwrite(f"{MY_DATA}/labels/{index:03d}.png", label)
+with open(f"{MY_DATA}/classes.txt", "w") as file:
+    file.write("\n".join(drawing.CLASS_NAMES))
+
+# %% [markdown]
+# ## Build the records
+#
+# `datasets.build` finds out what the folder holds, checks every file, and keeps a fifth of the
+# images for validation. On the command line it is
+# `python -m deeplab_tf.datasets.build --dataset=folder --manual_dir=my_data --data_dir=data`.
+
+# %%
+records = build.build("folder", "data", MY_DATA)
+print(records.dataset.class_names)
+
+# %% [markdown]
+# ## Train
+#
+# What is not given follows from the data and the devices: crop size, batch size, learning rate.
+# Run the cell again to resume a training that was interrupted.
+
+# %%
+train.train(
+    config.ModelConfig(version="v3plus", backbone="mobilenet_v2"),
+    config.DataConfig(data_dir=records.folder),
+    config.TrainConfig(training_number_of_steps=NUM_STEPS, tf_initial_checkpoint="none"),
+    "run",
+)
+
+# %% [markdown]
+# ## Label new images
+
+# %%
+run = deeplab_tf.load_run("run")
+image, _ = drawing.draw("new", 0)
+labels = run.predict(image)  # uint8 [H, W], class ids
+overlay = run.overlay(image, labels)  # uint8 [H, W, 3]
+cv2.imwrite("overlay.png", overlay[..., ::-1])
+print({run.class_names[index] for index in set(labels.ravel().tolist())})
