@@ -127,7 +127,7 @@ setuptools.setup(
         "": ["README.md", "CITATIONS.bib"],
         "deeplab_tf": ["py.typed"],
         "deeplab_tf.evaluation.report": ["templates/*"],
-        "deeplab_tf.export": ["tf_serving/*.txt"],
+        "deeplab_tf.export": ["tf_serving/*.txt", "web_page/*"],
     },
     entry_points={"console_scripts": ["deeplab-tf = deeplab_tf.__main__:main"]},
     install_requires=REQUIRED,

@@ -39,6 +39,7 @@ COMMANDS = {
         "export.savedmodel",
         "export.tflite",
         "export.onnx",
+        "export.web",
         "export.client",
         "export.hub",
     ),

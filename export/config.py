@@ -162,6 +162,43 @@ class TFLiteConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WebConfig(Config):
+    """What a page that labels images in the browser holds."""
+
+    title = "web page"
+
+    single_file: bool = setting(
+        False,
+        "Whether index.html holds everything. Otherwise the network and LiteRT.js lie beside it.",
+        is_common=True,
+    )
+    quantize: str = setting(
+        "float16",
+        "Types in the network's file. none: float32. float16: half the size. dynamic: weights of "
+        "8 bits, a quarter of the size.",
+        choices=("none", "float16", "dynamic"),
+    )
+    input_size: tuple[int, ...] = input_size(
+        "the train_crop_size of the run, rounded up to multiples of the output stride plus 1"
+    )
+    heading: str = setting("", "Heading of the page.", default_help="the name of the dataset")
+    litert_js: str | None = setting(
+        None,
+        "Folder with the npm package @litertjs/core, such as node_modules.",
+        default_help="the cache, which npm fills once",
+        is_path=True,
+    )
+    cdn: bool = setting(
+        False, "Whether the page loads LiteRT.js from cdn.jsdelivr.net. It then needs a network."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.cdn and self.litert_js is not None:
+            raise UserError("--cdn and --litert_js contradict each other: leave one out.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OnnxConfig(Config):
     """What an ONNX file takes."""
 
@@ -173,6 +210,7 @@ class OnnxConfig(Config):
 LABELS_ALONE = ServingConfig()
 LABELS_IN_FLOAT32 = TFLiteConfig()
 ANY_SIZE = OnnxConfig()
+FOLDER_WITH_LITERT_JS = WebConfig()
 CALIBRATION_BY_RECORDS = CalibrationConfig()
 ONNX_PROOF = ProofConfig()
 SAVEDMODEL_PROOF = SavedModelProofConfig()

@@ -16,6 +16,8 @@ from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import asset_files
 
+PAGE_GENERATOR = "deeplab_tf"  # what a page says that it was made by
+
 _LARGEST_VERSION = 2**63 - 1  # TF Serving keeps versions in 64 bits
 
 
@@ -147,6 +149,63 @@ class VersionFolder:
         if not os.path.isdir(self._output_dir):
             return []
         return [int(name) for name in os.listdir(self._output_dir) if re.fullmatch("[0-9]+", name)]
+
+
+class PageFolder:
+    """The place of an export that is a folder with a web page; an earlier page is replaced.
+
+    Attributes:
+        flag: What messages call the place.
+    """
+
+    def __init__(self, output_dir: str, page: str):
+        """Checks the place, so that nobody waits for an export that cannot be written.
+
+        Args:
+            output_dir: The folder; made if missing.
+            page: Name of the page in it.
+
+        Raises:
+            UserError: The folder cannot be written, or holds something else.
+        """
+        self.flag = f"--output_dir={output_dir}"
+        self._folder = os.path.realpath(os.path.expanduser(output_dir))
+        if os.path.isfile(self._folder):
+            raise UserError(f"{self.flag} is a file: give a folder.")
+        if not (_is_empty(self._folder) or _is_page(os.path.join(self._folder, page))):
+            raise UserError(
+                f"{self.flag} holds files that are not an earlier page: give another folder, or "
+                "one that does not exist."
+            )
+        _check_writable(self._folder, self.flag)
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[pathlib.Path]:
+        """Makes a draft folder; what the block writes to it replaces the folder."""
+        parent = os.path.dirname(self._folder)
+        with _errors_naming(self.flag):
+            os.makedirs(parent, exist_ok=True)
+            files.remove_drafts(parent)
+            with files.draft_folder(parent) as workspace:
+                draft = workspace / "page"
+                draft.mkdir()
+                yield draft
+                if os.path.isdir(self._folder):
+                    os.replace(self._folder, workspace / "earlier")
+                os.replace(draft, self._folder)
+
+
+def _is_empty(folder: str) -> bool:
+    return not os.path.isdir(folder) or not os.listdir(folder)
+
+
+def _is_page(path: str) -> bool:
+    """Whether a file is a page that an export has written."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return f'<meta name="generator" content="{PAGE_GENERATOR}">' in file.read(4096)
+    except OSError:
+        return False
 
 
 def _check_writable(path: str, flag: str) -> None:

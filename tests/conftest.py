@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import cv2
 import keras
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import browsers
 from deeplab_tf import __main__ as overview
 from deeplab_tf import command_line
 from deeplab_tf import config
@@ -105,6 +107,13 @@ def without_package(monkeypatch):
             monkeypatch.setitem(sys.modules, name, None)
 
     return hide
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[browsers.Browser]:
+    """A browser without a window; the test is skipped where none is installed."""
+    with browsers.running_browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ OTHER_MEANINGS = {
     ("deeplab_tf.check_data", "images"),  # one folder
     ("deeplab_tf.export.client", "images"),  # no videos
     ("deeplab_tf.export.hub", "output_dir"),  # in place of publishing
+    ("deeplab_tf.export.web", "quantize"),  # no int8, which takes other pixels
     ("deeplab_tf.datasets.build", "data_dir"),  # written
     ("deeplab_tf.datasets.build", "dataset"),  # one that can be built
     ("deeplab_tf.data_service", "port"),

@@ -1,19 +1,15 @@
 """The page of an evaluation: its structure, and what a browser makes of it."""
 
-import contextlib
 import functools
 import html.parser
 import json
-import os
 import pathlib
-import select
-import shutil
-import subprocess
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from browsers import THEMES
+from browsers import WIDTHS
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.data.records import numbered_classes
 from deeplab_tf.datasets.shapes import drawing
@@ -25,7 +21,6 @@ from deeplab_tf.evaluation.results import Evaluation
 # Names that would break a page which does not escape them, or the script of one.
 EVIL = "</script><b title='\"'>&amp;"
 INFO = DatasetInfo("shapes & co", (EVIL, *drawing.CLASS_NAMES[1:]), drawing.COLORS, 255)
-WIDTHS = (1280, 390)  # of a laptop and of a phone, pixels
 # Elements that have no end.
 VOID = {"img", "br", "link", "meta", "input"}
 
@@ -208,106 +203,8 @@ def test_a_result_with_few_figures_makes_a_page(tmp_path):
     ]  # fmt: skip
 
 
-class Browser:
-    """Chromium without a window, spoken to in the DevTools protocol through a pair of pipes."""
-
-    def __init__(self, commands: int, answers: int):
-        self._commands, self._answers = commands, answers
-        self._pending = b""  # read from the pipe, but not yet looked at
-        self._number = 0
-        self._session = None
-        self.complaints: list[str] = []  # of the console, and exceptions
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
-            "sessionId"
-        ]
-        for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **parameters) -> dict:
-        """Sends a command and waits for its answer."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._commands, json.dumps(message).encode() + b"\0")
-        while (answer := self._read()).get("id") != self._number:
-            pass
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def open(self, path: pathlib.Path, width: int, theme: str = "light") -> None:
-        """Opens a page from the file system, and waits until it is loaded."""
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.call("Emulation.setDeviceMetricsOverride", **size)
-        features = [{"name": "prefers-color-scheme", "value": theme}]
-        self.call("Emulation.setEmulatedMedia", features=features)
-        self.call("Page.navigate", url=path.as_uri())
-        while self._read().get("method") != "Page.loadEventFired":
-            pass
-
-    def value(self, expression: str):
-        """Evaluates JavaScript on the page."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def close(self) -> None:
-        self._session = None
-        self.call("Browser.close")
-
-    def _read(self) -> dict:
-        while b"\0" not in self._pending:
-            ready, _, _ = select.select([self._answers], [], [], 60)
-            assert ready, "the browser does not answer"
-            read = os.read(self._answers, 1 << 16)
-            assert read, "the browser is gone"
-            self._pending += read
-        message, _, self._pending = self._pending.partition(b"\0")
-        answer = json.loads(message)
-        kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-        if answer.get("method") in kinds:
-            self.complaints.append(json.dumps(answer["params"]))
-        return answer
-
-
-@contextlib.contextmanager
-def running_browser(profile: pathlib.Path) -> Iterator[Browser]:
-    executables = ("chromium", "chromium-browser", "google-chrome")
-    executable = next(filter(None, map(shutil.which, executables)), None)
-    if executable is None:
-        pytest.skip(f"needs a browser, one of {', '.join(executables)}, which is not installed")
-    (its_commands, commands), (answers, its_answers) = os.pipe(), os.pipe()
-    process = subprocess.Popen(
-        # The browser reads from descriptor 3 and writes to 4.
-        ["sh", "-c", f'exec "$@" 3</dev/fd/{its_commands} 4>/dev/fd/{its_answers}', "sh",
-         executable, "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu",
-         "--no-first-run", "--disable-dev-shm-usage", f"--user-data-dir={profile}"],
-        pass_fds=(its_commands, its_answers),
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    os.close(its_commands)
-    os.close(its_answers)
-    try:
-        browser = Browser(commands, answers)
-        yield browser
-        browser.close()
-        process.wait(10)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(commands)
-        os.close(answers)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    with running_browser(tmp_path_factory.mktemp("profile")) as running:
-        yield running
-
-
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", THEMES)
 def test_the_page_fits_its_window_and_the_console_stays_silent(browser, page_path, width, theme):
     browser.complaints.clear()
     browser.open(page_path, width, theme)
