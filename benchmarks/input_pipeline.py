@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from deeplab_tf import fast
 from deeplab_tf.data import input_pipeline
+from deeplab_tf.data import record_order
 from deeplab_tf.data import record_reading
 from deeplab_tf.data import records
 from deeplab_tf.data import transforms
@@ -120,7 +121,7 @@ def graph_batches(source: records.Records) -> tf.data.Dataset:
 def training_batches(source: records.Records) -> tf.data.Dataset:
     """The pipeline that `train` reads."""
     crop = transforms.TrainingCrop(CROP_SIZE, source.info.ignore_label)
-    training_set = input_pipeline.TrainingSet([source], "train")
+    training_set = record_order.TrainingSet([source], "train")
     return input_pipeline.training_batches(training_set, crop, batch_size=BATCH_SIZE)
 
 

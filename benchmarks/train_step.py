@@ -129,7 +129,7 @@ def our_step(model: keras.Model, batch: dict[str, tf.Tensor]):
         state = training_state.for_model(model, config)
     steps = train_step.TrainSteps(state, config, strategy=strategy, ignore_label=IGNORE_LABEL)
     batches = distribution.distribute_batches(
-        strategy, tf.data.Dataset.from_tensors(batch).cache().repeat()
+        strategy, lambda _: tf.data.Dataset.from_tensors(batch).cache().repeat()
     )
     return lambda: float(steps(batches, 1)["loss"])
 

@@ -18,8 +18,7 @@ def serve(
 
     Args:
         port: Of the dispatcher; 0 for any that is free.
-        workers: How many workers; one already uses all cores. With one, training repeats with its
-            seed.
+        workers: How many workers; one already uses all cores.
         dispatcher: `host:port` of a dispatcher that the workers join; empty to start one here.
         host: Name or address under which the trainer reaches this machine.
 

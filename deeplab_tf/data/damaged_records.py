@@ -71,11 +71,6 @@ def readable_errors():
     """Turns the errors that tf.data raises while records are read into `UserError`s."""
     try:
         yield
-    except tf.errors.NotFoundError as error:
-        raise UserError(
-            f"The data service lost this run, or does not find the records under the same path "
-            f"({error.message.splitlines()[0]}). Run the same command again."
-        ) from error
     except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
         found = re.search(r"UserError: (.*?)\n(?:Traceback|$)", error.message, re.DOTALL)
         if found is None:

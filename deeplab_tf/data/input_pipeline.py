@@ -1,12 +1,12 @@
 """Records -> batches for training, single examples for evaluation.
 
-The training pipeline is a pure function of (seed, step): the order of an epoch follows from
-(seed, epoch), the augmentation of an example from (seed, its number since step 0). So a run
-resumes at any step without saving the state of the pipeline, and repeats exactly. A damaged record
-keeps its place in this order.
+The training pipeline is a pure function of (seed, step): the record of an example, and what is
+random in its augmentation, follow from the seed and the example's number since step 0. So a run
+resumes at any step without the state of the pipeline, repeats exactly, and is divided among any
+number of workers, each of which makes its own examples only.
 """
 
-import dataclasses
+import math
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -15,36 +15,24 @@ import tensorflow as tf
 
 from deeplab_tf import fast
 from deeplab_tf.data import decoding
+from deeplab_tf.data import random_numbers
+from deeplab_tf.data import record_index
 from deeplab_tf.data import record_order
 from deeplab_tf.data import record_reading
 from deeplab_tf.data import remote_data
+from deeplab_tf.data import training_examples
 from deeplab_tf.data import transforms
 from deeplab_tf.data.damaged_records import DamagedRecords
 from deeplab_tf.data.problems import DataProblem
+from deeplab_tf.data.record_order import TrainingSet
 from deeplab_tf.data.records import Records
 
 OnDamaged = Callable[[Sequence[str], Sequence[str]], None]  # of names and problems
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSet:
-    """Which records a training reads, how often, and in which order.
-
-    Attributes:
-        sources: The records; several are mixed, and share classes and ignore label.
-        split: Name of the split, of all of them.
-        weights: How often each source gives an example, as whole numbers; by default as often as
-          it has records.
-        repeats: How often each record of each source comes in an epoch (see
-          `class_presence.oversampling`); by default once.
-        seed: Of the order, and of what is random in augmentation.
-    """
-
-    sources: Sequence[Records]
-    split: str
-    weights: Sequence[int] = ()
-    repeats: Sequence[np.ndarray] = ()
-    seed: int = 0
+_DRAWS = 2  # what random numbers are for; `record_order` has 0 and 1
+_EXAMPLES_ORDERED_AT_ONCE = 64
+_PIXELS_MADE_AT_ONCE = 2**18
+_LAST_STEP = 2**62
 
 
 def training_batches(
@@ -54,12 +42,13 @@ def training_batches(
     *,
     batch_size: int,
     start_step: int = 0,
+    part: tuple[int, int] = (0, 1),
     on_damaged: OnDamaged | None = None,
     data_service: str = "",
 ) -> tf.data.Dataset:
     """Returns the endless batches of a training run, from one of its steps on.
 
-    The place of a damaged record is taken by the first good image of its batch.
+    The place of a damaged record is taken by another one of the same source.
 
     Args:
         training_set: The records.
@@ -67,36 +56,54 @@ def training_batches(
         augmentation: Further operations on these.
         batch_size: Examples per batch; a batch may span two epochs.
         start_step: Step of the first batch.
+        part: Which part of every batch to make, from 0, and into how many it is divided.
         on_damaged: Called with the names and problems of damaged records; by default
           `DamagedRecords`.
         data_service: Address of a tf.data service that does all this; empty for this process.
 
     Returns:
         Dataset of dicts: `image` uint8 [B, H, W, C] (float32 behind further operations), `label`
-        int32 [B, H, W], `name` string [B].
+        int32 [B, H, W], `name` string [B], where B is the size of a part.
     """
-    first = start_step * batch_size
-    dataset = record_order.endless(
-        training_set.sources,
-        training_set.split,
-        weights=training_set.weights,
-        repeats=training_set.repeats,
-        seed=training_set.seed,
-        first=first,
-    ).enumerate(start=first)
+    sources, split = training_set.sources, training_set.split
     in_numba = None if data_service else fast.load("deeplab_tf.data.fast_crop")
-    if in_numba:
-        cut = _in_numba(in_numba.crop_example, crop, training_set.sources[0])
-        augment = _augmented(cut, augmentation, crop.num_draws, training_set.seed)
+    size = batch_size // part[1]
+    at_once = _examples_at_once(size, crop.crop_size) if in_numba else 1
+    order = record_order.TrainingOrder(training_set)
+    index = record_index.of_splits(sources, split)
+    maker = training_examples.Maker(order, index, sources[0], crop)
+
+    def describe(steps):
+        """Numbers, records and draws of the examples of some steps, in groups of `at_once`."""
+        places = part[0] * size + tf.range(size, dtype=tf.int64)
+        numbers = tf.reshape(steps[:, tf.newaxis] * batch_size + places, [-1])
+        draws = random_numbers.random_integers(
+            training_set.seed, _DRAWS, numbers[:, tf.newaxis], tf.range(crop.num_draws)
+        )
+        described = {"number": numbers, "record": order.records(numbers), "draws": draws}
+        return {
+            name: tf.reshape(values, [-1, at_once, *values.shape[1:]])
+            for name, values in described.items()
+        }
+
+    # A worker of a data service takes one element of this after the other.
+    steps_at_once = 1 if data_service else math.ceil(_EXAMPLES_ORDERED_AT_ONCE / size)
+    steps = tf.data.Dataset.range(start_step, _LAST_STEP, steps_at_once)
+    steps = steps.map(lambda step: step + tf.range(steps_at_once, dtype=tf.int64))
+    dataset = steps.map(describe).unbatch()
+    make = maker.in_numba(in_numba) if in_numba else maker.in_graph()
+    dataset = dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if augmentation:
+        augment = _augment(augmentation, training_set.seed)
+        dataset = dataset.unbatch()
         dataset = dataset.map(augment, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    else:
-        cut = _in_graph(crop, training_set.sources[0])
-        augment = _augmented(cut, augmentation, crop.num_draws, training_set.seed)
-        dataset = _map_or_pad(dataset, augment, crop)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+        dataset = dataset.batch(size, drop_remainder=True)
+    elif at_once < size:
+        dataset = dataset.batch(size // at_once, drop_remainder=True).map(_merged)
     if data_service:
-        dataset = remote_data.through_service(dataset, data_service)
-    on_damaged = on_damaged or DamagedRecords.of_split(training_set.sources, training_set.split)
+        dataset = dataset.map(lambda batch: batch | {"step": batch["number"][0] // batch_size})
+        dataset = remote_data.through_service(dataset, data_service, first_step=start_step)
+    on_damaged = on_damaged or DamagedRecords.of_split(sources, split)
     dataset = dataset.map(lambda batch: _finished(batch, on_damaged), tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
@@ -108,22 +115,19 @@ def evaluation_examples(
     numbers: Sequence[int] | None = None,
     on_damaged: OnDamaged | None = None,
 ) -> tf.data.Dataset:
-    """Returns the good examples of a split once, in the order of the records, at their own size.
+    """Returns the good examples of a split once, in their order, at their own size.
 
     Args:
         source: The records.
         split: Name of the split.
-        numbers: Places in that order of those to return; None for all.
+        numbers: Those to return, by their place in the split from 0; None for all.
         on_damaged: Called with the names and problems of damaged records, which are left out; by
           default `DamagedRecords`.
 
     Returns:
         Dataset of dicts: `image` uint8 [H, W, C], `label` int32 [H, W], `name` string [].
     """
-    dataset = record_order.each_once(source, split)
-    if numbers is not None:
-        dataset = dataset.enumerate().filter(lambda place, _: tf.reduce_any(place == numbers))
-        dataset = dataset.map(lambda _, record: record)
+    dataset = record_order.each_once(source, split, numbers)
     dataset = dataset.map(_whole(source), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.filter(_is_good(on_damaged or DamagedRecords.of_split([source], split)))
     keys = ("image", "label", "name")
@@ -132,18 +136,32 @@ def evaluation_examples(
     )
 
 
-def _augmented(
-    cut: Callable, augmentation: Sequence[transforms.RandomOperation], num_draws: int, seed: int
-):
-    """Returns (number, record) -> example: cut and augmented by draws that follow from both."""
+def _examples_at_once(size: int, crop_size: tuple[int, int]) -> int:
+    """Returns how many of a batch's examples one call of Python makes: a divisor of its size.
 
-    def augment(number, record):
-        draws = tf.random.stateless_uniform(
-            [num_draws], [seed, number], minval=None, maxval=None, dtype=tf.int32
-        )
-        example = cut(record, draws)
+    Calls take time. Examples that are large are made one by one, so that the first of them comes
+    early and few are under way.
+    """
+    most = max(1, _PIXELS_MADE_AT_ONCE // math.prod(crop_size))
+    return max(count for count in range(1, min(size, most) + 1) if size % count == 0)
+
+
+def _merged(groups: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Turns groups of examples, [G, N, ...], into a batch, [G * N, ...]."""
+    return {
+        key: tf.reshape(values, [math.prod(values.shape[:2]), *values.shape[2:]])
+        for key, values in groups.items()
+    }
+
+
+def _augment(augmentation: Sequence[transforms.RandomOperation], seed: int) -> Callable:
+    """Returns example -> example, augmented by draws that follow from the seed and its number."""
+
+    def augment(example):
         for index, operation in enumerate(augmentation):
-            operation_seed = tf.random.experimental.stateless_fold_in([seed, number], index)
+            operation_seed = tf.random.experimental.stateless_fold_in(
+                [seed, example["number"]], index
+            )
             example = operation(example, operation_seed)
         return example
 
@@ -171,7 +189,7 @@ def _whole(source: Records):
         return {
             "image": tf.ensure_shape(image, [None, None, info.num_channels]),
             "label": tf.ensure_shape(label, [None, None]),
-            "name": _name(record, tf.ensure_shape(name, [])),
+            "name": tf.where(name == "", record["place"], tf.ensure_shape(name, [])),
             "problem": tf.ensure_shape(problem, []),
         }
 
@@ -196,128 +214,17 @@ def _is_good(on_damaged: OnDamaged):
     return is_good
 
 
-def _name(record: dict[str, tf.Tensor], name: tf.Tensor) -> tf.Tensor:
-    """The record's own name, or its place where it has none."""
-    return tf.where(name == "", record_order.place_of(record), name)
-
-
-def _in_numba(crop_example: Callable, crop: transforms.TrainingCrop, source: Records):
-    """Returns (record, draws) -> cut example, computed by `fast_crop.crop_example`."""
-    info, max_pixels = source.info, source.limits.max_image_pixels
-    padding = _padding(crop)
-
-    def read_and_crop(serialized: bytes, draws: np.ndarray):
-        try:
-            name, image, label = record_reading.read_record(serialized, info, max_pixels)
-        except DataProblem as problem:
-            return *padding, problem.name.encode(), problem.of_record.encode()
-        return *crop_example(image, label, draws, crop), name.encode(), b""
-
-    def cut(record, draws):
-        image, label, name, problem = tf.numpy_function(
-            read_and_crop,
-            [record["serialized"], draws],
-            [tf.uint8, tf.uint8, tf.string, tf.string],
-            stateful=False,
-        )
-        return {
-            "image": tf.ensure_shape(image, [*crop.crop_size, info.num_channels]),
-            "label": tf.ensure_shape(label, crop.crop_size),
-            "name": _name(record, tf.ensure_shape(name, [])),
-            "problem": tf.ensure_shape(problem, []),
-        }
-
-    return cut
-
-
-def _in_graph(crop: transforms.TrainingCrop, source: Records):
-    """Returns (record, draws) -> cut example, as a TensorFlow graph that can run anywhere."""
-    info, max_pixels = source.info, source.limits.max_image_pixels
-    blank = dict(zip(("image", "label"), map(tf.constant, _padding(crop))))
-
-    def cut(record, draws):
-        parsed = record_reading.parse_record_in_graph(record["serialized"])
-        problem = record_reading.header_problem_in_graph(parsed, max_pixels, info.num_channels)
-
-        def decode_and_crop():
-            example, problem = record_reading.decode_record_in_graph(parsed, info)
-            return tf.cond(
-                problem == "", lambda: crop(example, draws), lambda: dict(blank)
-            ), problem
-
-        example, problem = tf.cond(problem == "", decode_and_crop, lambda: (dict(blank), problem))
-        return example | {"name": _name(record, parsed["name"]), "problem": problem}
-
-    return cut
-
-
-def _padding(crop: transforms.TrainingCrop) -> tuple[np.ndarray, np.ndarray]:
-    """An image and a label that count nowhere."""
-    return (
-        np.full((*crop.crop_size, len(crop.pad_color)), crop.pad_color, np.uint8),
-        np.full(crop.crop_size, crop.ignore_label, np.uint8),
-    )
-
-
-def _map_or_pad(
-    dataset: tf.data.Dataset, function: Callable, crop: transforms.TrainingCrop
-) -> tf.data.Dataset:
-    """Maps (number, record); a record at which the function fails becomes padding."""
-    spec = dataset.map(function).element_spec
-    image, label = _padding(crop)
-
-    def padding(name, problem):
-        return {
-            "image": tf.cast(image, spec["image"].dtype),
-            "label": tf.cast(label, spec["label"].dtype),
-            "name": name,
-            "problem": problem,
-        }
-
-    def named(_, record):
-        name = record_reading.parse_name_in_graph(record["serialized"])
-        return padding(_name(record, name), "it cannot be parsed, or its image or label be decoded")
-
-    def unnamed(_, record):
-        return padding(record_order.place_of(record), "it is lost, or is not a tf.train.Example")
-
-    def map_one(*numbered_record):
-        # A graph cannot catch an error; a dataset of one element can leave it out.
-        one = tf.data.Dataset.from_tensors(numbered_record)
-        first, second, last = (
-            one.map(attempt).ignore_errors(log_warning=False)
-            for attempt in (function, named, unnamed)
-        )
-        return first.concatenate(second).concatenate(last).take(1)
-
-    return dataset.interleave(
-        map_one,
-        cycle_length=tf.data.AUTOTUNE,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-
-
 def _finished(batch: dict[str, tf.Tensor], on_damaged: OnDamaged) -> dict[str, tf.Tensor]:
-    """Replaces damaged images by good ones, and reports them."""
-    batch = dict(batch)
-    problems = batch.pop("problem")
-    is_good = problems == ""
-    batch["label"] = tf.cast(batch["label"], tf.int32)
+    """Reports damaged records, and leaves what a training needs."""
 
-    def tell(names, problems):
-        on_damaged([name.decode() for name in names], [text.decode() for text in problems])
+    def tell(texts):
+        on_damaged(*training_examples.split_damaged(texts))
         return np.int32(0)
 
-    def replaced():
-        is_bad = tf.logical_not(is_good)
-        arguments = [tf.boolean_mask(batch["name"], is_bad), tf.boolean_mask(problems, is_bad)]
-        with tf.control_dependencies([tf.numpy_function(tell, arguments, tf.int32)]):
-            places = tf.range(tf.size(is_good))
-            first_good = tf.argmax(tf.cast(is_good, tf.int32), output_type=tf.int32)
-            chosen = tf.where(is_good, places, first_good)
-            return {key: tf.gather(values, chosen) for key, values in batch.items()}
-
-    shapes = {key: values.shape for key, values in batch.items()}
-    batch = tf.cond(tf.reduce_all(is_good), lambda: dict(batch), replaced)
-    return {key: tf.ensure_shape(values, shapes[key]) for key, values in batch.items()}
+    damaged = tf.boolean_mask(batch["damaged"], batch["damaged"] != "")
+    told = tf.cond(
+        tf.size(damaged) > 0, lambda: tf.numpy_function(tell, [damaged], tf.int32), lambda: 0
+    )
+    with tf.control_dependencies([told]):
+        label = tf.cast(batch["label"], tf.int32)
+    return {"image": batch["image"], "label": label, "name": batch["name"]}

@@ -1,151 +1,135 @@
 """The order of records: repeated and shuffled in training, once in evaluation.
 
-The order of an epoch follows from (seed, epoch), so that a training resumes at any step without the
-state of a pipeline. A record that cannot be read keeps its place, as an empty text.
+Which record an example of a training is follows from (seed, number of the example), so a training
+resumes at any step at once, without the state of a pipeline and without reading what it has seen.
 """
 
-import os
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import files
+from deeplab_tf.data import record_index
+from deeplab_tf.data.random_numbers import Permutations
 from deeplab_tf.data.records import Records
 
-# Records are shuffled before they are decoded: this many stay in memory as JPEG or PNG bytes.
-_SHUFFLE_BUFFER = 1000
-_PARALLEL_SHARDS = 8
+# Raised when the same seed gives another order than before. Checkpoints carry it.
+VERSION = 2
+
+_MIXTURE, _RECORDS = 0, 1  # what a permutation is of
 
 
-def each_once(source: Records, split: str) -> tf.data.Dataset:
-    """Returns the records of a split in their order.
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+    """Which records a training reads, how often, and in which order.
 
-    Returns:
-        Dataset of dicts: `serialized` (string), `shard` (string, its path) and `index` (int64,
-        the place in the shard).
-    """
-    shards = tf.data.Dataset.from_tensor_slices(_shards(source, split))
-    return shards.flat_map(_records_of_shard)
-
-
-def endless(
-    sources: Sequence[Records],
-    split: str,
-    *,
-    weights: Sequence[int] = (),
-    repeats: Sequence[np.ndarray] = (),
-    seed: int = 0,
-    first: int = 0,
-) -> tf.data.Dataset:
-    """Returns the records of one or several sources repeatedly, shuffled.
-
-    Args:
-        sources: The records.
+    Attributes:
+        sources: The records; several are mixed, and share classes and ignore label.
         split: Name of the split, of all of them.
         weights: How often each source gives an example, as whole numbers; by default as often as
           it has records.
-        repeats: How often each record of each source comes in an epoch; by default once.
-        seed: Of the order.
-        first: Number of the first example that is returned, since the start of a training.
+        repeats: How often each record of each source comes in an epoch (see
+          `class_presence.oversampling`); by default once.
+        seed: Of the order, and of what is random in augmentation.
+    """
+
+    sources: Sequence[Records]
+    split: str
+    weights: Sequence[int] = ()
+    repeats: Sequence[np.ndarray] = ()
+    seed: int = 0
+
+
+class TrainingOrder:
+    """Which record each example of a training is.
+
+    In every epoch of a source each of its records comes as often as `repeats` says, in an order of
+    its own. Several sources are mixed in blocks, in each of which every source comes as often as
+    its weight.
+
+    Args:
+        training_set: The records.
+    """
+
+    def __init__(self, training_set: TrainingSet):
+        self._seed = training_set.seed
+        repeats = training_set.repeats
+        if len(repeats):
+            counts = [int(each.sum()) for each in repeats]
+        else:
+            counts = [source.num_records(training_set.split) for source in training_set.sources]
+        self._counts = np.array(counts, np.int64)
+        self._first = np.cumsum([0, *counts], dtype=np.int64)[:-1]
+        self._shuffled = Permutations(counts)
+        self._weights = np.array(training_set.weights or _by_size(counts), np.int64)
+        self._ends_in_block = np.cumsum(self._weights)
+        self._mixed = Permutations([int(self._weights.sum())])
+        self._last_repeats = None
+        if any((each != 1).any() for each in repeats):
+            with tf.init_scope(), tf.device("/cpu:0"):
+                self._last_repeats = tf.constant(np.cumsum(np.concatenate(repeats), dtype=np.int64))
+
+    def records(self, numbers: tf.Tensor, attempt: tf.Tensor | int = 0) -> tf.Tensor:
+        """Returns the records of some examples.
+
+        Args:
+            numbers: Of the examples, since the start of the training: int64 [N].
+            attempt: How many records in this place were damaged: others of the same source follow.
+
+        Returns:
+            Their numbers in the index of all sources, int64 [N].
+        """
+        source, number = self._mix(numbers)
+        count = tf.gather(self._counts, source)
+        place = self._shuffled(
+            number % count, self._seed, _RECORDS, source, number // count, attempt, which=source
+        )
+        place += tf.gather(self._first, source)
+        if self._last_repeats is None:
+            return place
+        return tf.searchsorted(self._last_repeats, place, side="right", out_type=tf.int64)
+
+    def _mix(self, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Decides which source gives which example; returns it, and the example's number in it."""
+        if len(self._counts) == 1:
+            return tf.zeros_like(numbers), numbers
+        block, place = numbers // self._ends_in_block[-1], numbers % self._ends_in_block[-1]
+        place = self._mixed(place, self._seed, _MIXTURE, block)
+        source = tf.searchsorted(self._ends_in_block, place, side="right", out_type=tf.int64)
+        weight = tf.gather(self._weights, source)
+        place -= tf.gather(self._ends_in_block - self._weights, source)
+        return source, block * weight + place
+
+
+def each_once(source: Records, split: str, numbers: Sequence[int] | None = None) -> tf.data.Dataset:
+    """Returns the records of a split in their order.
+
+    Args:
+        source: The records.
+        split: Name of the split.
+        numbers: Those of the records to return, from 0; None for all.
 
     Returns:
-        Dataset as that of `each_once`.
+        Dataset of dicts: `serialized` (string, empty where the record is lost) and `place` (string,
+        such as `7 of train-00000-of-00004.tfrecord`).
     """
-    repeats = list(repeats) or [np.ones(source.num_records(split), int) for source in sources]
-    weights = list(weights) or _by_size([int(counts.sum()) for counts in repeats])
-    taken, choices = _mixture(weights, seed, first)
-    streams = [
-        _endless_source(source, split, counts, seed, int(start))
-        for source, counts, start in zip(sources, repeats, taken, strict=True)
-    ]
-    if len(streams) == 1:
-        return streams[0]
-    return tf.data.Dataset.choose_from_datasets(streams, choices)
+    index = record_index.of_splits([source], split)
+    if numbers is None:
+        dataset = tf.data.Dataset.range(len(index))
+    else:
+        dataset = tf.data.Dataset.from_tensor_slices(np.asarray(numbers, np.int64))
 
+    def read(number):
+        serialized = tf.numpy_function(index.read, [number], tf.string)
+        return {
+            "serialized": tf.ensure_shape(serialized, []),
+            "place": index.place_in_graph(number),
+        }
 
-def place_of(example: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Returns the place of a record, a string scalar: `7 of train-00000-of-00004.tfrecord`."""
-    shard = tf.strings.split(example["shard"], os.sep)[-1]
-    return tf.strings.join([tf.strings.as_string(example["index"]), " of ", shard])
+    return dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _by_size(counts: Sequence[int]) -> list[int]:
     """Returns small whole weights that are as near to `counts` as a block of 1000 allows."""
     return [max(1, round(1000 * count / sum(counts))) for count in counts]
-
-
-def _mixture(weights: Sequence[int], seed: int, first: int) -> tuple[np.ndarray, tf.data.Dataset]:
-    """Decides which source gives which example: in every block each as often as its weight.
-
-    Returns:
-        How many examples each source has given before the example `first`, and the dataset of the
-        numbers of sources from there on.
-    """
-    pattern = np.repeat(np.arange(len(weights)), weights)
-
-    def block(number):
-        return tf.random.experimental.stateless_shuffle(tf.constant(pattern), [seed, number])
-
-    blocks, rest = divmod(first, len(pattern))
-    taken = blocks * np.array(weights)
-    taken += np.bincount(block(blocks)[:rest], minlength=len(weights))
-    choices = tf.data.Dataset.range(blocks, tf.int64.max)
-    choices = choices.flat_map(lambda n: tf.data.Dataset.from_tensor_slices(block(n))).skip(rest)
-    return taken, choices
-
-
-def _endless_source(
-    source: Records, split: str, repeats: np.ndarray, seed: int, first: int
-) -> tf.data.Dataset:
-    """Returns the records of one source repeatedly, from the `first` on."""
-    shards = _shards(source, split)
-    num_shards, num_examples = len(shards["path"]), int(repeats.sum())
-    starts = tf.constant(np.cumsum([0, *shards["length"]])[:-1])
-    counts = None if (repeats == 1).all() else tf.constant(repeats, tf.int64)
-
-    def read(number, shard):
-        dataset = _records_of_shard(shard)
-        if counts is None:
-            return dataset
-        return dataset.flat_map(
-            lambda example: tf.data.Dataset.from_tensors(example).repeat(
-                counts[starts[number] + example["index"]]
-            )
-        )
-
-    def epoch_of_records(epoch):
-        # In this function's own graph: with a global seed, tf.data takes no tensor for a seed.
-        tf.random.set_seed(None)
-        files = tf.data.Dataset.from_tensor_slices(shards).enumerate()
-        files = files.shuffle(num_shards, seed=seed + epoch)
-        serialized = files.interleave(
-            read,
-            cycle_length=min(_PARALLEL_SHARDS, num_shards),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        return serialized.shuffle(min(_SHUFFLE_BUFFER, num_examples), seed=seed + epoch)
-
-    epochs = tf.data.Dataset.range(first // num_examples, tf.int64.max)
-    return epochs.flat_map(epoch_of_records).skip(first % num_examples)
-
-
-def _shards(source: Records, split: str) -> dict[str, list]:
-    # Absolute, because the workers of a service have a working directory of their own.
-    paths = [files.absolute(path) for path in source.shards(split)]
-    return {"path": paths, "length": source.shard_lengths[split]}
-
-
-def _records_of_shard(shard: dict[str, tf.Tensor]) -> tf.data.Dataset:
-    # Behind a record whose checksum is wrong, the rest of its shard is lost.
-    found = tf.data.TFRecordDataset(shard["path"]).ignore_errors(log_warning=False)
-    lost = tf.data.Dataset.from_tensors("").repeat()
-    dataset = found.concatenate(lost).take(tf.cast(shard["length"], tf.int64)).enumerate()
-    return dataset.map(
-        lambda index, serialized: {
-            "serialized": serialized,
-            "shard": shard["path"],
-            "index": index,
-        }
-    )

@@ -1,13 +1,15 @@
 """Shards: the TFRecord files of a split, found by name, counted, and checked to be complete."""
 
+import array
 import filecmp
 import math
 import os
 import pathlib
 import re
-import struct
 from collections.abc import Mapping
 from collections.abc import Sequence
+
+import numpy as np
 
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
@@ -63,29 +65,41 @@ def check_all_exist(shards: Sequence[str]) -> None:
 
 
 def count_records(shard: str) -> int:
-    """Counts the records of a TFRecord file by their headers.
-
-    That takes milliseconds for a thousand records, and reads no image.
+    """Counts the records of a TFRecord file by their headers; no image is read.
 
     Raises:
         UserError: The file ends in the middle of a record, is compressed, or cannot be read.
     """
-    count, position = 0, 0
+    bounds, size = record_bounds(shard)
+    if bounds[-1] != size:
+        raise _unreadable(shard, len(bounds) - 1)
+    return len(bounds) - 1
+
+
+def record_bounds(shard: str) -> tuple[np.ndarray, int]:
+    """Finds the records of a TFRecord file by their headers, which takes microseconds for each.
+
+    Returns:
+        The byte at which each whole record begins, and that at which the last one ends, int64
+        [N + 1]; and the size of the file.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    position, bounds = 0, array.array("q", [0])
     try:
         path = files.as_path(shard)
         size = path.stat().st_size
         with path.open("rb") as file:
             while position < size:
                 file.seek(position)
-                header = file.read(8)
-                if len(header) == 8:
-                    position += _FRAME + struct.unpack("<Q", header)[0]
-                if len(header) < 8 or position > size:
-                    raise _unreadable(shard, count)
-                count += 1
+                position += _FRAME + int.from_bytes(file.read(8), "little")
+                if position > size:
+                    break
+                bounds.append(position)
     except OSError as error:
         raise UserError(f"{shard} cannot be read: {error.strerror or error}.") from error
-    return count
+    return np.array(bounds, np.int64), size
 
 
 def check_lengths(

@@ -11,6 +11,7 @@ from deeplab_tf.data import augmentations
 from deeplab_tf.data import bands
 from deeplab_tf.data import class_presence
 from deeplab_tf.data import input_pipeline
+from deeplab_tf.data import record_order
 from deeplab_tf.data import records
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
@@ -131,6 +132,7 @@ def make_batches(
     pad_pixel: tuple[float, ...],
     seed: int,
     start_step: int,
+    part: tuple[int, int] = (0, 1),
     on_damaged: Callable | None = None,
 ) -> tf.data.Dataset:
     """Returns `input_pipeline.training_batches` as the settings want them.
@@ -142,6 +144,7 @@ def make_batches(
         pad_pixel: Colour of the padding, a value in 0..255 for each channel.
         seed: Of order and augmentation.
         start_step: Step of the first batch.
+        part: Which part of every batch to make, from 0, and into how many it is divided.
         on_damaged: Told of damaged records; by default `DamagedRecords`.
 
     Returns:
@@ -169,11 +172,12 @@ def make_batches(
             for source in sources
         ]
     return input_pipeline.training_batches(
-        input_pipeline.TrainingSet(sources, config.train_split, config.data_weights, repeats, seed),
+        record_order.TrainingSet(sources, config.train_split, config.data_weights, repeats, seed),
         crop,
         augmentation(config, ignore_label, pad_pixel),
         batch_size=batch_size,
         start_step=start_step,
+        part=part,
         on_damaged=on_damaged,
         data_service=config.data_service,
     )

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from deeplab_tf import layers
+from deeplab_tf.data import record_order
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoint_files
 from deeplab_tf.runs import distribution
@@ -39,6 +40,11 @@ class TrainingCheckpoints:
         average: Moving average of `averaged_variables(model)`, if there is one. `restore_weights`
             prefers the averages to the weights.
         loss_scale: The loss scale, if there is one.
+
+    Attributes:
+        best_miou: The highest mIoU of a validation so far.
+        is_of_other_order: Whether the restored checkpoint was written by a version of this package
+            that read the records in another order.
     """
 
     def __init__(
@@ -53,6 +59,8 @@ class TrainingCheckpoints:
         weights = _weights(model)
         state = weights | _optimizer_state(optimizer, model) | _dropout_seeds(model)
         state[checkpoint_values.BEST_MIOU] = self.best_miou
+        self._record_order = tf.Variable(record_order.VERSION, trainable=False)
+        state[checkpoint_values.RECORD_ORDER] = self._record_order
         if average:
             for name, variable in zip(weights, average.averages, strict=True):
                 state[f"{name}/{checkpoint_values.AVERAGE}"] = variable
@@ -64,6 +72,7 @@ class TrainingCheckpoints:
         self._step = optimizer.iterations
         self._run_dir = run_dir
         self._damages: dict[str, str] = {}  # by prefix, of checkpoints newer than the restored one
+        self.is_of_other_order = False
 
     def resume(self, changed_flags: Sequence[str] = ()) -> bool:
         """Restores the last checkpoint that is whole; returns whether there was one.
@@ -139,7 +148,10 @@ class TrainingCheckpoints:
         return True
 
     def _restore(self, prefix: str, changed_flags: Sequence[str]) -> None:
-        values, variables = CheckpointValues(prefix), self._variables["last"]
+        values, variables = CheckpointValues(prefix), dict(self._variables["last"])
+        if checkpoint_values.RECORD_ORDER not in values.shapes:  # of an earlier version
+            del variables[checkpoint_values.RECORD_ORDER]
+            self.is_of_other_order = True
         differences = checkpoint_values.misfits(values.shapes, variables) | {
             name: "in the checkpoint, not in this training"
             for name in values.shapes
@@ -154,6 +166,8 @@ class TrainingCheckpoints:
                 "--run_dir."
             )
         checkpoint_values.restore(values, variables)
+        self.is_of_other_order |= bool(self._record_order != record_order.VERSION)
+        self._record_order.assign(record_order.VERSION)
         _check_finite(variables, prefix)
 
     def _check_that_workers_agree(self) -> None:

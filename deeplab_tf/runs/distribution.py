@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+from collections.abc import Callable
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -70,35 +71,38 @@ def of_all_workers(value: int) -> list[int]:
     return _gather()(tf.constant([int(value)], tf.int64)).numpy().tolist()
 
 
-def distribute_batches(strategy: tf.distribute.Strategy, batches: tf.data.Dataset) -> Iterator:
+def distribute_batches(
+    strategy: tf.distribute.Strategy, make_batches: Callable[[tuple[int, int]], tf.data.Dataset]
+) -> Iterator:
     """Returns an iterator that gives every replica its part of every batch.
 
     Args:
         strategy: The strategy.
-        batches: Dataset of dicts of tensors [B, ...], the same in every process. B must be a
-            multiple of the number of replicas.
+        make_batches: Function that returns one of several equal parts of every batch: of (2, 4),
+            for example, the third quarter. It returns a dataset of dicts of tensors [B / parts,
+            ...]. B must be a multiple of the number of replicas. Every worker asks for its own
+            part only.
 
     Returns:
         Iterator of distributed batches of [B / replicas, ...].
     """
     if num_workers() == 1:
-        return iter(strategy.experimental_distribute_dataset(batches))
-    replicas = strategy.num_replicas_in_sync
+        return iter(strategy.experimental_distribute_dataset(make_batches((0, 1))))
 
     # TensorFlow's own sharding may distribute files, or whole batches, instead of parts of one.
     def parts_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        here = replicas // context.num_input_pipelines
-        first = context.input_pipeline_id * here
+        workers = context.num_input_pipelines
+        here = strategy.num_replicas_in_sync // workers
 
         def parts(batch):
-            shares = {
-                name: tf.reshape(values, [replicas, values.shape[0] // replicas, *values.shape[1:]])
-                for name, values in batch.items()
-            }
             return tf.data.Dataset.from_tensor_slices(
-                {name: share[first : first + here] for name, share in shares.items()}
+                {
+                    name: tf.reshape(values, [here, values.shape[0] // here, *values.shape[1:]])
+                    for name, values in batch.items()
+                }
             )
 
+        batches = make_batches((context.input_pipeline_id, workers))
         return batches.flat_map(parts).prefetch(tf.data.AUTOTUNE)
 
     return iter(strategy.distribute_datasets_from_function(parts_of_worker))

@@ -44,10 +44,13 @@ def distributed(
         run: The run.
         first_step: Number of the first step, from 0.
     """
-    batches = _from_step(sources, run, first_step)
-    # Some accelerators take numbers only. `image_names` finds the names again.
-    batches = batches.map(lambda batch: {key: batch[key] for key in ("image", "label")})
-    return distribution.distribute_batches(strategy, batches)
+
+    def make(part: tuple[int, int]) -> tf.data.Dataset:
+        batches = _from_step(sources, run, first_step, part)
+        # Some accelerators take numbers only. `image_names` finds the names again.
+        return batches.map(lambda batch: {key: batch[key] for key in ("image", "label")})
+
+    return distribution.distribute_batches(strategy, make)
 
 
 def image_names(sources: Sequence[records.Records], run: run_dirs.Run, step: int) -> list[str]:
@@ -57,16 +60,20 @@ def image_names(sources: Sequence[records.Records], run: run_dirs.Run, step: int
 
 
 def _from_step(
-    sources: Sequence[records.Records], run: run_dirs.Run, first_step: int
+    sources: Sequence[records.Records],
+    run: run_dirs.Run,
+    first_step: int,
+    part: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
-    """Batches from a step on: one for each of the parts that a step accumulates."""
+    """Parts of batches from a step on: one batch for each of those that a step accumulates."""
     config = run.train_config
-    parts = config.gradient_accumulation_steps
+    batches = config.gradient_accumulation_steps
     return training_data.make_batches(
         sources,
         run.data_config,
-        batch_size=config.train_batch_size // parts,
+        batch_size=config.train_batch_size // batches,
         pad_pixel=backbones.pad_pixel(run.model_config.backbone, run.model_config.in_channels),
         seed=config.seed,
-        start_step=first_step * parts,
+        start_step=first_step * batches,
+        part=part,
     )

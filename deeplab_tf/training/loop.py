@@ -116,6 +116,11 @@ def _resume_or_initialize(
     """
     if saved.resume(run_dirs.changed_flags(run)):
         print(f"resumes from step {state.step} of {run.folder}")
+        if saved.is_of_other_order:
+            print(
+                "The run was started by a version of deeplab_tf that read the records in another "
+                "order: from here on, the images come in another order than they would have there."
+            )
         return initial_weights.as_recorded(run)
     _check_that_it_is_not_imported(run.folder)
     initial_weights.fill(state, run)

@@ -10,6 +10,7 @@ readers work for both, and it does not depend on how layers are nested:
     best_miou                          the highest validation mIoU so far
     loss_scale/scale, /good_steps      the state of float16's loss scale
     dropout_seed/0 ...                 the state of the dropout layers, in the model's order
+    record_order                       the version of the order in which records come
 """
 
 import os
@@ -29,11 +30,12 @@ STEP = "global_step"
 BEST_MIOU = "best_miou"
 LOSS_SCALE = "loss_scale"
 DROPOUT_SEED = "dropout_seed"
+RECORD_ORDER = "record_order"
 
 # The parts of a checkpoint that belong to the training that wrote it, not to the model.
 _TRAINING_STATE = re.compile(
     rf"(^|.*/)({STEP}|Momentum|Adam(_1)?|RMSProp(_1)?|{AVERAGE}|beta[12]_power)"
-    rf"|{BEST_MIOU}|{LOSS_SCALE}/.*|{DROPOUT_SEED}/.*"
+    rf"|{BEST_MIOU}|{LOSS_SCALE}/.*|{DROPOUT_SEED}/.*|{RECORD_ORDER}"
 )
 
 # Smallest and largest values of weights and activations, as tf.contrib.quantize named them:

@@ -9,10 +9,12 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf import layers
+from deeplab_tf.data import record_order
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoint_files
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.training import optimizers
+from deeplab_tf.weights import checkpoint_values
 
 
 class Killed(BaseException):
@@ -68,6 +70,22 @@ def test_the_newest_of_two_kept_checkpoints_is_resumed(tmp_path):
 
 def test_a_new_run_has_nothing_to_resume(tmp_path):
     assert not tiny_training(tmp_path)[2].resume()
+
+
+@pytest.mark.parametrize("order", [None, record_order.VERSION - 1, record_order.VERSION])
+def test_a_run_that_read_records_in_another_order_resumes_and_says_so(tmp_path, order):
+    _, _, state = tiny_training(tmp_path)
+    if order is None:  # before checkpoints held it
+        del state._variables["last"][checkpoint_values.RECORD_ORDER]
+    else:
+        state._record_order.assign(order)
+    state.save()
+    _, _, resumed = tiny_training(tmp_path)
+    assert resumed.resume()
+    assert resumed.is_of_other_order == (order != record_order.VERSION)
+    resumed.save()
+    _, _, again = tiny_training(tmp_path)
+    assert again.resume() and not again.is_of_other_order
 
 
 def killed_before(operation: int, monkeypatch) -> list[str]:
