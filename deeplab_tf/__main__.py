@@ -40,6 +40,7 @@ COMMANDS = {
         "export.tflite",
         "export.onnx",
         "export.web",
+        "export.serve",
         "export.client",
         "export.hub",
     ),

@@ -85,6 +85,7 @@ class Client:
         model_name: str = "deeplab",
         model_version: int | None = None,
         *,
+        version_label: str | None = None,
         timeout: float = 60.0,
         max_answer_mib: float = 64.0,
         tls: bool = False,
@@ -98,6 +99,7 @@ class Client:
             protocol: "rest" or "grpc".
             model_name: The name that the server gives to the model.
             model_version: The version to ask; None for the highest that is served.
+            version_label: Label of the version to ask, such as "canary", in its place.
             timeout: Longest time for one request, from connecting to its last byte, in seconds.
             max_answer_mib: Largest answer to one request that is read, in MiB.
             tls: Whether to connect by TLS and check the server's certificate.
@@ -113,6 +115,7 @@ class Client:
             server,
             model_name,
             model_version,
+            version_label,
             timeout=timeout,
             max_answer_bytes=int(max_answer_mib * 2**20),
             tls=tls,
@@ -120,6 +123,7 @@ class Client:
             auth_token=auth_token,
         )
         version = "" if model_version is None else f", version {model_version}"
+        version += f", label {version_label}" if version_label else ""
         self.name = f"model {model_name}{version} at {server} ({protocol})"
         self._transport = PROTOCOLS[protocol](self._connection)
 
@@ -437,6 +441,11 @@ class Arguments(config.Config):
     protocol: str = setting("rest", "How to talk to the server.", choices=tuple(PROTOCOLS))
     model_name: str = setting("deeplab", "Name of the model on the server.", may_be_empty=False)
     model_version: int | None = config.model_version("the highest on the server")
+    version_label: str | None = setting(
+        None,
+        "Label of a version, as models.config of TF Serving gives it, in place of model_version.",
+        example="canary",
+    )
     images: tuple[str, ...] = setting(
         REQUIRED,
         "Images: files, folders or quoted globs; several separated by commas.",
@@ -494,6 +503,7 @@ def main(arguments: Arguments) -> None:
         arguments.protocol,
         arguments.model_name,
         arguments.model_version,
+        version_label=arguments.version_label,
         timeout=arguments.timeout,
         max_answer_mib=arguments.max_answer_mib or 64 * arguments.batch_size,
         tls=arguments.tls,

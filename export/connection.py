@@ -32,6 +32,7 @@ class Connection:
         server: HOST:PORT.
         model_name: The name that the server gives to the model.
         model_version: Version of the model; None for the highest that is served.
+        version_label: Label of the version, such as "canary", in its place; None for none.
         timeout: Longest time for one request, from connecting to its last byte, in seconds.
         max_answer_bytes: Larger answers are not read.
         tls: Whether to connect by TLS and check the server's certificate.
@@ -42,6 +43,7 @@ class Connection:
     server: str
     model_name: str = "deeplab"
     model_version: int | None = None
+    version_label: str | None = None
     timeout: float = 60.0
     max_answer_bytes: int = 64 * 2**20
     tls: bool = False
@@ -54,6 +56,8 @@ class Connection:
             raise UserError(
                 f"--server={self.server} must be an address such as localhost:8501; {_PORTS}."
             )
+        if self.model_version is not None and self.version_label:
+            raise UserError("Give --model_version or --version_label, not both.")
         if not 0 < self.timeout <= LONGEST_TIMEOUT:
             raise UserError(
                 f"--timeout={self.timeout} must be above 0 and at most {LONGEST_TIMEOUT} seconds."

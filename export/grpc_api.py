@@ -101,6 +101,8 @@ class Grpc:
         model_spec.name = self._connection.model_name
         if self._connection.model_version is not None:
             model_spec.version.value = self._connection.model_version
+        if self._connection.version_label:
+            model_spec.version_label = self._connection.version_label
 
     def _call(self, method, request):
         import grpc

@@ -40,6 +40,8 @@ class Rest:
         self._versioned = self._model
         if connection.model_version is not None:
             self._versioned += f"/versions/{connection.model_version}"
+        if connection.version_label:
+            self._versioned += f"/labels/{urllib.parse.quote(connection.version_label, safe='')}"
         self._headers = {"Content-Type": "application/json", "Connection": "close"}
         if connection.auth_token is not None:
             self._headers["Authorization"] = f"Bearer {connection.auth_token}"

@@ -1,4 +1,4 @@
-"""The client against a server on TF Serving's own stubs and REST rules, over real sockets."""
+"""The client against the development server, over real sockets."""
 
 import base64
 import concurrent.futures
@@ -17,7 +17,6 @@ import urllib.request
 import cv2
 import grpc
 import keras
-import model_server
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -36,6 +35,8 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.export import client
 from deeplab_tf.export.config import SavedModelProofConfig
 from deeplab_tf.export.formats import savedmodel
+from deeplab_tf.export.server import running
+from deeplab_tf.export.server.servable import Servable
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -75,6 +76,11 @@ class LimitedModel(tf.Module):
         return {"mask_png_bytes": tf.map_fn(mask, image_bytes)}
 
 
+def serve(folder: pathlib.Path):
+    """Serves the versions in a folder; yields the addresses by protocol."""
+    return running.serve(Servable("deeplab", str(folder), labels={"canary": 2}))
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> pathlib.Path:
     """A folder of JPEGs and PNGs of several sizes: smooth blobs, bright and dark."""
@@ -108,7 +114,7 @@ def base_folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def servers(base_folder):
-    with model_server.serve(base_folder) as addresses:
+    with serve(base_folder) as addresses:
         yield addresses
 
 
@@ -129,11 +135,13 @@ def assert_nearly_same(label: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("version", [None, 1])
+@pytest.mark.parametrize(
+    "version", [{}, {"model_version": 1}, {"version_label": "canary"}], ids=["any", "1", "canary"]
+)
 def test_labels_of_mixed_images_are_those_of_the_saved_model(
     servers, images, direct_labels, protocol, version
 ):
-    with client.Client(servers[protocol], protocol, model_version=version) as server:
+    with client.Client(servers[protocol], protocol, **version) as server:
         server.require_model()
         labels = server.predict([(images / name).read_bytes() for name in SIZES])
     for label, (name, size) in zip(labels, SIZES.items(), strict=True):
@@ -226,7 +234,7 @@ def test_images_refused_together_are_sent_one_by_one(images, tmp_path, protocol)
     module = LimitedModel(most_images=2, most_bytes=longest - 1)
     tf.saved_model.save(module, str(tmp_path / "model/1"), {"serving_bytes": module.serving_bytes})
     with (
-        model_server.serve(tmp_path / "model") as addresses,
+        serve(tmp_path / "model") as addresses,
         client.Client(addresses[protocol], protocol) as server,
         pytest.raises(UserError, match="(?s)1 of 3 images.*refuses the request: .*too long"),
     ):
@@ -290,6 +298,14 @@ def test_missing_models_and_missing_versions_have_different_messages(servers, pr
     with client.Client(servers[protocol], protocol, model_version=7) as server:
         with pytest.raises(UserError, match="no version 7 of .*--model_version=1 or 2"):
             server.predict([b"image"])
+    with client.Client(servers[protocol], protocol, version_label="stable") as server:
+        with pytest.raises(UserError, match="Unrecognized servable version label: stable"):
+            server.require_model()
+
+
+def test_a_version_has_a_number_or_a_label():
+    with pytest.raises(UserError, match="--model_version or --version_label, not both"):
+        client.Client("localhost:8501", model_version=1, version_label="canary")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -298,7 +314,7 @@ def test_a_model_that_is_not_an_export_is_refused_before_any_work(images, tmp_pa
     module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([], tf.float32)])
     tf.saved_model.save(module, str(tmp_path / "model/1"), {"serving_default": module.double})
     with (
-        model_server.serve(tmp_path / "model") as addresses,
+        serve(tmp_path / "model") as addresses,
         client.Client(addresses[protocol], protocol) as server,
         pytest.raises(UserError, match="no signature serving_bytes .*among .*serving_default"),
     ):

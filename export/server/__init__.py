@@ -1,0 +1,1 @@
+"""A small model server for development: TF Serving's REST and gRPC, without TF Serving."""
