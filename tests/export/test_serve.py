@@ -31,11 +31,13 @@ import numpy as np
 from ovmsclient import make_grpc_client, make_http_client
 
 images = np.load(sys.argv[3])
-for client in (make_grpc_client(sys.argv[1]), make_http_client(sys.argv[2])):
+over_grpc, over_rest = make_grpc_client(sys.argv[1]), make_http_client(sys.argv[2])
+for client in (over_grpc, over_rest):
     status = client.get_model_status("deeplab")
-    metadata = client.get_model_metadata("deeplab")
     labels = client.predict({"images": images}, "deeplab")
-    print(sorted(status), status[2]["state"], sorted(metadata["inputs"]), np.sum(labels))
+    print(sorted(status), status[2]["state"], np.sum(labels))
+# Over REST, it reads metadata in the spelling of OpenVINO's server, which is not TF Serving's.
+print(sorted(over_grpc.get_model_metadata("deeplab")["inputs"]))
 """
 
 
@@ -282,4 +284,4 @@ def test_ovmsclient_asks_over_grpc_and_rest(command, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert result.stdout == "[1, 2] AVAILABLE ['images'] 4\n" * 2, result.stderr
+    assert result.stdout == "[1, 2] AVAILABLE 4\n" * 2 + "['images']\n", result.stderr
