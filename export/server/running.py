@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import grpc
 
+from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.artefacts import saved_model
 from deeplab_tf.export.server import rest
@@ -50,7 +51,9 @@ def run(
     Raises:
         UserError: There is no version in the folder, a label is of none, or a port is taken.
     """
-    print(saved_model.describe(saved_model.newest_version(export_dir)))
+    if not files.as_path(export_dir).is_dir():
+        raise UserError(f"--export_dir={export_dir} is not a folder.")
+    print(saved_model.describe(saved_model.newest_version(str(files.cached_copy(export_dir)))))
     servable = Servable(model_name, export_dir, labels)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,7 +1,7 @@
 """The versions of a model, loaded from the numbered folders that TF Serving watches."""
 
 import dataclasses
-import os
+import pathlib
 import re
 import threading
 import typing
@@ -13,6 +13,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2
 from tensorflow_serving.apis import get_model_status_pb2
 from tensorflow_serving.apis import model_pb2
+
+from deeplab_tf import files
 
 States = get_model_status_pb2.ModelVersionStatus
 
@@ -86,13 +88,14 @@ class Servable:
         Returns:
             What has changed, a sentence for each version.
         """
-        names = os.listdir(self._base_folder) if os.path.isdir(self._base_folder) else []
-        found = {int(name): name for name in names if re.fullmatch("[0-9]+", name)}
+        base = files.as_path(self._base_folder)
+        folders = list(base.iterdir()) if base.is_dir() else []
+        found = {int(one.name): one for one in folders if re.fullmatch("[0-9]+", one.name)}
         changes = []
         with self._lock:
             for number in sorted(found.keys() - self._versions.keys()):
                 self._set(number, _Version(States.LOADING))
-                version = _load(os.path.join(self._base_folder, found[number]))
+                version = _load(found[number])
                 self._set(number, version)
                 why = f" cannot be loaded: {version.error.message}" if version.error else ""
                 changes.append(f"version {number} of {self.name}{why or ' is served'}")
@@ -208,11 +211,12 @@ class Servable:
         return response
 
 
-def _load(folder: str) -> _Version:
+def _load(folder: pathlib.Path) -> _Version:
     try:
-        with open(os.path.join(folder, "saved_model.pb"), "rb") as file:
-            (graph, *_) = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs
-        loaded = tf.saved_model.load(folder)
+        copy = files.cached_copy(folder)
+        content = (copy / "saved_model.pb").read_bytes()
+        (graph, *_) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+        loaded = tf.saved_model.load(str(copy))
     except Exception as error:  # a damaged folder raises errors of many kinds
         unknown = tf.errors.UnknownError(None, None, str(error) or type(error).__name__)
         return _Version(States.END, error if isinstance(error, tf.errors.OpError) else unknown)
