@@ -30,6 +30,7 @@ MODEL = dataclasses.replace(TINY_MODEL, output_stride=8, aspp_with_concat_projec
 TRAINING = TrainConfig(
     training_number_of_steps=NUM_STEPS,
     train_batch_size=4,
+    optimizer="momentum",  # AdamW makes steps of rounding errors
     moving_average_decay=0.9,
     batch_statistics_images=4,
     steps_per_execution=1,

@@ -300,11 +300,13 @@ def _starts_at_random(configs: Configs) -> bool:
     return configs.train.tf_initial_checkpoint in ("", NO_WEIGHTS)
 
 
-def _learning_rate(configs: Configs, _: _Facts) -> Choice:
-    rates = {"v1": 0.001, "v2": 0.004}
-    rate = rates.get(configs.model.version, 0.03)
-    if configs.train.optimizer == "adamw":
-        rate = 1e-3 if _starts_at_random(configs) else 5e-4
+def _learning_rate(configs: Configs, facts: _Facts) -> Choice:
+    if configs.train.optimizer == "momentum":
+        rate = {"v1": 0.001, "v2": 0.004}.get(configs.model.version, 0.03)
+    elif not _starts_at_random(configs):
+        rate = 5e-4
+    else:  # without batch norm, large steps do not converge
+        rate = 3e-3 if layers.batch_norms(facts.model) else 3e-4
     rate *= math.sqrt(configs.train.train_batch_size / 4)
     return Choice(
         float(f"{rate:.2g}"),

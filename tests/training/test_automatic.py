@@ -68,7 +68,7 @@ def test_a_setting_that_is_given_stays(tiny_records, tmp_path, given):
 @pytest.mark.parametrize(
     "given, optimizer, rate",
     [
-        ({"tf_initial_checkpoint": "none"}, "adamw", 0.001),
+        ({"tf_initial_checkpoint": "none"}, "adamw", 0.003),
         ({"tf_initial_checkpoint": "mobilenet_v2_imagenet"}, "momentum", 0.03),
         ({"tf_initial_checkpoint": "none", "base_learning_rate": 0.01}, "momentum", 0.01),
         ({"tf_initial_checkpoint": "none", "optimizer": "momentum"}, "momentum", 0.03),
@@ -80,6 +80,12 @@ def test_optimizer_and_learning_rate_follow_from_the_weights_to_start_from(
 ):
     chosen = choose(tiny_records, tmp_path, train_batch_size=4, **given).train
     assert (chosen.optimizer, chosen.base_learning_rate) == (optimizer, rate)
+
+
+def test_random_weights_without_batch_norm_learn_slower(tiny_records, tmp_path):
+    vgg = config.ModelConfig(version="v1", backbone="vgg_16")
+    given = {"tf_initial_checkpoint": "none", "train_batch_size": 4, "training_number_of_steps": 9}
+    assert choose(tiny_records, tmp_path, model=vgg, **given).train.base_learning_rate == 0.0003
 
 
 @pytest.mark.parametrize("epochs, steps", [(1, 4), (0.5, 2), (2.25, 9)])
