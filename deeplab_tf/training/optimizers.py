@@ -98,12 +98,17 @@ class MomentumSGD(keras.optimizers.SGD):
             gradient += self.weight_decays[index] * variable
         if self.multipliers:
             gradient *= self.multipliers[index]
-        if self.momentum:
-            accumulator = self.momentums[index]
-            momentum = keras.ops.cast(self.momentum, variable.dtype)
-            self.assign(accumulator, momentum * accumulator + gradient)
-            gradient = accumulator
-        self.assign_sub(variable, learning_rate * gradient)
+        if not self.momentum:
+            self.assign_sub(variable, learning_rate * gradient)
+            return
+        # One kernel, in place: separate steps make two copies of every variable.
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=self.momentums[index].value.handle,
+            lr=learning_rate,
+            grad=gradient,
+            momentum=tf.cast(self.momentum, variable.dtype),
+        )
 
     @property
     def slots(self) -> dict[str, list[keras.Variable]]:
