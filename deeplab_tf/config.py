@@ -726,10 +726,15 @@ class TrainConfig(Config):
     jit_compile: bool = setting(
         False, "Whether XLA compiles the network. It slows down training on a CPU."
     )
+    recompute_activations: bool = setting(
+        False,
+        "Whether the backward pass computes activations again instead of keeping them all: a "
+        "fraction of their memory, about a third more time, equal results.",
+    )
     steps_per_execution: int = setting(
         0,
-        "Largest number of steps in one call; 0 for all "
-        "until the next log, validation or checkpoint.",
+        "Largest number of steps in one call; 0 for all until the next log, validation or "
+        "checkpoint.",
         at_least=0,
         unit="steps",
     )
@@ -791,6 +796,11 @@ class TrainConfig(Config):
             any(self.class_weights or [1]),
             f"--class_weights={','.join(map(str, self.class_weights or ()))} must have a weight "
             "above 0.",
+        )
+        _check(
+            not (self.recompute_activations and self.jit_compile),
+            "--recompute_activations cannot be used with --jit_compile, where XLA decides what is "
+            "computed again: leave one of them out.",
         )
         _check(
             not self.profile_steps or self.profile_steps[0] < self.profile_steps[1],

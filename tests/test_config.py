@@ -237,6 +237,12 @@ def test_the_limit_of_image_sizes_is_the_readers_own():
             "--mixed_precision=int8 must be bfloat16, float16 or empty.",
         ),
         (
+            config.TrainConfig,
+            {"jit_compile": True, "recompute_activations": True},
+            "--recompute_activations cannot be used with --jit_compile, where XLA decides what is "
+            "computed again: leave one of them out.",
+        ),
+        (
             config.ModelConfig,
             {"atrous_rates": "6;12"},
             "--atrous_rates=6;12 must be whole numbers separated by commas, e.g. 6,12,18.",

@@ -240,9 +240,11 @@ def test_what_several_gradients_need_is_kept_once():
 
 MEASUREMENT = """
 import ctypes
+import sys
 import keras
 import tensorflow as tf
 from deeplab_tf import layers
+from deeplab_tf.models import recomputation
 from deeplab_tf.training import losses, optimizers
 from deeplab_tf.describe import describe
 
@@ -266,10 +268,12 @@ optimizer = optimizers.MomentumSGD(0.01, momentum=0.9)
 optimizer.build(variables)
 
 shape = (None, None, None)
+is_recomputed = sys.argv[1] == "recomputed"
+network = recomputation.RecomputingNetwork(model) if is_recomputed else model
 @tf.function(input_signature=[tf.TensorSpec((*shape, 3)), tf.TensorSpec(shape, tf.int32)])
 def step(images, label):
     with tf.GradientTape() as tape:
-        loss, count = losses.cross_entropy(model(images, training=True), label, 255)
+        loss, count = losses.cross_entropy(network(images, training=True), label, 255)
     optimizer.apply(tape.gradient(loss, variables), variables)
 
 for size, batch_size in ((33, 1), (257, 8)):
@@ -278,7 +282,8 @@ for size, batch_size in ((33, 1), (257, 8)):
     open("/proc/self/clear_refs", "w").write("5")  # forgets the highest use so far
     label = tf.zeros((batch_size, size, size), tf.int32)
     step(tf.ones((batch_size, size, size, 3)), label)
-estimate = describe(model, (size, size), batch_size).memory
+description = describe(model, (size, size), batch_size)
+estimate = description.memory_if_recomputed if is_recomputed else description.memory
 print(memory("VmHWM") - before, estimate.total - estimate.weights - estimate.momentum)
 """
 
@@ -288,11 +293,19 @@ print(memory("VmHWM") - before, estimate.total - estimate.weights - estimate.mom
     reason="measures the memory of a Linux process",
 )
 def test_a_real_training_step_takes_the_estimated_memory():
-    result = subprocess.run(
-        [sys.executable, "-c", MEASUREMENT], capture_output=True, text=True, check=True
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEASUREMENT, kind], stdout=subprocess.PIPE, text=True
+        )
+        for kind in ("plain", "recomputed")
+    ]
+    outputs = [process.communicate()[0] for process in processes]
+    (measured, estimated), (recomputed, estimated_recomputed) = (
+        map(int, output.split()) for output in outputs
     )
-    measured, estimated = map(int, result.stdout.split())
     assert estimated == pytest.approx(measured, rel=0.25)
+    assert estimated_recomputed == pytest.approx(recomputed, rel=0.25)
+    assert recomputed < measured / 2
 
 
 def test_the_command_prints_a_table_that_fits_a_terminal():

@@ -359,9 +359,12 @@ def plain_values(tiny_step, batch) -> dict[str, float]:
     return tiny_step()(batch)
 
 
-def test_other_precisions_and_xla_compute_the_same_step(tiny_step, plain_values, batch):
+def test_other_precisions_recomputation_and_xla_compute_the_same_step(
+    tiny_step, plain_values, batch
+):
     for settings, tolerance in (
         ({"jit_compile": True}, 1e-4),
+        ({"recompute_activations": True}, 1e-6),
         ({"mixed_precision": "bfloat16"}, 0.02),
         ({"mixed_precision": "float16"}, 0.005),
     ):
@@ -487,5 +490,5 @@ def test_a_training_that_runs_out_of_memory_says_what_takes_less(
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating [2,513,513,64]")
 
     monkeypatch.setattr(train_step, "TrainSteps", lambda *_, **__: exhausted)
-    with pytest.raises(UserError, match="OOM when allocating.*batch.*crop.*output_stride.*mixed"):
+    with pytest.raises(UserError, match="OOM when.*recompute.*batch.*crop.*output_stride.*mixed"):
         train_tiny(tmp_path, tiny_records)

@@ -174,17 +174,15 @@ def _dilated_kernel(images, kernel, pads, rates, stride: int = 1):
     """Depthwise convolution of images with zeros around: `pads` = (top, bottom), (left, right)."""
     # oneDNN leaves its fast path if it has to pad by more than 6 columns itself, or by more columns
     # than it puts out.
-    most = 6 if stride == 1 else 0
-    own_pads = [*pads[0], *[min(columns, most) for columns in pads[1]]]
-    first_pads = [max(columns - most, 0) for columns in pads[1]]
-    if any(first_pads):
-        images = tf.pad(images, [[0, 0], [0, 0], first_pads, [0, 0]])
+    pads_itself = stride == 1 and max(pads[1]) <= 6 and pads == _zeros_around(kernel, rates, "SAME")
+    if not pads_itself and any(map(any, pads)):
+        # Never as explicit paddings: TensorFlow loses them when it fuses a bias, and then aborts.
+        images = tf.pad(images, [(0, 0), *pads, (0, 0)])
     return tf.raw_ops.DepthwiseConv2dNative(
         input=images,
         filter=kernel,
         strides=[1, stride, stride, 1],
-        padding="EXPLICIT",
-        explicit_paddings=[0, 0, *own_pads, 0, 0],
+        padding="SAME" if pads_itself else "VALID",
         dilations=[1, *rates, 1],
     )
 

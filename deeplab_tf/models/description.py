@@ -11,8 +11,12 @@ import keras
 from keras import tree
 
 from deeplab_tf import layers
+from deeplab_tf.models import activations
+from deeplab_tf.models import recomputation
+from deeplab_tf.models.activations import CONVOLUTIONS
+from deeplab_tf.models.activations import Call
+from deeplab_tf.models.activations import num_bytes
 
-_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 _RESIZES = (layers.ResizeLike, layers.ScaleImage)
 
 
@@ -59,7 +63,17 @@ class TrainingMemory:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """The layers and parts of a model, and the memory of a training step."""
+    """The layers and parts of a model, and the memory of a training step.
+
+    Attributes:
+        name: Name of the model.
+        input_shape: Height, width and channels of an image.
+        batch_size: Images of a training step.
+        layers: A row for each layer.
+        parts: A row for each part.
+        memory: The memory of a training step.
+        calls: The calls of the layers for one image.
+    """
 
     name: str
     input_shape: tuple[int, int, int]
@@ -67,6 +81,13 @@ class Description:
     layers: tuple[Row, ...]
     parts: tuple[Row, ...]
     memory: TrainingMemory
+    calls: Sequence[Call] = dataclasses.field(repr=False)
+
+    @functools.cached_property
+    def memory_if_recomputed(self) -> TrainingMemory:
+        """The memory of a training step with `--recompute_activations`."""
+        kept = self.batch_size * recomputation.plan(self.calls).kept
+        return dataclasses.replace(self.memory, activations=kept)
 
     @property
     def total(self) -> Row:
@@ -101,8 +122,13 @@ class Description:
             ]
         lines.append("")
         lines.append(f"Memory of a training step of {self.batch_size} images, estimated [MiB]:")
-        for name, size in (*dataclasses.asdict(self.memory).items(), ("total", self.memory.total)):
-            lines.append(f"  {name:<12}{size / 2**20:>12,.1f}")
+        lines.append(f"{'':<14}{'':>12}{'with --recompute_activations':>32}")
+        sizes, others = (
+            {**dataclasses.asdict(memory), "total": memory.total}
+            for memory in (self.memory, self.memory_if_recomputed)
+        )
+        for name, size in sizes.items():
+            lines.append(f"  {name:<12}{size / 2**20:>12,.1f}{others[name] / 2**20:>32,.1f}")
         lines.append(
             "A process on a CPU needs up to 50 % more, and another 700 MiB for TensorFlow."
         )
@@ -152,11 +178,14 @@ def describe(model: keras.Model, input_size: Sequence[int], batch_size: int) -> 
     height, width = input_size
     input_shape = (height, width, model.input.shape[-1])
     image = keras.KerasTensor((1, *input_shape))
-    recorder = _Recorder(batch_size)
-    outputs, rows = recorder.run(model, image), recorder.rows
+    outputs, calls = activations.calls_of(model, image)
+    recorder = _Recorder(image, batch_size)
+    for call in calls:
+        recorder.add(call)
+    rows = recorder.rows
     label_bytes = 4 * height * width
     # The loss holds the logits, their probabilities and their gradient.
-    loss_bytes = _bytes(image) + label_bytes + 3 * sum(map(_bytes, outputs))
+    loss_bytes = num_bytes(image) + label_bytes + 3 * sum(map(num_bytes, tree.flatten(outputs)))
     memory = _training_memory(model, rows, batch_size * loss_bytes)
     layer_rows = tuple(
         # Of a layer that runs at several scales, the largest map is shown.
@@ -164,7 +193,7 @@ def describe(model: keras.Model, input_size: Sequence[int], batch_size: int) -> 
         for name, calls in _group(rows, "name").items()
     )
     part_rows = tuple(_merge_parts(layer_rows))
-    return Description(model.name, input_shape, batch_size, layer_rows, part_rows, memory)
+    return Description(model.name, input_shape, batch_size, layer_rows, part_rows, memory, calls)
 
 
 def _training_memory(model: keras.Model, rows: Sequence[Row], loss_bytes: int) -> TrainingMemory:
@@ -187,47 +216,28 @@ class _View:
 
 
 class _Recorder:
-    """Runs models on tensors without values, down to the layers inside layers.
+    """Makes a row of each call of a layer.
 
     Args:
+        image: The input of the model.
         batch_size: Images of a training step.
 
     Attributes:
-        rows: A row for each call of a layer. Parameters and activations that calls share are in the
-            row of the first one.
+        rows: The rows. Parameters and activations that calls share are in the row of the first one.
     """
 
-    def __init__(self, batch_size: int):
+    def __init__(self, image: keras.KerasTensor, batch_size: int):
         self.rows: list[Row] = []
         self._batch_size = batch_size
-        self._views: dict[keras.KerasTensor, _View] = {}
+        self._views: dict[keras.KerasTensor, _View] = {image: _View()}
         self._layers_seen: set[keras.layers.Layer] = set()
         self._kept: set[object] = set()
 
-    def run(self, model: keras.Model, image: keras.KerasTensor) -> list[keras.KerasTensor]:
-        """Returns the outputs of a model."""
-        self._views[image] = _View()
-        return tree.flatten(self._run(model, model.name, image))
-
-    def _run(self, model: keras.Model, name: str, *inputs):
-        # The public `keras.models.clone_model` would leave a second call on every layer.
-        return model._run_through_graph(
-            *inputs, operation_fn=lambda layer: functools.partial(self._call, layer, name)
-        )
-
-    def _call(self, layer: keras.layers.Layer, model_name: str, *args, **kwargs):
-        if isinstance(layer, keras.Model):
-            return self._run(layer, layer.name, *args)
-        if layers.all_layers(layer):
-            return self._run(layers.as_model(layer, *args), model_name, *args)
-        output = layer.compute_output_spec(*args, **kwargs)
-        self._add_row(layer, model_name, tree.flatten(args), output)
-        return output
-
-    def _add_row(self, layer: keras.layers.Layer, model_name: str, maps: list, output) -> None:
+    def add(self, call: Call) -> None:
+        """Adds a row; those before must have been added."""
+        layer, maps, output = call.layer, call.inputs, call.output
         self._views[output] = _view(layer, maps, [self._views[tensor] for tensor in maps], output)
-        kept = dict(_kept_for_gradients(layer, maps, output))
-        new = {key: size for key, size in kept.items() if key not in self._kept}
+        new = {key: size for key, size in call.kept() if key not in self._kept}
         self._kept.update(new)
         variables = [] if layer in self._layers_seen else layer.trainable_variables
         self._layers_seen.add(layer)
@@ -235,7 +245,7 @@ class _Recorder:
         self.rows.append(
             Row(
                 name=name,
-                part=_part(name, model_name),
+                part=_part(name, call.model_name),
                 output_shape=tuple(output.shape[1:]),
                 parameters=_size(variables),
                 multiply_adds=_multiply_adds(layer, output, is_padded=True),
@@ -267,7 +277,7 @@ def _view(layer, maps: list, views: list[_View], output) -> _View:
 
 def _window(layer, sides: Sequence[int]) -> tuple[Sequence[float], Sequence[int]]:
     """Returns the window of a layer on a map with these sides, and its strides."""
-    if isinstance(layer, _CONVOLUTIONS):
+    if isinstance(layer, CONVOLUTIONS):
         spread = zip(layer.kernel_size, layer.dilation_rate)
         return [(size - 1) * rate + 1 for size, rate in spread], layer.strides
     if isinstance(layer, layers.AtrousMaxPool2D):
@@ -285,34 +295,12 @@ def _window(layer, sides: Sequence[int]) -> tuple[Sequence[float], Sequence[int]
 
 def _multiply_adds(layer, output, is_padded: bool) -> int:
     """Returns a convolution's multiply-adds, on the map or on a padded one as in the papers."""
-    if not isinstance(layer, _CONVOLUTIONS):
+    if not isinstance(layer, CONVOLUTIONS):
         return 0
     sides = output.shape[1:3]
     if is_padded and max(layer.kernel_size) > 1:
         sides = map(_round_up, sides, layer.dilation_rate)
     return math.prod(sides) * math.prod(layer.kernel.shape)
-
-
-def _kept_for_gradients(layer, maps: list, output) -> Iterator[tuple[object, int]]:
-    """Yields what the gradient of a layer needs: a key for each map, and its bytes."""
-    first = maps[0]
-    activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
-    if isinstance(layer, (*_CONVOLUTIONS, keras.layers.BatchNormalization, layers.ResizeLike)):
-        yield first, _bytes(first)
-    elif isinstance(layer, (keras.layers.Multiply, keras.layers.Maximum)):
-        yield from ((tensor, _bytes(tensor)) for tensor in maps)
-    elif isinstance(layer, keras.layers.MaxPooling2D):
-        yield from ((tensor, _bytes(tensor)) for tensor in (first, output))
-    elif isinstance(layer, layers.AtrousMaxPool2D):
-        # Both sides of its four comparisons.
-        yield (output, "compared"), 8 * _bytes(output)
-    elif isinstance(layer, keras.layers.Dropout):
-        yield (output, "mask"), math.prod(output.shape)
-    if activation in ("relu", "relu6", "sigmoid"):
-        yield output, _bytes(output)
-    elif activation != "linear":
-        # The two factors of x * relu6(x + 3) and the like.
-        yield (output, "factors"), 2 * _bytes(output)
 
 
 def _merge_parts(rows: Sequence[Row]) -> Iterator[Row]:
@@ -387,10 +375,6 @@ def _round_up(value: int, multiple: int) -> int:
 
 def _size(variables: Sequence[keras.Variable]) -> int:
     return sum(math.prod(variable.shape) for variable in variables)
-
-
-def _bytes(tensor: keras.KerasTensor) -> int:
-    return math.prod(tensor.shape) * {"float16": 2, "bfloat16": 2}.get(tensor.dtype, 4)
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -243,6 +243,8 @@ def _batch_size(configs: Configs, facts: _Facts) -> Choice:
 
 def _bytes_of_a_step(configs: Configs, facts: _Facts, batch_size: int) -> int:
     described = description.describe(facts.model, configs.data.train_crop_size, batch_size)
+    if configs.train.recompute_activations:
+        return described.memory_if_recomputed.total
     return described.memory.total
 
 

@@ -53,6 +53,8 @@ def readable_shortage(run: run_dirs.Run):
             f"--train_crop_size below {','.join(map(str, crop))}",
             f"--output_stride above {run.model_config.output_stride}",
         ]
+        if not config.recompute_activations:
+            ways.insert(0, "--recompute_activations")
         if not config.mixed_precision:
             ways.append("--mixed_precision=bfloat16")
         raise UserError(

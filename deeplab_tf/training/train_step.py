@@ -8,6 +8,7 @@ from deeplab_tf import layers
 from deeplab_tf import models
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
+from deeplab_tf.models import recomputation
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.training import losses
 from deeplab_tf.training import optimizers
@@ -63,8 +64,11 @@ class TrainSteps:
         self._ignore_label = ignore_label
         self._variables = state.model.trainable_variables
         self._terms = losses.used_terms(config)
-        network = models.with_logits_of_every_scale(state.model)
-        self._network = tf.function(network, jit_compile=True) if config.jit_compile else network
+        self._network = models.with_logits_of_every_scale(state.model)
+        if config.recompute_activations:
+            self._network = recomputation.RecomputingNetwork(self._network)
+        elif config.jit_compile:
+            self._network = tf.function(self._network, jit_compile=True)
         self._num_parts = config.gradient_accumulation_steps
         if self._num_parts > 1:
             with strategy.scope():

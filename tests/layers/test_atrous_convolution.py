@@ -111,6 +111,15 @@ def test_atrous_convolutions_and_their_gradients_equal_the_stock_layers(
         np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max() + 1e-6)
 
 
+@pytest.mark.parametrize("rate", [2, 8])
+def test_a_graph_fuses_bias_and_relu_into_a_depthwise_convolution_with_equal_outputs(rate):
+    layer = _make(True, dilation_rate=rate, use_bias=True, activation="relu")
+    images = _random(2, 20, 17, 8)
+    layer.build(images.shape)
+    layer.bias.assign(_random(8))
+    np.testing.assert_allclose(tf.function(layer)(images), layer(images), atol=1e-5)
+
+
 @pytest.mark.parametrize("rate", [1, 2, 3, (1, 3), (2, 1), 7])
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_gradients_of_atrous_convolutions_equal_finite_differences(depthwise, rate):
