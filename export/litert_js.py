@@ -15,7 +15,6 @@ import tempfile
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
-from deeplab_tf.zoo import archives
 
 CDN = "https://cdn.jsdelivr.net"
 
@@ -72,15 +71,15 @@ def find(folder: str | None = None) -> LiteRtJs:
             missing or fails.
     """
     if folder is not None:
-        return _in_folder(pathlib.Path(folder).expanduser())
-    cached = (archives.environment_folder() or archives.default_folder()) / "litert_js" / version()
+        return _in_folder(files.as_path(files.real(folder)))
+    cached = files.cache_folder() / "litert_js" / version()
     if not cached.is_dir():
         _install(cached)
     return _read(cached)
 
 
 def _in_folder(folder: pathlib.Path) -> LiteRtJs:
-    for modules in (folder, folder / "node_modules", *folder.resolve().parents[1:2]):
+    for modules in (folder, folder / "node_modules", folder.parent.parent):
         if (modules / "@litertjs/core").is_dir():
             return _read(modules)
     raise UserError(

@@ -15,6 +15,7 @@ import tensorflow as tf
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import asset_files
+from deeplab_tf.remote_paths import is_remote
 
 PAGE_GENERATOR = "deeplab_tf"  # what a page says that it was made by
 
@@ -169,43 +170,44 @@ class PageFolder:
             UserError: The folder cannot be written, or holds something else.
         """
         self.flag = f"--output_dir={output_dir}"
-        self._folder = os.path.realpath(os.path.expanduser(output_dir))
-        if os.path.isfile(self._folder):
+        self._folder, self._page = files.as_path(files.real(output_dir)), page
+        if self._folder.is_file():
             raise UserError(f"{self.flag} is a file: give a folder.")
-        if not (_is_empty(self._folder) or _is_page(os.path.join(self._folder, page))):
+        if not (_is_empty(self._folder) or _is_page(self._folder / page)):
             raise UserError(
                 f"{self.flag} holds files that are not an earlier page: give another folder, or "
                 "one that does not exist."
             )
-        _check_writable(self._folder, self.flag)
+        if not is_remote(self._folder):
+            _check_writable(str(self._folder), self.flag)
 
     @contextlib.contextmanager
     def draft(self) -> Iterator[pathlib.Path]:
         """Makes a draft folder; what the block writes to it replaces the folder."""
-        parent = os.path.dirname(self._folder)
+        parent = self._folder.parent
         with _errors_naming(self.flag):
-            os.makedirs(parent, exist_ok=True)
+            parent.mkdir(parents=True, exist_ok=True)
             files.remove_drafts(parent)
             with files.draft_folder(parent) as workspace:
                 draft = workspace / "page"
                 draft.mkdir()
                 yield draft
-                if os.path.isdir(self._folder):
-                    os.replace(self._folder, workspace / "earlier")
-                os.replace(draft, self._folder)
+                if self._folder.is_dir():
+                    files.remove_folder(self._folder)
+                files.publish(draft, self._folder, last=self._page)
 
 
-def _is_empty(folder: str) -> bool:
-    return not os.path.isdir(folder) or not os.listdir(folder)
+def _is_empty(folder: pathlib.Path) -> bool:
+    return not folder.is_dir() or not any(folder.iterdir())
 
 
-def _is_page(path: str) -> bool:
+def _is_page(path: pathlib.Path) -> bool:
     """Whether a file is a page that an export has written."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return f'<meta name="generator" content="{PAGE_GENERATOR}">' in file.read(4096)
+        beginning = path.read_bytes()[:4096]
     except OSError:
         return False
+    return f'<meta name="generator" content="{PAGE_GENERATOR}">'.encode() in beginning
 
 
 def _check_writable(path: str, flag: str) -> None:

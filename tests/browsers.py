@@ -2,12 +2,15 @@
 
 import base64
 import contextlib
+import functools
+import http.server
 import json
 import os
 import pathlib
 import select
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -95,6 +98,13 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def wait_for(self, condition: str) -> None:
+        """Waits until an expression is true."""
+        self.value(
+            f"(async () => {{ while (!({condition}))"
+            " await new Promise((resolve) => setTimeout(resolve, 20)); })()"
+        )
+
     def choose_file(self, selector: str, path: pathlib.Path) -> None:
         """Chooses a file in an input, as a person does in the dialogue of the system."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
@@ -176,3 +186,21 @@ def running_browser(profile: pathlib.Path, *options: str) -> Iterator[Browser]:
         process.wait()
         os.close(commands)
         os.close(answers)
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(folder: pathlib.Path) -> Iterator[str]:
+    """Serves a folder on this machine; yields its address."""
+    handler = functools.partial(_QuietHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

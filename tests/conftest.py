@@ -117,6 +117,15 @@ def browser(tmp_path_factory) -> Iterator[browsers.Browser]:
 
 
 @pytest.fixture(scope="session")
+def modules() -> pathlib.Path:
+    """The packages of npm that run exports in a browser; the test is skipped without them."""
+    folder = REPOSITORY / "tests/web/node_modules"
+    if not folder.is_dir():
+        pytest.skip("needs packages of npm: npm ci --prefix tests/web --ignore-scripts")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """The folder of recorded truths beside the repository; the test is skipped without it."""
     folder = REPOSITORY.parent / "shared"

@@ -18,6 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 import deeplab_tf
+from deeplab_tf import files
 from deeplab_tf import layers
 from deeplab_tf import models
 from deeplab_tf.config import ModelConfig
@@ -216,6 +217,6 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 def _left_out(run: run_dirs.Run) -> list[str]:
     """Returns sentences on what a run does but its page does not."""
-    if not os.path.exists(os.path.join(run.folder, run_files.CRF)):
+    if not files.as_path(run.folder, run_files.CRF).exists():
         return []
     return ["The CRF that was tuned for the run is not in the page."]

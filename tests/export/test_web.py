@@ -3,14 +3,12 @@
 import base64
 import dataclasses
 import gzip
-import http.server
 import io
 import json
 import os
 import pathlib
 import re
 import stat
-import threading
 from collections.abc import Callable
 
 import cv2
@@ -20,10 +18,12 @@ from PIL import Image
 
 from browsers import THEMES
 from browsers import WIDTHS
+from browsers import serving
 from conftest import REPOSITORY
 from conftest import TINY_MODEL
 from conftest import short_mobilenet_v2
 from conftest import write_run_as_if_trained
+from deeplab_tf import files
 from deeplab_tf.config import DataConfig
 from deeplab_tf.data import bands
 from deeplab_tf.data.records import DatasetInfo
@@ -38,7 +38,6 @@ from deeplab_tf.export.config import WebConfig
 from deeplab_tf.export.formats import web
 from deeplab_tf.runs import run_dir as run_dirs
 
-MODULES = REPOSITORY / "tests/web/node_modules"
 SIZE = (65, 97)  # that the network takes, pixels
 # A name that would break a page which does not escape it, or its script.
 EVIL = "</script><b title='\"'>&amp;"
@@ -53,14 +52,6 @@ FOUR_BANDS = tuple(bands.Band(number, f"B{number}", 0, 3000) for number in range
 WASM = b"litert_wasm_compat_internal.wasm"
 # Of no comparison: for pages whose network is not converted again.
 FIGURES = parity.Parity(1, (SIZE,), 1.0, 2, 1.0, 0.0, 0.5, 0.5, 1.0, 1.0, 2**20, {})
-
-
-@pytest.fixture(scope="module")
-def modules() -> pathlib.Path:
-    """The npm packages that run exports in a browser."""
-    if not MODULES.is_dir():
-        pytest.skip("needs npm packages: npm ci --prefix tests/web --ignore-scripts")
-    return MODULES
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +127,9 @@ def labels_of(network, run) -> Callable[..., np.ndarray]:
 def found_labels(browser, path: pathlib.Path) -> np.ndarray:
     """Chooses a file on the open page; returns the labels that it shows."""
     browser.choose_file("#file", path)
-    browser.value(
-        """(async () => {
-            while (shown?.name !== NAME) {
-                if (byId("status").className) throw new Error(byId("status").textContent);
-                await new Promise((resolve) => setTimeout(resolve, 20));
-            }
-        })()""".replace("NAME", json.dumps(path.name))
+    browser.wait_for(f"shown?.name === {json.dumps(path.name)} || byId('status').className")
+    assert not browser.value("byId('status').className"), browser.value(
+        "byId('status').textContent"
     )
     labels = browser.value("[shown.height, shown.width, ...shown.labels]")
     return np.array(labels[2:]).reshape(labels[:2])
@@ -173,7 +160,7 @@ def test_images_are_resized_to_the_range_of_the_run_first(
 
 
 def again(
-    page_folder: pathlib.Path, folder: pathlib.Path, run: run_dirs.Run, **settings
+    page_folder: pathlib.Path, folder: files.Path, run: run_dirs.Run, **settings
 ) -> pathlib.Path:
     """Exports a page of a run with the network of `page_folder`, which is not converted again."""
 
@@ -188,7 +175,7 @@ def again(
         patch.setattr(web, "_head_stride", lambda _: 16.0)
         patch.setattr(run_dirs, "read", lambda _: run)
         page, _, _ = web.export_web("run", str(folder), web_config=WebConfig(**settings))
-    return pathlib.Path(page)
+    return files.as_path(page)
 
 
 @pytest.fixture(scope="module")
@@ -326,10 +313,7 @@ def test_a_dropped_image_is_labelled(labelled_page, images, labels_of):
     data = {"items": [], "files": [str(images[3])], "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
         labelled_page.call("Input.dispatchDragEvent", type=kind, x=300, y=300, data=data)
-    labelled_page.value(
-        "(async () => { while (shown.name !== '333x120.png')"
-        " await new Promise(resolve => setTimeout(resolve, 20)); })()"
-    )
+    labelled_page.wait_for("shown.name === '333x120.png'")
     expected = labels_of(images[3])
     found = labelled_page.value("[...shown.labels]")
     np.testing.assert_array_equal(np.reshape(found, expected.shape), expected)
@@ -339,20 +323,14 @@ def test_a_file_that_is_not_an_image_is_named(labelled_page, tmp_path):
     path = tmp_path / "notes.png"
     path.write_text("not an image")
     labelled_page.choose_file("#file", path)
-    labelled_page.value(
-        "(async () => { while (!byId('status').className)"
-        " await new Promise(resolve => setTimeout(resolve, 20)); })()"
-    )
+    labelled_page.wait_for("byId('status').className")
     told = labelled_page.value("byId('status').textContent")
     assert told == "notes.png is not an image that this browser can read."
 
 
 def test_the_camera_is_labelled_until_it_is_stopped(labelled_page):
     labelled_page.value("byId('camera').click()")
-    labelled_page.value(
-        "(async () => { while (shown.name !== 'camera')"
-        " await new Promise(resolve => setTimeout(resolve, 20)); })()"
-    )
+    labelled_page.wait_for("shown.name === 'camera'")
     assert labelled_page.value("byId('camera').textContent") == "Stop the camera"
     labelled_page.value("byId('camera').click()")
     assert labelled_page.value("byId('camera').getAttribute('aria-pressed')") == "false"
@@ -368,40 +346,20 @@ def test_a_page_without_its_network_says_so(browser, page_folder, tmp_path):
     assert told.endswith("is missing: a file beside this page is not there.")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A web server; yields its folder and its address."""
-    folder = tmp_path_factory.mktemp("server")
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=str(folder))
-
-        def log_message(self, *_):
-            pass
-
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{running.server_port}"
-    running.shutdown()
-    running.server_close()
-
-
 def test_a_page_can_load_litert_js_from_a_cdn(
-    browser, page_folder, labels_of, images, run, modules, server, tmp_path
+    browser, page_folder, labels_of, images, run, modules, tmp_path
 ):
-    folder, address = server
     page = again(page_folder, tmp_path / "page", run, cdn=True, single_file=True)
     assert page.stat().st_size < 1_000_000
     for package in ("core", "wasm-utils"):
-        place = folder / f"npm/@litertjs/{package}@{litert_js.version()}"
+        place = tmp_path / f"npm/@litertjs/{package}@{litert_js.version()}"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(modules / "@litertjs" / package)
-    html = page.read_text(encoding="utf-8").replace(litert_js.CDN, address)
-    (folder / "page.html").write_text(html, encoding="utf-8")
-    browser.open(f"{address}/page.html")
-    expected = labels_of(images[2])
-    np.testing.assert_array_equal(found_labels(browser, images[2]), expected)
+    with serving(tmp_path) as address:
+        html = page.read_text(encoding="utf-8").replace(litert_js.CDN, address)
+        (tmp_path / "page.html").write_text(html, encoding="utf-8")
+        browser.open(f"{address}/page.html")
+        np.testing.assert_array_equal(found_labels(browser, images[2]), labels_of(images[2]))
     loaded = {url.removeprefix(address) for url in browser.requests if url.startswith("http")}
     urls = {url.removeprefix(litert_js.CDN) for url in litert_js.cdn_urls().values()}
     assert loaded == {"/page.html", *urls}
@@ -432,6 +390,14 @@ def test_an_earlier_page_is_replaced_as_a_whole(run, page_folder, tmp_path):
     again(page_folder, tmp_path / "page", run, cdn=True, single_file=True)
     assert sorted(os.listdir(tmp_path / "page")) == ["index.html", "parity.json"]
     assert os.listdir(tmp_path) == ["page"]
+
+
+def test_a_page_is_written_to_remote_storage_and_replaced_there(run, page_folder):
+    folder = files.as_path("ram://site/page")
+    again(page_folder, folder, run, cdn=True)
+    page = again(page_folder, folder, run, cdn=True, single_file=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "parity.json"]
+    assert page.read_text().startswith("<!DOCTYPE html>")
 
 
 def test_cdn_and_a_folder_contradict_each_other():
