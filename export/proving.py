@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import deeplab_tf
 from deeplab_tf import files
+from deeplab_tf import models
 from deeplab_tf.export import other_runtimes
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
@@ -43,7 +44,7 @@ class Exporter(abc.ABC):
         """Converts a model and writes it.
 
         Args:
-            model: The run's model.
+            model: The run's model, with batch norm folded into its convolutions.
             draft: File or folder to write.
 
         Raises:
@@ -111,7 +112,7 @@ def prove_and_publish(
     images = [exporter.fit(image) for image in images]
     model = run_dirs.load_model(run, checkpoint)
     with place.draft() as draft:
-        exporter.write(model, draft)
+        exporter.write(models.fold_batch_norm(model), draft)
         artefact = exporter.load(draft)
         figures = parity.measure(
             images,

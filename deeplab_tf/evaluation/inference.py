@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterator
 
+import keras
 import numpy as np
 
 from deeplab_tf.config import NO_CRF
 from deeplab_tf.config import ONE_VIEW
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
+from deeplab_tf.config import ModelConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import artefacts
 from deeplab_tf.evaluation import prediction
@@ -53,12 +55,10 @@ class Inference:
         Raises:
             UserError: There is no such checkpoint or artefact, or it cannot do what is asked for.
         """
-        settings = (run.model_config, run.data_config)
         details = self._details(run)
         if self.model:
-            return artefacts.load_artefact(self.model, *settings, **details)
-        model = run_dirs.load_model(run, self.checkpoint)
-        return prediction.label_function(model, *settings, **details)
+            return artefacts.load_artefact(self.model, run.model_config, run.data_config, **details)
+        return prediction.label_function(*self._load(run), run.data_config, **details)
 
     def label_rows_function(
         self, run: run_dirs.Run
@@ -78,10 +78,7 @@ class Inference:
         is_resized = bool(run.data_config.min_resize_value)
         if self.model or self.crf_config.crf or is_resized:
             return None
-        model = run_dirs.load_model(run, self.checkpoint)
-        return prediction.label_rows_function(
-            model, run.model_config, run.data_config, self.eval_config
-        )
+        return prediction.label_rows_function(*self._load(run), run.data_config, self.eval_config)
 
     def probability_function(self, run: run_dirs.Run) -> Callable[[np.ndarray], np.ndarray]:
         """Loads the network of a run as a function from one image to its probabilities.
@@ -102,10 +99,14 @@ class Inference:
                 "--save_confidence and --save_probabilities, or leave out --model to use "
                 "the run's checkpoint."
             )
-        model = run_dirs.load_model(run, self.checkpoint)
         return prediction.probability_function(
-            model, run.model_config, run.data_config, **self._details(run)
+            *self._load(run), run.data_config, **self._details(run)
         )
+
+    def _load(self, run: run_dirs.Run) -> tuple[keras.Model, ModelConfig]:
+        """Loads the network, as it is fastest in inference."""
+        model = run_dirs.load_model(run, self.checkpoint)
+        return prediction.for_inference(model, run.model_config, self.eval_config)
 
     def _details(self, run: run_dirs.Run) -> dict:
         return {

@@ -10,6 +10,8 @@ from deeplab_tf.layers.arguments import whole_number
 from deeplab_tf.layers.names import register
 
 _ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+if _ON_TENSORFLOW:
+    import tensorflow as tf
 
 
 @register
@@ -49,6 +51,9 @@ class AtrousConv2D(keras.layers.Conv2D):
     >>> layer(np.zeros((1, 33, 33, 320), "float32")).shape.as_list()
     [1, 33, 33, 256]
     """
+
+    def call(self, inputs):
+        return _add_bias_and_activate(self, self.convolution_op(inputs, self.kernel))
 
     def convolution_op(self, inputs, kernel):
         if not _has_forms(self) or self.groups > 1:
@@ -98,17 +103,39 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
 
     def call(self, inputs):
         if not _has_forms(self) or self.depth_multiplier > 1:
-            return super().call(inputs)
-        outputs = convolution.convolve(
-            convolution.DEPTHWISE,
-            inputs,
-            ops.convert_to_tensor(self.kernel),
-            self.dilation_rate,
-            self.padding.upper(),
-        )
-        if self.use_bias:
-            outputs = ops.add(outputs, self.bias)
-        return self.activation(outputs)
+            outputs = ops.depthwise_conv(
+                inputs,
+                self.kernel,
+                strides=self.strides,
+                padding=self.padding,
+                dilation_rate=self.dilation_rate,
+                data_format=self.data_format,
+            )
+        else:
+            outputs = convolution.convolve(
+                convolution.DEPTHWISE,
+                inputs,
+                ops.convert_to_tensor(self.kernel),
+                self.dilation_rate,
+                self.padding.upper(),
+            )
+        return _add_bias_and_activate(self, outputs)
+
+
+def _add_bias_and_activate(layer: keras.layers.Layer, outputs):
+    """Ends the call of a convolution.
+
+    TensorFlow computes a convolution, `BiasAdd` and ReLU in one kernel. The stock layers add the
+    bias by a general addition, which is a pass of its own over the map.
+    """
+    if layer.use_bias and _ON_TENSORFLOW:
+        data_format = "NCHW" if layer.data_format == "channels_first" else "NHWC"
+        bias = tf.cast(ops.convert_to_tensor(layer.bias), outputs.dtype)
+        outputs = tf.nn.bias_add(outputs, bias, data_format)
+    elif layer.use_bias:
+        is_first = layer.data_format == "channels_first"
+        outputs = ops.add(outputs, ops.reshape(layer.bias, (1, -1, 1, 1) if is_first else (-1,)))
+    return layer.activation(outputs)
 
 
 def _has_forms(layer: keras.layers.Layer) -> bool:

@@ -3,6 +3,7 @@
 DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus    a constructor for each version
 build_model                                       any of them, by name
 EncoderSettings, DecoderSettings, OutputSettings  the settings that they share
+fold_batch_norm                                   a faster model for inference
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from deeplab_tf.config import ModelConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.models.assembly import backbone_of
 from deeplab_tf.models.dense_prediction_cell import cell_to_text
+from deeplab_tf.models.folding import fold_batch_norm
 from deeplab_tf.models.pyramid import with_logits_of_every_scale
 from deeplab_tf.models.settings import DecoderSettings
 from deeplab_tf.models.settings import EncoderSettings
@@ -38,6 +40,7 @@ __all__ = [
     "build_model",
     "complete",
     "default_output_stride",
+    "fold_batch_norm",
     "with_logits_of_every_scale",
 ]
 

@@ -1,4 +1,4 @@
-"""Every backbone and every head becomes a SavedModel and a `.tflite` file.
+"""Every backbone and every head is folded, and becomes a SavedModel and a `.tflite` file.
 
 The networks are short: they have units of all kinds, but few of each, as tracing and converting
 takes time for every unit. What an export computes is proved by the tests of each format.
@@ -7,6 +7,7 @@ takes time for every unit. What an export computes is proved by the tests of eac
 import dataclasses
 
 import keras
+import numpy as np
 import pytest
 
 from conftest import REPOSITORY
@@ -98,11 +99,27 @@ def run_of(settings: dict) -> run_dirs.Run:
     return run_dirs.Run("", config, data_config, TrainConfig(), dataset)
 
 
+def folded_with_equal_logits(model: keras.Model, image: np.ndarray) -> keras.Model:
+    """Folds a model whose batch norms have weights as after training."""
+    generator = np.random.default_rng(0)
+    for norm in layers.batch_norms(model):
+        for variable in norm.variables:
+            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
+    folded = models.fold_batch_norm(model)
+    assert not layers.batch_norms(folded)
+    expected, got = (one.predict(image[np.newaxis], verbose=0) for one in (model, folded))
+    assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+    return folded
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_exported_to_both_formats(name, tmp_path):
+def test_a_model_is_folded_and_exported_to_both_formats(name, tmp_path):
     run = run_of(MODELS[name])
     keras.utils.set_random_seed(0)
-    model = build_model(**dataclasses.asdict(run.model_config))
+    trained = build_model(**dataclasses.asdict(run.model_config))
+    size = tflite.fixed_input_size(run)
+    image = parity.draw_images((1, *size, 3), seed=0)[0]
+    model = folded_with_equal_logits(trained, image)
 
     module = serving.ServingModule(model, run, str(tmp_path))
     with layers.portable_graphs():
@@ -113,8 +130,6 @@ def test_a_model_is_exported_to_both_formats(name, tmp_path):
             rates = node.attr["dilations"].list.i if "Depthwise" in node.op else ()
             assert max(rates, default=1) == 1, f"{node.name} needs a CPU with oneDNN"
 
-    size = tflite.fixed_input_size(run)
-    image = parity.draw_images((1, *size, 3), seed=0)[0]
     content = tflite.convert(model, INT8, size, [image])
     mobile_operators.refuse_slow_or_missing(litert.operators(content), INT8.quantize)
 

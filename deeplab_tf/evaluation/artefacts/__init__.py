@@ -20,6 +20,7 @@ from deeplab_tf.evaluation.artefacts import keras_file
 from deeplab_tf.evaluation.artefacts import saved_model
 from deeplab_tf.evaluation.artefacts import tflite
 from deeplab_tf.evaluation.fitting import image_fitter
+from deeplab_tf.evaluation.prediction import for_inference
 from deeplab_tf.evaluation.prediction import label_function
 
 
@@ -62,9 +63,9 @@ def load_artefact(
     in_channels = model_config.in_channels or 3
     if path.endswith(".keras"):
         tell(keras_file.describe(path))
+        model = keras_file.load(path, num_classes, in_channels)
         label_of = label_function(
-            keras_file.load(path, num_classes, in_channels),
-            model_config,
+            *for_inference(model, model_config, eval_config),
             data_config,
             eval_config=eval_config,
             crf_parameters=crf_parameters,
