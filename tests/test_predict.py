@@ -45,13 +45,17 @@ def drawn_image(height: int, width: int, seed: int = 0) -> np.ndarray:
 def bright_pixel_model(calls: list) -> keras.Model:
     """Finds class 1 in bright pixels; notes the shape of every image that Python sees."""
 
-    class BrightPixels(keras.Model):
-        def call(self, images, training=False):
+    class BrightPixels(keras.layers.Layer):
+        def call(self, images):
             calls.append(tuple(images.shape))
             grey = keras.ops.mean(keras.ops.cast(images, "float32"), axis=-1)
             return keras.ops.stack([127.5 - grey, grey - 127.5], axis=-1)
 
-    return BrightPixels()
+        def compute_output_shape(self, images_shape):
+            return (*images_shape[:-1], 2)
+
+    image = keras.Input([None, None, 3])
+    return keras.Model(image, BrightPixels()(image))
 
 
 def test_labels_have_the_size_of_the_image_and_overlays_show_them(tiny_run_dir, tmp_path):

@@ -120,11 +120,11 @@ class PredictionWriter:
         overlay = overlays.overlay(image, label, self.colors)
         with_legend = panels.add_legend(overlay, label, self.class_names, self.colors)
         writers: dict[str, Callable[[str], None]] = {
-            f"{name}{OVERLAY}.png": Image.fromarray(with_legend).save
+            f"{name}{OVERLAY}.png": functools.partial(_write_png, with_legend)
         }
         if self._save_confidence and probabilities is not None:
             confidence = np.round(255 * probabilities.max(axis=-1)).astype(np.uint8)
-            writers[f"{name}{CONFIDENCE}.png"] = Image.fromarray(confidence).save
+            writers[f"{name}{CONFIDENCE}.png"] = functools.partial(_write_png, confidence)
         if self._save_probabilities and probabilities is not None:
             writers[f"{name}{PROBABILITIES}.npy"] = functools.partial(
                 np.save, arr=probabilities.astype(np.float16)
@@ -173,9 +173,8 @@ class PredictionWriter:
 
         def write_overlay(path: str) -> None:
             overlay = overlays.overlay(image, small[0], self.colors)
-            Image.fromarray(
-                panels.add_legend(overlay, small[0], self.class_names, self.colors)
-            ).save(path)
+            with_legend = panels.add_legend(overlay, small[0], self.class_names, self.colors)
+            _write_png(with_legend, path)
             self._add_to_overview(name, overlay, small[0])
 
         self._publish({output: write_labels, f"{name}{OVERLAY}.png": write_overlay})
@@ -258,7 +257,7 @@ class PredictionWriter:
         sheet = panels.contact_sheet(tiles, columns=4)
         labels = np.concatenate([label.ravel() for *_, label in self._overview])[np.newaxis]
         sheet = panels.add_legend(sheet, labels, self.class_names, self.colors)
-        self._publish({f"{OVERVIEW}.png": Image.fromarray(sheet).save})
+        self._publish({f"{OVERVIEW}.png": functools.partial(_write_png, sheet)})
 
     def _add_to_overview(self, name: str, overlay: np.ndarray, label: np.ndarray) -> None:
         if len(self._overview) < OVERVIEW_IMAGES:
@@ -273,6 +272,14 @@ class PredictionWriter:
                 write(drafts[-1])
             for output, draft in zip(writers, drafts, strict=True):
                 os.replace(draft, os.path.join(self.output_dir, output))
+
+
+def _write_png(image: np.ndarray, path: str) -> None:
+    """Writes an image to look at, with the cheapest compression.
+
+    The files are up to 15 % larger than with the default, which takes two to four times as long.
+    """
+    Image.fromarray(image).save(path, compress_level=1)
 
 
 class _FrameProgress:

@@ -18,6 +18,7 @@ from deeplab_tf.data import band_files
 from deeplab_tf.data import bands
 from deeplab_tf.data import image_files
 from deeplab_tf.data import records
+from deeplab_tf.data import threads
 from deeplab_tf.drawing import predictions
 from deeplab_tf.drawing import server_ids
 from deeplab_tf.drawing import video
@@ -92,24 +93,51 @@ def _label_all(
     paths: Sequence[str],
     names: Sequence[str],
 ) -> tuple[list[str], list[str]]:
-    """Labels images and videos; returns the main files written, and what failed."""
-    written, failures = [], []
-    started = time.monotonic()
-    for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
-        progress = f"{number} of {len(paths)}"
-        try:
-            written.append(labeller.label(path, name, writer))
-        except _FAILURES as error:
-            failures.append(_describe(path, error))
-            print(f"{progress}  skipped: {failures[-1]}", flush=True)
-        else:
-            speed = number / (time.monotonic() - started)
-            print(f"{progress}  {path} -> {written[-1]}  {speed:.2f} files/s", flush=True)
+    """Labels images and videos; returns the main files written, and what failed.
+
+    While the network labels an image, the next one is read, and the files of the one before are
+    written.
+    """
+    report = _Report(len(paths))
+    images = threads.one_ahead(labeller.read, paths)
+    with threads.one_behind() as hand_over:
+        for path, name, image in zip(paths, names, images, strict=True):
+            try:
+                write = labeller.label(path, name, image.result(), writer)
+            except _FAILURES as error:
+                write = functools.partial(_raise, error)
+            hand_over(functools.partial(report.finish, path, write))
     try:
         writer.write_overview()
     except OSError as error:
-        failures.append(_describe(predictions.OVERVIEW, error))
-    return written, failures
+        report.failures.append(_describe(predictions.OVERVIEW, error))
+    return report.written, report.failures
+
+
+class _Report:
+    """Prints a line for every image, and collects what was written and what failed."""
+
+    def __init__(self, num_images: int):
+        self.written: list[str] = []
+        self.failures: list[str] = []
+        self._num_images, self._started = num_images, time.monotonic()
+
+    def finish(self, path: str, write: Callable[[], str]) -> None:
+        """Calls the function that writes the files of an image, and prints what became of it."""
+        number = len(self.written) + len(self.failures) + 1
+        progress = f"{number} of {self._num_images}"
+        try:
+            self.written.append(write())
+        except _FAILURES as error:
+            self.failures.append(_describe(path, error))
+            print(f"{progress}  skipped: {self.failures[-1]}", flush=True)
+        else:
+            speed = number / (time.monotonic() - self._started)
+            print(f"{progress}  {path} -> {self.written[-1]}  {speed:.2f} files/s", flush=True)
+
+
+def _raise(error: Exception) -> str:
+    raise error
 
 
 # The errors of a single image, which do not affect the next one.
@@ -142,13 +170,36 @@ class _Labeller:
         else:
             self._predict = self._labels_only(inference.label_function(run))
 
-    def label(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
-        """Labels a file or a camera; returns the path of the label map or the video."""
-        if not video.is_video(path):
-            if band_files.is_geotiff(path):
-                return self._label_geotiff(path, name, writer)
-            image = self._read_image(path)
-            return writer.write(name, self._dataset.displayed(image), self._predict(image))
+    def read(self, path: str) -> np.ndarray | None:
+        """Reads an image; returns None for what is read while it is labelled."""
+        if video.is_video(path) or band_files.is_geotiff(path):
+            return None
+        return self._read_image(path)
+
+    def label(
+        self, path: str, name: str, image: np.ndarray | None, writer: predictions.PredictionWriter
+    ) -> Callable[[], str]:
+        """Labels a file or a camera.
+
+        Args:
+            path: The file, or the number of the camera.
+            name: What the names of its files begin with.
+            image: What `read` returned.
+            writer: Writes the files.
+
+        Returns:
+            A function that writes the files and returns the path of the label map or the video.
+        """
+        if image is not None:
+            label = self._predict(image)
+            return lambda: writer.write(name, self._dataset.displayed(image), label)
+        if band_files.is_geotiff(path):
+            output = self._label_geotiff(path, name, writer)
+        else:
+            output = self._label_video(path, name, writer)
+        return lambda: output
+
+    def _label_video(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
         if self._dataset.bands:
             raise image_files.ImageFileError(
                 f"{path} is a video, but the network takes images of "

@@ -1,6 +1,7 @@
 """From an image of any size to logits, probabilities or class ids of the same size."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from collections.abc import Iterator
 
@@ -17,6 +18,13 @@ from deeplab_tf.config import ModelConfig
 from deeplab_tf.evaluation import views
 from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.fitting import image_fitter
+from deeplab_tf.evaluation.network import Network
+from deeplab_tf.evaluation.network import as_network
+from deeplab_tf.evaluation.network import finish_function
+from deeplab_tf.evaluation.network import fit_function
+from deeplab_tf.evaluation.strips import labels_of_logits
+
+Model = keras.Model | Network
 
 
 def predict_logits(
@@ -59,12 +67,13 @@ def for_inference(
     Raises:
         UserError: The model cannot have this output stride.
     """
-    model, model_config = _at_eval_output_stride(model, model_config, eval_config)
-    return models.fold_batch_norm(model), model_config
+    rebuilt, model_config = _at_eval_output_stride(model, model_config, eval_config)
+    assert isinstance(rebuilt, keras.Model)
+    return models.fold_batch_norm(rebuilt), model_config
 
 
 def label_function(
-    model: keras.Model,
+    model: Model,
     model_config: ModelConfig,
     data_config: DataConfig,
     *,
@@ -74,9 +83,8 @@ def label_function(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a model into a function from one image to its class ids.
 
-    It is traced once for all sizes. With a single view of the whole image and no CRF, the graph
-    includes the argmax, so that the large logits never leave it. With windows and no CRF, the
-    probabilities of a band of the image are held at once, not those of all of it. Whether an image
+    It is traced once for all sizes. With a single view of the whole image and no CRF, the logits
+    are resized in strips, see `strips`. With windows and no CRF, the probabilities of a band of the image are held at once, not those of all of it. Whether an image
     is seen in windows follows from `views.is_windowed`; the first one is told on the screen.
 
     Args:
@@ -143,21 +151,23 @@ def _where_windowed(
 
 
 def _labels_of_one_view(
-    model: keras.Model, model_config: ModelConfig, data_config: DataConfig, _: EvalConfig
+    model: Model, model_config: ModelConfig, data_config: DataConfig, _: EvalConfig
 ) -> Callable[[np.ndarray], np.ndarray]:
     """`label_function` with a single view of the whole image and no CRF."""
-    spec = tf.TensorSpec([1, None, None, model_config.in_channels or 3], tf.uint8)
+    fitter = image_fitter(model_config, data_config)
+    network, fit = as_network(model), fit_function(fitter)
+    finish = finish_function(functools.partial(labels_of_logits, fitter=fitter))
 
-    @tf.function(input_signature=[spec], autograph=False)
-    def predict_labels(images):
-        logits = predict_logits(model, images, model_config, data_config)
-        return tf.argmax(logits, axis=-1, output_type=tf.int32)
+    def label_of(image):
+        padded, placement = fit(tf.cast(image[np.newaxis], tf.float32))
+        labels = finish(network.logits_of(padded), tf.shape(padded)[1:3], placement)
+        return labels[0].numpy()
 
-    return lambda image: predict_labels(image[np.newaxis])[0].numpy()
+    return label_of
 
 
 def probability_function(
-    model: keras.Model,
+    model: Model,
     model_config: ModelConfig,
     data_config: DataConfig,
     *,
@@ -202,7 +212,7 @@ def probability_function(
 
 
 def _over_whole_image(
-    model: keras.Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
+    model: Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
 ) -> Callable[[np.ndarray], np.ndarray]:
     """`probability_function` with views of the whole image and no CRF."""
     mean_of = views.mean_over_scales(model, image_fitter(model_config, data_config), eval_config)
@@ -210,7 +220,7 @@ def _over_whole_image(
 
 
 def _over_windows(
-    model: keras.Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
+    model: Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
 ) -> Callable[[np.ndarray], np.ndarray]:
     """`probability_function` with windows, which slide over the image as the network sees it."""
     eval_config = views.with_windows(eval_config, data_config)
@@ -237,7 +247,7 @@ def _over_windows(
 
 
 def _labels_over_windows(
-    model: keras.Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
+    model: Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
 ) -> Callable[[np.ndarray], np.ndarray]:
     """`label_function` with windows and no CRF."""
     fitter = image_fitter(model_config, data_config)
@@ -255,7 +265,7 @@ def _labels_over_windows(
 
 
 def label_rows_function(
-    model: keras.Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
+    model: Model, model_config: ModelConfig, data_config: DataConfig, eval_config: EvalConfig
 ) -> Callable[..., Iterator[tuple[slice, np.ndarray]]]:
     """Compiles a model into a function that labels an image of any size in bounded memory.
 
@@ -277,7 +287,7 @@ def label_rows_function(
 
 
 def _label_rows(
-    model: keras.Model, fitter: ImageFitter, eval_config: EvalConfig
+    model: Model, fitter: ImageFitter, eval_config: EvalConfig
 ) -> Callable[..., Iterator[tuple[slice, np.ndarray]]]:
     mean_of = views.mean_over_scales(model, fitter, eval_config)
 
@@ -289,8 +299,9 @@ def _label_rows(
 
 
 def _at_eval_output_stride(
-    model: keras.Model, model_config: ModelConfig, eval_config: EvalConfig
-) -> tuple[keras.Model, ModelConfig]:
+    model: Model, model_config: ModelConfig, eval_config: EvalConfig
+) -> tuple[Model, ModelConfig]:
     if eval_config.eval_output_stride in (None, model_config.output_stride):
         return model, model_config
+    assert isinstance(model, keras.Model)  # a network of another engine has the stride already
     return views.at_output_stride(model, model_config, eval_config.eval_output_stride)

@@ -1,6 +1,7 @@
 """Views of an image: scales, mirror images, windows, and the network at another output stride."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -9,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deeplab_tf import layers
 from deeplab_tf import models
 from deeplab_tf.config import ORIGINAL_CROP_SIZE
 from deeplab_tf.config import DataConfig
@@ -18,6 +18,11 @@ from deeplab_tf.config import ModelConfig
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.fitting import ImageFitter
+from deeplab_tf.evaluation.fitting import Placement
+from deeplab_tf.evaluation.network import Network
+from deeplab_tf.evaluation.network import as_network
+from deeplab_tf.evaluation.network import finish_function
+from deeplab_tf.evaluation.network import fit_function
 
 MAX_WHOLE_PIXELS = 2**21  # of images that are seen as a whole by default
 
@@ -59,16 +64,6 @@ def at_output_stride(
     return rebuilt, config
 
 
-def without_last_resize(model: keras.Model) -> tuple[keras.Model, float]:
-    """Returns the network up to the logits before the last resize, and the stride of these."""
-    last = model.layers[-1]
-    if isinstance(last, layers.ResizeLike):
-        model = keras.Model(model.input, last.input[0])
-    side = 16 * 32  # a multiple of every stride
-    input_shape = (1, side + 1, side + 1, model.input_shape[-1])
-    return model, side / (model.compute_output_shape(input_shape)[1] - 1)
-
-
 def is_one_view(config: EvalConfig) -> bool:
     """Whether each image, or each window of it, passes through the network once."""
     return tuple(config.eval_scales) == (1,) and not config.add_flipped_images
@@ -108,14 +103,14 @@ def with_windows(config: EvalConfig, data_config: DataConfig) -> EvalConfig:
 
 
 def mean_over_scales(
-    model: keras.Model, fitter: ImageFitter, eval_config: EvalConfig
+    model: keras.Model | Network, fitter: ImageFitter, eval_config: EvalConfig
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from an image to its mean probabilities over scales and mirror images.
 
     The padded image is scaled and mirrored, and is not padded again, as in the original.
 
     Args:
-        model: A model of `deeplab_tf.build_model`.
+        model: A model of `deeplab_tf.build_model`, or one that another engine runs.
         fitter: Fits images to it.
         eval_config: Its `eval_scales` and `add_flipped_images` count.
 
@@ -186,45 +181,58 @@ def mean_over_windows(
             sums[size[0] - num_done :] = 0
 
 
-def _whole_view(model: keras.Model, fitter: ImageFitter) -> Callable[[tf.Tensor], tf.Tensor]:
+def _whole_view(model: keras.Model | Network, fitter: ImageFitter) -> Callable[..., tf.Tensor]:
     """A function of images, float32 [1, H, W, channels], to probabilities [1, H, W, C]."""
-    spec = tf.TensorSpec([1, None, None, len(fitter.pad_pixel)], tf.float32)
+    net, fit = as_network(model), fit_function(fitter)
+    finish = finish_function(functools.partial(_probabilities, fitter=fitter))
 
-    @tf.function(input_signature=[spec], autograph=False)
     def probabilities_of(images):
-        padded, placement = fitter.fit(images)
-        return tf.nn.softmax(fitter.undo(model(padded, training=False), placement))
+        padded, placement = fit(images)
+        return finish(net.logits_of(padded), tf.shape(padded)[1:3], placement)
 
     return probabilities_of
 
 
-def _scaled_view(model: keras.Model, fitter: ImageFitter) -> Callable[..., tf.Tensor]:
+def _scaled_view(model: keras.Model | Network, fitter: ImageFitter) -> Callable[..., tf.Tensor]:
     """A function of images, float32 [1, H, W, channels], a scale, and whether they are mirrored.
 
     It returns probabilities, [1, H, W, C].
     """
-    head, head_stride = without_last_resize(model)
+    net, fit = as_network(model), fit_function(fitter)
+    finish = finish_function(functools.partial(_probabilities, fitter=fitter))
+    scale_spec = tf.TensorSpec([], tf.float64)  # sizes are products of Python's floats there
+    flip_spec = tf.TensorSpec([], tf.bool)
+    images_spec = tf.TensorSpec([1, None, None, len(fitter.pad_pixel)], tf.float32)
+    logits_spec = tf.TensorSpec([1, None, None, None], tf.float32)
+    size_spec = tf.TensorSpec([2], tf.int32)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([1, None, None, len(fitter.pad_pixel)], tf.float32),
-            tf.TensorSpec([], tf.float64),  # sizes are products of Python's floats in the original
-            tf.TensorSpec([], tf.bool),
-        ],
-        autograph=False,
-    )
-    def probabilities_of(images, scale, is_flipped):
-        padded, placement = fitter.fit(images)
-        padded_size = tf.shape(padded)[1:3]
-        scaled = transforms.resize_bilinear(padded, _scaled_size(padded_size, scale))
-        logits = head(_flipped_if(is_flipped, scaled), training=False)
+    @tf.function(input_signature=[images_spec, scale_spec, flip_spec], autograph=False)
+    def transform(padded, scale, is_flipped):
+        scaled = transforms.resize_bilinear(padded, _scaled_size(tf.shape(padded)[1:3], scale))
+        return _flipped_if(is_flipped, scaled)
+
+    @tf.function(input_signature=[logits_spec, size_spec, scale_spec, flip_spec], autograph=False)
+    def transform_back(logits, padded_size, scale, is_flipped):
         # As in the original, the logits of a small scale first grow to the features of scale 1.
-        grid = _scaled_size(padded_size, tf.maximum(scale, 1) / head_stride)
-        logits = _flipped_if(is_flipped, transforms.resize_bilinear(logits, grid))
-        logits = transforms.resize_bilinear(logits, padded_size)
-        return tf.nn.softmax(fitter.undo(logits, placement))
+        grid = _scaled_size(padded_size, tf.maximum(scale, 1) / net.stride)
+        return _flipped_if(is_flipped, transforms.resize_bilinear(logits, grid))
+
+    def probabilities_of(images, scale, is_flipped):
+        padded, placement = fit(images)
+        padded_size = tf.shape(padded)[1:3]
+        logits = net.logits_of(transform(padded, scale, is_flipped))
+        logits = transform_back(logits, padded_size, scale, is_flipped)
+        return finish(logits, padded_size, placement)
 
     return probabilities_of
+
+
+def _probabilities(
+    logits: tf.Tensor, padded_size: tf.Tensor, placement: Placement, *, fitter: ImageFitter
+) -> tf.Tensor:
+    """Probabilities at the image's own size from logits at any size, [1, H, W, C]."""
+    logits = transforms.resize_bilinear(logits, padded_size)
+    return tf.nn.softmax(fitter.undo(logits, placement))
 
 
 def _scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:

@@ -19,7 +19,7 @@ from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.artefacts.tflite import TFLiteModel
 from deeplab_tf.evaluation.fitting import image_fitter
-from deeplab_tf.evaluation.views import without_last_resize
+from deeplab_tf.evaluation.network import without_last_resize
 from deeplab_tf.export import litert
 from deeplab_tf.export import metadata
 from deeplab_tf.export import mobile_operators

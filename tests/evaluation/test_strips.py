@@ -1,0 +1,34 @@
+"""Strips of an image get the labels that the image gets as a whole."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab_tf.data import transforms
+from deeplab_tf.evaluation import strips
+from deeplab_tf.evaluation.fitting import ImageFitter
+from deeplab_tf.evaluation.fitting import ResizeRange
+from deeplab_tf.evaluation.network import finish_function
+
+RANGES = {"of its own size": None, "resized": ResizeRange(40, 90, 16), "one row": None}
+
+
+@pytest.mark.parametrize("rows_of_strip", [1, 7, 1000])
+@pytest.mark.parametrize("name", RANGES)
+def test_labels_of_strips_are_those_of_the_whole(name, rows_of_strip, monkeypatch):
+    height, width, num_classes = 1 if name == "one row" else 61, 47, 5
+    monkeypatch.setattr(strips, "STRIP_BYTES", rows_of_strip * 4 * width * num_classes)
+    fitter = ImageFitter((127.5,) * 3, 16, RANGES[name])
+    padded, placement = fitter.fit(tf.zeros([1, height, width, 3]))
+    size = padded.shape[1:3]
+    coarse = [(side - 1) // 4 + 1 for side in size]
+    logits = np.random.default_rng(0).normal(size=(1, *coarse, num_classes)).astype(np.float32)
+
+    finish = finish_function(lambda *given: strips.labels_of_logits(*given, fitter=fitter))
+    labels = finish(logits, tf.constant(size), placement).numpy()
+    whole = fitter.undo(transforms.resize_bilinear(logits, size), placement).numpy()
+    assert labels.shape == (1, height, width) and labels.dtype == np.int32
+    # Rounding may decide between classes whose logits are equal to six digits.
+    chosen = np.take_along_axis(whole, labels[..., np.newaxis], axis=-1)[..., 0]
+    np.testing.assert_allclose(chosen, whole.max(axis=-1), atol=1e-5)
+    assert np.mean(labels == whole.argmax(axis=-1)) > 0.999
