@@ -66,6 +66,8 @@ EXTRAS = {
     # Warm-up requests in SavedModels; asking TF Serving over gRPC.
     "serving": ["tensorflow-serving-api", "grpcio"],
     "onnx": ["tf2onnx", "onnx", "onnxruntime"],
+    # Another engine for `predict` and `eval`; its networks are converted by way of ONNX.
+    "openvino": ["openvino>=2025", "tf2onnx", "onnx"],
     "hub": ["huggingface_hub>=2,<3"],  # models at addresses hf://USER/REPO
     "heif": ["pillow-heif"],  # HEIC images, as phones take them
     "geo": ["rasterio>=1.4"],  # GeoTIFFs, and TIFFs of several bands
@@ -83,7 +85,8 @@ EXTRAS["docs"] = [
     "jupytext",  # notebooks, from the scripts in examples/
 ]
 EXTRAS["test"] = [
-    *EXTRAS["all"],
+    # Tests that need OpenVINO are skipped without it: it takes 150 MB.
+    *(package for package in EXTRAS["all"] if not package.startswith("openvino")),
     *EXTRAS["docs"],
     "hypothesis",
     "pytest",

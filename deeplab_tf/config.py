@@ -30,6 +30,8 @@ BACKBONES = (
 CRF_PRESETS = ("v1", "v2")
 CRFS = ("", *CRF_PRESETS, "tuned")
 OUTPUT_STRIDES = (4, 8, 16, 32)
+AUTO, TENSORFLOW = "auto", "tensorflow"
+ENGINES = (AUTO, TENSORFLOW, "litert", "openvino", "onnxruntime")
 CHECKPOINTS = ("best", "last")
 LABEL_FORMATS = (
     "auto",
@@ -66,6 +68,15 @@ def checkpoint():
         "best",
         "Weights of the run to use: those with the best validation mIoU, or the last ones.",
         choices=CHECKPOINTS,
+    )
+
+
+def engine(default: str):
+    return setting(
+        default,
+        "What runs the network: auto is the fastest that is installed, if its labels are those of "
+        "tensorflow.",
+        choices=ENGINES,
     )
 
 

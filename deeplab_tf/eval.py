@@ -28,6 +28,7 @@ class Arguments(config.TrainedConfig):
 
     split: str = config.split()
     model: str = config.model()
+    engine: str = config.engine("tensorflow")
     data_dir: str = config.data_dir(default_help="the records of the run")
     dataset: str = config.dataset()
     max_damaged_share: float | None = config.max_damaged_share(None, "that of the run")
@@ -79,6 +80,7 @@ def main(arguments: Arguments, eval_config: EvalConfig, crf_config: CrfConfig) -
         inference=Inference(
             checkpoint=arguments.checkpoint,
             model=arguments.model,
+            engine=arguments.engine,
             eval_config=eval_config,
             crf_config=crf_config,
         ),

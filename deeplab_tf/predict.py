@@ -41,6 +41,7 @@ class Arguments(config.TrainedConfig):
     """The flags of this command alone."""
 
     model: str = config.model()
+    engine: str = config.engine("auto")
     images: tuple[str, ...] = setting(
         REQUIRED,
         "Images and videos: files, folders or quoted globs, or the number of a camera; several "
@@ -66,6 +67,7 @@ def main(
         inference=Inference(
             checkpoint=arguments.checkpoint,
             model=arguments.model,
+            engine=arguments.engine,
             eval_config=eval_config,
             crf_config=crf_config,
         ),

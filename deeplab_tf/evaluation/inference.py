@@ -7,14 +7,19 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from deeplab_tf.config import AUTO
 from deeplab_tf.config import NO_CRF
 from deeplab_tf.config import ONE_VIEW
+from deeplab_tf.config import TENSORFLOW
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import artefacts
+from deeplab_tf.evaluation import engines
 from deeplab_tf.evaluation import prediction
+from deeplab_tf.evaluation import views
+from deeplab_tf.evaluation.network import Network
 from deeplab_tf.runs import run_dir as run_dirs
 
 
@@ -26,12 +31,15 @@ class Inference:
         checkpoint: "best" or "last".
         model: SavedModel, `.keras` or `.tflite` file in place of the checkpoint, see
             `artefacts.load_artefact`; empty for the checkpoint.
+        engine: What runs the network of the checkpoint: one of `config.ENGINES`. An artefact brings
+            its own.
         eval_config: Scales, mirror images, windows and output stride.
         crf_config: The fully-connected CRF after the network.
     """
 
     checkpoint: str = "best"
     model: str = ""
+    engine: str = TENSORFLOW
     eval_config: EvalConfig = ONE_VIEW
     crf_config: CrfConfig = NO_CRF
 
@@ -39,6 +47,7 @@ class Inference:
         """Returns the settings in the form of `metrics.json`."""
         return {
             "model": self.model or self.checkpoint,
+            "engine": self.engine,
             "crf": run_dirs.crf_parameters(run.folder, self.crf_config),
             **dataclasses.asdict(self.eval_config),
         }
@@ -57,6 +66,11 @@ class Inference:
         """
         details = self._details(run)
         if self.model:
+            if self.engine not in (AUTO, TENSORFLOW):
+                raise UserError(
+                    f"--engine={self.engine} is for checkpoints, but --model={self.model} brings "
+                    "an engine of its own: leave one of them out."
+                )
             return artefacts.load_artefact(self.model, run.model_config, run.data_config, **details)
         return prediction.label_function(*self._load(run), run.data_config, **details)
 
@@ -103,10 +117,22 @@ class Inference:
             *self._load(run), run.data_config, **self._details(run)
         )
 
-    def _load(self, run: run_dirs.Run) -> tuple[keras.Model, ModelConfig]:
-        """Loads the network, as it is fastest in inference."""
-        model = run_dirs.load_model(run, self.checkpoint)
-        return prediction.for_inference(model, run.model_config, self.eval_config)
+    def _load(self, run: run_dirs.Run) -> tuple[keras.Model | Network, ModelConfig]:
+        """Loads the network, to be run by the engine, and its config."""
+
+        def load() -> keras.Model:
+            model = run_dirs.load_model(run, self.checkpoint)
+            return prediction.for_inference(model, run.model_config, self.eval_config)[0]
+
+        config, output_stride = run.model_config, self.eval_config.eval_output_stride
+        if output_stride not in (None, config.output_stride):
+            config = views.config_at_output_stride(config, output_stride)
+        if self.engine == TENSORFLOW:
+            return load(), config
+        source = engines.source_of_run(run, self.checkpoint, self.eval_config, load)
+        if self.engine == AUTO:
+            return engines.automatic_network(source), config
+        return engines.load_network(self.engine, source), config
 
     def _details(self, run: run_dirs.Run) -> dict:
         return {

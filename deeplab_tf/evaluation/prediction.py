@@ -84,11 +84,12 @@ def label_function(
     """Compiles a model into a function from one image to its class ids.
 
     It is traced once for all sizes. With a single view of the whole image and no CRF, the logits
-    are resized in strips, see `strips`. With windows and no CRF, the probabilities of a band of the image are held at once, not those of all of it. Whether an image
-    is seen in windows follows from `views.is_windowed`; the first one is told on the screen.
+    are resized in strips, see `strips`. With windows and no CRF, the probabilities of a band of the
+    image are held at once, not those of all of it. Whether an image is seen in windows follows from
+    `views.is_windowed`; the first one is told on the screen.
 
     Args:
-        model: A model of `deeplab_tf.build_model`.
+        model: A model of `deeplab_tf.build_model`, or one that another engine runs.
         model_config: See `predict_logits`; another output stride needs all of it.
         data_config: See `predict_logits`; its `train_crop_size` is the default size of windows.
         eval_config: Scales, mirror images, windows and output stride, see `probability_function`.
@@ -184,7 +185,7 @@ def probability_function(
     pixel and class.
 
     Args:
-        model: A model of `deeplab_tf.build_model`.
+        model: A model of `deeplab_tf.build_model`, or one that another engine runs.
         model_config: See `predict_logits`; another output stride needs all of it.
         data_config: See `predict_logits`.
         eval_config: Scales, mirror images, windows and output stride; by default the network sees

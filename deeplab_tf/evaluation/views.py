@@ -46,6 +46,18 @@ def at_output_stride(
     Raises:
         UserError: There is no such model.
     """
+    config = config_at_output_stride(model_config, output_stride)
+    rebuilt = models.build_model(**dataclasses.asdict(config))
+    rebuilt.set_weights(model.get_weights())
+    return rebuilt, config
+
+
+def config_at_output_stride(model_config: ModelConfig, output_stride: int) -> ModelConfig:
+    """Returns the config of the model of `at_output_stride`.
+
+    Raises:
+        UserError: There is no such model.
+    """
     rates = model_config.atrous_rates
     if rates:
         assert model_config.output_stride is not None  # a run's config has it
@@ -58,10 +70,7 @@ def at_output_stride(
                 f"{model_config.output_stride} to {','.join(f'{rate:g}' for rate in scaled)}, "
                 "which are not whole numbers: give a smaller output stride."
             )
-    config = dataclasses.replace(model_config, output_stride=output_stride, atrous_rates=rates)
-    rebuilt = models.build_model(**dataclasses.asdict(config))
-    rebuilt.set_weights(model.get_weights())
-    return rebuilt, config
+    return dataclasses.replace(model_config, output_stride=output_stride, atrous_rates=rates)
 
 
 def is_one_view(config: EvalConfig) -> bool:

@@ -14,4 +14,5 @@ CRF = "crf.json"  # the CRF parameters that `deeplab_tf.tune_crf` found
 KERAS_CONFIG = "config.json"
 KERAS_METADATA = "metadata.json"
 KERAS_WEIGHTS = "model.weights.h5"
+ENGINES = "engines"  # folder of the files that other engines than TensorFlow run
 LOCK = "lock"  # held by the process that trains

@@ -14,8 +14,8 @@ import tensorflow as tf
 from deeplab_tf import backbones
 from deeplab_tf.data import bands
 from deeplab_tf.data.records import DatasetInfo
-from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
+from deeplab_tf.evaluation.engines import onnx_graphs
 from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.prediction import predict_logits
 from deeplab_tf.export import parity
@@ -28,8 +28,6 @@ from deeplab_tf.export.config import OnnxConfig
 from deeplab_tf.export.config import ProofConfig
 from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
-
-OPSET = 17  # the version of ONNX's operators: runtimes of 2022 and later know it
 
 # Nothing is quantised: a right export differs by rounding alone, as a SavedModel does.
 MIN_LABEL_AGREEMENT = 0.999
@@ -114,7 +112,7 @@ class _OnnxExporter(proving.Exporter):
         return {
             "reference": "the run's Keras model, compiled, with training=False",
             "input_size": self._config.input_size or "any",
-            "opset": OPSET,
+            "opset": onnx_graphs.OPSET,
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
             "device": "CPU",
         }
@@ -137,28 +135,9 @@ def convert(
         UserError: The model cannot be converted.
     """
     import onnx
-    import tf2onnx
 
     segment = _segmentation(model, run, onnx_config)
-    # tf2onnx makes the remainder of a negative number negative, which spoils the padding of images
-    # of any size. ONNX's own Mod is what TensorFlow computes.
-    remainder = {"FloorMod": (lambda context, node, name, arguments: node, ["Mod"])}
-    # Not within `layers.portable_graphs`: the dilated kernel, where this machine has it, becomes
-    # one convolution that all runtimes have; its portable form becomes a chain of reshapes.
-    try:
-        converted, _ = tf2onnx.convert.from_function(
-            segment,
-            input_signature=segment.input_signature,
-            opset=OPSET,
-            custom_op_handlers=remainder,
-            custom_rewriter=[_scalars_as_vectors],
-        )
-        _make_padding_explicit(converted.graph)
-        _name_axes(converted.graph)
-        onnx.checker.check_model(converted)  # what tf2onnx cannot convert, it copies
-    except Exception as error:  # the converter raises errors of many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"The model cannot be converted to ONNX: {reason}") from error
+    converted = onnx_graphs.from_function(segment)
     onnx.helper.set_model_props(converted, _properties(run.dataset))
     operators = collections.Counter(node.op_type for node in converted.graph.node)
     return converted.SerializeToString(), dict(operators)
@@ -188,46 +167,3 @@ def _properties(dataset: DatasetInfo) -> dict[str, str]:
         **bands.to_fields(dataset.bands, dataset.rgb_bands),
     }
     return {name: json.dumps(value) for name, value in description.items()}
-
-
-def _scalars_as_vectors(graph, nodes: list) -> list:
-    """Turns scalars that are added to feature maps into vectors of length 1.
-
-    A scalar behind a convolution, as in hard swish, stops tf2onnx's optimizer with an error in its
-    log, and a transpose stays on each side of every convolution.
-    """
-    for node in nodes:
-        if node.type in ("Add", "AddV2") and len(graph.get_shape(node.output[0]) or ()) == 4:
-            for number in node.inputs:
-                if number.is_const() and graph.get_shape(number.output[0]) == []:
-                    number.set_tensor_value(number.get_tensor_value(as_list=False).reshape(1))
-    return nodes
-
-
-def _name_axes(graph) -> None:
-    """Names the axes of any size N, H and W, so that a runtime knows which of them are equal."""
-    for tensor in [*graph.input, *graph.output]:
-        for axis, name in zip(tensor.type.tensor_type.shape.dim, ("N", "H", "W")):
-            if not axis.HasField("dim_value"):
-                axis.dim_param = name
-
-
-def _make_padding_explicit(graph) -> None:
-    """Replaces `SAME_UPPER` padding of convolutions at stride 1 by numbers.
-
-    tf2onnx leaves the padding to the runtime where sizes are unknown, but ONNX Runtime refuses that
-    for dilated convolutions. At stride 1 the padding is the same for every size.
-    """
-    import onnx
-
-    for node in graph.node:
-        settings = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-        is_same = node.op_type == "Conv" and settings.get("auto_pad") == b"SAME_UPPER"
-        if not is_same or set(settings["strides"]) != {1}:
-            continue
-        rates, sides = settings.get("dilations", (1, 1)), settings["kernel_shape"]
-        totals = [rate * (side - 1) for rate, side in zip(rates, sides)]
-        del settings["auto_pad"]
-        settings["pads"] = [half // 2 for half in totals] + [half - half // 2 for half in totals]
-        del node.attribute[:]
-        node.attribute.extend(onnx.helper.make_attribute(*one) for one in settings.items())
