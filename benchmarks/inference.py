@@ -3,16 +3,23 @@
     python benchmarks/inference.py           # everything; more than an hour on 2 idle cores
     python benchmarks/inference.py --quick   # MobileNetV2 at 513x513, a few minutes
     python benchmarks/inference.py --cases='v3plus, 513x513, (whole|flip)'
+    python benchmarks/inference.py --ratios  # engines and peers at 513x513, about 10 minutes
+    python benchmarks/inference.py --growth  # engines by size, classes and threads, half an hour
 
 Every case runs in a process of its own, so that its peak of resident memory is its own; TensorFlow
 and the loading of the model are part of it. Weights are random, which changes neither time nor
 memory. Times are medians of runs after the first two, which trace and warm up. `ratio` is the time
 over that of the Keras model on the whole image, of the same model and size in the same run. On a
 GPU, the peak of its memory is printed too.
+
+--ratios times contestants in turn in one process, so that a change of the machine's speed meets all
+of them. Engines and peers (the package segmentation_models_pytorch) that are not installed are
+named and left out. --growth gives every case a process of its own again.
 """
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -47,6 +54,23 @@ ARTEFACTS = {  # and the files that they are written to; they see the whole imag
     ".keras": "model.keras",
     ".tflite": "model.tflite",
 }
+ENGINES = {  # and the modules that they need
+    "tensorflow": (),
+    "litert": ("ai_edge_litert",),
+    "openvino": ("openvino", "tf2onnx"),
+    "onnxruntime": ("onnxruntime", "tf2onnx"),
+}
+PEERS = {  # networks of --ratios, and the encoders of segmentation_models_pytorch
+    "mobilenet_v2 v3plus": "mobilenet_v2",
+    "resnet_v1_50_beta v3plus": "resnet50",
+    "xception_65 v3plus": "tu-xception65",
+}
+OURS = "tensorflow, as predict runs it"
+TFLITE, FIXED, ANY = ".tflite, 513x513", "ONNX export, 513x513", "ONNX export, any size"
+TARGETS = ((OURS, TFLITE, 1.2), (ANY, FIXED, 1.1), (OURS, "smp, compiled", 1.0))
+GROWTH_MODEL = "mobilenet_v2 v3plus"
+GROWTH_SIDES = (257, 513, 1025, 2049)  # with NUM_CLASSES classes
+GROWTH_CLASSES = (2, 150)  # at 513x513
 MIN_RUNS = 3
 MAX_RUNS = 20
 SECONDS_PER_CASE = 10.0
@@ -62,7 +86,7 @@ def case_names() -> list[str]:
     ]
 
 
-def make_run(model_name: str, run_dir: str) -> None:
+def make_run(model_name: str, run_dir: str, num_classes: int = NUM_CLASSES) -> None:
     """Writes a run dir with random weights."""
     from deeplab_tf import build_model
     from deeplab_tf.config import DataConfig
@@ -73,7 +97,7 @@ def make_run(model_name: str, run_dir: str) -> None:
     from deeplab_tf.runs import run_dir as run_dirs
 
     config = ModelConfig(**MODELS[model_name])
-    dataset = records.numbered_classes("benchmark", NUM_CLASSES)
+    dataset = records.numbered_classes("benchmark", num_classes)
     run = run_dirs.create(run_dir, config, DataConfig(), TrainConfig(), dataset)
     model = build_model(**dataclasses.asdict(run.model_config))
     checkpoints.save_weights(model, run_dir)
@@ -112,20 +136,171 @@ def measure(mode: str, run_dir: str, artefact_path: str, size: tuple[int, int]) 
         label_of = prediction.label_function(model, *settings, eval_config=eval_config)
     else:
         label_of = artefacts.load_artefact(artefact_path, *settings)
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    for _ in range(2):
-        label_of(image)
-    seconds, start = [], time.perf_counter()
-    while len(seconds) < MIN_RUNS or (
-        len(seconds) < MAX_RUNS and time.perf_counter() - start < SECONDS_PER_CASE
-    ):
-        before = time.perf_counter()
-        label_of(image)
-        seconds.append(time.perf_counter() - before)
+    (seconds,) = time_in_turn([label_of], draw_image(size))
     result = {"ms": 1000 * statistics.median(seconds), "runs": len(seconds), "peak": peak_memory()}
     if tf.config.list_physical_devices("GPU"):
         result["gpu_peak"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] // 2**20
     return result
+
+
+def measure_engine(engine: str, run_dir: str, size: tuple[int, int], num_threads: int) -> dict:
+    """Returns the time of an engine on whole images, and the peak memory of this process in MiB."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])  # all engines obey
+    (seconds,) = time_in_turn([engine_function(engine, run_dir)], draw_image(size))
+    return {"ms": 1000 * statistics.median(seconds), "runs": len(seconds), "peak": peak_memory()}
+
+
+def engine_function(engine: str, run_dir: str):
+    """Returns the function from an image to its labels that `predict --engine` uses."""
+    from deeplab_tf.config import EvalConfig
+    from deeplab_tf.evaluation.inference import Inference
+    from deeplab_tf.runs import run_dir as run_dirs
+
+    inference = Inference(engine=engine, eval_config=EvalConfig(window_size=()))
+    return inference.label_function(run_dirs.read(run_dir))
+
+
+def draw_image(size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def time_in_turn(functions: list, image: np.ndarray) -> list[list[float]]:
+    """Returns the seconds of each call of each function, without the first two."""
+    for function in functions:
+        for _ in range(2):
+            function(image)
+    seconds: list[list[float]] = [[] for _ in functions]
+    start = time.perf_counter()
+    while len(seconds[0]) < MIN_RUNS or (
+        len(seconds[0]) < MAX_RUNS
+        and time.perf_counter() - start < SECONDS_PER_CASE * len(functions)
+    ):
+        for function, of_function in zip(functions, seconds, strict=True):
+            before = time.perf_counter()
+            function(image)
+            of_function.append(time.perf_counter() - before)
+    return seconds
+
+
+def is_installed(modules: tuple[str, ...]) -> bool:
+    return all(map(importlib.util.find_spec, modules))
+
+
+def print_ratios() -> None:
+    """Prints the time of every engine, export and peer over that of ours."""
+    for model_name, encoder in PEERS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            run_dir = os.path.join(folder, "run")
+            make_run(model_name, run_dir)
+            contestants = our_functions(run_dir, folder) | peer_functions(encoder)
+            times = time_in_turn(list(contestants.values()), draw_image((513, 513)))
+            medians = dict(zip(contestants, map(statistics.median, times), strict=True))
+        print(f"\n{model_name}, 513x513, {len(times[0])} calls in turn")
+        for name, seconds in medians.items():
+            print(f"  {name:<38}{1000 * seconds:9.1f} ms{seconds / medians[OURS]:7.2f}")
+        for first, second, target in TARGETS:
+            if first in medians and second in medians:
+                ratio = medians[first] / medians[second]
+                print(f"  {first} / {second}: {ratio:.2f} (target: at most {target})", flush=True)
+
+
+def our_functions(run_dir: str, folder: str) -> dict:
+    """Returns a function from an image to its labels for every engine and export."""
+    from deeplab_tf.evaluation import artefacts
+    from deeplab_tf.evaluation import prediction
+    from deeplab_tf.runs import run_dir as run_dirs
+
+    run = run_dirs.read(run_dir)
+    settings = (run.model_config, run.data_config)
+    functions = {
+        OURS: engine_function("tensorflow", run_dir),
+        "tensorflow, batch norm not folded": prediction.label_function(
+            run_dirs.load_model(run), *settings
+        ),
+    }
+    for engine, modules in ENGINES.items():
+        if not is_installed(modules):
+            print(f"{engine} is not installed: left out")
+        elif engine != "tensorflow":
+            functions[engine] = engine_function(engine, run_dir)
+    if is_installed(ENGINES["litert"]):
+        path = os.path.join(folder, ARTEFACTS[".tflite"])
+        make_artefact(".tflite", run_dir, path, (513, 513))
+        functions[TFLITE] = artefacts.load_artefact(path, *settings, tell=lambda _: None)
+    if is_installed(ENGINES["onnxruntime"]):
+        functions |= {FIXED: onnx_function(run, (513, 513)), ANY: onnx_function(run, ())}
+    return functions
+
+
+def onnx_function(run, input_size: tuple[int, ...]):
+    """Exports a run to ONNX, and returns the function from an image to the file's labels."""
+    import onnxruntime
+
+    from deeplab_tf import models
+    from deeplab_tf.export.config import OnnxConfig
+    from deeplab_tf.export.formats import onnx
+    from deeplab_tf.runs import run_dir as run_dirs
+
+    model = models.fold_batch_norm(run_dirs.load_model(run))
+    content, _ = onnx.convert(model, run, OnnxConfig(input_size=input_size))
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return lambda image: session.run(["labels"], {"images": image[np.newaxis]})[0]
+
+
+def peer_functions(encoder: str) -> dict:
+    """Returns the DeepLabv3+ of segmentation_models_pytorch, as it is and compiled."""
+    if not is_installed(("segmentation_models_pytorch",)):
+        print("segmentation_models_pytorch is not installed: left out")
+        return {}
+    import segmentation_models_pytorch as smp
+    import torch
+
+    model = smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=NUM_CLASSES).eval()
+
+    def labels_by(network):
+        def label_of(image):
+            height, width = (-(-side // 16) * 16 for side in image.shape[:2])
+            padded = np.zeros((1, 3, height, width), np.float32)  # smp takes multiples of 16
+            padded[0, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1) / 255
+            with torch.inference_mode():
+                return network(torch.from_numpy(padded)).argmax(1).numpy()
+
+        return label_of
+
+    functions = {"smp": labels_by(model)}
+    compiled = labels_by(torch.compile(model))
+    try:
+        compiled(draw_image((513, 513)))
+    except Exception as error:  # without a C++ compiler, for example
+        print(f"smp, compiled: left out ({type(error).__name__})")
+        return functions
+    return functions | {"smp, compiled": compiled}
+
+
+def print_growth() -> None:
+    """Prints time and memory of every engine by image size, number of classes and threads."""
+    print(
+        f"{GROWTH_MODEL}\n{'engine':<14}{'size':>11}{'classes':>9}{'threads':>9}{'ms':>9}{'MiB':>7}"
+    )
+    cases = [((side, side), NUM_CLASSES) for side in GROWTH_SIDES]
+    cases += [((513, 513), classes) for classes in GROWTH_CLASSES]
+    with tempfile.TemporaryDirectory() as folder:
+        for engine, modules in ENGINES.items():
+            if not is_installed(modules):
+                print(f"{engine:<14} not installed: left out")
+                continue
+            for size, num_classes in cases:
+                run_dir = os.path.join(folder, str(num_classes))
+                if not os.path.exists(run_dir):
+                    in_own_process("make_run", GROWTH_MODEL, run_dir, num_classes)
+                for num_threads in sorted({1, min(2, os.cpu_count() or 1)}):
+                    result = in_own_process("measure_engine", engine, run_dir, size, num_threads)
+                    result = result or {"ms": np.nan, "peak": 0}
+                    print(
+                        f"{engine:<14}{size[0]:>6}x{size[1]:<4}{num_classes:>9}{num_threads:>9}"
+                        f"{result['ms']:9.0f}{result['peak']:>7}",
+                        flush=True,
+                    )
 
 
 def peak_memory() -> int:
@@ -187,6 +362,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="MobileNetV2 at 513x513 alone")
     parser.add_argument("--cases", default="", help="regular expression that case names contain")
+    parser.add_argument("--ratios", action="store_true", help="engines and peers in turn")
+    parser.add_argument("--growth", action="store_true", help="by size, classes and threads")
     parser.add_argument("--list", action="store_true", help="prints the cases' names alone")
     parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -208,7 +385,12 @@ def main() -> None:
         f"load {os.getloadavg()[0]:.1f}, TensorFlow {tf.__version__}, {NUM_CLASSES} classes, "
         "output stride 16, float32"
     )
-    compare(cases)
+    if arguments.ratios:
+        print_ratios()
+    elif arguments.growth:
+        print_growth()
+    else:
+        compare(cases)
 
 
 if __name__ == "__main__":

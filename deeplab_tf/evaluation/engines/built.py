@@ -1,13 +1,14 @@
 """The files of engines: built once, and found again by what they were built from."""
 
 import dataclasses
+import glob
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import pathlib
 from collections.abc import Callable
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -22,6 +23,7 @@ from deeplab_tf.evaluation.engines import formats
 from deeplab_tf.evaluation.engines import runtimes
 from deeplab_tf.evaluation.network import Network
 from deeplab_tf.evaluation.network import without_last_resize
+from deeplab_tf.remote_paths import is_remote
 from deeplab_tf.runs import checkpoints
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.runs import run_files
@@ -88,7 +90,7 @@ class Source:
     """
 
     digest: str
-    folders: tuple[pathlib.Path, ...]
+    folders: Sequence[pathlib.Path]
     load: Callable[[], keras.Model]
 
     def find(self, name: str) -> pathlib.Path | None:
@@ -130,16 +132,21 @@ def source_of_run(
     """
     settings = dataclasses.asdict(run.model_config) | {"at": eval_config.eval_output_stride}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    if run_dirs.is_published(run.folder):
-        paths = [os.path.join(run.folder, run_files.KERAS_WEIGHTS)]
-    else:
-        paths = sorted(tf.io.gfile.glob(checkpoints.find(run.folder, checkpoint) + ".*"))
-    for path in paths:
-        with tf.io.gfile.GFile(path, "rb") as file:
+    for path in _weight_files(run.folder, checkpoint):
+        with path.open("rb") as file:
             while block := file.read(2**24):
                 digest.update(block)
-    folders = (pathlib.Path(run.folder) / run_files.ENGINES, files.cache_folder() / "engines")
+    folders = [files.cache_folder() / "engines"]
+    if not is_remote(run.folder):  # engines read local files
+        folders.insert(0, files.as_path(run.folder, run_files.ENGINES))
     return Source(digest.hexdigest(), folders, load)
+
+
+def _weight_files(folder: str, checkpoint: str) -> list[pathlib.Path]:
+    if run_dirs.is_published(folder):
+        return [files.as_path(folder, run_files.KERAS_WEIGHTS)]
+    prefix = files.as_path(checkpoints.find(folder, checkpoint))
+    return sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.*"))
 
 
 def load_network(name: str, source: Source) -> Network:
