@@ -24,7 +24,7 @@ from deeplab_tf import models
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.fitting import image_fitter
-from deeplab_tf.evaluation.views import without_last_resize
+from deeplab_tf.evaluation.network import without_last_resize
 from deeplab_tf.export import asset_files
 from deeplab_tf.export import litert_js
 from deeplab_tf.export import parity
