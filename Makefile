@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 DEMO := demo
 PHOTO_WEIGHTS := mobilenetv2_dm05_coco_voc_trainaug
 
-.PHONY: demo demo-photos photos-given test check format docs clean
+.PHONY: demo demo-photos photos-given test check format docs bench clean
 
 demo: $(VENV)/installed
 	$(RUN) -m deeplab_tf.datasets.build --dataset=shapes --data_dir=$(DEMO)/records
@@ -48,6 +48,10 @@ format: $(VENV)/installed-for-tests
 docs: $(VENV)/installed-for-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet -f docs/site/mkdocs.yml
 	@echo "To read the site, with search: python3 -m http.server --directory build/site"
+
+# Below 20 minutes; nothing else should run on the machine.
+bench: $(VENV)/installed-for-tests
+	$(RUN) benchmarks/refresh.py
 
 $(RUN):
 	$(PYTHON) -m venv $(VENV)

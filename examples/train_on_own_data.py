@@ -37,7 +37,7 @@ with open(f"{MY_DATA}/classes.txt", "w") as file:
 
 # %%
 records = build.build("folder", "data", MY_DATA)
-print(records.dataset.class_names)
+print(records.num_examples)
 
 # %% [markdown]
 # ## Train

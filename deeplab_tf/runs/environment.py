@@ -51,8 +51,8 @@ def describe_environment(*configs: Config) -> str:
     return "\n".join(
         [
             f"deeplab_tf {deeplab_tf.__version__}, Python {platform.python_version()}",
-            f"{platform.platform()}, {_cpu()}",
-            f"{os.cpu_count()} CPU cores, {psutil.virtual_memory().total / 2**30:.1f} GiB memory",
+            platform.platform(),
+            describe_machine(),
             *_section("Packages", map(_version, PACKAGES)),
             *_section("Devices", map(_device, tf.config.list_physical_devices())),
             *_section("TensorFlow's build", _build()),
@@ -60,6 +60,13 @@ def describe_environment(*configs: Config) -> str:
             *_section("Flags other than the defaults", _flags(configs)),
         ]
     )
+
+
+def describe_machine() -> str:
+    """Returns the processor, its cores, the memory and the GPUs, in one line."""
+    gpus = map(_device, tf.config.list_physical_devices("GPU"))
+    memory = psutil.virtual_memory().total / 2**30
+    return ", ".join([_cpu(), f"{os.cpu_count()} CPU cores", f"{memory:.1f} GiB memory", *gpus])
 
 
 def _section(title: str, lines) -> list[str]:

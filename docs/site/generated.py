@@ -37,6 +37,9 @@ def pages(repository: pathlib.Path) -> dict[str, str]:
     for path in sorted(repository.glob("examples/*.py")):
         texts[f"guides/notebooks/{path.stem}.md"] = notebook_page(path)
     texts["reference/experiments.md"] = experiments_page(repository / "configs")
+    measured = sorted(repository.glob("docs/results/measured/*.txt"))
+    if measured:
+        texts["results/measured.md"] = measured_page(measured)
     changes = (repository / "CHANGELOG.md").read_text(encoding="utf-8")
     texts["changelog.md"] = changes.replace("](docs/", "](")
     return texts
@@ -124,6 +127,18 @@ def experiments_page(folder: pathlib.Path) -> str:
         comment = [re.sub("^# ?", "", line) for line in lines if line.startswith("#")]
         flags = [line for line in lines if line.startswith("--")]
         parts += [f"## {path.stem}", _code(comment), _code(flags)]
+    return "\n\n".join(parts) + "\n"
+
+
+def measured_page(paths: list[pathlib.Path]) -> str:
+    """Returns the page of what the benchmarks printed."""
+    parts = [
+        "# As measured",
+        "What the benchmarks printed when `make bench` ran last. Ratios within a table are of one "
+        "run; seconds of two tables cannot be compared.",
+    ]
+    for path in paths:
+        parts += [f"## {path.stem}", _code(path.read_text(encoding="utf-8").splitlines())]
     return "\n\n".join(parts) + "\n"
 
 

@@ -33,8 +33,9 @@ def on_files(files, config):
         files.append(mkdocs_files.File.generated(config, path, content=text))
     for path, text in generated.notebooks(REPOSITORY).items():
         files.append(mkdocs_files.File.generated(config, path, content=text))
-    on_disk = [file.src_uri for file in files.documentation_pages() if file.src_uri not in pages]
-    config["nav"] = complete_navigation(config["nav"], on_disk, sorted(pages))
+    config["nav"] = complete_navigation(
+        config["nav"], sorted(file.src_uri for file in files.documentation_pages())
+    )
     return files
 
 
@@ -48,36 +49,38 @@ def on_page_markdown(markdown, page, config, files):
     )
 
 
-def complete_navigation(navigation: list, pages: list[str], generated_pages: list[str]) -> list:
+def complete_navigation(navigation: list, pages: list[str]) -> list:
     """Returns the navigation with every page in it.
 
-    The generated pages go to the entries that `GENERATED` names. Other pages that the navigation
-    does not name go to the end of the section that is called as their folder.
+    The entries that `GENERATED` names get the pages of their folders. Other pages that the
+    navigation does not name go to the end of the section that is called as their folder.
 
     Args:
         navigation: The `nav` of mkdocs.yml.
-        pages: The pages on disk, relative to docs/.
-        generated_pages: The pages that are made from the code.
+        pages: All pages, relative to docs/.
     """
     named = set(_named_pages(navigation))
+    others = [page for page in pages if page not in named and not _is_in_generated_entry(page)]
     completed = []
     for entry in navigation:
         for title, children in entry.items() if isinstance(entry, dict) else ():
             if isinstance(children, list):
-                folder = title.lower() + "/"
-                more = [page for page in pages if page.startswith(folder) and page not in named]
-                filled = [_filled(child, generated_pages) for child in children]
-                entry = {title: filled + sorted(more)}
+                more = [page for page in others if page.startswith(title.lower() + "/")]
+                entry = {title: [_filled(child, pages) for child in children] + more}
         completed.append(entry)
     return completed
 
 
-def _filled(entry, generated_pages: list[str]):
+def _is_in_generated_entry(page: str) -> bool:
+    return page.startswith(tuple(GENERATED.values()))
+
+
+def _filled(entry, pages: list[str]):
     """Returns an entry of a section, with its pages if it is one of `GENERATED`."""
     title = next(iter(entry)) if isinstance(entry, dict) else ""
     if title not in GENERATED:
         return entry
-    return {title: [page for page in generated_pages if page.startswith(GENERATED[title])]}
+    return {title: [page for page in pages if page.startswith(GENERATED[title])]}
 
 
 def _formula(source, language, css_class, options, md, **kwargs) -> str:

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from conftest import REPOSITORY
-from conftest import TWO_UNITS
 from conftest import short_mobilenet_v2
 
 
@@ -23,16 +22,19 @@ def run_notebook(name: str, folder, **replacements) -> dict:
 
 def test_training_on_own_data_ends_with_labels_of_a_new_image(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with short_mobilenet_v2(TWO_UNITS):
+    with short_mobilenet_v2():
         variables = run_notebook(
             "train_on_own_data",
             tmp_path,
             images=("NUM_IMAGES = 60", "NUM_IMAGES = 8"),
-            steps=("training_number_of_steps=NUM_STEPS", "**FEW_STEPS"),
-            settings=(
+            steps=(
                 "NUM_STEPS = 300",
-                "FEW_STEPS = {'training_number_of_steps': 1, 'train_batch_size': 1, "
-                "'batch_statistics_images': 1}",
+                "FEW = {'training_number_of_steps': 1, 'train_batch_size': 1}",
+            ),
+            training=("training_number_of_steps=NUM_STEPS", "batch_statistics_images=0, **FEW"),
+            network=(
+                'version="v3plus", backbone="mobilenet_v2"',
+                'version="v3", atrous_rates=(), depth_multiplier=0.35, aspp_convs_filters=32',
             ),
         )
     assert variables["labels"].shape == variables["image"].shape[:2]
