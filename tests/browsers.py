@@ -23,7 +23,6 @@ _OPTIONS = (
     "--headless",
     "--remote-debugging-pipe",
     "--no-sandbox",
-    "--disable-gpu",
     "--no-first-run",
     "--disable-dev-shm-usage",
     # A camera that shows a test pattern, which every page may use.
@@ -156,13 +155,18 @@ class Browser:
 
 
 @contextlib.contextmanager
-def running_browser(profile: pathlib.Path, *options: str) -> Iterator[Browser]:
+def running_browser(
+    profile: pathlib.Path, *options: str, has_gpu: bool = False
+) -> Iterator[Browser]:
     """Starts Chromium; the test is skipped where it is not installed.
 
     Args:
         profile: A folder for its files.
         options: Further options of its command line.
+        has_gpu: Whether pages may use a GPU.
     """
+    if not has_gpu:
+        options = (*options, "--disable-gpu")
     executable = next(filter(None, map(shutil.which, _EXECUTABLES)), None)
     if executable is None:
         pytest.skip(f"needs a browser, one of {', '.join(_EXECUTABLES)}, which is not installed")

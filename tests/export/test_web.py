@@ -18,6 +18,7 @@ from PIL import Image
 
 from browsers import THEMES
 from browsers import WIDTHS
+from browsers import running_browser
 from browsers import serving
 from conftest import REPOSITORY
 from conftest import TINY_MODEL
@@ -363,6 +364,47 @@ def test_a_page_can_load_litert_js_from_a_cdn(
     loaded = {url.removeprefix(address) for url in browser.requests if url.startswith("http")}
     urls = {url.removeprefix(litert_js.CDN) for url in litert_js.cdn_urls().values()}
     assert loaded == {"/page.html", *urls}
+
+
+@pytest.fixture(scope="module")
+def browser_with_gpu(tmp_path_factory):
+    """A browser whose GPU is software, which WebGPU marks as a fallback."""
+    options = (
+        "--enable-unsafe-webgpu",
+        "--use-webgpu-adapter=swiftshader",
+        "--enable-features=Vulkan",
+        "--use-vulkan=swiftshader",
+        "--use-angle=swiftshader",
+    )
+    with running_browser(tmp_path_factory.mktemp("profile"), *options, has_gpu=True) as running:
+        running.open("about:blank")
+        yield running
+
+
+@pytest.mark.slow
+def test_on_webgpu_the_labels_are_the_same(browser_with_gpu, page_folder, labels_of, images):
+    browser_with_gpu.open((page_folder / "index.html").as_uri() + "#webgpu")
+    if not browser_with_gpu.value("navigator.gpu?.requestAdapter().then(Boolean)"):
+        pytest.skip("needs WebGPU, which this browser does not have")
+    for path in images[1:3]:
+        found = found_labels(browser_with_gpu, path)
+        np.testing.assert_array_equal(found, labels_of(path), path.name)
+    assert "GPU (WebGPU)" in browser_with_gpu.value("byId('status').textContent")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claims_to_be_fast", [False, True])
+def test_a_gpu_of_software_is_not_used(
+    browser_with_gpu, single_file, labels_of, images, tmp_path, claims_to_be_fast
+):
+    """It is slower than WebAssembly, and that is measured where the adapter does not say so."""
+    html = single_file.read_text(encoding="utf-8")
+    if claims_to_be_fast:
+        html = html.replace("&& !adapter.info?.isFallbackAdapter", "")
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    browser_with_gpu.open(tmp_path / "page.html")
+    np.testing.assert_array_equal(found_labels(browser_with_gpu, images[2]), labels_of(images[2]))
+    assert "CPU (WebAssembly)" in browser_with_gpu.value("byId('status').textContent")
 
 
 # --- Without a browser --------------------------------------------------------------------------
