@@ -81,9 +81,9 @@ class Figure:
         """Returns the figure as an element of a page."""
         label = html.escape(description)
         return (
-            f'<svg class="figure" role="img" aria-label="{label}" width="{self.width}" '
+            f'<div class="figure"><svg role="img" aria-label="{label}" width="{self.width}" '
             f'viewBox="0 0 {self.width} {self.height}" xmlns="http://www.w3.org/2000/svg">'
-            f"{''.join(self._elements)}</svg>"
+            f"{''.join(self._elements)}</svg></div>"
         )
 
 

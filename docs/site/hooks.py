@@ -60,27 +60,28 @@ def complete_navigation(navigation: list, pages: list[str]) -> list:
         pages: All pages, relative to docs/.
     """
     named = set(_named_pages(navigation))
-    others = [page for page in pages if page not in named and not _is_in_generated_entry(page)]
-    completed = []
-    for entry in navigation:
+    generated_folders = tuple(GENERATED.values())
+    others = [
+        page for page in pages if page not in named and not page.startswith(generated_folders)
+    ]
+    completed = [_filled(entry, pages) for entry in navigation]
+    for entry in completed:
         for title, children in entry.items() if isinstance(entry, dict) else ():
             if isinstance(children, list):
-                more = [page for page in others if page.startswith(title.lower() + "/")]
-                entry = {title: [_filled(child, pages) for child in children] + more}
-        completed.append(entry)
+                children += [page for page in others if page.startswith(title.lower() + "/")]
     return completed
 
 
-def _is_in_generated_entry(page: str) -> bool:
-    return page.startswith(tuple(GENERATED.values()))
-
-
-def _filled(entry, pages: list[str]):
-    """Returns an entry of a section, with its pages if it is one of `GENERATED`."""
-    title = next(iter(entry)) if isinstance(entry, dict) else ""
-    if title not in GENERATED:
+def _filled(entry, pages: list[str]) -> dict | str:
+    """Returns an entry of the navigation in which those that `GENERATED` names have pages."""
+    if isinstance(entry, str):
         return entry
-    return {title: [page for page in pages if page.startswith(GENERATED[title])]}
+    ((title, children),) = entry.items()
+    if title in GENERATED:
+        return {title: [page for page in pages if page.startswith(GENERATED[title])]}
+    if isinstance(children, list):
+        return {title: [_filled(child, pages) for child in children]}
+    return entry
 
 
 def _formula(source, language, css_class, options, md, **kwargs) -> str:
