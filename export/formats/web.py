@@ -41,6 +41,7 @@ from deeplab_tf.runs import run_files
 
 _WEB_PAGE = pathlib.Path(__file__).parent.parent / "web_page"
 _PAGE = "index.html"
+_MODEL = "model.js"
 
 
 def export_web(
@@ -86,13 +87,10 @@ def export_web(
             tflite_config=network_config,
             proof_config=proof_config,
         )
-        parts = {"model.js": {"model": pathlib.Path(network).read_bytes()}}
-        if runtime is not None:
-            parts["litert.js"] = runtime.files
-        scripts = {name: _script(content) for name, content in parts.items()}
+        scripts = _scripts(pathlib.Path(network).read_bytes(), runtime, web_config)
         settings = _settings(run, web_config, network_config, runtime)
-        page = _page(settings, _about(run, web_config, figures), scripts, web_config)
         with place.draft() as draft:
+            page = _page(settings, _about(run, web_config, figures), scripts, web_config)
             _write(draft / _PAGE, page)
             shutil.copyfile(publishing.parity_path(network), draft / asset_files.PARITY)
             if not web_config.single_file:
@@ -144,8 +142,21 @@ def _settings(
             "factor": resize_range.factor,
         },
         "litertJs": runtime.version if runtime else litert_js.version(),
-        "cdn": None if runtime else litert_js.cdn_urls(),
+        "runtimes": _runtimes(runtime, config),
     }
+
+
+def _runtimes(runtime: litert_js.LiteRtJs | None, config: WebConfig) -> dict[str, dict]:
+    """Returns where the page finds each variant of LiteRT.js: empty for in the page itself."""
+    if runtime is None:
+        return {variant: {"urls": urls} for variant, urls in litert_js.cdn_urls().items()}
+    if config.single_file:
+        return {"compat": {}}
+    return {variant: {"script": _runtime_script(variant)} for variant in litert_js.VARIANTS}
+
+
+def _runtime_script(variant: str) -> str:
+    return f"litert_{variant}.js"
 
 
 def _about(run: run_dirs.Run, config: WebConfig, figures: parity.Parity) -> dict[str, str]:
@@ -160,11 +171,21 @@ def _about(run: run_dirs.Run, config: WebConfig, figures: parity.Parity) -> dict
     return about | {"Made by": f"deeplab_tf {deeplab_tf.__version__}"}
 
 
-def _script(content: dict[str, bytes]) -> str:
-    """Returns JavaScript that hands parts to the page.
+def _scripts(
+    network: bytes, runtime: litert_js.LiteRtJs | None, config: WebConfig
+) -> dict[str, str]:
+    """Returns the scripts that hand the network and LiteRT.js to the page, by name.
 
     Scripts load from any server and from the file system, where a page may read no other file.
     """
+    parts = {_MODEL: {"model": network}}
+    if runtime is not None:
+        for variant in ("compat",) if config.single_file else litert_js.VARIANTS:
+            parts[_runtime_script(variant)] = runtime.variants[variant]
+    return {name: _script(content) for name, content in parts.items()}
+
+
+def _script(content: dict[str, bytes]) -> str:
     return "".join(
         f'parts.{name} = "{base64.b64encode(gzip.compress(part, mtime=0)).decode()}";\n'
         for name, part in content.items()
@@ -178,10 +199,8 @@ def _page(settings: dict, about: dict[str, str], scripts: dict[str, str], config
         .render(
             settings=settings,
             about=about,
-            scripts={
-                name: Markup(script) if config.single_file else None
-                for name, script in scripts.items()
-            },
+            inline_scripts=[Markup(each) for each in scripts.values() if config.single_file],
+            model_script=None if config.single_file else _MODEL,
             cdn=litert_js.CDN if config.cdn else "'none'",
             generator=publishing.PAGE_GENERATOR,
         )

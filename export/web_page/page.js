@@ -48,12 +48,35 @@ async function startNetwork() {
 
 /** Returns the parts of LiteRT.js: {core, utils, loader} as text, and the WebAssembly. */
 async function loadRuntime() {
-  const load = settings.cdn ? (name) => download(settings.cdn[name]) : unpacked;
+  const variant = settings.runtimes.relaxed && hasRelaxedSimd() ? "relaxed" : "compat";
+  const {script, urls} = settings.runtimes[variant];
+  if (script) await loadScript(script);
+  const load = urls ? (name) => download(urls[name]) : unpacked;
   const loadText = async (name) => new TextDecoder().decode(await load(name));
   const [core, utils, loader, wasm] = await Promise.all([
     loadText("core"), loadText("utils"), loadText("loader"), load("wasm"),
   ]);
   return {core, utils, loader, wasm};
+}
+
+/** Whether the browser has the instruction i8x16.relaxed_swizzle, by a function that uses it. */
+function hasRelaxedSimd() {
+  return WebAssembly.validate(
+    Uint8Array.of(
+      0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1,
+      253, 15, 65, 2, 253, 15, 253, 128, 2, 11,
+    ),
+  );
+}
+
+function loadScript(name) {
+  return new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.onload = resolve;
+    script.onerror = () => reject(new Error(`The file ${name} is not beside this page.`));
+    script.src = name;
+    document.body.append(script);
+  });
 }
 
 async function download(url) {
@@ -64,7 +87,7 @@ async function download(url) {
 
 /** Returns the bytes of a part of the page, which is gzip in base64. */
 async function unpacked(name) {
-  if (!parts[name]) throw new Error(`The ${name} is missing: a file beside this page is not there.`);
+  if (!parts[name]) throw new Error(`The file ${name}.js is not beside this page.`);
   const packed = Uint8Array.from(atob(parts[name]), (letter) => letter.charCodeAt(0));
   delete parts[name];
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));

@@ -50,7 +50,6 @@ RANGE = {"min_resize_value": 50, "max_resize_value": 90, "resize_factor": 16}
 DATA = DataConfig(train_crop_size=SIZE)
 ANY_MIOU = TFLiteProofConfig(max_miou_drop=1.0, num_proof_images=2)
 FOUR_BANDS = tuple(bands.Band(number, f"B{number}", 0, 3000) for number in range(1, 5))
-WASM = b"litert_wasm_compat_internal.wasm"
 # Of no comparison: for pages whose network is not converted again.
 FIGURES = parity.Parity(1, (SIZE,), 1.0, 2, 1.0, 0.0, 0.5, 0.5, 1.0, 1.0, 2**20, {})
 
@@ -145,6 +144,9 @@ def test_the_masks_of_the_page_equal_those_of_predict(browser, page_folder, labe
         num_classes.add(len(np.unique(expected)))
     assert max(num_classes) > 2  # the comparison would notice something
     assert "CPU (WebAssembly)" in browser.value("byId('status').textContent")
+    variant = "relaxed" if browser.value("hasRelaxedSimd()") else "compat"
+    scripts = {pathlib.Path(url).name for url in browser.requests if url.endswith(".js")}
+    assert scripts == {"model.js", f"litert_{variant}.js"}
     outside = [url for url in browser.requests if not url.startswith(("file:", "blob:", "data:"))]
     assert outside == []
 
@@ -154,7 +156,9 @@ def test_images_are_resized_to_the_range_of_the_run_first(
 ):
     data_config = dataclasses.replace(DATA, **RANGE)
     run = dataclasses.replace(run, data_config=data_config)
-    browser.open(again(page_folder, tmp_path / "page", run, litert_js=str(modules)))
+    browser.open(
+        again(page_folder, tmp_path / "page", run, litert_js=str(modules), single_file=True)
+    )
     for path in images:
         expected = labels_of(path, data_config)
         np.testing.assert_array_equal(found_labels(browser, path), expected, path.name)
@@ -342,9 +346,9 @@ def test_a_page_without_its_network_says_so(browser, page_folder, tmp_path):
     page = tmp_path / "index.html"
     page.write_bytes((page_folder / "index.html").read_bytes())
     browser.open(page)
-    told = browser.value("startNetwork().catch(() => byId('status').textContent)")
-    assert told.startswith("The network cannot start. The ")
-    assert told.endswith("is missing: a file beside this page is not there.")
+    browser.wait_for("byId('status').className")
+    told = browser.value("byId('status').textContent")
+    assert re.fullmatch(r"The network cannot start. The file \w+.js is not beside this page.", told)
 
 
 def test_a_page_can_load_litert_js_from_a_cdn(
@@ -362,7 +366,7 @@ def test_a_page_can_load_litert_js_from_a_cdn(
         browser.open(f"{address}/page.html")
         np.testing.assert_array_equal(found_labels(browser, images[2]), labels_of(images[2]))
     loaded = {url.removeprefix(address) for url in browser.requests if url.startswith("http")}
-    urls = {url.removeprefix(litert_js.CDN) for url in litert_js.cdn_urls().values()}
+    urls = {url.removeprefix(litert_js.CDN) for url in litert_js.cdn_urls()["relaxed"].values()}
     assert loaded == {"/page.html", *urls}
 
 
@@ -463,7 +467,9 @@ def fake_npm(folder: pathlib.Path, script: str, monkeypatch) -> None:
 
 def packages(folder: pathlib.Path) -> pathlib.Path:
     """A node_modules folder with packages of a few bytes."""
-    for package, path in litert_js._FILES.values():
+    for package, path in [
+        place for variant in litert_js.VARIANTS for place in litert_js._files(variant).values()
+    ]:
         place = folder / package / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(path)
@@ -498,7 +504,8 @@ def test_without_npm_the_ways_out_are_told(cache, monkeypatch):
 @pytest.mark.parametrize("below", ["", "@litertjs/core", ".."])
 def test_litert_js_is_found_around_the_given_folder(tmp_path, below):
     modules = packages(tmp_path / "node_modules")
-    assert litert_js.find(str(modules / below)).files["wasm"] == b"wasm/" + WASM
+    found = litert_js.find(str(modules / below)).variants["compat"]["wasm"]
+    assert found == b"wasm/litert_wasm_compat_internal.wasm"
 
 
 def test_a_folder_without_litert_js_is_refused(tmp_path):
