@@ -244,7 +244,8 @@ def _code(builder: segmentation.SegmentationBuilder) -> str:
 
 def _remove_all_but(folder: pathlib.Path, finished: Iterable[pathlib.Path]) -> None:
     kept = {name for path in finished for name in (path.name, path.name + _STATE)}
-    for path in folder.iterdir():
+    # Object stores have no empty folders.
+    for path in folder.iterdir() if folder.is_dir() else ():
         if path.name in kept:
             continue
         if path.is_dir():

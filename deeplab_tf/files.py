@@ -17,6 +17,7 @@ import codecs
 import contextlib
 import errno
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -88,6 +89,13 @@ def real(path: Path) -> str:
     """Returns a path with `~` expanded and its links followed; an address stays as it is."""
     path = as_path(path).expanduser()
     return str(path) if is_remote(path) else os.path.realpath(path)
+
+
+def expand(pattern: str) -> list[str]:
+    """Returns the files that a glob stands for, sorted; `**` looks into folders."""
+    if is_remote(pattern):
+        return [str(path) for path in RemotePath(pattern).expand()]
+    return sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
 
 
 def read_text(path: Path, what: str = "file", *, max_bytes: int = _MAX_TEXT_BYTES) -> str:

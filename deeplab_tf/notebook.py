@@ -5,6 +5,7 @@ import os
 import numpy as np
 import PIL.Image
 
+from deeplab_tf import files
 from deeplab_tf import zoo
 from deeplab_tf.data import band_files
 from deeplab_tf.data import image_files
@@ -81,7 +82,8 @@ class LoadedRun:
     def _pixels(self, image: Image) -> np.ndarray:
         """Returns an image as the network takes it, uint8 [H, W, channels]."""
         if isinstance(image, str | os.PathLike):
-            return band_files.read_image(os.path.expanduser(image), self._dataset)
+            with files.local_copy(os.path.expanduser(image)) as copy:
+                return band_files.read_image(copy, self._dataset)
         bands = self._dataset.bands
         if not bands:
             return image_files.image_of_array(image)

@@ -15,6 +15,7 @@ import pathlib
 import re
 import secrets
 import sys
+import tempfile
 import types
 import typing
 from collections.abc import Iterator
@@ -146,6 +147,12 @@ class RemotePath(pathlib.PurePosixPath):
         with self._storage() as (system, path):
             return system.cat_file(path)
 
+    def write_bytes(self, content: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            draft = pathlib.Path(folder) / "draft"
+            draft.write_bytes(content)
+            self.upload(draft)
+
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
 
@@ -164,10 +171,16 @@ class RemotePath(pathlib.PurePosixPath):
         found = self.find()
         return (path for path in found if pattern == "*" or path.match(pattern))
 
-    def find(self) -> list["RemotePath"]:
-        """Returns all files below this folder, sorted."""
+    def find(self, max_depth: int | None = None) -> list["RemotePath"]:
+        """Returns all files below this folder, sorted; with `max_depth` 1, those in it."""
         with self._storage() as (system, path):
-            return sorted(self._child(path, name) for name in system.find(path))
+            return sorted(self._child(path, name) for name in system.find(path, max_depth))
+
+    def expand(self) -> list["RemotePath"]:
+        """Returns the files that this path stands for as a glob, sorted."""
+        base = next(path for path in self.parents if not _is_pattern(str(path)))
+        pattern = str(self.relative_to(base))
+        return sorted(path for path in base.glob(pattern) if path.is_file())
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         if self.appears_whole:
@@ -232,6 +245,10 @@ class RemotePath(pathlib.PurePosixPath):
             raise
         except Exception as error:  # of many kinds: each storage has its own
             raise _as_os_error(error, str(self)) from error
+
+
+def _is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[")
 
 
 def _without_slashes(part):

@@ -274,7 +274,7 @@ def label_images(
     client.require_model()
     paths = image_files.find_images(images)
     names = predictions.output_names(paths)
-    if os.path.realpath(output_dir) in {os.path.dirname(os.path.realpath(path)) for path in paths}:
+    if files.real(output_dir) in {os.path.dirname(files.real(path)) for path in paths}:
         raise UserError(
             f"--output_dir={output_dir} holds some of the images: give another, so that none of "
             "them is overwritten."
@@ -402,7 +402,7 @@ def read_palette(path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, in
     if not colors or len(colors) < len(found):
         raise fields.error("colors", found, "a list of colours [R, G, B] in 0..255")
     labels_path = os.path.join(os.path.dirname(path), asset_files.LABELS)
-    if not os.path.exists(labels_path):
+    if not files.as_path(labels_path).exists():
         return records.numbered_classes("served", len(colors)).class_names, colors
     class_names = files.read_text(labels_path, "list of class names").removesuffix("\n").split("\n")
     if len(class_names) != len(colors):

@@ -1,7 +1,6 @@
 """The images that an export is proved and calibrated with: records, files, or drawn ones."""
 
 import dataclasses
-import glob
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import files
 from deeplab_tf.data import band_files
 from deeplab_tf.data import class_presence
 from deeplab_tf.data import input_pipeline
@@ -250,9 +250,9 @@ def _find_records(run: run_dirs.Run, data_dir: str | None) -> records.Records | 
         UserError: They cannot be used for this run.
     """
     folder, dataset = data_dir or run.data_config.data_dir, run.data_config.dataset
-    if not data_dir and not (folder and os.path.isdir(folder)):
+    if not data_dir and not (folder and files.as_path(folder).is_dir()):
         return None
-    if not os.path.isdir(os.path.join(folder, dataset)):  # the dataset's own folder is given
+    if not files.as_path(folder, dataset).is_dir():  # the dataset's own folder is given
         dataset = ""
     return training_data.find_own_records(
         run.data_config,
@@ -292,13 +292,14 @@ def _read_files(
     pattern: str, number: int, dataset: records.DatasetInfo, flag: str
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Reads some of the files that match a glob; gives the path and the image of each."""
-    paths = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+    paths = files.expand(os.path.expanduser(pattern))
     if not paths:
         raise UserError(
             f"--{flag}={pattern}: no file matches; give a quoted glob such as 'photos/*.jpg'."
         )
     for index in _spread(len(paths), number):
-        yield paths[index], band_files.read_image(paths[index], dataset)
+        with files.local_copy(paths[index]) as copy:
+            yield paths[index], band_files.read_image(copy, dataset)
 
 
 def _read_images(source: records.Records, split: str, numbers: list[int]) -> Iterator[np.ndarray]:

@@ -10,12 +10,9 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-import tensorflow as tf
-
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import asset_files
-from deeplab_tf.remote_paths import is_remote
 
 PAGE_GENERATOR = "deeplab_tf"  # what a page says that it was made by
 
@@ -45,9 +42,9 @@ class File:
             UserError: It cannot be written.
         """
         self.flag = f"--output={output}"
-        if not output.endswith(suffix) or os.path.isdir(output):
+        if not output.endswith(suffix) or files.as_path(output).is_dir():
             raise UserError(f"{self.flag} must be the name of a file that ends in {suffix}.")
-        self._output = os.path.realpath(os.path.expanduser(output))
+        self._output = files.real(output)
         _check_writable(self._output, self.flag)
 
     def remove_drafts(self) -> None:
@@ -66,8 +63,8 @@ class File:
 
     def publish(self, draft: str) -> str:
         """Gives the draft and its parity figures their final names; returns the file."""
-        os.replace(parity_path(draft), parity_path(self._output))
-        os.replace(draft, self._output)
+        files.publish(parity_path(draft), parity_path(self._output))
+        files.publish(draft, self._output)
         return self._output
 
 
@@ -92,11 +89,12 @@ class VersionFolder:
             UserError: The folder cannot have that version.
         """
         self.flag = f"--output_dir={output_dir}"
-        self._output_dir = os.path.realpath(os.path.expanduser(output_dir))
+        self._output_dir = files.real(output_dir)
         self._version = version
-        if os.path.exists(self._output_dir) and not os.path.isdir(self._output_dir):
+        if files.as_path(self._output_dir).is_file():
             raise UserError(f"{self.flag} is a file: give a folder.")
-        if tf.saved_model.contains_saved_model(self._output_dir):
+        graphs = (asset_files.SAVED_MODEL, f"{asset_files.SAVED_MODEL}txt")
+        if any(files.as_path(self._output_dir, name).exists() for name in graphs):
             raise UserError(
                 f"{self.flag} is a SavedModel, not a folder of versions: give another folder, or "
                 "the one that it lies in."
@@ -120,7 +118,7 @@ class VersionFolder:
 
         If the export fails, a folder of versions that was made for it is deleted.
         """
-        is_new = not os.path.exists(self._output_dir)
+        is_new = not files.is_remote(self._output_dir) and not os.path.exists(self._output_dir)
         with _errors_naming(self.flag):
             try:
                 with _workspace(self._output_dir) as folder:
@@ -134,11 +132,17 @@ class VersionFolder:
         return os.path.join(draft, "assets", asset_files.PARITY)
 
     def publish(self, draft: str) -> str:
-        """Gives the draft its number; returns its folder."""
+        """Gives the draft its number; returns its folder.
+
+        In remote storage the folder appears file by file, and `saved_model.pb` last.
+        """
         version = self._version or max(self._versions(), default=0) + 1
         folder = os.path.join(self._output_dir, str(version))
         try:
-            os.rename(draft, folder)
+            if files.is_remote(folder):
+                files.publish(draft, folder, last=asset_files.SAVED_MODEL)
+            else:
+                os.rename(draft, folder)
         except OSError as error:
             raise UserError(
                 f"The export cannot become {folder}: {error}. If another export has taken the "
@@ -147,9 +151,10 @@ class VersionFolder:
         return folder
 
     def _versions(self) -> list[int]:
-        if not os.path.isdir(self._output_dir):
+        folder = files.as_path(self._output_dir)
+        if not folder.is_dir():
             return []
-        return [int(name) for name in os.listdir(self._output_dir) if re.fullmatch("[0-9]+", name)]
+        return [int(path.name) for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name)]
 
 
 class PageFolder:
@@ -178,8 +183,7 @@ class PageFolder:
                 f"{self.flag} holds files that are not an earlier page: give another folder, or "
                 "one that does not exist."
             )
-        if not is_remote(self._folder):
-            _check_writable(str(self._folder), self.flag)
+        _check_writable(str(self._folder), self.flag)
 
     @contextlib.contextmanager
     def draft(self) -> Iterator[pathlib.Path]:
@@ -211,7 +215,12 @@ def _is_page(path: pathlib.Path) -> bool:
 
 
 def _check_writable(path: str, flag: str) -> None:
-    """Refuses a path whose nearest existing folder cannot be written to."""
+    """Refuses a path whose nearest existing folder cannot be written to.
+
+    Remote storage says that only when it is written to.
+    """
+    if files.is_remote(path):
+        return
     folder = os.path.dirname(path)
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
@@ -222,7 +231,7 @@ def _check_writable(path: str, flag: str) -> None:
 @contextlib.contextmanager
 def _workspace(parent: str) -> Iterator[pathlib.Path]:
     """Makes a draft folder in a folder, which is made if it is missing."""
-    os.makedirs(parent, exist_ok=True)
+    files.as_path(parent).mkdir(parents=True, exist_ok=True)
     with files.draft_folder(parent) as folder:
         yield folder
 

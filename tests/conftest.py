@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib
+import logging
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,7 @@ def s3_bucket():
     )
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # of every request
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")

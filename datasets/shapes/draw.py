@@ -9,12 +9,13 @@ import pathlib
 
 from deeplab_tf import command_line
 from deeplab_tf import config
+from deeplab_tf import files
 from deeplab_tf.datasets.shapes import drawing
 
 
 def draw_images(output_dir: str | os.PathLike, num_images: int) -> list[pathlib.Path]:
     """Draws images to try `predict` on, and returns their paths."""
-    folder = pathlib.Path(output_dir)
+    folder = files.as_path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"shapes_{index:02d}.jpg" for index in range(num_images)]
     for index, path in enumerate(paths):

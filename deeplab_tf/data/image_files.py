@@ -18,7 +18,6 @@ Everything else is refused.
 import collections
 import contextlib
 import functools
-import glob
 import io
 import os
 import struct
@@ -33,8 +32,10 @@ import PIL.Image
 import PIL.ImageOps
 import PIL.TiffImagePlugin
 
+from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
+from deeplab_tf.remote_paths import RemotePath
 
 # Pillow's name of every format that is read, and the endings of its files.
 FORMATS = {
@@ -108,14 +109,13 @@ def find_images(
 
     def find(name: str) -> list[str]:
         path = os.path.expanduser(name)
-        if os.path.isdir(path):
+        if files.as_path(path).is_dir():
             return _in_folder(path, endings)
-        if os.path.isfile(path):
+        if files.as_path(path).is_file():
             return [path]
         if is_other_source(name):
             return [name]
-        paths = glob.glob(path, recursive=True)
-        return [path for path in paths if os.path.isfile(path) and not is_litter(path)]
+        return [found for found in files.expand(path) if not is_litter(found)]
 
     found = set()
     for name in [images] if isinstance(images, str) else images:
@@ -274,11 +274,14 @@ def check_num_values(width: int, height: int, num_bands: int, *, name: str) -> N
 
 def _in_folder(folder: str, endings: Sequence[str]) -> list[str]:
     """The files of a folder that have one of the endings; counts the others by ending."""
-    files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
-    files = [name for name in files if not is_litter(name)]
-    taken = [name for name in files if name.lower().endswith(tuple(endings))]
+    if files.is_remote(folder):
+        names = [path.name for path in RemotePath(folder).find(max_depth=1)]
+    else:
+        names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+    names = [name for name in names if not is_litter(name)]
+    taken = [name for name in names if name.lower().endswith(tuple(endings))]
     others = collections.Counter(
-        os.path.splitext(name)[1].lower() or "without ending" for name in set(files) - set(taken)
+        os.path.splitext(name)[1].lower() or "without ending" for name in set(names) - set(taken)
     )
     if others:
         listed = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
@@ -287,7 +290,7 @@ def _in_folder(folder: str, endings: Sequence[str]) -> list[str]:
 
 
 def _nothing_found(images: str, endings: Sequence[str]) -> UserError:
-    if os.path.isdir(os.path.expanduser(images)):
+    if files.as_path(os.path.expanduser(images)).is_dir():
         return UserError(f"--images={images}: no file in this folder ends in {', '.join(endings)}.")
     return UserError(
         f"--images={images}: no file matches. Give a file, a folder, or a quoted glob such as "

@@ -48,9 +48,9 @@ class RecordIndex:
 
     def read(self, number: int) -> bytes:
         """Returns a serialized record; an empty text if it is lost, or its checksum is wrong."""
-        if self._checksum is None:
-            return self.read_in_graph(tf.constant(number, tf.int64)).numpy()
         shard = self._shard_of(number)
+        if self._checksum is None or files.is_remote(self._shards[shard]):
+            return self.read_in_graph(tf.constant(number, tf.int64)).numpy()
         start, stop = (int(bound) for bound in self._bounds[number + shard : number + shard + 2])
         try:
             framed = self._opened(self._shards[shard]).read(start, stop - start)

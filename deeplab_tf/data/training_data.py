@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from deeplab_tf import files
 from deeplab_tf.config import DataConfig
 from deeplab_tf.data import augmentations
 from deeplab_tf.data import bands
@@ -120,8 +121,21 @@ def find_training_records(
             f"--data_weights has {len(config.data_weights)} weights for {len(sources)} folders of "
             "records: give one for --data_dir and one for each of --extra_data_dirs."
         )
+    _check_that_service_finds(sources, config)
     class_presence.check_there_is_something_to_learn(source, config.train_split)
     return sources
+
+
+def _check_that_service_finds(sources: Sequence[records.Records], config: DataConfig) -> None:
+    """Refuses records that a tf.data service on other machines cannot open."""
+    for source in sources:
+        if config.data_service and not files.is_read_by_tensorflow(source.folder):
+            raise UserError(
+                f"--data_service cannot read {source.folder}: TensorFlow has no file system for "
+                "it, and a copy on this machine is not one on those of the service. Copy the "
+                "records to gs:// or to a folder that all machines share, or leave out "
+                "--data_service."
+            )
 
 
 def make_batches(

@@ -157,7 +157,7 @@ def check_own_data(
     options = options or own_data.OwnDataOptions()
     # Of tiles, the images that they come from are compared here, and not below.
     has_tiles = bool(options.tiles.size)
-    found = own_data.find_own_data(data, options, refuse_leaks=has_tiles)
+    found = own_data.find_own_data(files.cached_copy(data), options, refuse_leaks=has_tiles)
     for note in found.notes:
         print(note)
     return _check(own_source.OwnSource(found), progress)

@@ -169,8 +169,8 @@ def find_folders(
     """Finds images and labels.
 
     Args:
-        images: Folder of images.
-        labels: Folder of labels.
+        images: Folder of images; one in remote storage is copied first.
+        labels: Folder of labels; the same holds for it.
         info: The classes.
         **reading: Further attributes of `Folders`.
 
@@ -178,9 +178,12 @@ def find_folders(
         UserError: A folder is missing, or there is no image in it.
     """
     for flag, folder in (("--images", images), ("--labels", labels)):
-        if not os.path.isdir(folder):
+        if not files.as_path(folder).is_dir():
             raise UserError(f"{flag}={folder} is not a folder.")
-    found = Folders(pathlib.Path(images), pathlib.Path(labels), info, **reading)
+    if files.is_remote(images):
+        for path in files.as_path(images).parent.glob("*.txt"):
+            files.cached_copy(path)  # a list of a split, whose copy lies beside that of the images
+    found = Folders(files.cached_copy(images), files.cached_copy(labels), info, **reading)
     if not found.num_examples:
         raise UserError(
             f"--images={images}: no file in this folder, or in folders in it, ends in "

@@ -90,7 +90,7 @@ class PredictionWriter:
         self._overview: list[tuple[str, np.ndarray, np.ndarray]] = []
         folder = output_dir if label_ids is None else os.path.join(output_dir, LABEL_IDS_FOLDER)
         try:
-            os.makedirs(folder, exist_ok=True)
+            files.as_path(folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output_dir={output_dir} cannot be made: {error}.") from error
         files.remove_drafts(output_dir)
@@ -240,7 +240,7 @@ class PredictionWriter:
             _check_readable(writer.path)
             ending = os.path.splitext(writer.path)[1]
             path = os.path.join(self.output_dir, f"{name}{OVERLAY}{ending}")
-            os.replace(writer.path, path)
+            files.publish(writer.path, path)
         progress.finish()
         self._add_to_overview(name, *first)
         return path
@@ -271,7 +271,7 @@ class PredictionWriter:
                 drafts.append(os.path.join(folder, f"{number}_{os.path.basename(output)}"))
                 write(drafts[-1])
             for output, draft in zip(writers, drafts, strict=True):
-                os.replace(draft, os.path.join(self.output_dir, output))
+                files.publish(draft, os.path.join(self.output_dir, output))
 
 
 def _write_png(image: np.ndarray, path: str) -> None:
@@ -364,7 +364,7 @@ def check_overwrites(paths: Sequence[str], names: Sequence[str], output_dir: str
     Raises:
         UserError: One of them would be overwritten.
     """
-    inputs = {os.path.realpath(path) for path in paths if video.camera_index(path) is None}
+    inputs = {files.real(path) for path in paths if video.camera_index(path) is None}
     outputs = [f"{OVERVIEW}.png"]
     for name in names:
         outputs += [f"{name}{suffix}.png" for suffix in SUFFIXES]
@@ -373,7 +373,7 @@ def check_overwrites(paths: Sequence[str], names: Sequence[str], output_dir: str
         outputs.append(os.path.join(LABEL_IDS_FOLDER, f"{name}.png"))
     for output in outputs:
         path = os.path.join(output_dir, output)
-        if os.path.realpath(path) in inputs:
+        if files.real(path) in inputs:
             raise UserError(
                 f"{path} is one of the images and would be overwritten: give another --output_dir."
             )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf import files
 from deeplab_tf.config import LABELS_AND_OVERLAYS
 from deeplab_tf.config import PredictConfig
 from deeplab_tf.data import band_files
@@ -172,9 +173,10 @@ class _Labeller:
 
     def read(self, path: str) -> np.ndarray | None:
         """Reads an image; returns None for what is read while it is labelled."""
-        if video.is_video(path) or band_files.is_geotiff(path):
+        if video.is_video(path):
             return None
-        return self._read_image(path)
+        with _local(path) as local:
+            return None if band_files.is_geotiff(local) else self._read_image(local)
 
     def label(
         self, path: str, name: str, image: np.ndarray | None, writer: predictions.PredictionWriter
@@ -193,10 +195,9 @@ class _Labeller:
         if image is not None:
             label = self._predict(image)
             return lambda: writer.write(name, self._dataset.displayed(image), label)
-        if band_files.is_geotiff(path):
-            output = self._label_geotiff(path, name, writer)
-        else:
-            output = self._label_video(path, name, writer)
+        label_file = self._label_video if video.is_video(path) else self._label_geotiff
+        with _local(path) as local:
+            output = label_file(local, name, writer)
         return lambda: output
 
     def _label_video(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
@@ -271,6 +272,19 @@ class _Labeller:
             return predictions.Prediction(label)
 
         return predict_image
+
+
+@contextlib.contextmanager
+def _local(path: str) -> Iterator[str]:
+    """Yields a path that decoders open: the same, or that of a copy; errors name the given one."""
+    if not files.is_remote(path):
+        yield path
+        return
+    with files.local_copy(path) as copy:
+        try:
+            yield str(copy)
+        except image_files.ImageFileError as error:
+            raise image_files.ImageFileError(str(error).replace(str(copy), path)) from error
 
 
 def _displayed_as(

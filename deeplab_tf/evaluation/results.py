@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import typing
 from collections.abc import Iterator
 
@@ -65,7 +64,7 @@ def writing(run_dir: str) -> Iterator[Writer]:
                 yield writer
             files.write_json(folder / run_files.METRICS, writer.figures)
             for name in (run_files.IMAGES, run_files.METRICS):
-                os.replace(folder / name, os.path.join(run_dir, name))
+                files.publish(folder / name, os.path.join(run_dir, name))
     except OSError as error:
         raise UserError(f"The evaluation of {run_dir} cannot be written: {error}.") from error
 
@@ -76,7 +75,7 @@ def read(run_dir: str) -> Evaluation:
     Raises:
         UserError: There is none, or it is damaged.
     """
-    folder, again = pathlib.Path(run_dir), _again(run_dir)
+    folder, again = files.as_path(run_dir), _again(run_dir)
     figures = read_figures(run_dir)
     paths = [folder / name for name in (run_files.IMAGES, run_files.OLD_IMAGES)]
     path = next((path for path in paths if path.is_file()), None)
@@ -100,7 +99,7 @@ def read_figures(run_dir: str) -> dict:
         UserError: There are none, or their file is damaged.
     """
     path = os.path.join(run_dir, run_files.METRICS)
-    if not os.path.isfile(path):
+    if not files.as_path(path).is_file():
         raise UserError(
             f"{run_dir} has no evaluation: run python -m deeplab_tf.eval --run_dir={run_dir} first."
         )

@@ -6,6 +6,7 @@ import zipfile
 
 import keras
 
+from deeplab_tf import files
 from deeplab_tf import layers
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
@@ -45,6 +46,9 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     """
     given = os.path.expanduser(os.fspath(path))
     path = hub.local_folder(given)
+    if files.is_remote(path) and not run_dir.is_run_dir(path) and files.as_path(path).exists():
+        with files.local_copy(path) as copy:
+            return load_model(copy)
     if os.path.isfile(os.path.join(path, run_files.KERAS_CONFIG)):
         return _load_by_keras(path)
     if hub.is_address(given):

@@ -6,7 +6,6 @@ commands read it. Paths and addresses of this machine are left out.
 
 import dataclasses
 import os
-import pathlib
 import sys
 import tempfile
 
@@ -107,20 +106,20 @@ def write_folder(
     Raises:
         UserError: The run cannot be used, or the folder exists or cannot be written.
     """
-    if os.path.exists(output_dir):
+    if files.as_path(output_dir).exists():
         raise UserError(f"--output_dir={output_dir} exists: give a folder that does not.")
     run = run_dirs.read(run_dir)
     figures = measured_figures(run, checkpoint)
     model = run_dirs.load_model(run, checkpoint)
     published = without_local_paths(run)
-    address = address or f"hf://USER/{pathlib.Path(os.path.realpath(output_dir)).name}"
+    address = address or f"hf://USER/{files.as_path(files.real(output_dir)).name}"
     card = model_card.ModelCard(
         published,
         name=hub.repository(address).partition("/")[2],
         address=address,
         license=license,
         figures=figures,
-        is_imported=not os.path.exists(os.path.join(run.folder, run_files.TRAINING_LOG)),
+        is_imported=not files.as_path(run.folder, run_files.TRAINING_LOG).exists(),
     )
     try:
         with files.replacing(output_dir) as draft:
@@ -161,11 +160,11 @@ def measured_figures(run: run_dirs.Run, checkpoint: str) -> dict | None:
     Figures of another checkpoint, or from before its last change, are not theirs. Figures along
     borders only are left out, too.
     """
-    path = os.path.join(run.folder, run_files.METRICS)
-    if os.path.isfile(path):
+    path = files.as_path(run.folder, run_files.METRICS)
+    if path.is_file():
         figures = results.read_figures(run.folder)
-        weights = checkpoints.find(run.folder, checkpoint) + ".index"
-        is_newer = os.path.getmtime(path) >= os.path.getmtime(weights)
+        weights = files.as_path(checkpoints.find(run.folder, checkpoint) + ".index")
+        is_newer = path.stat().st_mtime >= weights.stat().st_mtime
         is_of_whole_images = not figures.get("border_width")
         if figures.get("model") == checkpoint and is_newer and is_of_whole_images:
             return figures

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import importlib.metadata
 import math
-import os
 import pathlib
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import crf
+from deeplab_tf import files
 from deeplab_tf import layers
 from deeplab_tf.data import transforms
 from deeplab_tf.errors import UserError
@@ -252,7 +252,7 @@ def left_out(run: run_dirs.Run) -> list[str]:
             "The file does not resize images as in training (--min_resize_value="
             f"{config.min_resize_value}): resize them before you give them to it."
         )
-    if os.path.exists(os.path.join(run.folder, run_files.CRF)):
+    if files.as_path(run.folder, run_files.CRF).exists():
         notes.append(
             "The CRF that was tuned for the run is not in the file. With --result=scores, eval and "
             "predict can refine the file's scores by --crf=tuned."

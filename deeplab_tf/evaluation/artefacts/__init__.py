@@ -5,11 +5,13 @@ or one of another run, ends in one message and not in a wrong figure.
 """
 
 import dataclasses
+import os
 import typing
 from collections.abc import Callable
 
 import numpy as np
 
+from deeplab_tf import files
 from deeplab_tf.config import ONE_VIEW
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import EvalConfig
@@ -42,7 +44,7 @@ def load_artefact(
     Args:
         path: Folder of a SavedModel of `deeplab_tf.export`, or of its versions, of which the
             highest is taken; a `.keras` file of a model of `deeplab_tf.build_model`; or a
-            `.tflite` file, see `tflite.TFLiteModel`.
+            `.tflite` file, see `tflite.TFLiteModel`. One in remote storage is copied first.
         model_config: The run's. A SavedModel has its own, but must have as many classes.
         data_config: The run's. A SavedModel has its own.
         eval_config: Scales, mirror images, windows and output stride for a `.keras` file; the
@@ -59,6 +61,7 @@ def load_artefact(
         UserError: The artefact is missing, damaged or something else; its weights are NaN or
             infinite; or it cannot do what `eval_config` or `crf_parameters` ask for.
     """
+    path = _local(path)
     num_classes = typing.cast(int, model_config.num_classes)  # a run's config has it
     in_channels = model_config.in_channels or 3
     if path.endswith(".keras"):
@@ -93,3 +96,10 @@ def load_artefact(
             path, num_classes, crf_parameters, in_channels=in_channels, displayed=displayed
         )
     return answers.checked(label_of, path, num_classes)
+
+
+def _local(path: str) -> str:
+    try:
+        return os.fspath(files.cached_copy(path)) if files.is_remote(path) else path
+    except OSError as error:
+        raise UserError(f"--model={path} cannot be read: {error.strerror}.") from error
