@@ -28,10 +28,8 @@ def on_config(config):
 
 def on_files(files, config):
     """Adds the generated pages, and completes the navigation."""
-    pages = generated.pages(REPOSITORY)
-    for path, text in pages.items():
-        files.append(mkdocs_files.File.generated(config, path, content=text))
-    for path, text in generated.notebooks(REPOSITORY).items():
+    made = generated.pages(REPOSITORY) | generated.notebooks(REPOSITORY)
+    for path, text in made.items():
         files.append(mkdocs_files.File.generated(config, path, content=text))
     config["nav"] = complete_navigation(
         config["nav"], sorted(file.src_uri for file in files.documentation_pages())
@@ -60,10 +58,8 @@ def complete_navigation(navigation: list, pages: list[str]) -> list:
         pages: All pages, relative to docs/.
     """
     named = set(_named_pages(navigation))
-    generated_folders = tuple(GENERATED.values())
-    others = [
-        page for page in pages if page not in named and not page.startswith(generated_folders)
-    ]
+    folders = tuple(GENERATED.values())
+    others = [page for page in pages if page not in named and not page.startswith(folders)]
     completed = [_filled(entry, pages) for entry in navigation]
     for entry in completed:
         for title, children in entry.items() if isinstance(entry, dict) else ():

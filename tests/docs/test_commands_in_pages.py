@@ -154,6 +154,13 @@ def test_flags_that_a_page_speaks_of_exist(page):
     assert words - flags - FLAGS_OF_OTHERS == set()
 
 
+def test_the_guide_to_install_lists_every_extra():
+    text = (REPOSITORY / "setup.py").read_text(encoding="utf-8")
+    extras = set(re.findall(r'^(?:    |EXTRAS\[)"(\w+)"(?:: \[|\] = )', text, re.MULTILINE))
+    rows = re.findall(r"^\| (`.*`) \|", guide("install"), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == extras
+
+
 def test_the_tables_of_the_crf_are_its_parameters():
     text = (REPOSITORY / "docs/concepts/crf.md").read_text(encoding="utf-8")
     for name in PRESETS["v1"]:
