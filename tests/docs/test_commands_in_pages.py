@@ -66,6 +66,9 @@ FLAGS_OF_OTHERS = {"help", "flagfile", "name"}
 # Of TF Serving and Docker.
 FLAGS_OF_OTHERS |= {"gpus", "enable_batching", "batching_parameters_file", "ssl_config_file"}
 FLAGS_OF_OTHERS |= {"allow_version_labels_for_unavailable_models"}
+# Of benchmarks.
+for script in (REPOSITORY / "benchmarks").glob("*.py"):
+    FLAGS_OF_OTHERS |= set(re.findall(r'"--(\w+)"', script.read_text(encoding="utf-8")))
 
 
 @dataclasses.dataclass(frozen=True)
