@@ -157,7 +157,20 @@ class AdamW(keras.optimizers.Adam):
             learning_rate *= self.multipliers[index]
         if self.weight_decays and self.weight_decays[index]:
             self.assign_sub(variable, learning_rate * self.weight_decays[index] * variable)
-        super().update_step(gradient, variable, learning_rate)
+        step = tf.cast(self.iterations.value + 1, variable.dtype)
+        # One kernel, in place, with Keras' formula.
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=self.beta_1**step,
+            beta2_power=self.beta_2**step,
+            lr=learning_rate,
+            beta1=tf.cast(self.beta_1, variable.dtype),
+            beta2=tf.cast(self.beta_2, variable.dtype),
+            epsilon=tf.cast(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
 
     @property
     def slots(self) -> dict[str, list[keras.Variable]]:

@@ -73,7 +73,9 @@ class TrainSteps:
         if self._num_parts > 1:
             with strategy.scope():
                 self._accumulator = optimizers.GradientAccumulator(self._variables)
-        self._steps = tf.function(self._trace_steps, reduce_retracing=True)
+        # Loops are written as loops of TensorFlow: AutoGraph would take seconds to convert all that
+        # a step calls.
+        self._steps = tf.function(self._trace_steps, reduce_retracing=True, autograph=False)
 
     def __call__(self, batches, num_steps: int) -> dict[str, tf.Tensor]:
         """Trains.
@@ -91,13 +93,22 @@ class TrainSteps:
 
     def _trace_steps(self, batches, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         run_step = self._step_in_parts if self._num_parts > 1 else self._step_at_once
-        totals = tf.zeros([1 + len(self._terms) + 2])
-        finite_steps, is_finite = tf.constant(0.0), tf.constant(True)
-        for _ in tf.range(num_steps):
+
+        def step(number, totals, finite_steps, is_finite):
             values = run_step(batches, totals)
-            totals += values
-            is_finite = is_finite and self._is_finite(values)
-            finite_steps += tf.cast(is_finite, tf.float32)
+            is_finite = tf.logical_and(is_finite, self._is_finite(values))
+            return (
+                number + 1,
+                totals + values,
+                finite_steps + tf.cast(is_finite, tf.float32),
+                is_finite,
+            )
+
+        totals = tf.zeros([1 + len(self._terms) + 2])
+        start = (tf.constant(0), totals, tf.constant(0.0), tf.constant(True))
+        _, totals, finite_steps, _ = tf.while_loop(
+            lambda number, *_: number < num_steps, step, start
+        )
         means = tf.unstack(totals / tf.cast(num_steps, tf.float32))
         names = ["loss", *self._terms, "gradient_norm", "input_seconds"]
         return dict(zip(names, means), finite_steps=finite_steps)
@@ -117,11 +128,14 @@ class TrainSteps:
 
     def _step_in_parts(self, batches, previous: tf.Tensor) -> tf.Tensor:
         """As `_step_at_once`, from several batches, one after the other."""
-        sums, seconds = tf.zeros([1 + len(self._terms) + 1]), tf.constant(0.0)
-        for _ in tf.range(self._num_parts):
+
+        def part(number, sums, seconds):
             batch, part_seconds = timing.next_batch(batches, (previous, sums))
             sums += self._sum_over_replicas(self._part_of_step, batch)
-            seconds += part_seconds
+            return number + 1, sums, seconds + part_seconds
+
+        start = (tf.constant(0), tf.zeros([1 + len(self._terms) + 1]), tf.constant(0.0))
+        _, sums, seconds = tf.while_loop(lambda number, *_: number < self._num_parts, part, start)
         norm = self._sum_over_replicas(self._end_of_step)
         values = tf.math.divide_no_nan(sums[:-1], sums[-1])
         return tf.concat([values, [norm, seconds]], axis=0)
