@@ -687,6 +687,19 @@ class TrainConfig(Config):
     frozen_scopes: tuple[str, ...] = setting(
         (), "Scopes of layers that are not trained.", example="resnet_v1_50/block1"
     )
+    quantize_delay_step: int = setting(
+        -1,
+        "Step from which weights and feature maps are rounded to 8 bits, to fine-tune a trained "
+        "model (tf_initial_checkpoint) for export.tflite --quantize=int8; -1 for never. Batch norm "
+        "is frozen then.",
+        at_least=-1,
+        unit="steps",
+    )
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the network is fine-tuned for 8 bits."""
+        return self.quantize_delay_step >= 0
 
     # Loss: the sum of its terms.
     cross_entropy_weight: float = setting(
@@ -812,6 +825,16 @@ class TrainConfig(Config):
             not (self.recompute_activations and self.jit_compile),
             "--recompute_activations cannot be used with --jit_compile, where XLA decides what is "
             "computed again: leave one of them out.",
+        )
+        _check(
+            not (self.recompute_activations and self.is_quantized),
+            "--recompute_activations cannot be used with --quantize_delay_step, which follows the "
+            "ranges of activations: leave one of them out.",
+        )
+        _check(
+            not self.is_quantized or self.tf_initial_checkpoint not in ("", IMAGENET, NO_WEIGHTS),
+            f"--quantize_delay_step={self.quantize_delay_step} fine-tunes a trained model: give "
+            "its run dir as --tf_initial_checkpoint.",
         )
         _check(
             not self.profile_steps or self.profile_steps[0] < self.profile_steps[1],

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import deeplab_tf
 from deeplab_tf import files
+from deeplab_tf import layers
 from deeplab_tf import models
 from deeplab_tf.export import other_runtimes
 from deeplab_tf.export import parity
@@ -27,10 +28,13 @@ class Exporter(abc.ABC):
     Attributes:
         run: The run that is exported.
         limits: How much an export may differ from the Keras model.
+        fake_quantization: What the Keras model rounds to 8 bits, of a run that was fine-tuned for
+            them: "none", or "all" for a file in 8 bits.
     """
 
     run: run_dirs.Run
     limits: parity.Limits
+    fake_quantization = "none"
 
     def fit(self, image: ProofImage) -> ProofImage:
         """Returns an image as the export takes it."""
@@ -111,7 +115,7 @@ def prove_and_publish(
     exporter.check_images(images)
     images = [exporter.fit(image) for image in images]
     model = run_dirs.load_model(run, checkpoint)
-    with place.draft() as draft:
+    with place.draft() as draft, layers.fake_quantization(exporter.fake_quantization):
         exporter.write(models.fold_batch_norm(model), draft)
         artefact = exporter.load(draft)
         figures = parity.measure(

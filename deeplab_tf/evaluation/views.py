@@ -47,7 +47,7 @@ def at_output_stride(
         UserError: There is no such model.
     """
     config = config_at_output_stride(model_config, output_stride)
-    rebuilt = models.build_model(**dataclasses.asdict(config))
+    rebuilt = models.quantize_like(models.build_model(**dataclasses.asdict(config)), model)
     rebuilt.set_weights(model.get_weights())
     return rebuilt, config
 

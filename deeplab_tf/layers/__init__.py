@@ -6,6 +6,7 @@ ASPP, LiteRASPP                                             features seen at sev
 BatchNorm                                                   the original's moving statistics
 ResizeLike, ScaleImage                                      bilinear, with aligned corners
 h_swish, q_sigmoid                                          the activations of MobileNetV3
+FakeQuantize                                                values rounded to 8 bits
 
 They take and return channels-last float tensors, and work in functional models, in
 `keras.Sequential`, in subclassed models and eagerly.
@@ -32,10 +33,13 @@ from deeplab_tf.layers.nesting import all_layers
 from deeplab_tf.layers.nesting import as_model
 from deeplab_tf.layers.nesting import made_exportable
 from deeplab_tf.layers.pooling import ImagePooling
+from deeplab_tf.layers.quantization import FakeQuantize
+from deeplab_tf.layers.quantization import is_range
 from deeplab_tf.layers.resize import ResizeLike
 from deeplab_tf.layers.resize import ScaleImage
 from deeplab_tf.layers.resize import size_at_stride
 from deeplab_tf.layers.separable import AtrousSeparableConv2D
+from deeplab_tf.layers.tracing import fake_quantization
 from deeplab_tf.layers.tracing import mixed_precision
 from deeplab_tf.layers.tracing import portable_graphs
 
@@ -49,6 +53,7 @@ __all__ = [
     "BatchNorm",
     "Chain",
     "ConvBlocks",
+    "FakeQuantize",
     "ImagePooling",
     "LiteRASPP",
     "ResizeLike",
@@ -57,8 +62,10 @@ __all__ = [
     "as_model",
     "batch_norms",
     "call_in_order",
+    "fake_quantization",
     "freeze_batch_norm",
     "h_swish",
+    "is_range",
     "layer_name",
     "made_exportable",
     "mixed_precision",

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from deeplab_tf.layers import convolution
+from deeplab_tf.layers import quantization
 from deeplab_tf.layers.arguments import whole_number
 from deeplab_tf.layers.names import register
 
@@ -30,6 +31,7 @@ class AtrousConv2D(keras.layers.Conv2D):
         padding: "valid" or "same".
         data_format: "channels_last" or "channels_first"; the latter uses the stock layer.
         dilation_rate: Atrous rates down and across. Above 1, the strides must be 1.
+        quantized: Whether the kernel is rounded to 8 bits, see `models.quantize`.
         **kwargs: The other arguments of `keras.layers.Conv2D`.
 
     Call arguments:
@@ -52,15 +54,24 @@ class AtrousConv2D(keras.layers.Conv2D):
     [1, 33, 33, 256]
     """
 
+    def __init__(self, *args, quantized: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.quantized = quantized
+
     def call(self, inputs):
         return _add_bias_and_activate(self, self.convolution_op(inputs, self.kernel))
 
     def convolution_op(self, inputs, kernel):
+        if self.quantized:
+            kernel = quantization.fake_quantized_kernel(kernel)
         if not _has_forms(self) or self.groups > 1:
             return super().convolution_op(inputs, kernel)
         return convolution.convolve(
             convolution.DENSE, inputs, kernel, self.dilation_rate, self.padding.upper()
         )
+
+    def get_config(self):
+        return super().get_config() | ({"quantized": True} if self.quantized else {})
 
 
 @register
@@ -79,6 +90,7 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         depth_multiplier: Output channels per input channel; above 1 uses the stock layer.
         data_format: "channels_last" or "channels_first"; the latter uses the stock layer.
         dilation_rate: Atrous rates down and across. Above 1, the strides must be 1.
+        quantized: Whether the kernel is rounded to 8 bits, see `models.quantize`.
         **kwargs: The other arguments of `keras.layers.DepthwiseConv2D`.
 
     Call arguments:
@@ -101,11 +113,19 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
     [1, 33, 33, 320]
     """
 
+    def __init__(self, *args, quantized: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.quantized = quantized
+
     def call(self, inputs):
+        kernel = ops.convert_to_tensor(self.kernel)
+        if self.quantized:
+            by_filter = ops.reshape(kernel, (*kernel.shape[:2], -1))
+            kernel = ops.reshape(quantization.fake_quantized_kernel(by_filter), kernel.shape)
         if not _has_forms(self) or self.depth_multiplier > 1:
             outputs = ops.depthwise_conv(
                 inputs,
-                self.kernel,
+                kernel,
                 strides=self.strides,
                 padding=self.padding,
                 dilation_rate=self.dilation_rate,
@@ -113,13 +133,12 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
             )
         else:
             outputs = convolution.convolve(
-                convolution.DEPTHWISE,
-                inputs,
-                ops.convert_to_tensor(self.kernel),
-                self.dilation_rate,
-                self.padding.upper(),
+                convolution.DEPTHWISE, inputs, kernel, self.dilation_rate, self.padding.upper()
             )
         return _add_bias_and_activate(self, outputs)
+
+    def get_config(self):
+        return super().get_config() | ({"quantized": True} if self.quantized else {})
 
 
 def _add_bias_and_activate(layer: keras.layers.Layer, outputs):

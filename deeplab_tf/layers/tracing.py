@@ -8,10 +8,11 @@ import keras
 
 @dataclasses.dataclass(frozen=True)
 class GraphOptions:
-    """How layers are traced; see `portable_graphs`."""
+    """How layers are traced; see `portable_graphs` and `fake_quantization`."""
 
     portable: bool = False
     means_by_pooling: bool = False
+    fake_quantization: str = "all"
 
 
 _options = GraphOptions()
@@ -35,9 +36,26 @@ def portable_graphs(means_by_pooling: bool = False):
             bits a pooling is less precise: its output has the scale of the map, whose largest value
             is far above the means.
     """
+    with _replaced(portable=True, means_by_pooling=means_by_pooling):
+        yield
+
+
+@contextlib.contextmanager
+def fake_quantization(what: str):
+    """Chooses what the layers of a model of `models.quantize` round to 8 bits.
+
+    Args:
+        what: "all"; "activations", for a converter that quantises the kernels itself; or "none".
+    """
+    with _replaced(fake_quantization=what):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(**options):
     global _options
     before = _options
-    _options = GraphOptions(portable=True, means_by_pooling=means_by_pooling)
+    _options = dataclasses.replace(before, **options)
     try:
         yield
     finally:

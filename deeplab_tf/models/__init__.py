@@ -17,6 +17,8 @@ from deeplab_tf.models.assembly import backbone_of
 from deeplab_tf.models.dense_prediction_cell import cell_to_text
 from deeplab_tf.models.folding import fold_batch_norm
 from deeplab_tf.models.pyramid import with_logits_of_every_scale
+from deeplab_tf.models.quantization import quantize
+from deeplab_tf.models.quantization import quantize_like
 from deeplab_tf.models.settings import DecoderSettings
 from deeplab_tf.models.settings import EncoderSettings
 from deeplab_tf.models.settings import OutputSettings
@@ -41,6 +43,8 @@ __all__ = [
     "complete",
     "default_output_stride",
     "fold_batch_norm",
+    "quantize",
+    "quantize_like",
     "with_logits_of_every_scale",
 ]
 

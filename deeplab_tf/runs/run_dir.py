@@ -151,6 +151,12 @@ def read(folder: str) -> Run:
     return Run(folder, model_config, data_config, train_config, dataset)
 
 
+def build_model(run: Run) -> keras.Model:
+    """Builds the network of a run, with random weights; it rounds to 8 bits if the run does."""
+    model = models.build_model(**dataclasses.asdict(run.model_config))
+    return models.quantize(model) if run.train_config.is_quantized else model
+
+
 def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
     """Builds the run's model with its trained weights.
 
@@ -166,7 +172,7 @@ def load_model(run: Run, checkpoint: str = "best") -> keras.Model:
         UserError: The run has no checkpoint yet; or it is damaged, of another model, or holds
             weights that are not finite.
     """
-    model = models.build_model(**dataclasses.asdict(run.model_config))
+    model = build_model(run)
     if is_published(run.folder):
         _load_published_weights(model, run.folder)
         return model

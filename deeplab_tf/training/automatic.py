@@ -310,10 +310,11 @@ def _learning_rate(configs: Configs, facts: _Facts) -> Choice:
     else:  # without batch norm, large steps do not converge
         rate = 3e-3 if layers.batch_norms(facts.model) else 3e-4
     rate *= math.sqrt(configs.train.train_batch_size / 4)
-    return Choice(
-        float(f"{rate:.2g}"),
-        f"{configs.model.version} with {configs.train.optimizer}, times the root of the batch size",
-    )
+    reason = f"{configs.model.version} with {configs.train.optimizer}"
+    reason += ", times the root of the batch size"
+    if configs.train.is_quantized:
+        rate, reason = rate / 10, f"a tenth of that of {reason}, to fine-tune"
+    return Choice(float(f"{rate:.2g}"), reason)
 
 
 def _warmup_steps(configs: Configs, _: _Facts) -> Choice:

@@ -242,7 +242,7 @@ class _Training:
 def steps_to_next_event(step: int, config: TrainConfig) -> int:
     """Returns how many steps can run before something has to be reported, validated or saved."""
     periods = (config.log_every_steps, config.eval_every_steps, config.save_every_steps)
-    ends = [config.training_number_of_steps, *config.profile_steps]
+    ends = [config.training_number_of_steps, *config.profile_steps, config.quantize_delay_step]
     if config.steps_per_execution:
         ends.append(step + config.steps_per_execution)
     ends += [step + period - step % period for period in periods]

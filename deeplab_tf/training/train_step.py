@@ -89,9 +89,16 @@ class TrainSteps:
             `gradient_norm`; and `input_seconds`, spent waiting for batches. `finite_steps` is a
             count: the steps before the first whose loss or gradients were not finite.
         """
-        return self._steps(batches, tf.constant(num_steps))
+        is_delayed = self._state.step < self._config.quantize_delay_step
+        return self._steps(batches, tf.constant(num_steps), "none" if is_delayed else "all")
 
-    def _trace_steps(self, batches, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _trace_steps(
+        self, batches, num_steps: tf.Tensor, fake_quantization: str
+    ) -> dict[str, tf.Tensor]:
+        with layers.fake_quantization(fake_quantization):
+            return self._trace_loop(batches, num_steps)
+
+    def _trace_loop(self, batches, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         run_step = self._step_in_parts if self._num_parts > 1 else self._step_at_once
 
         def step(number, totals, finite_steps, is_finite):

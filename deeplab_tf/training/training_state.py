@@ -83,7 +83,9 @@ def build_model(
         model = models.build_model(**dataclasses.asdict(model_config))
     scopes = train_config.frozen_scopes
     optimizers.freeze(model, scopes)
-    if not train_config.fine_tune_batch_norm:
+    if train_config.is_quantized:
+        model = models.quantize(model)
+    if train_config.is_quantized or not train_config.fine_tune_batch_norm:
         layers.freeze_batch_norm(model)
         return model
     if strategy.num_replicas_in_sync > 1:

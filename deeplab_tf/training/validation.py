@@ -1,7 +1,6 @@
 """Validation during training: the same figures as `eval`, and the worst images."""
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import layers
-from deeplab_tf import models
 from deeplab_tf.config import ONE_VIEW
 from deeplab_tf.config import DataConfig
 from deeplab_tf.data import input_pipeline
@@ -60,7 +58,7 @@ def build(
         returns no metrics.
     """
     split, info = run.data_config.val_split, source.info
-    evaluated = models.build_model(**dataclasses.asdict(run.model_config))
+    evaluated = run_dirs.build_model(run)
     label_of = prediction.label_function(evaluated, run.model_config, run.data_config)
     update_statistics = _statistics_updater(evaluated, state.model, run, source)
 

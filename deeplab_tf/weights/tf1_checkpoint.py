@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from deeplab_tf.errors import UserError
+from deeplab_tf.layers import is_range
 from deeplab_tf.layers import official_name
 from deeplab_tf.weights import checkpoint_paths
 from deeplab_tf.weights import checkpoint_values
@@ -208,6 +209,9 @@ def _fill(
 ) -> ImportReport:
     """Matches variables by name and sets those that fit; checks everything before it sets any."""
     variables = {official_name(variable): variable for variable in model.weights}
+    # A model that is fine-tuned for 8 bits finds the ranges of values itself.
+    is_new = {name for name in variables if is_range(name) and name not in source.shapes}
+    variables = {name: variables[name] for name in variables if name not in is_new}
     misfits = checkpoint_values.misfits(source.shapes, variables)
     in_channels = model.input_shape[-1]
     adapted = [

@@ -101,6 +101,7 @@ class _TFLiteExporter(proving.Exporter):
         self._size = fixed_input_size(run, config)
         self._fitter = image_fitter(run.model_config, run.data_config, self._size)
         self._outside_gpu_delegate: dict[str, list[str]] = {}
+        self.fake_quantization = "all" if config.quantize == "int8" else "none"
 
     def check_images(self, images: list[ProofImage]) -> None:
         if not self.run.data_config.min_resize_value:
@@ -239,7 +240,12 @@ def convert(
 
     module = tf.Module(name="deeplab")
     module.model_variables = [variable.value for variable in model.variables]
-    with layers.portable_graphs(means_by_pooling=config.quantize != "int8"):
+    is_int8 = config.quantize == "int8"
+    with (
+        layers.portable_graphs(means_by_pooling=not is_int8),
+        # The converter takes the ranges of feature maps, and quantises the kernels itself.
+        layers.fake_quantization("activations" if is_int8 else "none"),
+    ):
         function = segment.get_concrete_function()
     return litert.convert(function, module, config.quantize, calibration_images)
 
