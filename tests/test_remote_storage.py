@@ -1,6 +1,7 @@
 """Commands on remote storage, from raw images to exports."""
 
 import dataclasses
+import shutil
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from deeplab_tf.export.formats import savedmodel
 from deeplab_tf.files import as_path
 from deeplab_tf.remote_paths import RemotePath
 from deeplab_tf.runs import checkpoints
+from deeplab_tf.weights import tf1_checkpoint
 from deeplab_tf.weights.checkpoint_values import CheckpointValues
 
 pytestmark = pytest.mark.usefixtures("short_network")
@@ -128,7 +130,6 @@ def test_evaluations_and_predictions_are_those_of_a_local_run(
     tiny_records, tiny_run_dir, store, tmp_path
 ):
     run_dir = uploaded_run(tiny_run_dir, tiny_records, store)
-    upload(as_path(tiny_run_dir, "best"), f"{store}/weights")
     figures = eval_command.evaluate_run(run_dir, report=f"{store}/report/page.html")
     assert figures["records"] == f"{store}/data" and figures["num_images"] == 4
     assert files.read_json(f"{run_dir}/metrics.json")["miou"] == figures["miou"]
@@ -176,6 +177,27 @@ def test_an_export_is_published_with_its_graph_last(
     inference = Inference(model=f"{store}/model.tflite")
     with pytest.raises(UserError, match="model.tflite cannot be used: it is damaged"):
         eval_command.evaluate_run(run_dir, inference=inference)
+
+
+def test_weights_are_read_from_a_prefix_a_folder_and_an_archive(tiny_run_dir, tmp_path):
+    store = f"memory://store/{tmp_path.name}"
+    upload(as_path(tiny_run_dir, "best"), f"{store}/best")
+    archive = shutil.make_archive(str(tmp_path / "best"), "gztar", as_path(tiny_run_dir, "best"))
+    RemotePath(store, "best.tar.gz").upload(archive)
+    files.write_text(f"{store}/best/checkpoint", 'model_checkpoint_path: "ckpt-2"\n')
+    shapes = CheckpointValues(checkpoints.find(tiny_run_dir, "best")).shapes
+    for source in ("best/ckpt-2", "best/ckpt-2.index", "best", "best.tar.gz"):
+        with tf1_checkpoint.opened(f"{store}/{source}") as values:
+            assert values.shapes == shapes and values.origin.startswith(f"{store}/best")
+            for name in shapes:
+                values.read(name)
+    with pytest.raises(UserError, match="There is no checkpoint memory://.*; .* has ckpt-2"):
+        with tf1_checkpoint.opened(f"{store}/best/ckpt-3"):
+            pass
+    RemotePath(store, "best/ckpt-2.index").unlink()
+    with pytest.raises(UserError, match="not complete: ckpt-2.index is missing"):
+        with tf1_checkpoint.opened(f"{store}/best/ckpt-2"):
+            pass
 
 
 def test_records_and_folders_are_checked(tiny_raw, tmp_path):

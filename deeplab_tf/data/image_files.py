@@ -225,6 +225,8 @@ def open_image(
     """
     name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
     with _errors_naming(name):
+        if not isinstance(source, bytes) and files.is_remote(source):
+            source = read_bytes(source)
         if _is_heif(source):
             _register_heif()
         file = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -305,14 +307,13 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         ImageFileError: It is larger than any that can be read.
         OSError: It cannot be read.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > _MAX_FILE_BYTES:
-            raise ImageFileError(
-                f"{os.fspath(path)} has {size / 2**30:.0f} GiB. Files of more than "
-                f"{_MAX_FILE_BYTES // 2**30} GiB are not read: replace it, or cut the image up."
-            )
-        return file.read()
+    size = files.as_path(path).stat().st_size
+    if size > _MAX_FILE_BYTES:
+        raise ImageFileError(
+            f"{os.fspath(path)} has {size / 2**30:.0f} GiB. Files of more than "
+            f"{_MAX_FILE_BYTES // 2**30} GiB are not read: replace it, or cut the image up."
+        )
+    return files.as_path(path).read_bytes()
 
 
 @contextlib.contextmanager

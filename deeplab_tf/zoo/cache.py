@@ -147,15 +147,16 @@ def add(name: str, path: str | os.PathLike) -> pathlib.Path:
     Raises:
         UserError: There is no such name or path, or no checkpoint in it.
     """
-    entry, source = find_entry(name), pathlib.Path(path).expanduser()
-    if not source.exists():
-        raise UserError(f"There is no {source}. Give an archive, or a folder of checkpoint files.")
+    entry, given = find_entry(name), files.as_path(path).expanduser()
+    if not given.exists():
+        raise UserError(f"There is no {given}. Give an archive, or a folder of checkpoint files.")
+    source = files.cached_copy(given)
     if source.is_file() and entry.is_archive and not archives.is_archive(source):
         raise UserError(
             f"{source} is not an archive such as {entry.file_name}. Give the archive, or the "
             "folder with the files of the checkpoint."
         )
-    return _install(entry, source, str(source.resolve()))
+    return _install(entry, source, str(given.resolve()))
 
 
 def checkpoint_in(folder: pathlib.Path) -> str:
