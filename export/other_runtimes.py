@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deeplab_tf.data import transforms
 from deeplab_tf.export import parity
 from deeplab_tf.export.proof_images import ProofImage
 
@@ -71,7 +72,11 @@ def _openvino(path: str) -> Callable[[np.ndarray], np.ndarray]:
 
     def labels_of(image):
         answer = model(image[np.newaxis].astype(dtype))
-        result = answer[by_name.get("labels", model.outputs[0])][0]
-        return result if result.ndim == 2 else result.argmax(axis=-1)
+        result = answer[by_name.get("labels", model.outputs[0])]
+        size = image.shape[:2]  # an export may return fewer results
+        if result.ndim == 3:
+            return transforms.resize_nearest(result.astype(np.int32), size)[0].numpy()
+        scores = transforms.resize_bilinear(result.astype(np.float32), size)
+        return scores[0].numpy().argmax(axis=-1)
 
     return labels_of

@@ -164,7 +164,7 @@ def _about(run: run_dirs.Run, config: WebConfig, figures: parity.Parity) -> dict
     about = {
         "Network": f"DeepLab {run.model_config.version}, {run.model_config.backbone}",
         "Weights": f"{config.quantize}, {figures.size_bytes / 2**20:.1f} MiB",
-        "Same labels as in Keras": f"{figures.label_agreement:.2%}",
+        "Same labels as in Keras": f"{100 * figures.label_agreement:.2f} %",
     }
     if figures.miou_artefact is not None:
         about["mIoU"] = f"{figures.miou_artefact:.4f} on {figures.num_images} images"

@@ -215,6 +215,7 @@ function paintImage(bitmap) {
     canvas.height = Math.max(1, Math.round(bitmap.height * scale));
   }
   context(imageCanvas).drawImage(bitmap, 0, 0, imageCanvas.width, imageCanvas.height);
+  view.style.setProperty("--ratio", bitmap.width / bitmap.height);
   byId("hint").hidden = true;
   byId("stage").className = "";
   byId("save").disabled = false;
