@@ -130,7 +130,8 @@ def _install(place: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in _PACKAGE_FILES:
             (pathlib.Path(folder) / name).write_bytes(_web_page_file(name))
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        # One retry: without a network, more of them take minutes.
+        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
         try:
             subprocess.run(
                 command,
