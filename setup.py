@@ -86,6 +86,9 @@ EXTRAS["docs"] = [
     "latex2mathml",  # formulas without scripts
     "jupytext",  # notebooks, from the scripts in examples/
 ]
+# Building records and labelling images on many machines. Not part of `all`: it takes 340 MB, and
+# replaces protobuf and pyarrow by older versions.
+EXTRAS["beam"] = ["apache-beam>=2.77,<3"]
 EXTRAS["test"] = [
     # Tests that need OpenVINO are skipped without it: it takes 150 MB.
     *(package for package in EXTRAS["all"] if not package.startswith("openvino")),

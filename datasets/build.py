@@ -3,7 +3,8 @@
 python -m deeplab_tf.datasets.build --dataset=shapes --data_dir=DIR
 python -m deeplab_tf.datasets.build --dataset=folder --manual_dir=MY_DATA --data_dir=DIR
 
-A build that was stopped resumes when the same command is run again.
+A build that was stopped resumes when the same command is run again. --beam_pipeline_options lets
+Apache Beam write the shards on many machines, see docs/guides/beam.md.
 """
 
 import dataclasses
@@ -45,6 +46,7 @@ class Arguments(config.Config):
     num_workers: int | None = setting(
         None, "Number of threads.", default_help="as many as CPU cores", at_least=1
     )
+    beam_pipeline_options: tuple[str, ...] = config.beam_pipeline_options()
     splits: tuple[str, ...] = setting(
         (), "Splits to build.", default_help="all", example="train_fine,val_fine"
     )

@@ -39,7 +39,8 @@ def build(
         class_map: Merges or drops classes, see `class_map.parse_class_map`.
         splits: Which to build; by default all that are there.
         own: What is known about the images and labels, for `folder`.
-        **sharding: `num_shards` and `num_workers` of `shards.write_shards`.
+        **sharding: `num_shards`, `num_workers` and `beam_pipeline_options` of
+            `shards.write_shards`.
 
     Returns:
         The records.

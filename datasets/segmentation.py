@@ -42,6 +42,19 @@ class SegmentationBuilder(
     bands: tuple[tuple[image_bands.Band, ...], tuple[int, ...]] = ((), ())
     _class_map: ClassMap | None = None
 
+    # Attributes that `find_pairs` sets and that reading a pair needs.
+    SETTLED: tuple[str, ...] = ("bands", "_class_map", "_raw_info")
+
+    def __getstate__(self) -> dict:
+        """Keeps what `find_pairs` settled, for workers of Apache Beam; TFDS would forget it."""
+        settled = {name: getattr(self, name) for name in self.SETTLED if hasattr(self, name)}
+        return super().__getstate__() | {"settled": settled, "metadata": dict(self.info.metadata)}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.info.metadata.update(state["metadata"])
+        vars(self).update(state["settled"])
+
     @abc.abstractmethod
     def _pairs(self, root) -> dict:
         """Returns the pairs by split, of the splits whose files are there.

@@ -1,5 +1,8 @@
 """Writes the shards of a dataset in parallel, so that a build that was interrupted can resume.
 
+Threads of this process read the images of a shard; or Apache Beam gives whole shards to workers on
+other machines. Both write the same bytes.
+
 While a dataset is built it lies in `<version>.incomplete/` beside its final folder, where no reader
 looks. Every shard there appears when it is complete, and has a file beside it with the fingerprint
 of its sources, by which the next build decides whether to keep it. In remote storage, whose folders
@@ -9,6 +12,7 @@ may appear file by file, `dataset_info.json` is the last file of a complete fold
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -18,6 +22,7 @@ import sys
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -108,6 +113,7 @@ def write_shards(
     pairs: dict[str, list[Pair]],
     num_shards: int = 4,
     num_workers: int | None = None,
+    beam_pipeline_options: Sequence[str] = (),
 ) -> None:
     """Writes the records of a dataset to a folder, which appears when all are written.
 
@@ -121,6 +127,7 @@ def write_shards(
         pairs: By split.
         num_shards: Files per split; fewer where a split has fewer images.
         num_workers: Threads; by default as many as there are CPU cores.
+        beam_pipeline_options: Lets Apache Beam write the shards, see `beam_pipelines.do_all`.
 
     Raises:
         UserError: An image or label is not fit, nothing can be learned from all of them, or the
@@ -136,7 +143,12 @@ def write_shards(
             if written := shard.read_if_finished():
                 finished[shard.path] = written
         _remove_all_but(incomplete, finished)
-        _write_missing(builder, shards, finished, num_workers or os.cpu_count() or 1)
+        if finished:
+            print(f"Resuming: {len(finished)} of {len(shards)} shards are finished.")
+        if beam_pipeline_options:
+            _write_missing_by_beam(builder, shards, finished, beam_pipeline_options)
+        else:
+            _write_missing(builder, shards, finished, num_workers or os.cpu_count() or 1)
         _check_labels(builder, shards, finished)
         _write_info(builder, shards, finished, incomplete)
         for shard in shards:
@@ -157,8 +169,6 @@ def _write_missing(
     num_workers: int,
 ) -> None:
     """Writes the shards that are not finished, and adds them to those that are."""
-    if finished:
-        print(f"Resuming: {len(finished)} of {len(shards)} shards are finished.")
     progress = Progress(
         total=sum(len(shard.pairs) for shard in shards),
         kept=sum(len(shard.pairs) for shard in shards if shard.path in finished),
@@ -173,6 +183,50 @@ def _write_missing(
                     ahead=_AHEAD * num_workers,
                 )
                 finished[shard.path] = shard.write(progress.count(examples))
+
+
+def _write_missing_by_beam(
+    builder: segmentation.SegmentationBuilder,
+    shards: list[_Shard],
+    finished: dict[pathlib.Path, _Written],
+    options: Sequence[str],
+) -> None:
+    """Writes the shards that are not finished, and adds them to those that are.
+
+    A shard with an image that is not fit does not keep the others from being written.
+    """
+    from deeplab_tf import beam_pipelines  # needs Apache Beam
+
+    missing = [shard for shard in shards if shard.path not in finished]
+    outcome = beam_pipelines.do_all(
+        missing,
+        functools.partial(_shard_writer, builder),
+        folder=str(missing[0].path.parent) if missing else "",
+        options=options,
+    )
+    for shard in missing:
+        if written := shard.read_if_finished():
+            finished[shard.path] = written
+    if outcome.failures:
+        first = outcome.failures[0]
+        raise UserError(
+            f"{len(outcome.failures)} of {len(shards)} shards have images or labels that are not "
+            f"fit. {first.subject}: {first.reason}"
+        )
+
+
+def _shard_writer(builder: segmentation.SegmentationBuilder):
+    """Returns a function that writes a shard, for a worker of Apache Beam."""
+    from deeplab_tf import beam_pipelines
+
+    def write(shard: _Shard) -> list[beam_pipelines.Failure | None]:
+        try:
+            shard.write(_serialize(builder, pair) for pair in shard.pairs)
+        except UserError as error:
+            return [beam_pipelines.Failure(shard.path.name, str(error))]
+        return [None]
+
+    return write
 
 
 def _check_labels(

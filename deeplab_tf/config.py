@@ -48,6 +48,7 @@ LABEL_FORMATS = (
 )
 IMAGENET = "imagenet"  # of the weights of a backbone
 NO_WEIGHTS = "none"
+PNG, RECORDS = "png", "records"  # as what labels are written
 LABEL_ENCODINGS = ("auto", "palette", "grey", "color_map", "nearest_color", "mask", "array")
 
 
@@ -162,6 +163,16 @@ def max_image_pixels(default, default_help=""):
 def output_dir(default=REQUIRED, default_help=""):
     return setting(
         default, "Folder to write to.", default_help=default_help, is_path=True, is_common=True
+    )
+
+
+def beam_pipeline_options():
+    return setting(
+        (),
+        "Does the work by Apache Beam, with these options of the pipeline: the runner, which may "
+        "be DirectRunner for this machine, and what it needs.",
+        default_help="this process does the work",
+        example="runner=FlinkRunner,flink_master=HOST:8081,parallelism=64",
     )
 
 

@@ -18,6 +18,9 @@ give a file with a line `CLASS: ID` for every class.
 --model=PATH labels with a SavedModel, .keras or .tflite file that was exported from the run, in
 place of the run's checkpoint.
 
+--beam_pipeline_options lets Apache Beam label on many machines; the images may then be shards of
+records, and --labels_as=records writes records. See docs/guides/beam.md.
+
 A file that cannot be read, or whose result cannot be written, is named and skipped; the exit code
 is then 1.
 """
@@ -26,14 +29,20 @@ import dataclasses
 
 from deeplab_tf import command_line
 from deeplab_tf import config
+from deeplab_tf.config import AUTO
+from deeplab_tf.config import PNG
+from deeplab_tf.config import RECORDS
+from deeplab_tf.config import TENSORFLOW
 from deeplab_tf.config import CrfConfig
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.config import PredictConfig
+from deeplab_tf.errors import UserError
 from deeplab_tf.settings import REQUIRED
 from deeplab_tf.settings import setting
 
 find_run_dir = command_line.lazy_function("deeplab_tf.runs.imported_run", "find_run_dir")
 predict = command_line.lazy_function("deeplab_tf.evaluation.labelling", "predict")
+predict_by_beam = command_line.lazy_function("deeplab_tf.evaluation.labelling_by_beam", "predict")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +59,20 @@ class Arguments(config.TrainedConfig):
         is_common=True,
     )
     output_dir: str = config.output_dir()
+    beam_pipeline_options: tuple[str, ...] = config.beam_pipeline_options()
+    labels_as: str = setting(
+        PNG,
+        "With Apache Beam: PNGs with overlays, or records that hold images and labels.",
+        choices=(PNG, RECORDS),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.labels_as == RECORDS and not self.beam_pipeline_options:
+            raise UserError(
+                "--labels_as=records needs --beam_pipeline_options; "
+                "--beam_pipeline_options=runner=DirectRunner labels on this machine."
+            )
 
 
 def main(
@@ -60,19 +83,31 @@ def main(
 ) -> None:
     from deeplab_tf.evaluation.inference import Inference
 
-    predict(
-        find_run_dir(arguments),
-        arguments.images,
-        arguments.output_dir,
-        inference=Inference(
+    is_by_beam = bool(arguments.beam_pipeline_options)
+    # The fastest engine may be another one on every worker, with other labels at some borders.
+    engine = TENSORFLOW if is_by_beam and arguments.engine == AUTO else arguments.engine
+    labelled = arguments.images, arguments.output_dir
+    configs = {
+        "inference": Inference(
             checkpoint=arguments.checkpoint,
             model=arguments.model,
-            engine=arguments.engine,
+            engine=engine,
             eval_config=eval_config,
             crf_config=crf_config,
         ),
-        predict_config=predict_config,
+        "predict_config": predict_config,
+    }
+    if not is_by_beam:
+        predict(find_run_dir(arguments), *labelled, **configs)
+        return
+    num_images = predict_by_beam(
+        find_run_dir(arguments),
+        *labelled,
+        options=arguments.beam_pipeline_options,
+        labels_as=arguments.labels_as,
+        **configs,
     )
+    print(f"{num_images} images labelled, in {arguments.output_dir}")
 
 
 if __name__ == "__main__":

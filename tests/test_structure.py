@@ -20,6 +20,7 @@ ROOMS = (
     "start_up",
     "remote_paths",
     "files",
+    "beam_pipelines",
     "fast",
     "command_line",
     "zoo",

@@ -96,6 +96,7 @@ class Builder(segmentation.SegmentationBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "SegNet's distribution and the original one."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = LAYOUT
+    SETTLED = (*segmentation.SegmentationBuilder.SETTLED, "_is_original")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info(

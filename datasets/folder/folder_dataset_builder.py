@@ -48,6 +48,7 @@ class Builder(segmentation.SegmentationBuilder):
     RELEASE_NOTES = {"1.0.0": "Images and labels, of any annotation tool."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = LAYOUT
 
+    SETTLED = (*segmentation.SegmentationBuilder.SETTLED, "options", "_data")
     options = own_data.OwnDataOptions()
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -55,21 +56,20 @@ class Builder(segmentation.SegmentationBuilder):
         return self.dataset_info(ignore_label=records.IGNORE_LABEL)
 
     def _pairs(self, root: pathlib.Path) -> dict[str, list[Pair]]:
-        self._data = own_data.find_own_data(root, self.options)
-        info = self._data.info
+        data = own_data.find_own_data(root, self.options)
+        self._data = dataclasses.replace(data, splits={})  # the pairs hold the images
+        info = data.info
         self.info.metadata.update(
             title=info.name,
             class_names=list(info.class_names),
             colors=[list(color) for color in info.colors],
-            notes=list(self._data.notes),  # among them how images were scaled
+            notes=list(data.notes),  # among them how images were scaled
             **bands.to_fields(info.bands, info.rgb_bands),
         )
         self.bands = (info.bands, info.rgb_bands)
-        for note in self._data.notes:
+        for note in data.notes:
             print(note)
-        return {
-            split: [_pair(image) for image in images] for split, images in self._data.splits.items()
-        }
+        return {split: [_pair(image) for image in images] for split, images in data.splits.items()}
 
     def find_pairs(
         self, root: str | pathlib.Path | None, class_map: str | None = None

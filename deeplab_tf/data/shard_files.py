@@ -23,6 +23,16 @@ _COMPRESSED = {b"\x1f\x8b": "GZIP", b"\x78\x01": "ZLIB", b"\x78\x9c": "ZLIB", b"
 _AGAIN = "Copy or build the records again."
 
 
+def is_shard(path: str) -> bool:
+    """Whether the name of a file is that of a shard.
+
+    >>> is_shard("records/train-00000-of-00004.tfrecord"), is_shard("photos/cat.jpg")
+    (True, False)
+    """
+    name = os.path.basename(path)
+    return name.endswith(".tfrecord") or bool(_SHARD.fullmatch(name))
+
+
 def find_bare_shards(folder: pathlib.Path) -> dict[str, list[str]]:
     """Returns the shards by split; what stands before `-00000-of-00010` is taken for the split.
 

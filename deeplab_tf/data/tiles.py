@@ -69,6 +69,9 @@ class PixelCache:
         self._arrays: dict[Hashable, typing.Any] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self):
+        return PixelCache, (self._max_bytes,)  # without the arrays, in another process
+
     def get(self, key: Hashable, read: Callable[[], np.ndarray]) -> np.ndarray:
         """Returns the array of a key; `read` is called where it is not kept."""
         with self._lock:  # threads that want the same array wait for the one that reads it

@@ -67,18 +67,8 @@ def predict(
     paths = video.find_sources(images, arrays)
     names = predictions.output_names(paths)
     predictions.check_overwrites(paths, names, output_dir)
-    class_names = run.dataset.class_names
-    label_ids = server_ids.read_label_ids(predict_config.label_ids, class_names)
-    labeller = _Labeller(run, inference, predict_config)
-    writer = predictions.PredictionWriter(
-        output_dir,
-        class_names,
-        run.dataset.colors,
-        save_confidence=predict_config.save_confidence,
-        save_probabilities=predict_config.save_probabilities,
-        label_ids=label_ids,
-        ignore_label=run.dataset.ignore_label,
-    )
+    labeller = Labeller(run, inference, predict_config)
+    writer = prediction_writer(run, output_dir, predict_config)
     written, failures = _label_all(labeller, writer, paths, names)
     if failures:
         raise UserError(
@@ -88,8 +78,28 @@ def predict(
     return written
 
 
+def prediction_writer(
+    run: run_dirs.Run, output_dir: str, predict_config: PredictConfig
+) -> predictions.PredictionWriter:
+    """Returns what writes the predictions of a run.
+
+    Raises:
+        UserError: The folder cannot be made, or `--label_ids` does not fit the classes.
+    """
+    class_names = run.dataset.class_names
+    return predictions.PredictionWriter(
+        output_dir,
+        class_names,
+        run.dataset.colors,
+        save_confidence=predict_config.save_confidence,
+        save_probabilities=predict_config.save_probabilities,
+        label_ids=server_ids.read_label_ids(predict_config.label_ids, class_names),
+        ignore_label=run.dataset.ignore_label,
+    )
+
+
 def _label_all(
-    labeller: "_Labeller",
+    labeller: "Labeller",
     writer: predictions.PredictionWriter,
     paths: Sequence[str],
     names: Sequence[str],
@@ -111,7 +121,7 @@ def _label_all(
     try:
         writer.write_overview()
     except OSError as error:
-        report.failures.append(_describe(predictions.OVERVIEW, error))
+        report.failures.append(describe_failure(predictions.OVERVIEW, error))
     return report.written, report.failures
 
 
@@ -130,7 +140,7 @@ class _Report:
         try:
             self.written.append(write())
         except _FAILURES as error:
-            self.failures.append(_describe(path, error))
+            self.failures.append(describe_failure(path, error))
             print(f"{progress}  skipped: {self.failures[-1]}", flush=True)
         else:
             speed = number / (time.monotonic() - self._started)
@@ -145,8 +155,9 @@ def _raise(error: Exception) -> str:
 _FAILURES = (image_files.ImageFileError, OSError, MemoryError, tf.errors.ResourceExhaustedError)
 
 
-def _describe(path: str, error: Exception) -> str:
-    if isinstance(error, image_files.ImageFileError):
+def describe_failure(path: str, error: Exception) -> str:
+    """Returns a sentence about an image that could not be labelled."""
+    if isinstance(error, UserError):
         return str(error)  # which names the file
     if isinstance(error, OSError):
         return f"{path}: the result cannot be written ({error.strerror or error})."
@@ -155,21 +166,27 @@ def _describe(path: str, error: Exception) -> str:
     )
 
 
-class _Labeller:
-    """Labels images, videos and cameras, one after the other."""
+class Labeller:
+    """Labels images, videos and cameras, one after the other.
+
+    Attributes:
+        predict: Function of an image, uint8 [H, W, channels], that returns its prediction.
+        dataset: The classes of the run, and how its images are displayed.
+        max_pixels: Larger images are refused.
+    """
 
     def __init__(self, run: run_dirs.Run, inference: Inference, predict_config: PredictConfig):
         self._run, self._inference, self._config = run, inference, predict_config
-        self._max_pixels = predict_config.max_image_pixels or (
+        self.max_pixels = predict_config.max_image_pixels or (
             image_files.MAX_WINDOWED_PIXELS
             if inference.eval_config.window_size
             else image_files.MAX_PIXELS
         )
-        self._dataset = _displayed_as(run.dataset, predict_config.display_bands)
+        self.dataset = _displayed_as(run.dataset, predict_config.display_bands)
         if predict_config.save_confidence or predict_config.save_probabilities:
-            self._predict = _with_probabilities(inference.probability_function(run))
+            self.predict = _with_probabilities(inference.probability_function(run))
         else:
-            self._predict = self._labels_only(inference.label_function(run))
+            self.predict = self._labels_only(inference.label_function(run))
 
     def read(self, path: str) -> np.ndarray | None:
         """Reads an image; returns None for what is read while it is labelled."""
@@ -193,23 +210,23 @@ class _Labeller:
             A function that writes the files and returns the path of the label map or the video.
         """
         if image is not None:
-            label = self._predict(image)
-            return lambda: writer.write(name, self._dataset.displayed(image), label)
+            label = self.predict(image)
+            return lambda: writer.write(name, self.dataset.displayed(image), label)
         label_file = self._label_video if video.is_video(path) else self._label_geotiff
         with _local(path) as local:
             output = label_file(local, name, writer)
         return lambda: output
 
     def _label_video(self, path: str, name: str, writer: predictions.PredictionWriter) -> str:
-        if self._dataset.bands:
+        if self.dataset.bands:
             raise image_files.ImageFileError(
                 f"{path} is a video, but the network takes images of "
-                f"{self._dataset.num_channels} bands."
+                f"{self.dataset.num_channels} bands."
             )
         return writer.write_video(
             name,
             video.Reader(path),
-            lambda frame: self._predict(frame).label,
+            lambda frame: self.predict(frame).label,
             every_nth_frame=self._config.every_nth_frame,
             max_frames=self._config.max_frames,
         )
@@ -221,19 +238,19 @@ class _Labeller:
                 self._inference.eval_config, self._run.data_config, file.size
             )
             is_rgb = file.dtype == np.uint8 and not file.is_color_coded
-            is_readable = self._dataset.bands or is_rgb
+            is_readable = self.dataset.bands or is_rgb
             needs_all = config.save_confidence or config.save_probabilities or config.label_ids
             if not is_readable:  # scaled by all of its values, or in the colours of a palette
                 image = self._read_image(path)
             else:
-                windowed = geotiffs.WindowedImage(file, self._dataset)
+                windowed = geotiffs.WindowedImage(file, self.dataset)
                 if in_windows and not needs_all and self._rows_of:
-                    small = self._dataset.displayed(windowed.small(OVERLAY_SIDE))
+                    small = self.dataset.displayed(windowed.small(OVERLAY_SIDE))
                     return writer.write_in_rows(name, small, self._rows_of(windowed), file)
                 self._check_size(path, file.size)
                 image = windowed[:, :]
-            displayed = self._dataset.displayed(image)
-            return writer.write(name, displayed, self._predict(image), file)
+            displayed = self.dataset.displayed(image)
+            return writer.write(name, displayed, self.predict(image), file)
 
     @functools.cached_property
     def _rows_of(self) -> geotiffs.RowsOf | None:
@@ -241,18 +258,18 @@ class _Labeller:
 
     def _read_image(self, path: str) -> np.ndarray:
         with self._size_hint():
-            return band_files.read_image(path, self._dataset, max_pixels=self._max_pixels)
+            return band_files.read_image(path, self.dataset, max_pixels=self.max_pixels)
 
     def _check_size(self, path: str, size: tuple[int, int]) -> None:
         with self._size_hint():
-            image_files.check_size(*size, name=path, max_pixels=self._max_pixels)
+            image_files.check_size(*size, name=path, max_pixels=self.max_pixels)
 
     @contextlib.contextmanager
     def _size_hint(self) -> Iterator[None]:
         try:
             yield
         except image_files.ImageSizeError as error:
-            if self._max_pixels > image_files.MAX_PIXELS:
+            if self.max_pixels > image_files.MAX_PIXELS:
                 raise
             raise image_files.ImageSizeError(
                 f"{error} With --window_size=513,513, larger images are labelled in bounded memory."

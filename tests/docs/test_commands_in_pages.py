@@ -63,6 +63,7 @@ FEW_STEPS = (
 )
 
 FLAGS_OF_OTHERS = {"help", "flagfile", "name"}
+FLAGS_OF_OTHERS |= {"requeue"}  # of Slurm
 # Of TF Serving and Docker.
 FLAGS_OF_OTHERS |= {"gpus", "enable_batching", "batching_parameters_file", "ssl_config_file"}
 FLAGS_OF_OTHERS |= {"allow_version_labels_for_unavailable_models"}
