@@ -58,6 +58,31 @@ def test_batch_norm_has_the_gradients_of_the_stock_layer(synchronized):
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+def test_channels_that_are_added_for_bfloat16_change_nothing():
+    images, weights = (tf.cast(_random(2, 9, 7, 24) + offset, tf.bfloat16) for offset in (1, 2))
+
+    def results(policy):
+        layer = layers.BatchNorm(**BATCH_NORM, dtype=policy)
+        layer.build(images.shape)
+        layer.gamma.assign(_random(24))
+        layer.beta.assign(_random(24))
+        inputs = tf.cast(images, layer.compute_dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=True)
+            loss = tf.reduce_sum(
+                tf.cast(outputs * tf.cast(weights, outputs.dtype), tf.float32) ** 2
+            )
+        gradients = tape.gradient(loss, [inputs, layer.gamma.value, layer.beta.value])
+        return [outputs, *gradients, layer.moving_mean, layer.moving_variance]
+
+    for added, plain in zip(results("mixed_bfloat16"), results("float32"), strict=True):
+        plain = np.asarray(plain)
+        added = tf.cast(tf.convert_to_tensor(added), tf.float32)
+        assert added.shape == plain.shape
+        np.testing.assert_allclose(added, plain, atol=0.02 * np.abs(plain).max())
+
+
 @pytest.mark.parametrize("synchronized", [False, True])
 @pytest.mark.parametrize(
     "arguments, shape",
