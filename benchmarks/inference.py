@@ -3,8 +3,10 @@
     python benchmarks/inference.py           # everything; more than an hour on 2 idle cores
     python benchmarks/inference.py --quick   # MobileNetV2 at 513x513, a few minutes
     python benchmarks/inference.py --cases='v3plus, 513x513, (whole|flip)'
-    python benchmarks/inference.py --ratios  # engines and peers at 513x513, about 10 minutes
+    python benchmarks/inference.py --ratios  # engines and peers at 513x513, about 10 minutes;
+                                             # --cases=mobilenet for this network alone
     python benchmarks/inference.py --growth  # engines by size, classes and threads, half an hour
+    python benchmarks/inference.py --predict # the command on 20 photos, a minute
 
 Every case runs in a process of its own, so that its peak of resident memory is its own; TensorFlow
 and the loading of the model are part of it. Weights are random, which changes neither time nor
@@ -14,7 +16,8 @@ GPU, the peak of its memory is printed too.
 
 --ratios times contestants in turn in one process, so that a change of the machine's speed meets all
 of them. Engines and peers (the package segmentation_models_pytorch) that are not installed are
-named and left out. --growth gives every case a process of its own again.
+named and left out. --growth gives every case a process of its own again. --predict tells how long
+the command takes to its first result, and the share of the time behind it that the network works.
 """
 
 import argparse
@@ -71,6 +74,7 @@ TARGETS = ((OURS, TFLITE, 1.2), (ANY, FIXED, 1.1), (OURS, "smp, compiled", 1.0))
 GROWTH_MODEL = "mobilenet_v2 v3plus"
 GROWTH_SIDES = (257, 513, 1025, 2049)  # with NUM_CLASSES classes
 GROWTH_CLASSES = (2, 150)  # at 513x513
+NUM_PHOTOS, PHOTO_SIZE = 20, (375, 500)
 MIN_RUNS = 3
 MAX_RUNS = 20
 SECONDS_PER_CASE = 10.0
@@ -186,9 +190,11 @@ def is_installed(modules: tuple[str, ...]) -> bool:
     return all(map(importlib.util.find_spec, modules))
 
 
-def print_ratios() -> None:
+def print_ratios(pattern: str) -> None:
     """Prints the time of every engine, export and peer over that of ours."""
     for model_name, encoder in PEERS.items():
+        if not re.search(pattern, model_name):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             run_dir = os.path.join(folder, "run")
             make_run(model_name, run_dir)
@@ -303,6 +309,48 @@ def print_growth() -> None:
                     )
 
 
+def print_predict() -> None:
+    """Prints the time of `predict` to its first result, and where the rest of it goes."""
+    import cv2
+
+    smooth = cv2.GaussianBlur(draw_image(PHOTO_SIZE).astype(np.float32), (0, 0), 4)
+    photo = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir, photos = os.path.join(folder, "run"), pathlib.Path(folder, "photos")
+        photos.mkdir()
+        for number in range(NUM_PHOTOS):
+            cv2.imwrite(str(photos / f"{number:02}.jpg"), np.roll(photo, number, axis=1))
+        in_own_process("make_run", GROWTH_MODEL, run_dir)
+        for engine, modules in ENGINES.items():
+            if not is_installed(modules):
+                print(f"{engine:<14} not installed: left out")
+                continue
+            # The first call builds the engine's file.
+            for _ in range(1 if engine == "tensorflow" else 2):
+                seconds = seconds_of_results(engine, run_dir, str(photos), folder)
+            network = in_own_process("measure_engine", engine, run_dir, PHOTO_SIZE, os.cpu_count())
+            if len(seconds) < NUM_PHOTOS or network is None:
+                print(f"{engine:<14} failed")
+                continue
+            loop = seconds[-1] - seconds[0]
+            share = network["ms"] / 1000 * (NUM_PHOTOS - 1) / loop
+            print(
+                f"{engine:<14} first result after {seconds[0]:.1f} s; {NUM_PHOTOS - 1} more in "
+                f"{loop:.1f} s, {share:.0%} of it in the network",
+                flush=True,
+            )
+
+
+def seconds_of_results(engine: str, run_dir: str, photos: str, folder: str) -> list[float]:
+    """Runs `predict`; returns the seconds from its start to the line about each photo."""
+    command = [sys.executable, "-m", "deeplab_tf.predict", f"--engine={engine}"]
+    command += [f"--run_dir={run_dir}", f"--images={photos}", f"--output_dir={folder}/out"]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        return [time.perf_counter() - start for line in process.stdout if " -> " in line]
+
+
 def peak_memory() -> int:
     """Returns the peak of this process' resident memory in MiB, TensorFlow's own included."""
     # Not getrusage: a child's figure begins with its parent's.
@@ -364,6 +412,7 @@ def main() -> None:
     parser.add_argument("--cases", default="", help="regular expression that case names contain")
     parser.add_argument("--ratios", action="store_true", help="engines and peers in turn")
     parser.add_argument("--growth", action="store_true", help="by size, classes and threads")
+    parser.add_argument("--predict", action="store_true", help="the command on 20 photos")
     parser.add_argument("--list", action="store_true", help="prints the cases' names alone")
     parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -386,9 +435,11 @@ def main() -> None:
         "output stride 16, float32"
     )
     if arguments.ratios:
-        print_ratios()
+        print_ratios(arguments.cases)
     elif arguments.growth:
         print_growth()
+    elif arguments.predict:
+        print_predict()
     else:
         compare(cases)
 

@@ -1,6 +1,7 @@
 """Evaluation of a run, and of exports of it."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import run_evaluation as evaluation
 from deeplab_tf.evaluation.evaluate import print_metrics
 from deeplab_tf.evaluation.inference import Inference
+from deeplab_tf.evaluation.prediction import BatchFunction
 from deeplab_tf.evaluation.prediction import label_function
 from deeplab_tf.runs import run_dir as run_dirs
 
@@ -77,6 +79,28 @@ def test_compiling_the_network_does_not_count_as_its_speed(tiny_records):
 
     result = evaluation.evaluate(label_of, tiny_records, "val")
     assert result["images_per_second"] > 4 / 2.0
+
+
+def test_images_of_one_size_are_labelled_together_in_their_order(tiny_records, predictions):
+    calls, labels = [], {example["image"].tobytes(): label for example, label in predictions}
+
+    def of_batch(images):
+        calls.append(images.shape)
+        return np.stack([labels[image.tobytes()] for image in images])
+
+    seen = []
+    evaluation.evaluate(
+        BatchFunction(of_batch),
+        tiny_records,
+        "val",
+        on_image=lambda example, label, _: seen.append((example["name"], label)),
+    )
+    assert [name for name, _ in seen] == [example["name"] for example, _ in predictions]
+    for (_, got), (_, expected) in zip(seen, predictions, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert sum(number for number, *_ in calls) == 4
+    runs = itertools.groupby(example["image"].shape for example, _ in predictions)
+    assert len(calls) == len(list(runs))
 
 
 def test_a_model_of_more_classes_than_the_records_is_refused(tiny_records):

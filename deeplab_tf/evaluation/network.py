@@ -15,7 +15,7 @@ from deeplab_tf.evaluation.fitting import ImageFitter
 from deeplab_tf.evaluation.fitting import Placement
 
 _SIZE = tf.TensorSpec([2], tf.int32)
-_LOGITS = tf.TensorSpec([1, None, None, None], tf.float32)
+_LOGITS = tf.TensorSpec([None] * 4, tf.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Network:
     """A network up to the logits before its last resize.
 
     Attributes:
-        logits_of: Function of an image as the network takes it, pixels 0..255, float32
-            [1, H, W, channels], that returns logits, float32 [1, h, w, num_classes].
+        logits_of: Function of images as the network takes them, pixels 0..255, float32
+            [N, H, W, channels], that returns logits, float32 [N, h, w, num_classes].
         stride: Size of the image over that of the logits.
     """
 
@@ -37,7 +37,7 @@ def as_network(model: "keras.Model | Network") -> Network:
     if isinstance(model, Network):
         return model
     head, stride = without_last_resize(model)
-    spec = tf.TensorSpec([1, None, None, model.input_shape[-1]], tf.float32)
+    spec = tf.TensorSpec([None, None, None, model.input_shape[-1]], tf.float32)
 
     @tf.function(input_signature=[spec], autograph=False)
     def logits_of(images):
@@ -57,8 +57,8 @@ def without_last_resize(model: keras.Model) -> tuple[keras.Model, float]:
 
 
 def fit_function(fitter: ImageFitter) -> Callable[[tf.Tensor], tuple[tf.Tensor, Placement]]:
-    """Compiles `fitter.fit` for one image of any size, float32 [1, H, W, channels]."""
-    spec = tf.TensorSpec([1, None, None, len(fitter.pad_pixel)], tf.float32)
+    """Compiles `fitter.fit` for images of any size, float32 [N, H, W, channels]."""
+    spec = tf.TensorSpec([None, None, None, len(fitter.pad_pixel)], tf.float32)
     return tf.function(fitter.fit, input_signature=[spec], autograph=False)
 
 
@@ -68,7 +68,7 @@ def finish_function(
     """Compiles what is done with logits.
 
     Args:
-        finish: Function of logits [1, h, w, C] of any size, the size of the image that the network
+        finish: Function of logits [N, h, w, C] of any size, the size of the image that the network
             saw, int32 [2], and its placement.
     """
     signature = [_LOGITS, _SIZE, Placement(_SIZE, _SIZE)]

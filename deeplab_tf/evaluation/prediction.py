@@ -72,6 +72,21 @@ def for_inference(
     return models.fold_batch_norm(rebuilt), model_config
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchFunction:
+    """A function of an image that can also be called with several of one size at once.
+
+    Attributes:
+        of_batch: Function of images, uint8 [N, H, W, channels], that returns class ids, int32
+            [N, H, W].
+    """
+
+    of_batch: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return self.of_batch(image[np.newaxis])[0]
+
+
 def label_function(
     model: Model,
     model_config: ModelConfig,
@@ -148,7 +163,12 @@ def _where_windowed(
             print(views.describe_windows(eval_config, data_config), flush=True)
         return in_windows(image)
 
-    return choose
+    def of_batch(images):
+        if len(images) > 1 and not views.is_windowed(eval_config, data_config, images.shape[1:]):
+            return as_a_whole.of_batch(images)
+        return np.stack([choose(image) for image in images])
+
+    return BatchFunction(of_batch) if isinstance(as_a_whole, BatchFunction) else choose
 
 
 def _labels_of_one_view(
@@ -159,12 +179,11 @@ def _labels_of_one_view(
     network, fit = as_network(model), fit_function(fitter)
     finish = finish_function(functools.partial(labels_of_logits, fitter=fitter))
 
-    def label_of(image):
-        padded, placement = fit(tf.cast(image[np.newaxis], tf.float32))
-        labels = finish(network.logits_of(padded), tf.shape(padded)[1:3], placement)
-        return labels[0].numpy()
+    def labels_of(images):
+        padded, placement = fit(tf.cast(images, tf.float32))
+        return finish(network.logits_of(padded), tf.shape(padded)[1:3], placement).numpy()
 
-    return label_of
+    return BatchFunction(labels_of)
 
 
 def probability_function(

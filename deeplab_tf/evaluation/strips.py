@@ -21,31 +21,31 @@ def labels_of_logits(
     It is `fitter.undo` of the logits at `padded_size`, but for rounding, and then the argmax.
 
     Args:
-        logits: Float `[1, h, w, C]`, at any stride.
+        logits: Float `[N, h, w, C]`, at any stride.
         padded_size: Height and width of the image that the network saw, int32 [2].
         placement: Where the image lies in it.
         fitter: What fitted the image.
 
     Returns:
-        Class ids, int32 [1, H, W], at the image's own size.
+        Class ids, int32 [N, H, W], at the image's own size.
     """
     height, width = tf.unstack(placement.own_size)
-    bytes_of_row = 4 * width * tf.shape(logits)[3]
+    bytes_of_row = 4 * tf.shape(logits)[0] * width * tf.shape(logits)[3]
     step = tf.maximum(STRIP_BYTES // bytes_of_row, 1)
 
     def label_strip(start, labels):
         rows = tf.range(start, tf.minimum(start + step, height))
         strip = _rows_of_image(logits, rows, padded_size, fitter, placement)
-        label = tf.argmax(strip[0], axis=-1, output_type=tf.int32)
-        return start + step, labels.write(start // step, label)
+        label = tf.argmax(strip, axis=-1, output_type=tf.int32)  # [N, rows, W]
+        return start + step, labels.write(start // step, tf.transpose(label, [1, 0, 2]))
 
     num_strips = -(-height // step)
-    labels = tf.TensorArray(tf.int32, num_strips, infer_shape=False, element_shape=[None, None])
+    labels = tf.TensorArray(tf.int32, num_strips, infer_shape=False, element_shape=[None] * 3)
     # One strip after another: side by side, they would take the memory of the whole.
     _, labels = tf.while_loop(
         lambda start, _: start < height, label_strip, (0, labels), parallel_iterations=1
     )
-    return labels.concat()[tf.newaxis]
+    return tf.transpose(labels.concat(), [1, 0, 2])
 
 
 def _rows_of_image(
@@ -55,7 +55,7 @@ def _rows_of_image(
     fitter: ImageFitter,
     placement: Placement,
 ) -> tf.Tensor:
-    """The logits of some rows of the image, float32 [1, rows, W, C]."""
+    """The logits of some rows of the image, float32 [N, rows, W, C]."""
     logits = tf.cast(logits, tf.float32)
     if fitter.resize_range is None:
         strip = _resize_rows(logits, rows, padded_size[0])
@@ -80,14 +80,14 @@ def _resize_rows(
     """Some rows of a map that is resized to a new height, bilinear with aligned corners.
 
     Args:
-        values: float32 [1, h, w, C]: the map, or the part of it that these rows need.
+        values: float32 [N, h, w, C]: the map, or the part of it that these rows need.
         rows: Numbers of the rows in the resized map, int32 [n].
         new_height: Height of the resized map.
         height: Height of the map; by default that of `values`.
         first: Number of the first row of `values` in the map.
 
     Returns:
-        float32 [1, n, w, C].
+        float32 [N, n, w, C].
     """
     height = tf.shape(values)[1] if height is None else height
     lower, upper, share = _neighbours(rows, height, new_height)

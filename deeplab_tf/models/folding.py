@@ -143,6 +143,8 @@ def _folded(parts: tuple[keras.layers.Layer, ...]) -> keras.layers.Layer:
     """
     convolution, *others = parts
     config = convolution.get_config() | {"use_bias": True, "name": parts[-1].name}
+    for initializer in config.keys() & {"kernel_initializer", "depthwise_initializer"}:
+        config[initializer] = "zeros"  # at once; the values follow below
     kernel = _float64(convolution.kernel)
     bias = _float64(convolution.bias) if convolution.use_bias else 0
     for layer in others:

@@ -32,3 +32,15 @@ def test_labels_of_strips_are_those_of_the_whole(name, rows_of_strip, monkeypatc
     chosen = np.take_along_axis(whole, labels[..., np.newaxis], axis=-1)[..., 0]
     np.testing.assert_allclose(chosen, whole.max(axis=-1), atol=1e-5)
     assert np.mean(labels == whole.argmax(axis=-1)) > 0.999
+
+
+def test_several_images_get_the_labels_of_each(monkeypatch):
+    monkeypatch.setattr(strips, "STRIP_BYTES", 3 * 4 * 40 * 5)
+    fitter = ImageFitter((127.5,) * 3, 16)
+    padded, placement = fitter.fit(tf.zeros([3, 30, 40, 3]))
+    logits = np.random.default_rng(0).normal(size=(3, 9, 13, 5)).astype(np.float32)
+    finish = finish_function(lambda *given: strips.labels_of_logits(*given, fitter=fitter))
+    size = tf.constant(padded.shape[1:3])
+    together = finish(logits, size, placement)
+    for one, labels in zip(logits, together, strict=True):
+        np.testing.assert_array_equal(finish(one[np.newaxis], size, placement)[0], labels)

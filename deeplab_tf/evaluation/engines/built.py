@@ -171,7 +171,11 @@ def load_network(name: str, source: Source) -> Network:
         raise UserError(
             f"{path} cannot be used ({reason(error)}): delete it, and it will be built again."
         ) from error
-    return Network(lambda images: tf.constant(run(np.asarray(images))), about["stride"])
+
+    def logits_of(images):  # the files take one image at a time
+        return tf.concat([run(image) for image in np.asarray(images)[:, np.newaxis]], axis=0)
+
+    return Network(logits_of, about["stride"])
 
 
 def _file_of(engine: Engine, source: Source) -> pathlib.Path:

@@ -2,6 +2,7 @@
 
 import importlib
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.errors import UserError
@@ -31,6 +32,7 @@ def from_function(function: tf.types.experimental.PolymorphicFunction):
             custom_rewriter=[_scalars_as_vectors],
         )
         _make_padding_explicit(converted.graph)
+        _replace_factors_by_sizes(converted)
         _name_axes(converted.graph)
         onnx.checker.check_model(converted)  # what tf2onnx cannot convert, it copies
     except Exception as error:  # the converter raises errors of many kinds
@@ -79,3 +81,32 @@ def _make_padding_explicit(graph) -> None:
         settings["pads"] = [half // 2 for half in totals] + [half - half // 2 for half in totals]
         del node.attribute[:]
         node.attribute.extend(onnx.helper.make_attribute(*one) for one in settings.items())
+
+
+def _replace_factors_by_sizes(model) -> None:
+    """Gives resizes to a known size that size, in place of factors.
+
+    A runtime may round the product of side and factor down: 129 times 3.9767442 is 512.99999, and
+    the last row would be missing.
+    """
+    onnx = importlib.import_module("onnx")
+    graph = model.graph
+    factors = {one.name: one for one in graph.initializer}
+    resizes = [
+        node
+        for node in graph.node
+        if node.op_type == "Resize" and len(node.input) == 3 and node.input[2] in factors
+    ]
+    for name in {node.input[2] for node in resizes}:  # large enough for the right sizes to follow
+        enlarged = onnx.numpy_helper.to_array(factors[name]) * np.float32(1 + 1e-6)
+        factors[name].CopyFrom(onnx.numpy_helper.from_array(enlarged, name))
+    shapes = {
+        tensor.name: [axis.dim_value for axis in tensor.type.tensor_type.shape.dim]
+        for tensor in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    for node in resizes:
+        shape = shapes.get(node.output[0], [0])
+        if all(shape):  # otherwise the number of images is not known
+            sizes = onnx.numpy_helper.from_array(np.int64(shape), f"{node.output[0]}_size")
+            graph.initializer.append(sizes)
+            node.input[:] = [node.input[0], "", "", sizes.name]
