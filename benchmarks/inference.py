@@ -22,6 +22,7 @@ the command takes to its first result, and the share of the time behind it that 
 
 import argparse
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -258,9 +259,7 @@ def peer_functions(encoder: str) -> dict:
     if not is_installed(("segmentation_models_pytorch",)):
         print("segmentation_models_pytorch is not installed: left out")
         return {}
-    import segmentation_models_pytorch as smp
-    import torch
-
+    smp, torch = map(importlib.import_module, ("segmentation_models_pytorch", "torch"))
     model = smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=NUM_CLASSES).eval()
 
     def labels_by(network):
@@ -313,8 +312,8 @@ def print_predict() -> None:
     """Prints the time of `predict` to its first result, and where the rest of it goes."""
     import cv2
 
-    smooth = cv2.GaussianBlur(draw_image(PHOTO_SIZE).astype(np.float32), (0, 0), 4)
-    photo = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    smooth = cv2.GaussianBlur(draw_image(PHOTO_SIZE).astype(float), (0, 0), 4)
+    photo = (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         run_dir, photos = os.path.join(folder, "run"), pathlib.Path(folder, "photos")
         photos.mkdir()

@@ -6,6 +6,7 @@ files. Images, labels and records are damaged in `data/test_fuzz.py`, artefacts 
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -46,6 +47,8 @@ from deeplab_tf.drawing import video
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import report
 from deeplab_tf.evaluation import results
+from deeplab_tf.evaluation.engines import automatic
+from deeplab_tf.evaluation.engines import built
 from deeplab_tf.export import client
 from deeplab_tf.export import connection
 from deeplab_tf.export import rest_api
@@ -128,6 +131,12 @@ def read_evaluation(folder: pathlib.Path) -> None:
     report.check_comparable(other, NAMES)
     own = results.Evaluation(FIGURES, [LINE])
     report.write(folder / "report.html", own, info=INFO, other=other)
+
+
+def write_engine(folder: pathlib.Path) -> None:
+    (folder / "a.onnx").write_bytes(b"graph")
+    digest = hashlib.sha256(b"graph").hexdigest()
+    json_file("a.onnx.json", {"stride": 4.0, "sha256": digest})(folder)
 
 
 def write_log(folder: pathlib.Path) -> None:
@@ -225,6 +234,16 @@ FILES = {
         write_run, "crf.json",
         lambda folder: run_dirs.crf_parameters(str(folder), CrfConfig(crf="tuned")),
     ),
+    "choice of an engine": File(
+        json_file("choice.json", dataclasses.asdict(automatic.Choice("litert", 1.5, 0.9995))),
+        "choice.json", lambda folder: automatic.read_choice(folder / "choice.json"),
+    ),
+    "file of an engine": File(
+        write_engine, "a.onnx", lambda folder: built.read_stride(folder / "a.onnx")
+    ),
+    "description of an engine's file": File(
+        write_engine, "a.onnx.json", lambda folder: built.read_stride(folder / "a.onnx")
+    ),
     "figures": File(write_evaluation, "metrics.json", read_evaluation),
     "figures of images": File(write_evaluation, "images.jsonl", read_evaluation),
     "training log": File(
@@ -311,7 +330,12 @@ FILES = {
 
 _RUN = {"flags of a run", "classes of a run", "index of a checkpoint", "data of a checkpoint"}
 _START = {"archive of a checkpoint", "record of a download", "Keras file", "dense prediction cell"}
-_INFERENCE = _RUN | {"CRF parameters"}
+_INFERENCE = _RUN | {
+    "CRF parameters",
+    "choice of an engine",
+    "file of an engine",
+    "description of an engine's file",
+}
 _OWN_DATA = {
     "split list of own data", "class list of own data", "label images", "masks", "COCO",
     "panoptic label images", "labelme", "CVAT", "Label Studio", "YOLO", "class names of YOLO",

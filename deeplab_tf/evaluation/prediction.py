@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Callable
 from collections.abc import Iterator
 
@@ -24,7 +25,7 @@ from deeplab_tf.evaluation.network import finish_function
 from deeplab_tf.evaluation.network import fit_function
 from deeplab_tf.evaluation.strips import labels_of_logits
 
-Model = keras.Model | Network
+Model: typing.TypeAlias = "keras.Model | Network"
 
 
 def predict_logits(
@@ -163,12 +164,15 @@ def _where_windowed(
             print(views.describe_windows(eval_config, data_config), flush=True)
         return in_windows(image)
 
+    if not isinstance(as_a_whole, BatchFunction):
+        return choose
+
     def of_batch(images):
         if len(images) > 1 and not views.is_windowed(eval_config, data_config, images.shape[1:]):
             return as_a_whole.of_batch(images)
         return np.stack([choose(image) for image in images])
 
-    return BatchFunction(of_batch) if isinstance(as_a_whole, BatchFunction) else choose
+    return BatchFunction(of_batch)
 
 
 def _labels_of_one_view(

@@ -9,7 +9,7 @@ from keras import tree
 
 from deeplab_tf import layers
 
-_CONVOLUTIONS = {  # and what takes its place
+_CONVOLUTIONS: dict[type, type] = {  # and what takes its place
     keras.layers.Conv2D: layers.AtrousConv2D,
     keras.layers.DepthwiseConv2D: layers.AtrousDepthwiseConv2D,
 }
@@ -104,7 +104,7 @@ class _Folding:
         if layers.all_layers(layer):
             return self.run(layers.as_model(layer, *tensors), *tensors)
         if isinstance(layer, tuple(_CONVOLUTIONS)):
-            return _Convolution(self._folded, *tensors, parts=(layer,))
+            return _Convolution(self._folded, tensors[0], (layer,))
         return self._copy(layer)(*tensors, **kwargs)
 
 

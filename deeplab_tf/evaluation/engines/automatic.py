@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import pathlib
 import platform
 import time
 
@@ -12,6 +13,9 @@ import tensorflow as tf
 
 from deeplab_tf import crf
 from deeplab_tf import files
+from deeplab_tf.config import TENSORFLOW
+from deeplab_tf.data.json_fields import JsonObject
+from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.engines.built import ENGINES
 from deeplab_tf.evaluation.engines.built import Source
 from deeplab_tf.evaluation.engines.built import load_network
@@ -23,7 +27,6 @@ MIN_SPEEDUP = 1.1
 # TensorFlow runs the network for so long before others are built: short jobs do not pay for that.
 SECONDS_BEFORE_TRYING = 20.0
 _NUM_IMAGES = 3  # that are compared
-_TENSORFLOW = "tensorflow"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Choice:
     agreement: float = 1.0
 
     def __str__(self) -> str:
-        if self.engine == _TENSORFLOW:
+        if self.engine == TENSORFLOW:
             return "engine: tensorflow; no other one that is installed is faster here"
         return (
             f"engine: {self.engine}, {self.speedup:.1f} times as fast as tensorflow here; "
@@ -67,13 +70,23 @@ def automatic_network(source: Source) -> Network:
         return as_network(source.load())
     name = _name_of_choice(source, list(installed))
     path = source.find(name)
-    if path is None:
+    choice = read_choice(path) if path else None
+    if choice is None:
         return _start_with_tensorflow(source, name)
-    choice = Choice(**json.loads(path.read_text()))
     print(choice, flush=True)
-    if choice.engine == _TENSORFLOW:
+    if choice.engine == TENSORFLOW:
         return as_network(source.load())
     return load_network(choice.engine, source)
+
+
+def read_choice(path: pathlib.Path) -> Choice | None:
+    """Reads a choice that was kept; None if it is damaged, and engines are compared again."""
+    try:
+        fields = JsonObject(files.read_json(path), path.name, "Delete it.")
+        choice = Choice(fields.text("engine"), fields.number("speedup"), fields.number("agreement"))
+    except UserError:
+        return None
+    return choice if choice.engine in (TENSORFLOW, *ENGINES) else None
 
 
 def _start_with_tensorflow(source: Source, name_of_choice: str) -> Network:
@@ -94,9 +107,12 @@ def _start_with_tensorflow(source: Source, name_of_choice: str) -> Network:
         if seconds > SECONDS_BEFORE_TRYING:
             choice, chosen = _choose(source, first, images)
             print(choice, flush=True)
-            source.write(
-                name_of_choice, lambda path: files.write_json(path, dataclasses.asdict(choice))
-            )
+            try:
+                source.write(
+                    name_of_choice, lambda path: files.write_json(path, dataclasses.asdict(choice))
+                )
+            except UserError as error:
+                print(f"the choice is not kept: {error}", flush=True)
             images.clear()
         return logits
 
@@ -105,7 +121,7 @@ def _start_with_tensorflow(source: Source, name_of_choice: str) -> Network:
 
 def _choose(source: Source, reference: Network, images: list) -> tuple[Choice, Network]:
     """Builds every engine that is installed, and compares it with TensorFlow."""
-    best = Choice(_TENSORFLOW), reference
+    best = Choice(TENSORFLOW), reference
     print("comparing the engines that are installed ...", flush=True)
     expected = [np.argmax(reference.logits_of(image), axis=-1) for image in images]
     for name, engine in ENGINES.items():

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from deeplab_tf import files
 from deeplab_tf.config import EvalConfig
+from deeplab_tf.data.json_fields import JsonObject
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
 from deeplab_tf.evaluation.artefacts.answers import reason
@@ -133,9 +134,7 @@ def source_of_run(
     settings = dataclasses.asdict(run.model_config) | {"at": eval_config.eval_output_stride}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for path in _weight_files(run.folder, checkpoint):
-        with path.open("rb") as file:
-            while block := file.read(2**24):
-                digest.update(block)
+        digest.update(_sha256(path).encode())
     folders = [files.cache_folder() / "engines"]
     if not is_remote(run.folder):  # engines read local files
         folders.insert(0, files.as_path(run.folder, run_files.ENGINES))
@@ -163,8 +162,7 @@ def load_network(name: str, source: Source) -> Network:
     with extra_for(f"--engine={name}", engine.extra):
         for module in engine.packages.values():
             importlib.import_module(module)
-    path = _file_of(engine, source)
-    about = json.loads(path.with_suffix(".json").read_text())
+    path, stride = _file_of(engine, source)
     try:
         run = engine.open(str(path))
     except Exception as error:  # a damaged file raises errors of many kinds
@@ -175,20 +173,50 @@ def load_network(name: str, source: Source) -> Network:
     def logits_of(images):  # the files take one image at a time
         return tf.concat([run(image) for image in np.asarray(images)[:, np.newaxis]], axis=0)
 
-    return Network(logits_of, about["stride"])
+    return Network(logits_of, stride)
 
 
-def _file_of(engine: Engine, source: Source) -> pathlib.Path:
-    """Returns the file of an engine, which is built if there is none yet."""
+def _file_of(engine: Engine, source: Source) -> tuple[pathlib.Path, float]:
+    """Returns the file of an engine, and the stride of its logits; builds it if there is none."""
     versions = {name: importlib.metadata.version(name) for name in sorted(engine.packages)}
     made_by = {"tensorflow": tf.__version__, "keras": keras.__version__, **versions}
     made_from = source.digest + json.dumps(made_by) + engine.ending
-    stem = hashlib.sha256(made_from.encode()).hexdigest()[:20]
-    found = source.find(f"{stem}{engine.ending}")
-    if found is not None and found.with_suffix(".json").is_file():
-        return found
+    name = hashlib.sha256(made_from.encode()).hexdigest()[:20] + engine.ending
+    found = source.find(name)
+    if found is not None:
+        stride = read_stride(found)
+        if stride is not None:
+            return found, stride
+        print(f"{found} is incomplete or damaged: it is built again", flush=True)
     model = source.load()
     _, stride = without_last_resize(model)
-    about = {"stride": stride, "made_by": made_by}
-    source.write(f"{stem}.json", lambda path: files.write_json(path, about))
-    return source.write(f"{stem}{engine.ending}", lambda path: engine.write(model, path))
+    path = source.write(name, lambda draft: engine.write(model, draft))
+    about = {"stride": stride, "sha256": _sha256(path), "made_by": made_by}
+    files.write_json(_about(path), about)
+    return path, stride
+
+
+def read_stride(path: pathlib.Path) -> float | None:
+    """Returns the stride of the logits of an engine's file; None if the file is damaged.
+
+    The file must be what was built: engines may crash on others.
+    """
+    try:
+        about = JsonObject(files.read_json(_about(path)), _about(path).name, "Delete it.")
+        is_intact = about.text("sha256") == _sha256(path)
+        stride = about.number("stride")
+    except UserError:
+        return None
+    return stride if is_intact and stride > 0 else None
+
+
+def _about(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(f"{path.suffix}.json")
+
+
+def _sha256(path: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            digest.update(block)
+    return digest.hexdigest()

@@ -107,6 +107,8 @@ def _replace_factors_by_sizes(model) -> None:
     for node in resizes:
         shape = shapes.get(node.output[0], [0])
         if all(shape):  # otherwise the number of images is not known
-            sizes = onnx.numpy_helper.from_array(np.int64(shape), f"{node.output[0]}_size")
+            sizes = onnx.numpy_helper.from_array(
+                np.array(shape, np.int64), f"{node.output[0]}_size"
+            )
             graph.initializer.append(sizes)
             node.input[:] = [node.input[0], "", "", sizes.name]

@@ -1,5 +1,6 @@
 """Functions that run the files of engines: from an image, float32 [1, H, W, C], to logits."""
 
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -43,7 +44,7 @@ def open_onnxruntime(path: str) -> LogitsOf:
 
 
 def open_openvino(path: str) -> LogitsOf:
-    import openvino
+    openvino = importlib.import_module("openvino")
 
     # float32 as in TensorFlow: on CPUs with AMX, OpenVINO would choose bfloat16 by itself.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": crf.num_cores()}
