@@ -1,4 +1,4 @@
-r"""Serves an exported model over REST and gRPC as TF Serving does, for development.
+r"""Serves an export over REST and gRPC as TF Serving does, for development.
 
     python -m deeplab_tf.export.serve --export_dir=EXPORT --rest_port=8501 --port=8500
 

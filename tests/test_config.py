@@ -28,6 +28,9 @@ OTHER_MEANINGS = {
     ("deeplab_tf.check_data", "images"),  # one folder
     ("deeplab_tf.export.client", "images"),  # no videos
     ("deeplab_tf.export.hub", "output_dir"),  # in place of publishing
+    ("deeplab_tf.export.serve", "host"),  # to listen at
+    ("deeplab_tf.export.serve", "port"),
+    ("deeplab_tf.export.serve", "model_name"),  # that clients ask for
     ("deeplab_tf.export.web", "quantize"),  # no int8, which takes other pixels
     ("deeplab_tf.datasets.build", "data_dir"),  # written
     ("deeplab_tf.datasets.build", "dataset"),  # one that can be built
@@ -150,7 +153,7 @@ def test_what_is_called_a_path_a_folder_or_a_file_is_marked_as_a_path():
             or any(word in setting.help.lower() for word in ("folder", " file"))
         )
     }
-    assert unmarked == {"oversample_classes"}
+    assert unmarked == {"oversample_classes", "version_labels"}
 
 
 def test_a_config_knows_what_was_given_even_as_its_default(tmp_path):
