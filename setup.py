@@ -77,6 +77,8 @@ EXTRAS = {
     "remote": ["fsspec", "s3fs"],
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
+# export.tflite --quantizer=litert. Not part of "all": it pins one version of ai-edge-litert.
+EXTRAS["litert_quantizer"] = ["litert-quantizer>=0.11,<0.12"]
 # CUDA and cuDNN for NVIDIA GPUs, for Linux only, and gigabytes: not part of "all".
 EXTRAS["gpu"] = ["tensorflow[and-cuda]>=2.21"]
 # The site of docs/. `docs/site` holds its settings.

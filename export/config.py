@@ -159,6 +159,12 @@ class TFLiteConfig(Config):
     input_size: tuple[int, ...] = input_size(
         "the train_crop_size of the run, rounded up to multiples of the output stride plus 1"
     )
+    quantizer: str = setting(
+        "tensorflow",
+        "What quantises int8. tensorflow: TensorFlow's converter. litert: the package "
+        "litert-quantizer, for files of scores, and not for runs that were fine-tuned for 8 bits.",
+        choices=("tensorflow", "litert"),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

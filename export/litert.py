@@ -1,9 +1,8 @@
 """The packages that make `.tflite` files and look into them are used here only.
 
-TensorFlow's own converter converts graphs, and quantises them on request. The tools of
-ai-edge-litert read files; `evaluation.artefacts.tflite` runs them. In a trial on VOC and
-CamVid images, ai-edge-quantizer kept as many labels as the converter, but its inputs and outputs
-are signed.
+TensorFlow's own converter converts graphs, and quantises them on request. litert-quantizer
+quantises files, too; it leaves the argmax of labels in float32, and does not read fake
+quantisation. The tools of ai-edge-litert read files; `evaluation.artefacts.tflite` runs them.
 """
 
 import dataclasses
@@ -17,6 +16,8 @@ import tensorflow as tf
 
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
+
+INPUT = "image"  # of the functions that are converted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,42 @@ def convert(
         raise UserError(
             f"The model cannot be converted to TensorFlow Lite: {reason.splitlines()[0]}"
         ) from error
+
+
+def quantize(tflite: bytes, calibration_images: Iterable[np.ndarray]) -> bytes:
+    """Quantises a float32 file of scores by the package litert-quantizer.
+
+    Args:
+        tflite: A file from pixels 0..255, float32 [1, H, W, 3], to scores.
+        calibration_images: uint8 [H, W, 3] each; the ranges of all values are taken from them.
+
+    Returns:
+        A file from uint8 pixels to uint8 scores that computes in 8 bits.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    with extra_for("--quantizer=litert", extra="litert_quantizer"):
+        quantizer = importlib.import_module("litert_quantizer.quantizer")
+        recipe = importlib.import_module("litert_quantizer.recipe")
+        types = importlib.import_module("litert_quantizer.qtyping")
+    tool = quantizer.Quantizer(bytearray(tflite), recipe.static_wi8_ai8())
+    in_uint8 = types.OpQuantizationConfig(
+        activation_tensor_config=types.TensorQuantizationConfig(
+            num_bits=8,
+            symmetric=False,
+            granularity=types.QuantGranularity.TENSORWISE,
+            dtype=types.TensorDataType.UINT,
+        ),
+        compute_precision=types.ComputePrecision.INTEGER,
+    )
+    for end in (types.TFLOperationName.INPUT, types.TFLOperationName.OUTPUT):
+        tool.update_quantization_recipe(regex=".*", operation_name=end, op_config=in_uint8)
+    # Each spans 0..255, since their ranges are averaged.
+    images = [next(_with_darkest_and_brightest([image])) for image in calibration_images]
+    inputs = [{INPUT: image[np.newaxis].astype(np.float32)} for image in images]
+    ranges = tool.calibrate({"serving_default": inputs})
+    return bytes(tool.quantize(ranges).quantized_model)
 
 
 def operators(tflite: bytes) -> list[Operator]:

@@ -54,7 +54,7 @@ class AtrousConv2D(keras.layers.Conv2D):
     [1, 33, 33, 256]
     """
 
-    def __init__(self, *args, quantized: bool = False, **kwargs):
+    def __init__(self, *args, quantized=False, **kwargs):
         super().__init__(*args, **kwargs)
         self.quantized = quantized
 
@@ -113,7 +113,7 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
     [1, 33, 33, 320]
     """
 
-    def __init__(self, *args, quantized: bool = False, **kwargs):
+    def __init__(self, *args, quantized=False, **kwargs):
         super().__init__(*args, **kwargs)
         self.quantized = quantized
 

@@ -97,6 +97,7 @@ class _TFLiteExporter(proving.Exporter):
         self.limits = parity.Limits(*_LIMITS[config.quantize], max_miou_drop)
         self.calibration_images: list[np.ndarray] = []
         self.notes = left_out(run)
+        _check_quantizer(run, config)
         self._config = config
         self._size = fixed_input_size(run, config)
         self._fitter = image_fitter(run.model_config, run.data_config, self._size)
@@ -164,6 +165,18 @@ class _TFLiteExporter(proving.Exporter):
         }
 
 
+def _check_quantizer(run: run_dirs.Run, config: TFLiteConfig) -> None:
+    if config.quantizer == "tensorflow":
+        return
+    flag = f"--quantizer={config.quantizer}"
+    if config.quantize != "int8" or config.result != "scores":
+        raise UserError(f"{flag} needs --quantize=int8 and --result=scores.")
+    if run.train_config.is_quantized:
+        raise UserError(
+            f"{flag} does not use the ranges of a run that was fine-tuned for 8 bits: leave it out."
+        )
+
+
 def fixed_input_size(
     run: run_dirs.Run, config: TFLiteConfig = LABELS_IN_FLOAT32
 ) -> tuple[int, int]:
@@ -226,7 +239,7 @@ def convert(
     # Each result lies on a pixel, where it is the same whether logits are resized once or twice.
     network = model if config.result_stride == 1 else without_last_resize(model)[0]
 
-    spec = tf.TensorSpec([1, *size, model.input_shape[-1]], tf.float32, name="image")
+    spec = tf.TensorSpec([1, *size, model.input_shape[-1]], tf.float32, name=litert.INPUT)
 
     @tf.function(input_signature=[spec], autograph=False)
     def segment(image):
@@ -247,7 +260,9 @@ def convert(
         layers.fake_quantization("activations" if is_int8 else "none"),
     ):
         function = segment.get_concrete_function()
-    return litert.convert(function, module, config.quantize, calibration_images)
+    if not (is_int8 and config.quantizer == "litert"):
+        return litert.convert(function, module, config.quantize, calibration_images)
+    return litert.quantize(litert.convert(function, module, "none"), calibration_images)
 
 
 def left_out(run: run_dirs.Run) -> list[str]:

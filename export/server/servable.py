@@ -119,17 +119,20 @@ class Servable:
         Raises:
             ServingError: It is not served.
         """
-        available, version = self.available, spec.version
-        if spec.label and spec.name == self.name:
-            version = self._labels.get(spec.label)
-            if version is None:
-                raise invalid(f"Unrecognized servable version label: {spec.label}")
+        available, version = self.available, self._wanted_version(spec)
         if spec.name != self.name or not available or version not in {None, *available}:
             asks_for_any = version is None
             wanted = f"Latest({spec.name})" if asks_for_any else f"Specific({spec.name}, {version})"
             message = f"Servable not found for request: {wanted}"
             raise ServingError(grpc.StatusCode.NOT_FOUND, message)
         return max(available) if version is None else version
+
+    def _wanted_version(self, spec: ModelSpec) -> int | None:
+        if not spec.label or spec.name != self.name:
+            return spec.version
+        if spec.label not in self._labels:
+            raise invalid(f"Unrecognized servable version label: {spec.label}")
+        return self._labels[spec.label]
 
     def signature_def(self, version: int, name: str):
         """Returns what a signature takes and returns.
@@ -178,11 +181,11 @@ class Servable:
             ServingError: There is no such model or version.
         """
         versions = self._versions
-        wanted = self._labels.get(spec.label) if spec.label else spec.version
+        wanted = self._wanted_version(spec)
         numbers = sorted(versions, reverse=True) if wanted is None else [wanted]
         if spec.name != self.name or not set(numbers) <= versions.keys():
-            number = "" if wanted is None else f" with version {wanted}"
-            message = f"Could not find any versions of model {spec.name}{number}"
+            which = "" if wanted is None else f" with version {wanted}"
+            message = f"Could not find any versions of model {spec.name}{which}"
             raise ServingError(grpc.StatusCode.NOT_FOUND, message)
         response = get_model_status_pb2.GetModelStatusResponse()
         for number in numbers:

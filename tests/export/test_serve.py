@@ -154,6 +154,7 @@ def test_missing_models_and_paths_get_an_error_object(address):
     for method, path, status, message in (
         ("GET", "/v1/models/other", 404, "Could not find any versions of model other"),
         ("GET", "/v1/models/deeplab/versions/3", 404, "with version 3"),
+        ("GET", "/v1/models/deeplab/labels/none", 400, "version label: none"),
         ("GET", "/v1/models/deeplab:predict", 400, "Malformed request"),
         ("GET", "/", 400, "Malformed request"),
     ):

@@ -161,6 +161,39 @@ def converted(function, shape=(1, 9, 9, 3), quantize="none") -> bytes:
     )
 
 
+def test_litert_quantizer_takes_and_returns_uint8():
+    pytest.importorskip("litert_quantizer", reason="needs the package litert-quantizer")
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=[3, 3, 3, 8]).astype(np.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 9, 9, 3], tf.float32, name=litert.INPUT)])
+    def score(image):
+        return {"scores": tf.nn.relu(tf.nn.conv2d(image / 255, kernel, 1, "SAME"))}
+
+    images = [random.integers(0, 256, (9, 9, 3), dtype=np.uint8) for _ in range(4)]
+    content = litert.convert(score.get_concrete_function(), tf.Module(), "none")
+    content = litert.quantize(content, images)
+    takes, returns = tensors(content)
+    assert takes["dtype"] == returns["dtype"] == np.uint8
+    assert takes["quantization"] == (1.0, 0)  # that is, pixels
+    assert not any(operator.has_floats for operator in litert.operators(content))
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(takes["index"], images[1][np.newaxis])
+    interpreter.invoke()
+    step, zero = returns["quantization"]
+    scores = step * (interpreter.get_tensor(returns["index"]).astype(np.float32) - zero)
+    expected = score(images[1][np.newaxis].astype(np.float32))["scores"]
+    np.testing.assert_allclose(scores, expected, atol=0.03 * np.max(expected))
+
+
+@pytest.mark.parametrize("settings", [{}, {"quantize": "int8"}, {"result": "scores"}], ids=str)
+def test_litert_quantizer_is_for_scores_in_int8(run_dir, tmp_path, settings):
+    config = TFLiteConfig(quantizer="litert", **settings)
+    with pytest.raises(UserError, match="--quantizer=litert needs --quantize=int8 and --result=s"):
+        tflite.export_tflite(run_dir, str(tmp_path / "model.tflite"), tflite_config=config)
+
+
 def test_weights_take_half_or_a_quarter_and_8_bits_go_in_and_out():
     kernel = np.random.default_rng(0).normal(size=[9, 9, 3, 64]).astype(np.float32)
     classifier = lambda images: tf.nn.conv2d(images, kernel, 1, "SAME")
