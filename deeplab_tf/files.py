@@ -45,6 +45,7 @@ _DRAFT = ".new_"
 _DRAFT_NAME = re.compile(r"\.new_((?P<host>[^\W_]+)_(?P<process>\d+)|export)_\w+")
 _SECONDS_OF_A_DEAD_DRAFT = 24 * 3600  # of another machine, whose processes cannot be looked up
 _MAX_TEXT_BYTES = 64 * 2**20
+_DOWNLOADS = 16  # at the same time
 _TIME_TOLERANCE = 0.001  # seconds, between the time of a remote file and that of its copy
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]\w\w")  # in JSON, half of an escaped character
 _BYTE_ORDER_MARKS = {
@@ -73,9 +74,10 @@ def as_path(path: Path, *more: str) -> pathlib.Path:
     if is_remote(text):
         return typing.cast(pathlib.Path, RemotePath(text, *more))
     if text.startswith("file://"):
-        from urllib import request  # takes a while, and this form is rare
+        import urllib.parse  # takes a while, and this form is rare
+        import urllib.request
 
-        text = request.url2pathname(request.urlparse(text).path)
+        text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
     return pathlib.Path(text, *more)
 
 
@@ -475,12 +477,14 @@ def _update_copy(source: RemotePath, copy: pathlib.Path) -> None:
     if not source.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
     copy.mkdir(parents=True, exist_ok=True)
-    names = {str(file.relative_to(source)): file for file in source.find()}
+    names = {str(remote.relative_to(source)): remote for remote in source.find()}
     for file in [file for file in copy.rglob("*") if file.is_file()]:
         if file.relative_to(copy).as_posix() not in names:
             file.unlink()
-    for name, file in names.items():
-        _update_file(file, copy / name)
+    from concurrent import futures  # few commands come here
+
+    with futures.ThreadPoolExecutor(_DOWNLOADS) as pool:
+        list(pool.map(_update_file, names.values(), [copy / name for name in names]))
 
 
 def _update_file(source: RemotePath, copy: pathlib.Path) -> None:

@@ -18,6 +18,7 @@ ROOMS = (
     "settings",
     "config",
     "start_up",
+    "tensorflow_storage",
     "remote_paths",
     "files",
     "beam_pipelines",

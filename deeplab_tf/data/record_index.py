@@ -149,7 +149,7 @@ def _bounds(source: Records, split: str) -> np.ndarray:
     own = {
         "names": np.array([os.path.basename(shard) for shard in shards]),
         "lengths": np.array(lengths, np.int64),
-        "sizes_and_times": np.array([_size_and_time(shard) for shard in shards], np.int64),
+        "sizes_and_times": np.array(list(map_in_threads(_size_and_time, shards)), np.int64),
     }
     places = [_beside(source, split), _in_cache(source, split)]
     for path in places:

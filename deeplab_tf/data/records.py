@@ -23,6 +23,7 @@ from deeplab_tf.data import shard_files
 from deeplab_tf.data.json_fields import JsonObject
 from deeplab_tf.data.json_fields import as_color
 from deeplab_tf.data.json_fields import as_integer
+from deeplab_tf.data.threads import map_in_threads
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
 
@@ -158,7 +159,7 @@ class Records:
             UserError: There is no such split, or it holds no record.
         """
         self._check_split(split)
-        return [files.for_tensorflow(shard) for shard in self.shard_paths[split]]
+        return list(map_in_threads(files.for_tensorflow, self.shard_paths[split]))
 
     def _check_split(self, split: str) -> None:
         if split not in self.shard_paths:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deeplab_tf import files
+from deeplab_tf.data.threads import map_in_threads
 from deeplab_tf.errors import UserError
 
 # Both `train-00000-of-00004.tfrecord` (DeepLab) and `name-train.tfrecord-00000-of-00004` (TFDS).
@@ -67,7 +68,8 @@ def find_bare_shards(folder: pathlib.Path) -> dict[str, list[str]]:
 
 def check_all_exist(shards: Sequence[str]) -> None:
     """Raises a `UserError` that names a shard which is missing."""
-    missing = [shard for shard in shards if not files.as_path(shard).exists()]
+    are_there = map_in_threads(lambda shard: files.as_path(shard).exists(), shards)
+    missing = [shard for shard, is_there in zip(shards, are_there, strict=True) if not is_there]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(shards)} shards are missing, {missing[0]} for one. {_AGAIN}"
@@ -130,7 +132,7 @@ def check_lengths(
         UserError: A shard holds more or fewer records, or is a copy of another one.
     """
     check_all_exist(shards)
-    sizes = [files.as_path(shard).stat().st_size for shard in shards]
+    sizes = list(map_in_threads(lambda shard: files.as_path(shard).stat().st_size, shards))
     if num_bytes is not None and sum(sizes) == num_bytes + _FRAME * sum(lengths):
         return
     for shard, length in zip(shards, lengths, strict=True):
