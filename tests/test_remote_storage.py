@@ -127,8 +127,9 @@ def test_a_training_that_was_killed_between_two_files_resumes_to_equal_weights(
 
 
 def test_evaluations_and_predictions_are_those_of_a_local_run(
-    tiny_records, tiny_run_dir, store, tmp_path
+    tiny_records, tiny_run_dir, s3_bucket, tmp_path
 ):
+    store = f"{s3_bucket}/{tmp_path.name}"
     run_dir = uploaded_run(tiny_run_dir, tiny_records, store)
     figures = eval_command.evaluate_run(run_dir, report=f"{store}/report/page.html")
     assert figures["records"] == f"{store}/data" and figures["num_images"] == 4
