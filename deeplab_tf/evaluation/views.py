@@ -97,7 +97,7 @@ def is_windowed(config: EvalConfig, data_config: DataConfig, size: Sequence[int]
 
 def describe_windows(config: EvalConfig, data_config: DataConfig) -> str:
     """Says which images are seen in windows by default, and how to change this."""
-    height, width = with_windows(config, data_config).window_size or ()
+    height, width = window_size(config, data_config)
     return (
         f"Images of more than {MAX_WHOLE_PIXELS} pixels are seen in windows of {width}x{height} "
         "pixels, the size of the training crops. --window_size sets another size, or with an empty "
@@ -105,10 +105,14 @@ def describe_windows(config: EvalConfig, data_config: DataConfig) -> str:
     )
 
 
+def window_size(config: EvalConfig, data_config: DataConfig) -> tuple[int, ...]:
+    """Returns height and width of windows in pixels: by default those of the training crops."""
+    return config.window_size or data_config.train_crop_size or ORIGINAL_CROP_SIZE
+
+
 def with_windows(config: EvalConfig, data_config: DataConfig) -> EvalConfig:
-    """Returns a config with a size for windows: by default that of the training crops."""
-    size = config.window_size or data_config.train_crop_size or ORIGINAL_CROP_SIZE
-    return dataclasses.replace(config, window_size=size)
+    """Returns a config with the size of its windows."""
+    return dataclasses.replace(config, window_size=window_size(config, data_config))
 
 
 def mean_over_scales(
@@ -160,13 +164,14 @@ def mean_over_windows(
             [h, w, C].
         image: Pixels 0..255, uint8 or float, [H, W, channels]: an array, or what has the shape of
             one and reads the rows and columns that it is indexed by.
-        config: Its `window_size` and `window_overlap` count.
+        config: Its `window_size`, which must be given, and `window_overlap` count.
 
     Yields:
         Rows of the image, from top to bottom, and their probabilities, float32 [rows, W, C], which
         are overwritten afterwards.
     """
     height, width = image.shape[:2]
+    assert config.window_size is not None  # see `with_windows`
     size = [min(pair) for pair in zip((height, width), config.window_size)]
     tops, lefts = (
         transforms.window_starts(side, window, config.window_overlap)

@@ -57,7 +57,8 @@ def _reduced_and_enlarged(label: np.ndarray, num_classes: int, stride: float) ->
     largest = np.full(label.shape, -1, np.float32)
     ids = np.zeros(label.shape, np.int32)
     for class_id in np.unique(label[label < num_classes]):
-        share = cv2.resize(np.float32(label == class_id), size, interpolation=cv2.INTER_AREA)
+        share = (label == class_id).astype(np.float32)
+        share = cv2.resize(share, size, interpolation=cv2.INTER_AREA)
         share = cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
         is_larger = share > largest
         largest[is_larger], ids[is_larger] = share[is_larger], class_id

@@ -159,7 +159,7 @@ def _as_evaluated(
     """Returns an image, [H, W, C], or a random window of it where evaluation has windows."""
     if not views.is_windowed(ONE_VIEW, data_config, image.shape):
         return image
-    size = views.with_windows(ONE_VIEW, data_config).window_size
+    size = views.window_size(ONE_VIEW, data_config)
     rows, columns = (
         slice(start := generator.integers(max(1, side - window + 1)), start + window)
         for side, window in zip(image.shape, size)
