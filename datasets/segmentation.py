@@ -53,7 +53,7 @@ class SegmentationBuilder(
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         self.info.metadata.update(state["metadata"])
-        vars(self).update(state["settled"])
+        self.__dict__.update(state["settled"])
 
     @abc.abstractmethod
     def _pairs(self, root) -> dict:
