@@ -11,13 +11,21 @@ from deeplab_tf import fast
 from deeplab_tf.data import transforms
 
 compiled = fast.compiled(fastmath=True, error_model="numpy")
+exact = fast.compiled(error_model="numpy")  # rounds as TensorFlow does
 
 
 def try_out() -> None:
     """Calls every compiled function once, on four pixels: numba compiles them, or raises."""
     crop = transforms.TrainingCrop((3, 3), 255)
     image, label = np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8)
-    _cut(image, label, (2, 2), (0, 0), crop.crop_size, False, crop)
+    _cut(image, label, (3, 3), (0, 0), False, crop, *blank(crop))
+
+
+def blank(crop: transforms.TrainingCrop) -> tuple[np.ndarray, np.ndarray]:
+    """Returns arrays for a crop: image uint8 [*crop_size, C] and label uint8 [*crop_size]."""
+    return np.empty((*crop.crop_size, len(crop.pad_color)), np.uint8), np.empty(
+        crop.crop_size, np.uint8
+    )
 
 
 def crop_example(
@@ -34,38 +42,61 @@ def crop_example(
     Returns:
         Image uint8 [*crop_size, C] and label uint8 [*crop_size].
     """
+    cut_image, cut_label = blank(crop)
+    crop_into(image, label, draws, crop, cut_image, cut_label)
+    return cut_image, cut_label
+
+
+def crop_into(
+    image: np.ndarray,
+    label: np.ndarray,
+    draws: np.ndarray,
+    crop: transforms.TrainingCrop,
+    cut_image: np.ndarray,
+    cut_label: np.ndarray,
+) -> None:
+    """Cuts a training crop, as `crop_example`, into arrays of its size."""
     if crop.min_resize_value:
         height, width = label.shape
         size = transforms.resize_to_range_size(
             height, width, crop.min_resize_value, crop.max_resize_value, crop.resize_factor
         ).numpy()
-        image, label = _cut(image, label, size, (0, 0), size, False, crop)
-    size = _scaled_size(np.array(label.shape), draws[0], crop)
+        resized = np.empty((*size, image.shape[2]), np.uint8), np.empty(size, np.uint8)
+        _cut(image, label, tuple(map(int, size)), (0, 0), False, crop, *resized)
+        image, label = resized
+    size = _scaled_size(label.shape, draws[0], crop)
     offset = _offset(label, size, draws, crop)
     flip = crop.flip and draws[1] % 2 == 1
-    return _cut(image, label, size, offset, crop.crop_size, flip, crop)
+    _cut(image, label, size, offset, bool(flip), crop, cut_image, cut_label)
 
 
-def _scaled_size(size: np.ndarray, draw: np.int32, crop: transforms.TrainingCrop) -> np.ndarray:
-    if len(crop.scales):
-        scale = crop.scales[draw % len(crop.scales)]
+def _scaled_size(
+    size: tuple[int, int], draw: np.int32, crop: transforms.TrainingCrop
+) -> tuple[int, int]:
+    scales = crop.scales
+    if len(scales):
+        scale = scales[draw % len(scales)]
     else:
         share = np.float32(draw % 2**20) / np.float32(2**20)
         smallest, largest = np.float32(crop.min_scale_factor), np.float32(crop.max_scale_factor)
         scale = smallest + (largest - smallest) * share
-    return np.maximum((size.astype(np.float32) * scale).astype(np.int32), 1)
+    height, width = (max(int(np.float32(side) * scale), 1) for side in size)
+    return height, width
 
 
 def _offset(
-    label: np.ndarray, size: np.ndarray, draws: np.ndarray, crop: transforms.TrainingCrop
-) -> np.ndarray:
-    offsets = draws[2:].reshape(-1, 2) % np.maximum(size - crop.crop_size + 1, 1)
+    label: np.ndarray, size: tuple[int, int], draws: np.ndarray, crop: transforms.TrainingCrop
+) -> tuple[int, int]:
+    rooms = [max(side - cut + 1, 1) for side, cut in zip(size, crop.crop_size)]
+    offsets = [
+        (int(down) % rooms[0], int(across) % rooms[1]) for down, across in draws[2:].reshape(-1, 2)
+    ]
     if crop.num_tries == 1:
         return offsets[0]
-    scale = np.array(label.shape, np.float32) / size.astype(np.float32)
+    scale = np.array(label.shape, np.float32) / np.array(size, np.float32)
     window = np.ceil(np.array(crop.crop_size, np.float32) * scale).astype(np.int32)
     for offset in offsets:
-        top, left = (offset.astype(np.float32) * scale).astype(np.int32)
+        top, left = (np.array(offset, np.float32) * scale).astype(np.int32)
         part = label[top : top + window[0], left : left + window[1]]
         counts = np.bincount(part.reshape(-1), minlength=256)
         counts[crop.ignore_label] = 0
@@ -74,20 +105,36 @@ def _offset(
     return offsets[0]
 
 
-def _cut(image, label, size, offset, crop_size, flip: bool, crop: transforms.TrainingCrop):
-    """Cuts a window of `crop_size` at `offset` out of the image as if scaled to `size`."""
-    cut_image = np.empty((*crop_size, image.shape[2]), np.uint8)
-    cut_label = np.empty(crop_size, np.uint8)
-    rows, columns = (
-        _sources(label.shape[axis], size[axis], offset[axis], crop_size[axis]) for axis in (0, 1)
-    )
-    pad_color = np.array(crop.pad_color, np.uint8)
-    _sample_image(image, rows[:2], columns[:2], flip, pad_color, cut_image)
-    _sample_label(label, rows[2], columns[2], flip, crop.ignore_label, cut_label)
-    return cut_image, cut_label
+def _cut(image, label, size, offset, flip: bool, crop: transforms.TrainingCrop, *cut) -> None:
+    """Cuts a window at `offset` out of the image as if scaled to `size`, into `cut`."""
+    flat = image.reshape(len(image), -1)  # [H, W * C]
+    padding = (np.array(crop.pad_color, np.uint8), crop.ignore_label)
+    _cut_scaled(flat, label, size, offset, flip, padding, *cut)
 
 
-def _sources(length: int, scaled_length: int, start: int, crop_length: int):
+@exact
+def _cut_scaled(image, label, size, offset, flip, padding, cut_image, cut_label):
+    """Computes a crop; `image` is [H, W * C]."""
+    pad_color, ignore_label = padding
+    crop_height, crop_width, channels = cut_image.shape
+    pixels = cut_image.reshape(crop_height, -1)
+    rows = _sources(label.shape[0], size[0], offset[0], crop_height)
+    columns = _sources(label.shape[1], size[1], offset[1], crop_width)
+    height, width = len(rows[0]), len(columns[0])  # of what is not padding
+    left = crop_width - width if flip else 0
+    if size[0] == label.shape[0] and size[1] == label.shape[1]:
+        start = channels * offset[1]
+        part = slice(start, start + channels * width)
+        _copy(image[offset[0] :], part, flip, channels, pixels, channels * left)
+    else:
+        _sample_image(image, rows, columns, flip, channels, pixels, channels * left)
+    _sample_label(label, rows[2], columns[2], flip, cut_label, left)
+    _pad(pixels, pad_color, height, channels * left, channels * (left + width))
+    _pad(cut_label, np.array([ignore_label], np.uint8), height, left, left + width)
+
+
+@exact
+def _sources(length, scaled_length, start, crop_length):
     """Where the pixels of a crop come from along one axis, when it is scaled with align_corners.
 
     Returns:
@@ -96,49 +143,73 @@ def _sources(length: int, scaled_length: int, start: int, crop_length: int):
     """
     scale = np.float32(length - 1) / np.float32(max(scaled_length - 1, 1))
     count = min(crop_length, scaled_length - start)
-    position = np.arange(start, start + count).astype(np.float32) * scale
-    # A last pixel has none after it; its share of the one before is 0.
-    before = np.minimum(position.astype(np.int64), max(length - 2, 0))
-    nearest = np.minimum((position + np.float32(0.5)).astype(np.int64), length - 1)
-    return before, position - before.astype(np.float32), nearest
+    before, nearest = np.empty(count, np.int64), np.empty(count, np.int64)
+    shares = np.empty(count, np.float32)
+    for i in range(count):
+        position = np.float32(np.float32(start + i) * scale)
+        # A last pixel has none after it; its share of the one before is 0.
+        before[i] = min(np.int64(position), max(length - 2, 0))
+        shares[i] = position - np.float32(before[i])
+        nearest[i] = min(np.int64(np.float32(position + np.float32(0.5))), length - 1)
+    return before, shares, nearest
+
+
+# Rows are sliced where they are used: numba then knows that their values follow each other.
 
 
 @compiled
-def _sample_image(image, rows, columns, flip, pad_color, cut_image):
-    """Interpolates the pixels of a crop; rows and columns are the first two of `_sources`."""
-    rows_before, row_shares = rows
-    height, width = len(rows_before), len(columns[0])  # of what is not padding
-    crop_height, crop_width, channels = cut_image.shape
-    left = crop_width - width if flip else 0
-    flat_image = image.reshape(image.shape[0], -1)
-    pixels = cut_image.reshape(crop_height, -1)
+def _copy(image, part, flip, channels, pixels, left):
+    """Copies the pixels of a crop that is not scaled, from a part of the image's rows."""
+    length = part.stop - part.start
+    for y in range(min(len(image), len(pixels))):
+        row = image[y, part.start : part.stop]
+        target = pixels[y, left : left + length]
+        if flip:
+            _copy_flipped(row, channels, target)
+        else:
+            _copy_row(row, target)
+
+
+@compiled
+def _copy_flipped(row, channels, result):
+    last = len(row) - channels
+    for x in range(0, len(row), channels):
+        for channel in range(channels):
+            result[np.uint64(x + channel)] = row[np.uint64(last - x + channel)]
+
+
+@compiled
+def _copy_row(row, result):
+    for i in range(len(result)):
+        result[i] = row[i]
+
+
+@compiled
+def _sample_image(image, rows, columns, flip, channels, pixels, left):
+    """Interpolates the pixels of a crop; rows and columns are of `_sources`."""
+    rows_before, row_shares, _ = rows
     sources, shares = _flat_sources(columns, flip, channels)
-    step = np.uint64(channels if image.shape[1] > 1 else 0)
-    above = np.empty(channels * width, np.float32)
-    below = np.empty(channels * width, np.float32)
+    length = channels * len(sources)
+    step = np.uint64(channels if image.shape[1] > channels else 0)
+    above, below = np.empty(length, np.float32), np.empty(length, np.float32)
     previous = -2
-    for y in range(height):
+    for y in range(len(rows_before)):
         row = rows_before[y]
         if row == previous + 1:
             above, below = below, above
         elif row != previous:
-            _interpolate_row(flat_image[row], sources, shares, step, above)
+            _interpolate_row(image[row], sources, shares, step, above)
         if row != previous:
             next_row = min(row + 1, image.shape[0] - 1)
-            _interpolate_row(flat_image[next_row], sources, shares, step, below)
+            _interpolate_row(image[next_row], sources, shares, step, below)
             previous = row
-        mixed = pixels[y, channels * left : channels * (left + width)]
-        _mix_rows(above, below, row_shares[y], mixed)
-        _fill(cut_image[y, :left], pad_color)
-        _fill(cut_image[y, left + width :], pad_color)
-    for y in range(height, crop_height):
-        _fill(cut_image[y], pad_color)
+        _mix_rows(above, below, row_shares[y], pixels[y, left : left + length])
 
 
 @compiled
 def _flat_sources(columns, flip, channels):
     """The first byte of every pixel's source in a row, and the share of the pixel after it."""
-    columns_before, column_shares = columns
+    columns_before, column_shares, _ = columns
     width = len(columns_before)
     # Unsigned: signed indices are checked for counting from the end, pixel by pixel.
     sources = np.empty(width, np.uint64)
@@ -151,23 +222,32 @@ def _flat_sources(columns, flip, channels):
 
 
 @compiled
-def _sample_label(label, rows, columns, flip, ignore_label, cut_label):
+def _sample_label(label, rows, columns, flip, cut_label, left):
     """Picks the nearest pixels of a crop."""
-    height, width = len(rows), len(columns)  # of what is not padding
-    crop_height, crop_width = cut_label.shape
-    left = crop_width - width if flip else 0
+    width = len(columns)
     sources = np.empty(width, np.uint64)
     for x in range(width):
         sources[width - 1 - x if flip else x] = columns[x]
-    for y in range(height):
+    for y in range(len(rows)):
+        target = cut_label[y, left : left + width]
         if y > 0 and rows[y] == rows[y - 1]:
-            cut_label[y] = cut_label[y - 1]
+            _copy_row(cut_label[y - 1, left : left + width], target)
         else:
-            _pick(label[rows[y]], sources, cut_label[y, left : left + width])
-            cut_label[y, :left] = ignore_label
-            cut_label[y, left + width :] = ignore_label
-    for y in range(height, crop_height):
-        cut_label[y] = ignore_label
+            _pick(label[rows[y]], sources, target)
+
+
+@compiled
+def _pad(pixels, color, height, left, right):
+    """Fills what is not inside of [:height, left:right] of an image, [h, w * C], with a colour."""
+    padding = np.empty(pixels.shape[1], np.uint8)
+    for i in range(len(padding)):
+        padding[i] = color[i % len(color)]
+    for y in range(len(pixels)):
+        if y >= height:
+            _copy_row(padding, pixels[y])
+        else:
+            _copy_row(padding[:left], pixels[y, :left])
+            _copy_row(padding[right:], pixels[y, right:])
 
 
 @compiled
@@ -204,10 +284,3 @@ def _mix_rows(above, below, share, result):
 def _pick(row, sources, result):
     for x in range(np.uint64(len(sources))):
         result[x] = row[sources[x]]
-
-
-@compiled
-def _fill(row, color):
-    for x in range(len(row)):
-        for channel in range(len(color)):
-            row[x, channel] = color[channel]

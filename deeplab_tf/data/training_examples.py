@@ -56,17 +56,21 @@ class Maker:
             and `label` uint8 [N, H, W], of the crop's size; `name` string [N]; and `damaged` string
             [N], see `split_damaged`.
         """
-        height, width = self._crop.crop_size
+        crop_into, (height, width) = fast_crop.crop_into, self._crop.crop_size
         channels = self._info.num_channels
 
         def make(numbers, records, draws):
-            made = [
-                self._make_one(fast_crop.crop_example, *one)
-                for one in zip(numbers, records, draws, strict=True)
-            ]
-            images, labels, names, damaged = zip(*made)
-            texts = (np.array(text, object) for text in (names, damaged))
-            return np.stack(images), np.stack(labels), *texts
+            count = len(numbers)
+            images = np.empty((count, height, width, channels), np.uint8)
+            labels = np.empty((count, height, width), np.uint8)
+            names, damaged = np.empty(count, object), np.empty(count, object)
+            for i in range(count):
+                image, label, names[i], damaged[i] = self._read(int(numbers[i]), int(records[i]))
+                if image is None:
+                    images[i], labels[i] = self._blank()
+                else:
+                    crop_into(image, label, draws[i], self._crop, images[i], labels[i])
+            return images, labels, names, damaged
 
         def make_examples(examples):
             image, label, name, damaged = tf.numpy_function(
@@ -86,12 +90,12 @@ class Maker:
 
         return make_examples
 
-    def _make_one(self, crop_example: Callable, number: int, record: int, draws: np.ndarray):
-        """Returns image, label, name and what was damaged of an example."""
+    def _read(self, number: int, record: int):
+        """Reads the record of an example; returns image, label, name and what was damaged."""
         damaged = ""
         for attempt in range(_MAX_ATTEMPTS):
             if attempt:
-                record = self._order.records(tf.constant([number], tf.int64), attempt).numpy()[0]
+                record = int(self._order.records(tf.constant([number], tf.int64), attempt)[0])
             try:
                 name, image, label = record_reading.read_record(
                     self._index.read(record), self._info, self._max_pixels
@@ -100,10 +104,8 @@ class Maker:
                 damaged += _line(problem.name or self._index.place_of(record), problem.of_record)
                 continue
             name = name or self._index.place_of(record)
-            image, label = crop_example(image, label, draws, self._crop)
             return image, label, name.encode(), damaged.encode()
-        image, label = self._blank()
-        return image, label, b"", damaged.encode()
+        return None, None, b"", damaged.encode()
 
     def in_graph(self) -> Callable[[Examples], Examples]:
         """Returns the same function as a TensorFlow graph that can run anywhere, for N = 1."""
