@@ -23,10 +23,12 @@ from deeplab_tf.data import input_pipeline
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import run_evaluation as evaluation
+from deeplab_tf.evaluation import tally
 from deeplab_tf.evaluation.evaluate import print_metrics
 from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.evaluation.prediction import BatchFunction
 from deeplab_tf.evaluation.prediction import label_function
+from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
 
 pytestmark = pytest.mark.usefixtures("short_network")
@@ -101,6 +103,70 @@ def test_images_of_one_size_are_labelled_together_in_their_order(tiny_records, p
     assert sum(number for number, *_ in calls) == 4
     runs = itertools.groupby(example["image"].shape for example, _ in predictions)
     assert len(calls) == len(list(runs))
+
+
+def test_an_evaluation_that_was_killed_resumes_and_counts_every_image_once(
+    tiny_run_dir, tmp_path, monkeypatch, capfd
+):
+    shutil.copytree(tiny_run_dir, tmp_path / "run")
+    measures = evaluation.Measures(trimap_width=2, boundary_iou=True)
+    seen = []
+
+    def evaluate(kill_at=None, split="val"):
+        def see(counter, example, *others):
+            if len(seen) == kill_at:
+                raise KeyboardInterrupt
+            seen.append(int(example["number"]))
+            return whole_see(counter, example, *others)
+
+        monkeypatch.setattr(evaluation._Counter, "see", see)
+        data = evaluation.Data(split=split)
+        result = evaluation.evaluate_run(str(tmp_path / "run"), data=data, measures=measures)
+        volatile = ("images_per_second", "peak_memory_mib")
+        lines = (tmp_path / "run/images.jsonl").read_text()
+        return {name: result[name] for name in result if name not in volatile}, lines
+
+    whole_see = evaluation._Counter.see
+    whole = evaluate()
+    seen.clear()
+    monkeypatch.setattr(tally, "_SECONDS_BETWEEN_SAVES", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(kill_at=3)
+    assert evaluate() == whole
+    assert "resumes behind 3 images" in capfd.readouterr().out
+    assert seen == [0, 1, 2, 3]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(kill_at=6)
+    seen.clear()
+    assert evaluate(split="train")[0]["num_images"] == 8  # of other settings: from the beginning
+    assert len(seen) == 8 and not (tmp_path / "run/evaluation").exists()
+
+
+def test_workers_and_devices_share_the_images_and_count_each_once(tiny_records, monkeypatch):
+    def label_of(image):
+        return (image[..., 0] > 127).astype(np.int32)
+
+    whole = evaluation.evaluate(label_of, tiny_records, "train")
+    texts = []
+
+    def join(text):  # the last worker has what all have counted
+        texts.append(text)
+        return texts
+
+    numbers = []
+    monkeypatch.setattr(distribution, "num_workers", lambda: 3)
+    monkeypatch.setattr(distribution, "texts_of_all_workers", join)
+    for index in range(3):
+        monkeypatch.setattr(distribution, "worker_index", lambda index=index: index)
+        result = evaluation.evaluate(
+            [label_of, label_of],
+            tiny_records,
+            "train",
+            on_image=lambda example, *_: numbers.append(int(example["number"])),
+        )
+    assert numbers == list(range(8))
+    np.testing.assert_array_equal(result["confusion_matrix"], whole["confusion_matrix"])
+    assert result["num_images"] == 8 and result["miou"] == whole["miou"]
 
 
 def test_a_model_of_more_classes_than_the_records_is_refused(tiny_records):
@@ -275,6 +341,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tiny_run_dir, tmp_path, 
             for index in range(self.number):
                 yield {
                     "name": b"%d" % index,
+                    "number": np.int64(index % 4),
                     "image": rng.integers(0, 256, (*shape, 3), np.uint8),
                     "label": rng.integers(0, 7, shape, np.int32),
                 }

@@ -125,12 +125,13 @@ def evaluation_examples(
           default `DamagedRecords`.
 
     Returns:
-        Dataset of dicts: `image` uint8 [H, W, C], `label` int32 [H, W], `name` string [].
+        Dataset of dicts: `image` uint8 [H, W, C], `label` int32 [H, W], `name` string [], and
+        `number` int64 [], the place in the split.
     """
     dataset = record_order.each_once(source, split, numbers)
     dataset = dataset.map(_whole(source), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.filter(_is_good(on_damaged or DamagedRecords.of_split([source], split)))
-    keys = ("image", "label", "name")
+    keys = ("image", "label", "name", "number")
     return dataset.map(lambda example: {key: example[key] for key in keys}).prefetch(
         tf.data.AUTOTUNE
     )
@@ -191,6 +192,7 @@ def _whole(source: Records):
             "label": tf.ensure_shape(label, [None, None]),
             "name": tf.where(name == "", record["place"], tf.ensure_shape(name, [])),
             "problem": tf.ensure_shape(problem, []),
+            "number": record["number"],
         }
 
     return decode

@@ -111,8 +111,8 @@ def each_once(source: Records, split: str, numbers: Sequence[int] | None = None)
         numbers: Those of the records to return, from 0; None for all.
 
     Returns:
-        Dataset of dicts: `serialized` (string, empty where the record is lost) and `place` (string,
-        such as `7 of train-00000-of-00004.tfrecord`).
+        Dataset of dicts: `number` (int64), `serialized` (string, empty where the record is lost)
+        and `place` (string, such as `7 of train-00000-of-00004.tfrecord`).
     """
     index = record_index.of_splits([source], split)
     if numbers is None:
@@ -123,6 +123,7 @@ def each_once(source: Records, split: str, numbers: Sequence[int] | None = None)
     def read(number):
         serialized = tf.numpy_function(index.read, [number], tf.string)
         return {
+            "number": number,
             "serialized": tf.ensure_shape(serialized, []),
             "place": index.place_in_graph(number),
         }

@@ -40,28 +40,31 @@ class Trimap:
         num_classes: Number of classes.
         ignore_label: Pixels with this label are left out.
 
+    Attributes:
+        counts: int64 [max_width, C, C]: confusion matrices of the pixels that a band has and the
+            next smaller one does not. Those of several objects may be added up.
+
     Reference: see `near_borders`.
     """
 
     def __init__(self, max_width: int, num_classes: int, ignore_label: int):
         self._ignore_label = ignore_label
-        # Counts of the pixels that a band has and the next smaller one does not.
-        self._added = np.zeros((max_width, num_classes, num_classes), np.int64)
+        self.counts = np.zeros((max_width, num_classes, num_classes), np.int64)
 
     def add(self, label: np.ndarray, prediction: np.ndarray) -> None:
         """Adds an image: its label and the class ids found in it, integers [H, W]."""
-        max_width, num_classes, _ = self._added.shape
+        max_width, num_classes, _ = self.counts.shape
         distance = _border_distance(label)
         counts = (distance < max_width) & (label != self._ignore_label)
         cells = distance[counts].astype(np.int64) * num_classes + label[counts]
         cells = cells * num_classes + prediction[counts]
-        self._added += np.bincount(cells, minlength=self._added.size).reshape(self._added.shape)
+        self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
 
     def result(self) -> dict:
         """Returns three lists: `widths`, and `miou` and `pixel_accuracy` for each of them."""
-        max_width, num_classes, _ = self._added.shape
+        max_width, num_classes, _ = self.counts.shape
         names = tuple(map(str, range(num_classes)))
-        bands = [segmentation_metrics(matrix, names) for matrix in self._added.cumsum(axis=0)]
+        bands = [segmentation_metrics(matrix, names) for matrix in self.counts.cumsum(axis=0)]
         return {
             "widths": list(range(1, max_width + 1)),
             "miou": [band["miou"] for band in bands],
@@ -83,14 +86,17 @@ class BoundaryIou:
         ignore_label: Pixels with this label are left out.
         ratio: Width of the boundary as a share of the image's diagonal.
 
+    Attributes:
+        counts: int64 [2, C]: pixels of intersections and of unions. Those of several objects may be
+            added up.
+
     Reference: Cheng, Girshick, Dollár, Berg, Kirillov, Boundary IoU, arXiv:2103.16562, section 4;
     the ratio of 2 % is that of section 5.
     """
 
     def __init__(self, num_classes: int, ignore_label: int, ratio: float = 0.02):
         self._ignore_label, self._ratio = ignore_label, ratio
-        self._intersection = np.zeros(num_classes, np.int64)
-        self._union = np.zeros(num_classes, np.int64)
+        self.counts = np.zeros((2, num_classes), np.int64)
 
     def add(self, label: np.ndarray, prediction: np.ndarray) -> float | None:
         """Adds an image.
@@ -102,7 +108,7 @@ class BoundaryIou:
         Returns:
             The Boundary IoU of this image alone, the mean over its classes; None if there is none.
         """
-        num_classes = len(self._union)
+        num_classes = self.counts.shape[1]
         width = max(1, round(self._ratio * math.hypot(*label.shape)))
         prediction = np.where(label == self._ignore_label, self._ignore_label, prediction)
         is_known = label != self._ignore_label
@@ -115,13 +121,12 @@ class BoundaryIou:
             + np.bincount(prediction[predicted], minlength=num_classes)
             - intersection
         )
-        self._intersection += intersection
-        self._union += union
+        self.counts += [intersection, union]
         return _mean(_divide(intersection, union))
 
     def result(self, class_names: tuple[str, ...]) -> dict:
         """Returns `boundary_iou` (the mean) and `boundary_iou_per_class` (by name), for JSON."""
-        iou = _divide(self._intersection, self._union)
+        iou = _divide(*self.counts)
         return {
             "boundary_iou": _mean(iou) or 0.0,
             "boundary_iou_per_class": _by_name(class_names, iou),
@@ -207,11 +212,14 @@ class WorstImages:
 
     def add(self, matrix: np.ndarray, image) -> None:
         """Adds an image: its confusion matrix, and the data to keep for it."""
-        self._seen += 1
         if not matrix.any():  # every pixel is ignored: neither good nor bad
             return
         names = tuple(map(str, range(len(matrix))))
-        miou = segmentation_metrics(matrix, names)["miou"]
+        self.add_miou(segmentation_metrics(matrix, names)["miou"], image)
+
+    def add_miou(self, miou: float, image) -> None:
+        """Adds an image of known mIoU."""
+        self._seen += 1
         # The order decides between equals: the first seen stays.
         kept = sorted(self._kept + [(self._sign * miou, self._seen, image)])
         self._kept = kept[: self._number]

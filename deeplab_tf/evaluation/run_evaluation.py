@@ -1,22 +1,39 @@
 """The evaluation of a run on a split of records."""
 
+import contextlib
 import dataclasses
+import hashlib
+import os
+import pathlib
 import shlex
 import sys
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
+from deeplab_tf import files
+from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
 from deeplab_tf.data import training_data
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import report as report_page
 from deeplab_tf.evaluation import results
+from deeplab_tf.evaluation.evaluate import LabelFunction
+from deeplab_tf.evaluation.evaluate import empty_matrix
 from deeplab_tf.evaluation.evaluate import evaluate
+from deeplab_tf.evaluation.evaluate import on_each_device
 from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
 from deeplab_tf.evaluation.inference import Inference
 from deeplab_tf.evaluation.memory import peak_memory_mib
+from deeplab_tf.evaluation.tally import Journal
+from deeplab_tf.evaluation.tally import Tally
+from deeplab_tf.runs import checkpoints
+from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
+from deeplab_tf.runs import run_files
 
 _NUM_WORST, _NUM_BEST = 12, 6  # images on the report
 
@@ -92,64 +109,96 @@ def evaluate_run(
     """
     if compare and not report:
         raise UserError("--compare needs --report: give the HTML file to write.")
+    strategy = distribution.get_strategy("auto")
     run = run_dirs.read(run_dir)
     source, split = _find_records(run, data)
     other = _read_comparable(compare, source.info) if compare else None
-    label_of = inference.label_function(run)
-    observer = _Observer(measures, source.info, shows_images=bool(report))
-    with results.writing(run_dir) as writer:
+    label_functions = _label_functions(inference, run, strategy)
+    counter = _Counter(measures, source.info)
+    settings = _settings(run, source, split, measures, inference)
+    with contextlib.closing(_journal(run, settings)) as journal:
+        if journal.resume(counter.tally):
+            print(f"resumes behind {counter.tally.num_read} images of an evaluation that ended")
+
+        def add(*seen) -> None:
+            journal.add(counter.see(*seen))
+            journal.save_if_due(counter.tally)
+
         figures = evaluate(
-            label_of,
+            label_functions,
             source,
             split,
             border_width=measures.border_width,
-            on_image=lambda *seen: writer.add_image(observer.see(*seen)),
+            on_image=add,
             progress=print_progress,
+            tally=counter.tally,
         )
-        writer.figures = {
+        figures = {
             "run_dir": run_dir,
-            "records": source.folder,
-            "split": split,
-            "border_width": measures.border_width,
-            **inference.describe(run),
+            **settings["metrics"],
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
             **figures,
             "confusion_matrix": figures["confusion_matrix"].tolist(),
             "peak_memory_mib": peak_memory_mib(),
-            **observer.figures(),
+            **counter.figures(),
         }
-    if report:
-        _write_report(report, results.read(run_dir), observer, source.info, other)
-    return writer.figures
+        worst, best = _write(run_dir, figures, journal.lines_of_all_workers())
+        journal.remove()
+    if report and distribution.is_chief():
+        shown = [
+            _shown(images, label_functions[0], source, split)
+            for images in metrics.divided(worst, best)
+        ]
+        _write_report(report, results.read(run_dir), shown, source.info, other)
+    return figures
 
 
-def print_progress(done: int, total: int, seconds: float) -> None:
+def print_progress(done: int, total: int, images_per_second: float) -> None:
     """Prints a line for about every tenth of the images."""
     if done == total or done % max(1, total // 10) == 0:
-        print(f"  {done}/{total} images  {done / seconds:.1f} images/s", flush=True)
+        print(f"  {done}/{total} images  {images_per_second:.1f} images/s", flush=True)
 
 
-class _Observer:
-    """Measures every image, and keeps the best and the worst for the report."""
+def _write(
+    run_dir: str, figures: dict, lines: Iterator[dict]
+) -> tuple[metrics.WorstImages, metrics.BestImages]:
+    """Writes the files of an evaluation, as the chief; returns the numbers of images to show."""
+    worst, best = metrics.WorstImages(_NUM_WORST), metrics.BestImages(_NUM_BEST)
+    with contextlib.ExitStack() as stack:
+        if distribution.is_chief():
+            writer = stack.enter_context(results.writing(run_dir))
+            writer.figures = figures
+        for line in lines:
+            if distribution.is_chief():
+                writer.add_image(line)
+            if line["num_pixels"]:
+                for images in (worst, best):
+                    images.add_miou(line["miou"], line["number"])
+    distribution.of_all_workers(0)  # none deletes what it has counted before all is written
+    return worst, best
 
-    def __init__(self, measures: Measures, info: records.DatasetInfo, shows_images: bool):
-        self._measures, self._info = measures, info
+
+class _Counter:
+    """Measures every image; the counts of all measures are in its `tally`."""
+
+    def __init__(self, measures: Measures, info: records.DatasetInfo):
+        self._measures, self._class_names = measures, info.class_names
         self._trimap = metrics.Trimap(measures.trimap_width, info.num_classes, info.ignore_label)
         self._boundaries = metrics.BoundaryIou(info.num_classes, info.ignore_label)
-        self._worst = metrics.WorstImages(_NUM_WORST if shows_images else 0)
-        self._best = metrics.BestImages(_NUM_BEST if shows_images else 0)
+        self.tally = Tally(sums={"confusion_matrix": empty_matrix(info)})
+        if measures.trimap_width:
+            self.tally.sums["trimap"] = self._trimap.counts
+        if measures.boundary_iou:
+            self.tally.sums["boundaries"] = self._boundaries.counts
 
     def see(self, example: dict, prediction: np.ndarray, counts: np.ndarray) -> dict:
         """Measures an image; returns its line of `images.jsonl`."""
         label = example["label"]
-        line = _image_line(example, counts, self._info.class_names)
+        line = _image_line(example, counts, self._class_names)
         if self._measures.trimap_width:
             self._trimap.add(label, prediction)
         if self._measures.boundary_iou:
             line["boundary_iou"] = self._boundaries.add(label, prediction)
-        image = (example | {"image": self._info.displayed(example["image"])}, prediction)
-        for images in (self._worst, self._best):
-            images.add(counts, image)
         return line
 
     def figures(self) -> dict:
@@ -158,20 +207,84 @@ class _Observer:
         if self._measures.trimap_width:
             figures["trimap"] = self._trimap.result()
         if self._measures.boundary_iou:
-            figures |= self._boundaries.result(self._info.class_names)
+            figures |= self._boundaries.result(self._class_names)
         return figures
 
-    def shown(self) -> list[list[report_page.Shown]]:
-        """Returns the images for the report: the worst, the worst first, and the best."""
-        return [
-            [
-                report_page.Shown(
-                    example["name"].decode(), miou, example["image"], example["label"], prediction
-                )
-                for miou, (example, prediction) in group
-            ]
-            for group in metrics.divided(self._worst, self._best)
-        ]
+
+def _label_functions(
+    inference: Inference, run: run_dirs.Run, strategy: tf.distribute.Strategy
+) -> list[LabelFunction]:
+    """Loads the network on each device; an artefact once."""
+    if inference.model:
+        return [inference.label_function(run)]
+    return on_each_device(lambda: inference.label_function(run), strategy)
+
+
+def _settings(
+    run: run_dirs.Run,
+    source: records.Records,
+    split: str,
+    measures: Measures,
+    inference: Inference,
+) -> dict:
+    """Returns all that the counts depend on, for JSON; `metrics` is for `metrics.json`."""
+    if inference.model:
+        weights = inference.model
+    elif run_dirs.is_published(run.folder):
+        weights = os.path.join(run.folder, run_files.KERAS_WEIGHTS)
+    else:
+        weights = checkpoints.find(run.folder, inference.checkpoint) + ".index"
+    return {
+        "metrics": {
+            "records": source.folder,
+            "split": split,
+            "border_width": measures.border_width,
+            **inference.describe(run),
+        },
+        "measures": dataclasses.asdict(measures),
+        "limits": dataclasses.asdict(source.limits),
+        "classes": source.info.to_json(),
+        "files": [_name_size_and_time(path) for path in [weights, *source.shards(split)]],
+    }
+
+
+def _name_size_and_time(path: files.Path) -> list:
+    status = files.as_path(path).stat()
+    return [os.fspath(path), status.st_size, status.st_mtime_ns]
+
+
+def _journal(run: run_dirs.Run, settings: dict) -> Journal:
+    """Opens the journal: in the run dir, or in the cache folder where that is remote."""
+    if files.is_remote(run.folder):
+        name = hashlib.sha256(run.folder.encode()).hexdigest()[:16]
+        folder = files.cache_folder() / run_files.EVALUATION / name
+    else:
+        folder = pathlib.Path(run.folder) / run_files.EVALUATION
+    try:
+        return Journal(folder, settings)
+    except OSError as error:
+        raise UserError(f"The evaluation of {run.folder} cannot be written: {error}.") from error
+
+
+def _shown(
+    images: Sequence[tuple[float, int]],
+    label_of: LabelFunction,
+    source: records.Records,
+    split: str,
+) -> list[report_page.Shown]:
+    """Returns images for the report. They are labelled again: none was kept in memory."""
+    numbers = [number for _, number in images]
+    examples = input_pipeline.evaluation_examples(source, split, numbers=numbers)
+    return [
+        report_page.Shown(
+            example["name"].decode(),
+            miou,
+            source.info.displayed(example["image"]),
+            example["label"],
+            label_of(example["image"]),
+        )
+        for (miou, _), example in zip(images, examples.as_numpy_iterator())
+    ]
 
 
 def _find_records(run: run_dirs.Run, data: Data) -> tuple[records.Records, str]:
@@ -204,6 +317,7 @@ def _image_line(example: dict, counts: np.ndarray, class_names: tuple[str, ...])
     figures = metrics.segmentation_metrics(counts, class_names)
     ious = figures["iou_per_class"].items()
     return {
+        "number": int(example["number"]),
         "name": example["name"].decode(),
         "miou": figures["miou"],
         "pixel_accuracy": figures["pixel_accuracy"],
@@ -222,11 +336,11 @@ def _read_comparable(run_dir: str, info: records.DatasetInfo) -> results.Evaluat
 def _write_report(
     path: str,
     evaluation: results.Evaluation,
-    observer: _Observer,
+    shown: Sequence[list[report_page.Shown]],
     info: records.DatasetInfo,
     other: results.Evaluation | None,
 ) -> None:
-    worst, best = observer.shown()
+    worst, best = shown
     try:
         report_page.write(path, evaluation, info=info, worst=worst, best=best, other=other)
     except OSError as error:

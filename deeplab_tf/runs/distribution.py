@@ -2,10 +2,12 @@
 
 import functools
 import json
+import math
 import os
 from collections.abc import Callable
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.errors import UserError
@@ -69,6 +71,26 @@ def of_all_workers(value: int) -> list[int]:
     if num_workers() == 1:
         return [int(value)]
     return _gather()(tf.constant([int(value)], tf.int64)).numpy().tolist()
+
+
+def texts_of_all_workers(text: str) -> list[str]:
+    """Returns the texts of all workers; every worker has to call this."""
+    workers = num_workers()
+    if workers == 1:
+        return [text]
+    content = text.encode()
+    replicas = _multi_worker().num_replicas_in_sync // workers
+    sizes = of_all_workers(len(content))[::replicas]
+    # One length for all, of which there are few: each is compiled for.
+    length = 8 * 2 ** math.ceil(math.log2(max(1, max(sizes) / 8)))
+    padded = np.frombuffer(content.ljust(length), np.int64)
+    gathered = _gather()(tf.constant(padded[np.newaxis])).numpy()[::replicas]
+    return [row.tobytes()[:size].decode() for row, size in zip(gathered, sizes, strict=True)]
+
+
+def local_devices(strategy: tf.distribute.Strategy) -> list[str]:
+    """Returns the devices of a strategy that this process computes on."""
+    return list(strategy.extended.worker_devices)
 
 
 def distribute_batches(

@@ -8,6 +8,7 @@ TENSORBOARD = "tensorboard"  # folder of curves and images
 TRAINING_LOG = "metrics.jsonl"  # the same figures, a line for each event
 METRICS = "metrics.json"  # the figures of the last evaluation
 IMAGES = "images.jsonl"  # the figures of each image of that evaluation
+EVALUATION = "evaluation"  # folder of what a running evaluation has counted so far
 OLD_IMAGES = "pictures.jsonl"  # the same, as version 0.1 named it
 CRF = "crf.json"  # the CRF parameters that `deeplab_tf.tune_crf` found
 # Keras' own names for a model as a folder. A published run has these in place of checkpoints.

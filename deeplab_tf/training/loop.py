@@ -168,7 +168,7 @@ class _Training:
         self._train_steps = train_step.TrainSteps(
             state, config, strategy=strategy, ignore_label=run.dataset.ignore_label
         )
-        self._validate = validation.build(state, run, sources[0], saved)
+        self._validate = validation.build(state, run, sources[0], saved, strategy)
         steps_to_go = config.training_number_of_steps - self._step
         self._stopwatch = timing.Stopwatch(steps_to_go, config.train_batch_size)
         self._means = _Means()
@@ -232,8 +232,7 @@ class _Training:
             self._early.add(self._step, result["miou"])
         if self._step == self._config.training_number_of_steps:
             return False
-        # The mIoU of workers may differ in the last digit: the chief decides.
-        return bool(distribution.of_all_workers(bool(self._early.reason))[0])
+        return bool(self._early.reason)
 
     def _is_due(self, period: int) -> bool:
         return self._step % period == 0 or self._step == self._config.training_number_of_steps

@@ -113,9 +113,9 @@ class TrainingLog:
         if not self._progress.show_steps(step, text):
             self._progress.print(f"step {step}/{self._total_steps}  {text}")
 
-    def validating(self, done: int, total: int, seconds: float) -> None:
+    def validating(self, done: int, total: int, images_per_second: float) -> None:
         """Shows in a terminal how far a validation is; the `progress` of `evaluate`."""
-        self._progress.show_images(done, total, f"{done / seconds:.1f} images/s")
+        self._progress.show_images(done, total, f"{images_per_second:.1f} images/s")
 
     def validation(
         self,

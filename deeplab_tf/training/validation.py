@@ -1,6 +1,7 @@
 """Validation during training: the same figures as `eval`, and the worst images."""
 
 import contextlib
+import json
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import prediction
 from deeplab_tf.evaluation import views
 from deeplab_tf.evaluation.evaluate import evaluate
+from deeplab_tf.evaluation.evaluate import on_each_device
 from deeplab_tf.runs import checkpoints
+from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.training import batch_statistics
 from deeplab_tf.training import learning_signs
@@ -31,7 +34,6 @@ from deeplab_tf.training.training_state import TrainingState
 _NUM_PANELS = 4
 _BATCH_SIZE = 8  # of one image alone, the features of image pooling would have no variance
 _ENOUGH_PIXELS = 32 * 513**2  # for batch statistics, from this many images of a batch on
-_MAX_RECORDS_READ = 2000  # to choose images for batch statistics from
 
 
 def build(
@@ -39,18 +41,20 @@ def build(
     run: run_dirs.Run,
     source: records.Records,
     saved: checkpoints.TrainingCheckpoints,
+    strategy: tf.distribute.Strategy,
 ) -> Callable[[training_log.TrainingLog, int, float | None], dict]:
     """Returns a function that evaluates a model in training, keeps the best, and reports.
 
-    It evaluates as `eval` does: the averaged weights, if any, in float32 and on one device,
-    whatever precision and devices the training uses. Before that, it
-    measures the statistics of batch norm.
+    It evaluates as `eval` does: the averaged weights, if any, in float32, whatever precision the
+    training uses. Workers and devices share the images. Before that, it measures the statistics of
+    batch norm.
 
     Args:
         state: What is trained.
         run: The run.
         source: The records to validate on.
         saved: Where the best weights are saved.
+        strategy: The devices of the training.
 
     Returns:
         A function of the log, the step and the mean loss of the last steps that returns the
@@ -58,45 +62,86 @@ def build(
         returns no metrics.
     """
     split, info = run.data_config.val_split, source.info
-    evaluated = run_dirs.build_model(run)
-    label_of = prediction.label_function(evaluated, run.model_config, run.data_config)
-    update_statistics = _statistics_updater(evaluated, state.model, run, source)
+    networks: list[keras.Model] = []  # one for each device
+
+    def make_label_function() -> Callable[[np.ndarray], np.ndarray]:
+        networks.append(run_dirs.build_model(run))
+        return prediction.label_function(networks[-1], run.model_config, run.data_config)
+
+    label_functions = on_each_device(make_label_function, strategy)
+    update_statistics = _statistics_updater(networks[0], state.model, run, source)
 
     def validate(log: training_log.TrainingLog, step: int, loss: float | None = None) -> dict:
         worst = metrics.WorstImages(_NUM_PANELS)
 
-        def keep_worst(example, labels, matrix):
-            worst.add(matrix, (example, labels))
+        def keep_worst(example, _, matrix):
+            worst.add(matrix, int(example["number"]))
 
         with _averages_in_place(state):
-            for target, variable in zip(evaluated.weights, state.model.weights, strict=True):
-                target.assign(tf.convert_to_tensor(variable))
+            _copy_weights(state.model, networks[0])
             update_statistics(step)
             if not split:
                 return {}
-            result = evaluate(label_of, source, split, on_image=keep_worst, progress=log.validating)
-            is_best = saved.save_if_best(result["miou"])
-        worst_panels = [
-            panels.error_panel(
-                info.displayed(example["image"]),
-                example["label"],
-                labels,
-                class_names=info.class_names,
-                colors=info.colors,
-                ignore_label=info.ignore_label,
-                caption=f"{example['name'].decode()}: miou {miou:.2f}",
+            for network in networks[1:]:
+                _copy_weights(networks[0], network)
+            result = evaluate(
+                label_functions, source, split, on_image=keep_worst, progress=log.validating
             )
-            for miou, (example, labels) in worst.worst
-        ]
+            is_best = saved.save_if_best(result["miou"])
+        worst_of_all = _worst_of_all_workers(worst)
+        if not distribution.is_chief():
+            return result
         signs = learning_signs.describe(
             result["confusion_matrix"], info.class_names, loss, run.train_config
         )
         if signs and step == run.train_config.training_number_of_steps:
             signs.append(learning_signs.ADVICE)
-        log.validation(step, result, worst_panels, is_best=is_best, signs=signs)
+        shown = _panels(worst_of_all, label_functions[0], source, split)
+        log.validation(step, result, shown, is_best=is_best, signs=signs)
         return result
 
     return validate
+
+
+def _copy_weights(source: keras.Model, target: keras.Model) -> None:
+    for variable, value in zip(target.weights, source.weights, strict=True):
+        variable.assign(tf.convert_to_tensor(value))
+
+
+def _worst_of_all_workers(worst: metrics.WorstImages) -> list[tuple[float, int]]:
+    """Returns mIoU and number of the worst images that any worker has seen, the worst first."""
+    texts = distribution.texts_of_all_workers(json.dumps(worst.worst))
+    seen = [(miou, number) for text in texts for miou, number in json.loads(text)]
+    worst_of_all = metrics.WorstImages(_NUM_PANELS)
+    for miou, number in sorted(seen, key=lambda image: image[1]):
+        worst_of_all.add_miou(miou, number)
+    return worst_of_all.worst
+
+
+def _panels(
+    images: Sequence[tuple[float, int]],
+    label_of: Callable[[np.ndarray], np.ndarray],
+    source: records.Records,
+    split: str,
+) -> list[np.ndarray]:
+    """Draws images of a split with their labels and what is found in them.
+
+    Another worker may have seen them, so they are labelled again.
+    """
+    numbers, info = [number for _, number in images], source.info
+    examples = input_pipeline.evaluation_examples(source, split, numbers=numbers)
+    return [
+        panels.error_panel(
+            info.displayed(example["image"]),
+            example["label"],
+            label_of(example["image"]),
+            class_names=info.class_names,
+            colors=info.colors,
+            ignore_label=info.ignore_label,
+            caption=f"{example['name'].decode()}: miou {miou:.2f}",
+        )
+        for (miou, _), example in zip(images, examples.as_numpy_iterator())
+    ]
 
 
 def _statistics_updater(
@@ -129,8 +174,7 @@ def _images_as_evaluated(
 ) -> Iterator[tf.Tensor]:
     """Some training images as evaluation sees them; which ones follows from seed and step."""
     split = run.data_config.train_split
-    # No record behind these is read, however many there are.
-    num_records = min(source.num_examples[split], _MAX_RECORDS_READ)
+    num_records = source.num_examples[split]
     count = min(run.train_config.batch_statistics_images, num_records)
     if not count:
         return
