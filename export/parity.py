@@ -21,6 +21,8 @@ from deeplab_tf.evaluation.prediction import predict_logits
 from deeplab_tf.export.proof_images import ProofImage
 from deeplab_tf.runs import run_dir as run_dirs
 
+_FINE_TUNE = "For int8, fine-tune the run with train --quantize_delay_step=0."
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -267,8 +269,8 @@ def _miou_problem(parity: Parity, limits: Limits) -> str:
         f"{parity.miou_artefact:.4f}; the limit is "
         f"--max_miou_drop={limits.max_miou_drop:g}. If the file is quantised, calibrate with "
         "images more like these (--data_dir, --calibration_images, --num_calibration_images), or "
-        "give --quantize=float16. A --result_stride above 1 makes borders coarser. Or raise "
-        "--max_miou_drop."
+        f"give --quantize=float16. {_FINE_TUNE} A --result_stride above 1 makes borders coarser. "
+        "Or raise --max_miou_drop."
     )
 
 
@@ -279,7 +281,7 @@ def _agreement_problem(parity: Parity, limits: Limits) -> str:
         f"{parity.label_agreement:.3%} of the labels agree; at least "
         f"{limits.min_label_agreement:.3%} must. If the file is quantised, calibrate with images "
         "more like those of --data_dir (--calibration_images, --num_calibration_images), or give "
-        "--quantize=float16."
+        f"--quantize=float16. {_FINE_TUNE}"
     )
 
 
