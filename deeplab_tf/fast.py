@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.util
+import re
 import types
 from collections.abc import Callable
 
@@ -45,7 +46,8 @@ def load_and_try(name: str) -> types.ModuleType | None:
             "times as long. Install a version that fits: pip install 'deeplab_tf[fast]' (%s: %s)",
             name,
             type(error).__name__,
-            str(error).strip().partition("\n")[0],
+            # Without the colours that numba adds where colorama is installed.
+            re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0],
         )
         return None
     return module

@@ -286,6 +286,14 @@ def test_screening_leaves_out_only_classes_that_cannot_win():
     np.testing.assert_allclose(screened, whole, atol=0.03)
 
 
+def test_screening_leaves_few_classes_alone_as_that_would_save_no_time():
+    image, probabilities = noisy_image(20, 27, 3)
+    probabilities = np.concatenate([probabilities, np.full((20, 27, 1), 1e-9)], axis=-1)
+    screened = crf.dense_crf(image, probabilities, screen_classes=True)
+    np.testing.assert_array_equal(screened, crf.dense_crf(image, probabilities))
+    assert np.all(screened[..., 3] > 0)
+
+
 def test_screening_leaves_no_class_out_where_all_may_win():
     image, probabilities = noisy_image(30, 40, 5)
     screened = crf.dense_crf(image, probabilities, screen_classes=True)

@@ -83,8 +83,8 @@ def dense_crf(
         screen_classes: Leave out classes that are too improbable everywhere to win a pixel; their
             probabilities are returned as zero. This saves time where few classes are present. It
             is an approximation: the other probabilities change by about 0.001, rarely by 0.03, and
-            about one label in 100,000 changes. For the Potts model only. The TensorFlow graph
-            leaves no class out.
+            about one label in 100,000 changes. For the Potts model only. Of up to 8 classes, and
+            in the TensorFlow graph, none is left out: that would save no time.
         return_energy: Also return the energies. Doubles the time.
         num_threads: Number of threads; None for one per core. They share the images of a batch.
             The results do not depend on it.

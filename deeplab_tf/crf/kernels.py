@@ -254,18 +254,17 @@ def filter_channel(image, points, weights, following, preceding):
 
 
 @compiled
-def sort_entries(points, weights, scale, num_points):
+def sort_entries(points, weights, num_points):
     """Sorts the pixels by the lattice points that they contribute to.
 
     Args:
         points: int32 [N, d + 1].
         weights: float32 [N, d + 1].
-        scale: float32 [N], a factor of every pixel.
         num_points: M.
 
     Returns:
         The first entry of every lattice point, int64 [M + 1]; the pixels of the entries, int32
-        [N * (d + 1)]; and their scaled weights, float32 [N * (d + 1)].
+        [N * (d + 1)]; and their weights, float32 [N * (d + 1)].
     """
     num_pixels, num_corners = points.shape
     ends = np.zeros(num_points + 1, np.int64)
@@ -282,8 +281,36 @@ def sort_entries(points, weights, scale, num_points):
             entry = ends[points[p, r]]
             ends[points[p, r]] += 1
             entry_pixels[entry] = p
-            entry_weights[entry] = weights[p, r] * scale[p]
+            entry_weights[entry] = weights[p, r]
     return starts, entry_pixels, entry_weights
+
+
+@compiled
+def scale_entries(entry_pixels, scale, entry_weights, start, stop):
+    """Multiplies the weights of entries by the factors of their pixels, float32 [N]."""
+    for entry in range(start, stop):
+        entry_weights[entry] *= scale[entry_pixels[entry]]
+
+
+@compiled
+def find_leads(probabilities, pixels_at_once, leads, start, stop):
+    """Finds by how much each class is behind the most probable one, where it is closest to it.
+
+    Args:
+        probabilities: float32 [N, C], positive.
+        pixels_at_once: Pixels of a block.
+        leads: float32 [blocks, C], output: the smallest ratio of the highest probability of a pixel
+            to that of the class, over the pixels of the block.
+    """
+    num_pixels, num_classes = probabilities.shape
+    for block in range(start, stop):
+        leads[block] = np.inf
+        for p in range(block * pixels_at_once, min((block + 1) * pixels_at_once, num_pixels)):
+            highest = probabilities[p, 0]
+            for c in range(1, num_classes):
+                highest = max(highest, probabilities[p, c])
+            for c in range(num_classes):
+                leads[block, c] = min(leads[block, c], highest / probabilities[p, c])
 
 
 @compiled

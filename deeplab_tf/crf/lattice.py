@@ -13,6 +13,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -48,10 +49,24 @@ class Workers:
 
     def run(self, kernel, count: int, *arguments, fewest: int = _FEWEST_PER_THREAD) -> None:
         """Runs a kernel on `range(count)`, at least `fewest` items per thread."""
-        parts = max(1, min(self.num_threads, count // fewest))
-        ends = [count * part // parts for part in range(parts + 1)]
-        waits = [self.start(kernel, *arguments, *ends[part : part + 2]) for part in range(1, parts)]
-        kernel(*arguments, *ends[:2])
+        self.run_together([(kernel, count, *arguments)], fewest)
+
+    def run_together(self, jobs: Sequence[tuple], fewest: int = _FEWEST_PER_THREAD) -> None:
+        """Runs kernels that do not depend on each other; the threads wait for each other once.
+
+        Args:
+            jobs: A kernel, the number of its items, and its arguments.
+            fewest: Items that a thread has of the longest job, at least.
+        """
+        longest = max(count for _, count, *_ in jobs)
+        parts = max(1, min(self.num_threads, longest // fewest))
+
+        def run_part(part: int) -> None:
+            for kernel, count, *arguments in jobs:
+                kernel(*arguments, count * part // parts, count * (part + 1) // parts)
+
+        waits = [self.start(run_part, part) for part in range(1, parts)]
+        run_part(0)
         for wait in waits:
             wait()
 
@@ -67,7 +82,7 @@ class Lattice:
         preceding: int32 [d + 1, M], the previous lattice point.
         normalization: float32 [N], 1 / sqrt(the filtered image of ones).
         entries: The pixels of every lattice point and their normalized weights, as
-            `kernels.sort_entries` returns them.
+            `kernels.sort_entries` returns them, scaled by the normalization.
     """
 
     points: np.ndarray
@@ -136,11 +151,18 @@ def build(features: np.ndarray, workers: Workers) -> Lattice:
     preceding = np.empty_like(following)
     workers.run(kernels.find_neighbors, num_points, point_keys, strides, table, shift, following)
     workers.run(kernels.invert_neighbors, dimensions + 1, following, preceding, fewest=1)
+    entries = workers.start(kernels.sort_entries, points, weights, num_points)
     ones = np.ones(num_pixels, np.float32)
     filtered = kernels.filter_channel(ones, points, weights, following, preceding)
     normalization = 1 / np.sqrt(filtered * geometry.gain(dimensions) + np.float32(1e-20))
-    entries = kernels.sort_entries(points, weights, normalization, num_points)
-    return Lattice(points, weights, following, preceding, normalization, entries)
+    starts, entry_pixels, entry_weights = entries()
+    workers.run(
+        kernels.scale_entries, len(entry_pixels), entry_pixels, normalization, entry_weights
+    )
+    return Lattice(
+        *(points, weights, following, preceding, normalization),
+        entries=(starts, entry_pixels, entry_weights),
+    )
 
 
 def _key_layout(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

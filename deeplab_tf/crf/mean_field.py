@@ -16,6 +16,7 @@ from deeplab_tf.crf.lattice import Workers
 from deeplab_tf.crf.vectors import LANES
 
 _NEVER = -1e4  # the logarithm of a probability that stays 0
+_PIXELS_AT_ONCE = 4096
 
 
 def infer(
@@ -54,18 +55,24 @@ def infer(
             (gaussian(), parameters["gaussian_weight"]),
         ]
         probabilities = probabilities.reshape(-1, num_classes)
+        # A row has at least so many channels, whether they are classes or not.
         classes = np.arange(num_classes)
-        if screen_classes:
-            classes = _classes_that_may_win(probabilities, lattices)
+        if screen_classes and num_classes > LANES:
+            classes = _classes_that_may_win(probabilities, lattices, workers)
+        if len(classes) < num_classes:
             probabilities = np.take(probabilities, classes, axis=1)
         field = _MeanField(probabilities, lattices, compatibility, workers)
         energies = _iterate(field, parameters["iterations"], return_energy)
-    beliefs = field.beliefs[:, : len(classes)]
-    if len(classes) < num_classes:
-        kept, beliefs = beliefs, np.zeros((height * width, num_classes), np.float32)
-        beliefs[:, classes] = kept
+        beliefs = field.beliefs[:, : len(classes)]
+        if len(classes) < num_classes:
+            kept, beliefs = beliefs, np.zeros((height * width, num_classes), np.float32)
+            workers.run(_put_columns, len(kept), kept, classes, beliefs)
     beliefs = np.ascontiguousarray(beliefs).reshape(height, width, num_classes)
     return beliefs, energies
+
+
+def _put_columns(values: np.ndarray, columns: np.ndarray, wide: np.ndarray, start, stop) -> None:
+    wide[start:stop, columns] = values[start:stop]
 
 
 def _iterate(field: "_MeanField", iterations: int, return_energy: bool) -> np.ndarray | None:
@@ -85,7 +92,8 @@ def _iterate(field: "_MeanField", iterations: int, return_energy: bool) -> np.nd
 def try_out() -> None:
     """Calls every kernel once, on four pixels: numba compiles them, or raises an error."""
     image = np.zeros((2, 2, 3), np.uint8)
-    probabilities = np.full((2, 2, 2), 0.5, np.float32)
+    probabilities = np.full((2, 2, LANES + 1), 1 / LANES, np.float32)
+    probabilities[..., -1] = 1e-6  # to be screened
     kernels_of_one = {
         "iterations": 1,
         "bilateral_weight": 1.0,
@@ -106,7 +114,7 @@ def try_out() -> None:
 
 
 def _classes_that_may_win(
-    probabilities: np.ndarray, lattices: list[tuple[Lattice, float]]
+    probabilities: np.ndarray, lattices: list[tuple[Lattice, float]], workers: Workers
 ) -> np.ndarray:
     """The ids of the classes that can become the most probable one at a pixel.
 
@@ -115,11 +123,21 @@ def _classes_that_may_win(
     least g everywhere, q stays below a solution of q = exp(R q - g), and there is one below 1 / R
     if g >= 1 + log(R).
     """
-    limit = sum(weight * built.largest_row_sum() for built, weight in lattices)
-    if limit == 0:
+    num_pixels, num_classes = probabilities.shape
+    blocks = np.empty((-(-num_pixels // _PIXELS_AT_ONCE), num_classes), np.float32)
+    workers.run(
+        *(kernels.find_leads, len(blocks), probabilities, _PIXELS_AT_ONCE, blocks), fewest=1
+    )
+    behind = np.log(blocks.min(axis=0))
+    weights = sum(weight for _, weight in lattices)
+    if weights == 0:
         return np.unique(probabilities.argmax(axis=1))
-    lead = (probabilities.max(axis=1, keepdims=True) / probabilities).min(axis=0)
-    return np.flatnonzero(np.log(lead) < 1 + math.log(limit))
+    # The largest row sum of a normalized kernel is at least 1: often no class is far enough behind.
+    if behind.max() < 1 + math.log(weights):
+        return np.arange(num_classes)
+    sums = [workers.start(built.largest_row_sum) for built, _ in lattices]
+    limit = sum(weight * row_sum() for (_, weight), row_sum in zip(lattices, sums, strict=True))
+    return np.flatnonzero(behind < 1 + math.log(limit))
 
 
 class _MeanField:
@@ -171,29 +189,40 @@ class _MeanField:
             column += num_axes
 
     def _set_probabilities(self, probabilities: np.ndarray) -> None:
-        unused = self._num_channels - self._num_classes
-        beliefs = probabilities / probabilities.sum(axis=1, keepdims=True)
-        self.beliefs = np.pad(beliefs, [[0, 0], [0, unused]]) if unused else beliefs
-        log = np.log(probabilities)
-        if unused:
-            log = np.pad(log, [[0, 0], [0, unused]], constant_values=_NEVER)
-        self._log_probabilities = log
+        num_pixels, num_classes = probabilities.shape
+        self.beliefs = np.empty((num_pixels, self._num_channels), np.float32)
+        self._log_probabilities = np.empty_like(self.beliefs)
+
+        def fill(start, stop):
+            rows, part = slice(start, stop), probabilities[start:stop]
+            sums = part @ np.ones(num_classes, np.float32)
+            np.divide(part, sums[:, None], out=self.beliefs[rows, :num_classes])
+            np.log(part, out=self._log_probabilities[rows, :num_classes])
+            self.beliefs[rows, num_classes:] = 0
+            self._log_probabilities[rows, num_classes:] = _NEVER
+
+        self._workers.run(fill, num_pixels)
 
     def filter(self) -> None:
         """Splats the beliefs onto the lattices and blurs them there."""
-        for built, halves in self._lattices:
-            self._workers.run(
-                kernels.splat,
-                built.num_points,
-                *(self.beliefs.reshape(-1), *built.entries, halves[0], self._num_channels),
+        beliefs, num_channels = self.beliefs.reshape(-1), self._num_channels
+        self._workers.run_together(
+            [
+                (kernels.splat, built.num_points, beliefs, *built.entries, halves[0], num_channels)
+                for built, halves in self._lattices
+            ]
+        )
+        for axis in range(max(len(built.following) for built, _ in self._lattices)):
+            self._workers.run_together(
+                [
+                    (
+                        *(kernels.blur, built.num_points, halves[axis % 2], halves[1 - axis % 2]),
+                        *(built.following[axis], built.preceding[axis], num_channels),
+                    )
+                    for built, halves in self._lattices
+                    if axis < len(built.following)
+                ]
             )
-            for axis in range(len(built.following)):
-                self._workers.run(
-                    kernels.blur,
-                    built.num_points,
-                    *(halves[axis % 2], halves[1 - axis % 2]),
-                    *(built.following[axis], built.preceding[axis], self._num_channels),
-                )
 
     def update(self) -> None:
         """Updates the beliefs with the values on the lattices."""
