@@ -10,6 +10,7 @@ import hashlib
 import os
 import pathlib
 import threading
+import typing
 from collections.abc import Sequence
 
 import numpy as np
@@ -146,7 +147,7 @@ def of_splits(sources: Sequence[Records], split: str) -> RecordIndex:
 def _bounds(source: Records, split: str) -> np.ndarray:
     """The bounds of `RecordIndex` for one source: those that are kept, or made and kept."""
     shards, lengths = source.shards(split), source.shard_lengths[split]
-    own = {
+    own: dict[str, typing.Any] = {
         "names": np.array([os.path.basename(shard) for shard in shards]),
         "lengths": np.array(lengths, np.int64),
         "sizes_and_times": np.array(list(map_in_threads(_size_and_time, shards)), np.int64),
