@@ -28,6 +28,7 @@ from PIL import Image
 from deeplab_tf import files
 from deeplab_tf.data import band_files
 from deeplab_tf.data import image_files
+from deeplab_tf.data import threads
 from deeplab_tf.drawing import geotiffs
 from deeplab_tf.drawing import overlays
 from deeplab_tf.drawing import palettes
@@ -221,28 +222,32 @@ class PredictionWriter:
         """
         rate = reader.frames_per_second / every_nth_frame
         progress = _FrameProgress(-(-reader.num_frames // every_nth_frame), max_frames)
-        first = None
+        first: list[tuple[np.ndarray, np.ndarray]] = []  # overlay and label of the first frame
         with files.draft_folder(self.output_dir) as folder:
             draft = os.path.join(folder, "draft")  # the name of a file may not be UTF-8
             with (
                 video.Writer(draft, rate, reader.height, reader.width) as writer,
                 _ended_by_ctrl_c(reader.is_camera),
+                threads.one_behind() as hand_over,  # draws while the next frame is labelled
             ):
-                frames = reader.frames(every_nth_frame)
-                for seconds, frame in itertools.islice(frames, max_frames or None):
-                    label = label_of(frame)
+
+                def draw(frame: np.ndarray, label: np.ndarray, seconds: float) -> None:
                     overlay = overlays.overlay(frame, label, self.colors)
                     writer.write(overlay, seconds)
-                    first = first or (overlay, label)
+                    first[:] = first or [(overlay, label)]
                     progress.add_frame()
-            if first is None:  # Ctrl-C before the first frame was labelled
+
+                frames = reader.frames(every_nth_frame)
+                for seconds, frame in itertools.islice(frames, max_frames or None):
+                    hand_over(functools.partial(draw, frame, label_of(frame), seconds))
+            if not first:  # Ctrl-C before the first frame was labelled
                 raise KeyboardInterrupt
             _check_readable(writer.path)
             ending = os.path.splitext(writer.path)[1]
             path = os.path.join(self.output_dir, f"{name}{OVERLAY}{ending}")
             files.publish(writer.path, path)
         progress.finish()
-        self._add_to_overview(name, *first)
+        self._add_to_overview(name, *first[0])
         return path
 
     def write_overview(self) -> None:

@@ -37,15 +37,18 @@ def labels_of_logits(
         rows = tf.range(start, tf.minimum(start + step, height))
         strip = _rows_of_image(logits, rows, padded_size, fitter, placement)
         label = tf.argmax(strip, axis=-1, output_type=tf.int32)  # [N, rows, W]
-        return start + step, labels.write(start // step, tf.transpose(label, [1, 0, 2]))
+        return start + step, tf.concat([labels, label], axis=1)
 
-    num_strips = -(-height // step)
-    labels = tf.TensorArray(tf.int32, num_strips, infer_shape=False, element_shape=[None] * 3)
+    none = tf.zeros([tf.shape(logits)[0], 0, width], tf.int32)
     # One strip after another: side by side, they would take the memory of the whole.
     _, labels = tf.while_loop(
-        lambda start, _: start < height, label_strip, (0, labels), parallel_iterations=1
+        lambda start, _: start < height,
+        label_strip,
+        (0, none),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None] * 3)),
+        parallel_iterations=1,
     )
-    return tf.transpose(labels.concat(), [1, 0, 2])
+    return labels
 
 
 def _rows_of_image(
