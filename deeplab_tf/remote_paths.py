@@ -113,16 +113,13 @@ class RemotePath(pathlib.PurePosixPath):
         return self
 
     def exists(self) -> bool:
-        with self._storage() as (system, path):
-            return system.exists(path)
+        return self._kind() is not None
 
     def is_file(self) -> bool:
-        with self._storage() as (system, path):
-            return system.isfile(path)
+        return self._kind() == "file"
 
     def is_dir(self) -> bool:
-        with self._storage() as (system, path):
-            return system.isdir(path)
+        return self._kind() == "directory"
 
     def stat(self) -> types.SimpleNamespace:
         """Returns `st_size` in bytes, and `st_mtime` and `st_mtime_ns`, which may be 0."""
@@ -138,7 +135,7 @@ class RemotePath(pathlib.PurePosixPath):
         if set(mode) - set("rbt"):
             raise ValueError(f"mode is {mode!r}; remote files are only read in place")
         with self._storage() as (system, path):
-            if system.isdir(path):
+            if system.info(path)["type"] == "directory":
                 raise IsADirectoryError(str(self))
             file = system.open(path, "rb")
         return file if "b" in mode else io.TextIOWrapper(file, encoding or "utf-8")
@@ -232,6 +229,13 @@ class RemotePath(pathlib.PurePosixPath):
             system.get_file(path, os.fspath(target))
             seconds = _modified(system, path)
         os.utime(target, (seconds, seconds))
+
+    def _kind(self) -> str | None:
+        """Returns "file", "directory", or None for neither; what cannot be asked is an error."""
+        # fsspec's `exists` and the like answer no where there is no connection.
+        with self._storage() as (system, path), contextlib.suppress(FileNotFoundError):
+            return system.info(path)["type"]
+        return None
 
     def _child(self, folder: str, name: str) -> "RemotePath":
         return self / name.strip("/").removeprefix(folder.strip("/")).lstrip("/")

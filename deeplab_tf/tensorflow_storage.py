@@ -25,37 +25,25 @@ class TensorFlowFileSystem(fsspec.AbstractFileSystem):
         super().__init__()
         self._scheme = scheme
 
-    def exists(self, path, **kwargs):
-        with _readable_errors():
-            return _gfile.exists(self._address(path))
-
-    def isdir(self, path):
-        with _readable_errors():
-            return _gfile.isdir(self._address(path))
-
-    def isfile(self, path):
-        return self.exists(path) and not self.isdir(path)
-
     def info(self, path, **kwargs):
-        if self.isdir(path):
-            return {"name": path, "size": 0, "type": "directory", "mtime": 0.0}
         with _readable_errors():
             status = _gfile.stat(self._address(path))
-        seconds = status.mtime_nsec / 1e9
-        return {"name": path, "size": status.length, "type": "file", "mtime": seconds}
+        return {
+            "name": path,
+            "size": status.length,
+            "type": "directory" if status.is_directory else "file",
+            "mtime": status.mtime_nsec / 1e9,
+        }
 
     def modified(self, path):
         return self.info(path)["mtime"]
 
     def ls(self, path, detail=True, **kwargs):
-        if self.isdir(path):
+        names = [path]
+        if self.info(path)["type"] == "directory":
             with _readable_errors():
                 listed = [name.rstrip("/") for name in _gfile.listdir(self._address(path))]
             names = [f"{path}/{name}".lstrip("/") for name in listed if name]
-        elif self.exists(path):
-            names = [path]
-        else:
-            raise FileNotFoundError(path)
         return [self.info(name) for name in names] if detail else names
 
     def makedirs(self, path, exist_ok=False):

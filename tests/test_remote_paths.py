@@ -2,7 +2,9 @@
 
 import os
 import pathlib
+from unittest import mock
 
+import fsspec
 import pytest
 
 from deeplab_tf import files
@@ -185,6 +187,15 @@ def test_tensorflow_reads_its_own_storage_itself_and_copies_of_others():
     assert files.for_tensorflow("ram://shards/train") == "ram://shards/train"
     copy = files.for_tensorflow("memory://shards/train")
     assert pathlib.Path(copy).read_text() == "records"
+
+
+def test_a_storage_that_cannot_be_reached_is_an_error_and_not_an_empty_one(monkeypatch):
+    monkeypatch.setattr(
+        fsspec.get_filesystem_class("memory"), "info", mock.Mock(side_effect=EOFError("lost"))
+    )
+    with pytest.raises(OSError, match="lost") as caught:
+        as_path("memory://store/run").is_dir()
+    assert caught.value.filename == "memory://store/run"
 
 
 def test_an_unknown_storage_is_refused_with_what_to_install():
