@@ -107,7 +107,7 @@ def folded_with_equal_logits(model: keras.Model, image: np.ndarray) -> keras.Mod
             variable.assign(generator.uniform(0.5, 1.5, variable.shape))
     folded = models.fold_batch_norm(model)
     assert not layers.batch_norms(folded)
-    expected, got = (one.predict(image[np.newaxis], verbose=0) for one in (model, folded))
+    expected, got = (one(image[np.newaxis], training=False).numpy() for one in (model, folded))
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
     return folded
 
