@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import deeplab_tf
 from conftest import REPOSITORY
 
 
@@ -95,3 +96,10 @@ def test_every_package_that_is_imported_is_declared():
                 if packages.isdisjoint(declared_packages() | brought):
                     undeclared[module] = name
     assert undeclared == {}
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {deeplab_tf.__version__}\n" in citation
+    assert re.findall("^## (.*)", changes, re.MULTILINE)[0] == deeplab_tf.__version__
