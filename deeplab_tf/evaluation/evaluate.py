@@ -222,7 +222,7 @@ def _label_in_turn(
 def _label(function: LabelFunction, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     """Returns the class ids of images of one size; of one, where the function takes no batch."""
     if isinstance(function, BatchFunction):
-        return function.of_batch(np.stack(images))
+        return list(function.of_batch(np.stack(images)))
     return [function(image) for image in images]
 
 
