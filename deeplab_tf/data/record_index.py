@@ -1,16 +1,11 @@
 """Where every record of a split lies, so that any of them is read without those before it.
 
-The index of a split is made once, from the headers of its shards, and kept beside them as
-`.SPLIT.index.npz`, or in the user's cache folder where that cannot be written. It is made again
-when a shard has another size or time.
+The index of a split is made once, from the headers of its shards, and kept (see `kept_index`).
 """
 
 import functools
-import hashlib
 import os
-import pathlib
 import threading
-import typing
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +13,7 @@ import tensorflow as tf
 
 from deeplab_tf import fast
 from deeplab_tf import files
+from deeplab_tf.data import kept_index
 from deeplab_tf.data import shard_files
 from deeplab_tf.data.records import Records
 from deeplab_tf.data.threads import map_in_threads
@@ -147,25 +143,12 @@ def of_splits(sources: Sequence[Records], split: str) -> RecordIndex:
 def _bounds(source: Records, split: str) -> np.ndarray:
     """The bounds of `RecordIndex` for one source: those that are kept, or made and kept."""
     shards, lengths = source.shards(split), source.shard_lengths[split]
-    own: dict[str, typing.Any] = {
-        "names": np.array([os.path.basename(shard) for shard in shards]),
-        "lengths": np.array(lengths, np.int64),
-        "sizes_and_times": np.array(list(map_in_threads(_size_and_time, shards)), np.int64),
-    }
-    places = [_beside(source, split), _in_cache(source, split)]
-    for path in places:
-        bounds = _read(path, own)
-        if bounds is not None:
-            return bounds
+    kept = kept_index.read(shards, split, "lengths", "bounds")
+    if kept and np.array_equal(kept["lengths"], lengths):
+        return kept["bounds"]
     pairs = zip(shards, lengths, strict=True)
     bounds = np.concatenate(list(map_in_threads(lambda pair: _bounds_of_shard(*pair), pairs)))
-    for path in places:
-        try:
-            with files.replacing(path) as draft:
-                np.savez(draft, bounds=bounds, **own)
-            break
-        except OSError:
-            continue  # only this process has it then
+    kept_index.write(shards, split, lengths=np.array(lengths, np.int64), bounds=bounds)
     return bounds
 
 
@@ -174,32 +157,3 @@ def _bounds_of_shard(shard: str, length: int) -> np.ndarray:
     found, _ = shard_files.record_bounds(shard)
     found = found[: length + 1]
     return np.pad(found, (0, length + 1 - len(found)), mode="edge")
-
-
-def _read(path: pathlib.Path, own: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Returns the bounds that a file keeps, if they are those of the shards as they are now."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            if all(np.array_equal(kept[name], value) for name, value in own.items()):
-                bounds = kept["bounds"]
-                count = int((own["lengths"] + 1).sum())
-                return bounds if bounds.shape == (count,) and bounds.dtype == np.int64 else None
-    except Exception:  # of many kinds: there is none, or it is damaged. It is made again.
-        pass
-    return None
-
-
-def _size_and_time(shard: str) -> tuple[int, int]:
-    status = files.as_path(shard).stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def _beside(source: Records, split: str) -> pathlib.Path:
-    return files.as_path(source.shards(split)[0]).parent / f".{split}.index.npz"
-
-
-def _in_cache(source: Records, split: str) -> pathlib.Path:
-    place = files.absolute(_beside(source, split))
-    return (
-        files.cache_folder() / "indices" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.npz"
-    )

@@ -19,6 +19,7 @@ import numpy as np
 from deeplab_tf import files
 from deeplab_tf.data import bands as image_bands
 from deeplab_tf.data import image_files
+from deeplab_tf.data import kept_index
 from deeplab_tf.data import shard_files
 from deeplab_tf.data.json_fields import JsonObject
 from deeplab_tf.data.json_fields import as_color
@@ -259,14 +260,19 @@ def find_records(
             f"below it, nor shards like train-00000-of-00004.tfrecord. {build}"
         )
     info = _undescribed(path, dataset or path.name, num_classes, ignore_label)
-    shard_lengths = {
-        split: [shard_files.count_records(shard) for shard in shards]
-        for split, shards in shard_paths.items()
-    }
+    shard_lengths = {split: _count(shards, split) for split, shards in shard_paths.items()}
     if must_be_complete:
         for split, shards in shard_paths.items():
             shard_files.check_empty_shards(dict(zip(shards, shard_lengths[split])))
     return Records(str(path), info, shard_lengths, shard_paths, limits)
+
+
+def _count(shards: Sequence[str], split: str) -> list[int]:
+    """Returns how many records each shard holds; those of an index need not be counted again."""
+    kept = kept_index.read(shards, split, "lengths")
+    if kept:
+        return kept["lengths"].tolist()
+    return [shard_files.count_records(shard) for shard in shards]
 
 
 def _tfds_folders(path: pathlib.Path) -> dict[str, pathlib.Path]:

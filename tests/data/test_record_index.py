@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.data import kept_index
 from deeplab_tf.data import record_index
 from deeplab_tf.data import records
+from deeplab_tf.data import shard_files
 
 CONTENTS = [bytes([number]) * size for number, size in enumerate((1, 7, 8, 100, 70_000, 9))]
 
@@ -31,6 +33,15 @@ def read_all(index: record_index.RecordIndex) -> list[bytes]:
     in_graph = tf.data.Dataset.range(len(index)).map(index.read_in_graph)
     assert list(in_graph.as_numpy_iterator()) == contents
     return contents
+
+
+def test_records_in_remote_storage_are_read(source):
+    folder = "ram://record_index"
+    for shard in source.shards("train"):
+        tf.io.gfile.copy(shard, f"{folder}/{os.path.basename(shard)}")
+    found = records.find_records(folder, num_classes=2)
+    assert read_all(record_index.of_splits([found], "train")) == CONTENTS
+    assert tf.io.gfile.exists(f"{folder}/.train.index.npz")
 
 
 def test_every_record_is_read_by_its_number(source):
@@ -58,8 +69,9 @@ def test_an_index_is_made_once_and_again_when_a_shard_changes(source, tmp_path, 
     made = bounds()
     kept = tmp_path / "records/.train.index.npz"
     with monkeypatch.context() as patch:
-        patch.setattr(record_index, "_bounds_of_shard", None)
+        patch.setattr(shard_files, "record_bounds", None)
         np.testing.assert_array_equal(bounds(), made)
+        assert records.find_records(source.folder, num_classes=2) == source  # counts nothing
     kept.write_bytes(kept.read_bytes()[:100])
     np.testing.assert_array_equal(bounds(), made)  # a damaged file is replaced
     first = source.shards("train")[0]
@@ -74,7 +86,7 @@ def test_an_index_is_kept_in_the_cache_where_the_folder_cannot_be_written(
 ):
     monkeypatch.setenv("DEEPLAB_TF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(
-        record_index, "_beside", lambda *_: tmp_path / "records/train-00000-of-00002/x.npz"
+        kept_index, "_beside", lambda *_: tmp_path / "records/train-00000-of-00002/x.npz"
     )
     assert read_all(record_index.of_splits([source], "train")) == CONTENTS
     monkeypatch.setattr(record_index, "_bounds_of_shard", None)
