@@ -336,7 +336,7 @@ def test_a_full_disk_is_reported_with_the_file(tmp_path, stopwatch):
 def test_elsewhere_than_in_a_terminal_every_event_is_a_line(tmp_path, stopwatch, capsys):
     log = make_log(tmp_path)
     report_steps(log, stopwatch, [2, 4])
-    log.validating(1, 2, 0.5)
+    log.validating(1, 2, 2.0)
     log.validation(4, validation_result(), [], is_best=True)
     log.close()
     first, second, validation = capsys.readouterr().out.splitlines()
@@ -354,7 +354,7 @@ def test_a_terminal_has_progress_bars_in_one_line(tmp_path, stopwatch, monkeypat
     monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
     log = make_log(tmp_path)
     report_steps(log, stopwatch, [3])
-    log.validating(1, 2, 0.5)
+    log.validating(1, 2, 2.0)
     log.message("stays")
     log.close()
     shown = terminal.getvalue().replace("\x1b[A", "").replace("\n", "\r").split("\r")
