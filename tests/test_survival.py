@@ -259,6 +259,17 @@ def test_every_worker_gets_the_addresses_of_all(tmp_path, capfdbinary):
         }
 
 
+def test_a_training_that_another_machine_stopped_is_started_again(tmp_path):
+    """It has saved and ended with 75, although nobody asked this machine to stop."""
+    starts = tmp_path / "starts"
+    code = (
+        f"import sys; file = open({str(starts)!r}, 'a+'); file.write('x'); file.seek(0); "
+        "sys.exit(0 if len(file.read()) > 1 else 75)"
+    )
+    assert supervised(tmp_path, code, hosts=["localhost:2222", "localhost:2223"]) == 0
+    assert starts.read_text() == "xx"
+
+
 def test_a_worker_that_dies_takes_the_others_with_it(tmp_path):
     code = (
         "import json, os, time; index = json.loads(os.environ['TF_CONFIG'])['task']['index']; "
