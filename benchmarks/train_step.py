@@ -1,25 +1,32 @@
-"""How long a training step takes, and its peak memory, beside plain Keras 3 in the same run.
+"""How long a training step takes, and its peak memory, beside plain Keras 3 and a peer in one run.
 
-    python benchmarks/train_step.py            # everything, about 20 minutes on 2 idle cores
-    python benchmarks/train_step.py --quick    # 256x256 without Xception, about 4 minutes
-    python benchmarks/train_step.py --cases=v3 # only cases whose name has this in it
+    python benchmarks/train_step.py            # everything, about 40 minutes on 2 idle cores
+    python benchmarks/train_step.py --quick    # 257x257 without Xception, about 4 minutes
+    python benchmarks/train_step.py --cases=v3plus_xception --mixed_precision=bfloat16
 
-"ours" is the step of `deeplab_tf.train`: all of it but reading images and saving. "plain" is the
-same network, cloned with stock layers in the place of ours (Conv2D and DepthwiseConv2D with a
-dilation_rate, BatchNormalization, GlobalAveragePooling2D), and the step that one writes for it: a
-gradient tape, the cross-entropy and SGD with momentum, without weight decay, the ignore label and
-what a log is told. Resizing with aligned corners, which Keras does not have, stays: in both it is
-TensorFlow's own kernel. Before it is timed, the clone's logits are compared with those of ours.
+"ours" is the step of `deeplab_tf.train`: all of it but reading images and saving; "recomputed" is
+the same with --recompute_activations. "plain" is the same network, cloned with stock layers in the
+place of ours (Conv2D and DepthwiseConv2D with a dilation_rate, BatchNormalization,
+GlobalAveragePooling2D), and the step that one writes for it: a gradient tape, the cross-entropy and
+SGD with momentum, without weight decay, the ignore label and what a log is told. Resizing with
+aligned corners, which Keras does not have, stays: in both it is TensorFlow's own kernel. Before it
+is timed, the clone's logits are compared with those of ours.
 
-Each has a process of its own, whose peak is told beside what `describe` foresees; the two take
-turns, so that a change of the machine's speed meets both. The batch is the same in every step. What
-counts is the median.
+"smp" is DeepLabV3Plus of segmentation_models_pytorch with the nearest encoder, in channels-last
+order; it is left out where that package or PyTorch is not installed. Its sides must be multiples of
+16: where ours is 257, it is 256, whose maps have 13 % fewer positions at stride 16. The cases of
+256 and 512 have maps of equal sizes.
+
+Each has a process of its own, whose peak is told beside what `describe` foresees; they take turns,
+so that a change of the machine's speed meets all. The batch is the same in every step. What counts
+is the median.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import statistics
@@ -44,6 +51,15 @@ IGNORE_LABEL = 255
 WARM_UP_STEPS = 2
 MIN_TURNS = 5
 SECONDS_PER_CASE = 40.0
+# Those that a training chooses itself, of the original.
+SETTINGS: dict = {
+    "optimizer": "momentum",
+    "base_learning_rate": 0.007,
+    "training_number_of_steps": 30000,
+    "warmup_steps": 0,
+    "moving_average_decay": 0.0,
+    "class_weights": (),
+}
 STRATEGY = functools.partial(distribution.get_strategy, "one_device")
 STOCK_LAYERS = {
     layers.AtrousConv2D: keras.layers.Conv2D,
@@ -80,15 +96,21 @@ class Case:
         }
 
 
+BACKBONES = ("mobilenet_v2", "resnet_v1_50", "resnet_v1_50_beta", "xception_65")
 CASES = (
-    Case("v3plus", "mobilenet_v2", 256, 4, is_quick=True),
-    Case("v3plus", "resnet_v1_50_beta", 256, 4, is_quick=True),
-    Case("v3plus", "xception_65", 256, 4),
-    Case("v3plus", "mobilenet_v2", 513, 2),
-    Case("v3plus", "resnet_v1_50_beta", 513, 2),
-    Case("v3plus", "xception_65", 513, 2),
+    *(
+        Case("v3plus", backbone, size, 2, is_quick=size == 257 and backbone != "xception_65")
+        for size in (256, 257, 512, 513)
+        for backbone in BACKBONES
+    ),
     Case("v3", "resnet_v1_50_beta", 513, 2),  # dense ASPP
 )
+ENCODERS_OF_SMP = {
+    "mobilenet_v2": "mobilenet_v2",
+    "resnet_v1_50": "resnet50",
+    "resnet_v1_50_beta": "resnet50",
+    "xception_65": "tu-xception65",
+}
 
 
 def with_stock_layers(model: keras.Model) -> keras.Model:
@@ -122,9 +144,10 @@ def largest_difference(model: keras.Model, other: keras.Model, size: int) -> flo
     return float(np.abs(logits - others).max() / np.abs(logits).max())
 
 
-def our_step(model: keras.Model, batch: dict[str, tf.Tensor]):
+def our_step(model: keras.Model, batch: dict[str, tf.Tensor], is_recomputed: bool = False):
     """The step that `train` runs, on one batch again and again."""
-    config, strategy = TrainConfig(), STRATEGY()
+    strategy = STRATEGY()
+    config = TrainConfig(**SETTINGS, recompute_activations=is_recomputed)
     with strategy.scope():
         state = training_state.for_model(model, config)
     steps = train_step.TrainSteps(state, config, strategy=strategy, ignore_label=IGNORE_LABEL)
@@ -150,25 +173,68 @@ def plain_step(model: keras.Model, batch: dict[str, tf.Tensor]):
     return lambda: float(step(batch["image"], batch["label"]))
 
 
+def smp_step(case: Case, dtype: str):
+    """A step of segmentation_models_pytorch as its users write it."""
+    import segmentation_models_pytorch
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count() or 1)
+    network = segmentation_models_pytorch.DeepLabV3Plus(
+        ENCODERS_OF_SMP[case.backbone], encoder_weights=None, classes=NUM_CLASSES
+    )
+    network = network.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.007, momentum=0.9)
+    cross_entropy = torch.nn.CrossEntropyLoss(ignore_index=IGNORE_LABEL)
+    size = case.size // 16 * 16
+    images = torch.rand(case.batch_size, 3, size, size).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, NUM_CLASSES, (case.batch_size, size, size))
+    is_mixed = {"": False, "bfloat16": True}[dtype]
+
+    def step() -> float:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+            loss = cross_entropy(network(images).float(), labels)
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    return step
+
+
+def keras_step(case: Case, kind: str, dtype: str, facts: dict):
+    """The step of a model of ours or of its clone; fills in what is known of it."""
+    batch = case.make_batch()  # starts TensorFlow
+    facts["start"] = _status_bytes("VmRSS")
+    keras.utils.set_random_seed(0)
+    scope = contextlib.nullcontext() if kind == "plain" else STRATEGY().scope()
+    with scope, layers.mixed_precision(dtype):
+        model = case.build_model()
+    network = model
+    if kind == "plain":  # cloned before `describe` calls the layers with a size of their own
+        network = with_stock_layers(model)
+        facts["difference"] = largest_difference(model, network, size=97)
+    description = describe.describe(model, (case.size, case.size), case.batch_size)
+    is_recomputed = kind == "recomputed"
+    memory = description.memory_if_recomputed if is_recomputed else description.memory
+    facts["foreseen"] = memory.total
+    if kind == "plain":
+        return plain_step(network, batch)
+    return our_step(network, batch, is_recomputed)
+
+
 def work(case: Case, kind: str, dtype: str) -> None:
     """Steps whenever a line comes in; tells the seconds of each, and the memory in the end.
 
     Memory is in bytes: what the process takes when all of TensorFlow is loaded, its peak, and what
     `describe` foresees of the difference.
     """
-    batch = case.make_batch()  # starts TensorFlow
-    size_at_start = _status_bytes("VmRSS")
-    keras.utils.set_random_seed(0)
-    scope = STRATEGY().scope() if kind == "ours" else contextlib.nullcontext()
-    with scope, layers.mixed_precision(dtype):
-        model = case.build_model()
-    size = (case.size, case.size)
-    facts = {"foreseen": describe.describe(model, size, case.batch_size).memory.total}
-    if kind == "plain":
-        clone = with_stock_layers(model)
-        facts["difference"] = largest_difference(model, clone, size=97)
-        model = clone
-    step = {"ours": our_step, "plain": plain_step}[kind](model, batch)
+    facts: dict = {}
+    if kind == "smp":
+        facts["start"] = _status_bytes("VmRSS")
+        step = smp_step(case, dtype)
+    else:
+        step = keras_step(case, kind, dtype, facts)
     for _ in range(WARM_UP_STEPS):
         facts["loss"] = step()
     _tell(facts)
@@ -176,7 +242,7 @@ def work(case: Case, kind: str, dtype: str) -> None:
         start = time.perf_counter()
         step()
         _tell(time.perf_counter() - start)
-    _tell({"start": size_at_start, "peak": _status_bytes("VmHWM")})
+    _tell({"peak": _status_bytes("VmHWM")})
 
 
 class Worker:
@@ -216,7 +282,7 @@ def measure(case: Case, kinds: dict[str, tuple[str, str]]) -> dict[str, tuple[fl
 
     Args:
         case: What is trained.
-        kinds: For each name, whether it is ours or plain, and its dtype.
+        kinds: For each name, one of "ours", "recomputed", "plain" and "smp", and its dtype.
 
     Returns:
         For each name, the median seconds of a step, and what its worker tells.
@@ -258,27 +324,44 @@ def main() -> None:
         case = next(case for case in CASES if case.name == arguments.cases)
         work(case, arguments.worker, arguments.mixed_precision)
         return
-    kinds = {"plain": ("plain", ""), "ours": ("ours", "")}
-    if arguments.mixed_precision:
-        kinds[f"ours, {arguments.mixed_precision}"] = ("ours", arguments.mixed_precision)
+    has_smp = importlib.util.find_spec("segmentation_models_pytorch") is not None
+    if not has_smp:
+        print("segmentation_models_pytorch is not installed: no peer is measured")
     device = tf.config.list_physical_devices("GPU") or [f"CPU, {os.cpu_count()} cores"]
     print(f"{device[0]}, TensorFlow {tf.__version__}, Keras {keras.__version__}")
-    print(f"{'':<46}   ms/step  images/s  as fast  peak MiB  foreseen   loss")
+    print(f"{'':<54}   ms/step  images/s  as fast  peak MiB  foreseen   loss")
     for case in cases:
-        if arguments.quick and not case.is_quick:
-            continue
-        results = measure(case, kinds)
-        plain_seconds = results["plain"][0]
-        for name, (seconds, facts) in results.items():
-            grown = facts["peak"] - facts["start"]
-            print(
-                f"{f'{case.name}, batch {case.batch_size}, {name}':<46} {seconds * 1000:9.0f}  "
-                f"{case.batch_size / seconds:10.2f}  {plain_seconds / seconds:7.2f}  "
-                f"{grown / 2**20:8.0f}  {facts['foreseen'] / 2**20:8.0f}  {facts['loss']:5.3f}",
-                flush=True,
-            )
-        difference = results["plain"][1]["difference"]
-        print(f"  the logits of the two differ by {difference:.1e} of the largest")
+        if not arguments.quick or case.is_quick:
+            compare(case, kinds_of(case, has_smp, arguments.mixed_precision))
+
+
+def kinds_of(case: Case, has_smp: bool, mixed_precision: str) -> dict[str, tuple[str, str]]:
+    """What is measured of a case, by name: as for `measure`."""
+    kinds = {name: (name, "") for name in ("plain", "ours", "recomputed")}
+    if mixed_precision:
+        kinds[f"ours, {mixed_precision}"] = ("ours", mixed_precision)
+    if has_smp and case.version == "v3plus":
+        kinds["smp"] = ("smp", "")
+        if mixed_precision == "bfloat16":
+            kinds["smp, bfloat16"] = ("smp", "bfloat16")
+    return kinds
+
+
+def compare(case: Case, kinds: dict[str, tuple[str, str]]) -> None:
+    """Prints what is measured of a case; how fast is told beside plain Keras."""
+    results = measure(case, kinds)
+    plain_seconds = results["plain"][0]
+    for name, (seconds, facts) in results.items():
+        grown = facts["peak"] - facts["start"]
+        foreseen = f"{facts['foreseen'] / 2**20:8.0f}" if "foreseen" in facts else f"{'':8}"
+        print(
+            f"{f'{case.name}, batch {case.batch_size}, {name}':<54} {seconds * 1000:9.0f}  "
+            f"{case.batch_size / seconds:8.2f}  {plain_seconds / seconds:7.2f}  "
+            f"{grown / 2**20:8.0f}  {foreseen}  {facts['loss']:5.3f}",
+            flush=True,
+        )
+    difference = results["plain"][1]["difference"]
+    print(f"  the logits of plain and ours differ by {difference:.1e} of the largest")
 
 
 if __name__ == "__main__":

@@ -764,7 +764,7 @@ class TrainConfig(Config):
     recompute_activations: bool = setting(
         False,
         "Whether the backward pass computes activations again instead of keeping them all: a "
-        "fraction of their memory, about a third more time, equal results.",
+        "fraction of their memory, up to a third more time, equal results.",
     )
     steps_per_execution: int = setting(
         0,
