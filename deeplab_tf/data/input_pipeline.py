@@ -31,7 +31,7 @@ OnDamaged = Callable[[Sequence[str], Sequence[str]], None]  # of names and probl
 
 _DRAWS = 2  # what random numbers are for; `record_order` has 0 and 1
 _EXAMPLES_ORDERED_AT_ONCE = 64
-_PIXELS_MADE_AT_ONCE = 2**21
+_PIXELS_MADE_AT_ONCE = 2**18
 _LAST_STEP = 2**62
 
 

@@ -31,16 +31,17 @@ def read(shards: Sequence[str], split: str, *names: str) -> dict[str, np.ndarray
 
 def write(shards: Sequence[str], split: str, **arrays: np.ndarray) -> None:
     """Keeps arrays, where there is a place for them."""
+    content: dict[str, typing.Any] = {**_state(shards), **arrays}  # as NumPy's stubs want it
     for path in _places(shards, split):
         try:
             with files.replacing(path) as draft:
-                np.savez(draft, **_state(shards), **arrays)
+                np.savez(draft, **content)
             return
         except OSError:
             continue
 
 
-def _state(shards: Sequence[str]) -> dict[str, typing.Any]:  # as NumPy's stubs want it
+def _state(shards: Sequence[str]) -> dict[str, np.ndarray]:
     return {
         "names": np.array([os.path.basename(shard) for shard in shards]),
         "sizes_and_times": np.array(list(map_in_threads(_size_and_time, shards)), np.int64),

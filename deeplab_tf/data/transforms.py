@@ -6,6 +6,7 @@ compute is that of the original's `preprocess_utils.py`.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -187,7 +188,7 @@ class TrainingCrop:
     pad_pixel: tuple[float, ...] = MEAN_PIXEL
     max_class_share: float = 1.0
 
-    @property
+    @functools.cached_property
     def scales(self) -> np.ndarray:
         """The scales that are drawn from, float32; empty where any between is."""
         smallest, largest = self.min_scale_factor, self.max_scale_factor
@@ -204,7 +205,7 @@ class TrainingCrop:
         """How many random integers a crop takes: for scale, flip, and the offset of every try."""
         return 2 + 2 * self.num_tries
 
-    @property
+    @functools.cached_property
     def pad_color(self) -> tuple[int, ...]:
         return tuple(int(value + 0.5) for value in self.pad_pixel)
 
