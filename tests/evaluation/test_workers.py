@@ -6,10 +6,15 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from conftest import REPOSITORY
 from deeplab_tf import supervise
 from deeplab_tf.evaluation.evaluate import evaluate
+from deeplab_tf.evaluation.evaluate import on_each_device
+from deeplab_tf.evaluation.inference import BEST_CHECKPOINT
+from deeplab_tf.runs import distribution
+from deeplab_tf.runs import run_dir as run_dirs
 
 
 def find_labels(image: np.ndarray) -> np.ndarray:
@@ -37,6 +42,21 @@ result = evaluate(
 texts = distribution.texts_of_all_workers("é" * (3 + 100 * distribution.worker_index()))
 print(json.dumps([numbers, result["confusion_matrix"].tolist(), [len(text) for text in texts]]))
 """
+
+
+@pytest.mark.usefixtures("short_network")
+def test_two_devices_count_what_one_does(tiny_run_dir, tiny_records):
+    run = run_dirs.read(tiny_run_dir)
+    one, two = (
+        evaluate(
+            on_each_device(lambda: BEST_CHECKPOINT.label_function(run), strategy),
+            tiny_records,
+            "val",
+        )
+        for strategy in map(distribution.get_strategy, ("one_device", "mirrored"))
+    )
+    np.testing.assert_array_equal(two["confusion_matrix"], one["confusion_matrix"])
+    assert np.count_nonzero(one["confusion_matrix"].sum(axis=0)) > 0
 
 
 def test_two_processes_count_what_one_does_to_the_last_pixel(tiny_records):
