@@ -138,6 +138,8 @@ def _check_that_service_finds(sources: Sequence[records.Records], config: DataCo
             )
 
 
+# AutoGraph would take seconds to convert functions that have no control flow over tensors.
+@tf.autograph.experimental.do_not_convert
 def make_batches(
     sources: Sequence[records.Records],
     config: DataConfig,
