@@ -74,7 +74,7 @@ EXTRAS = {
     "mat": ["scipy"],  # labels in MATLAB's .mat files
     "jax": ["jax"],  # the network on Keras' other backend
     # s3:// files. Other storages of fsspec have packages of their own, which messages name.
-    "remote": ["fsspec", "s3fs"],
+    "remote": ["fsspec>=2025", "s3fs>=2025"],
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 # export.tflite --quantizer=litert. Not part of "all": it pins one version of ai-edge-litert.

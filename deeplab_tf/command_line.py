@@ -246,6 +246,11 @@ class _Argument:
         return match[1] if match else ""
 
     @property
+    def unknown_name(self) -> str:
+        """What absl takes for the name of a flag where there is none of this name."""
+        return re.sub("^--?", "", self.text).partition("=")[0]
+
+    @property
     def value(self) -> str | None:
         """What follows the first `=`; None where there is none."""
         return self.text.partition("=")[2] if "=" in self.text else None
@@ -273,7 +278,7 @@ def _parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
     try:
         stray = flag_values(["", *(argument.text for argument in flat)])[1:]
     except flags.UnrecognizedFlagError as error:
-        where = next((one.where for one in flat if one.name == error.flagname), "")
+        where = next((one.where for one in flat if one.unknown_name == error.flagname), "")
         near = difflib.get_close_matches(error.flagname, list(flag_values), 1)
         ask = f" Did you mean --{near[0]}?" if near else ""
         raise UserError(f"{where}there is no flag --{shortened(error.flagname)}.{ask}") from error

@@ -336,7 +336,8 @@ def write_damaged_records(folder: pathlib.Path) -> None:
         for _ in range(24):
             writer.write(example.SerializeToString())
     shard = bytearray(path.read_bytes())
-    shard[len(shard) * 3 // 4 + 1000] ^= 1
+    for quarter in (1, 3):
+        shard[len(shard) * quarter // 4 + 1000] ^= 1
     path.write_bytes(shard)
 
 

@@ -355,6 +355,8 @@ READS = {
     "export.savedmodel": _RUN,
     "export.tflite": _RUN,
     "export.onnx": _RUN,
+    "export.web": _RUN,
+    "export.serve": set(),  # what a damaged version answers is in tests/export/test_serve.py
     "export.hub": _RUN,
     "export.client": {"palette", "token", "certificates"},
     "data_service": set(),

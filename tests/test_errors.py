@@ -27,7 +27,8 @@ def test_an_installed_package_that_fails_to_load_keeps_its_own_error(tmp_path, m
 
 
 def test_every_extra_that_a_message_names_is_one_of_setup_py():
-    declared = set(re.findall(r'^    "(\w+)": \[', (REPOSITORY / "setup.py").read_text(), re.M))
+    setup = (REPOSITORY / "setup.py").read_text()
+    declared = set(re.findall(r'^(?:    |EXTRAS\[)"(\w+)"(?::|\] =) \[', setup, re.M))
     named = set()
     for folder in ("deeplab_tf", "export", "datasets"):
         for path in (REPOSITORY / folder).rglob("*.py"):

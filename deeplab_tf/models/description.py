@@ -12,7 +12,7 @@ from keras import tree
 
 from deeplab_tf import layers
 from deeplab_tf.models import activations
-from deeplab_tf.models import recomputation
+from deeplab_tf.models import segments
 from deeplab_tf.models.activations import CONVOLUTIONS
 from deeplab_tf.models.activations import Call
 from deeplab_tf.models.activations import num_bytes
@@ -86,7 +86,7 @@ class Description:
     @functools.cached_property
     def memory_if_recomputed(self) -> TrainingMemory:
         """The memory of a training step with `--recompute_activations`."""
-        kept = self.batch_size * recomputation.plan(self.calls).kept
+        kept = self.batch_size * segments.plan(self.calls).kept
         return dataclasses.replace(self.memory, activations=kept)
 
     @property

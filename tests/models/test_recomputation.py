@@ -8,6 +8,7 @@ from deeplab_tf import build_model
 from deeplab_tf import layers
 from deeplab_tf.models import activations
 from deeplab_tf.models import recomputation
+from deeplab_tf.models import segments
 
 
 def residual_network(num_units: int) -> keras.Model:
@@ -65,7 +66,7 @@ def test_a_chain_keeps_what_the_square_root_of_its_length_keeps():
     blocks = layers.ConvBlocks()
     chain = [layer for index in range(64) for layer in blocks.conv(3, 3, str(index))]
     calls = calls_at(keras.Model(image, layers.call_in_order(chain, image)), 10)
-    plan = recomputation.plan(calls)
+    plan = segments.plan(calls)
     assert [call for segment in plan.segments for call in segment] == calls
     # With s segments: s - 1 maps between them, and 2 maps for each of the 64 / s blocks in one.
     ideal = min(s - 1 + 2 * 64 / s for s in range(1, 65)) * 10 * 10 * 3 * 4
@@ -75,4 +76,4 @@ def test_a_chain_keeps_what_the_square_root_of_its_length_keeps():
 def test_less_than_half_of_the_activations_of_each_version_is_kept():
     for version, backbone in (("v1", "vgg_16"), ("v3plus", "mobilenet_v2")):
         calls = calls_at(build_model(version, backbone, 21), 257)
-        assert recomputation.plan(calls).kept < all_activations(calls) / 2
+        assert segments.plan(calls).kept < all_activations(calls) / 2
