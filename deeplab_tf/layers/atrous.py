@@ -132,8 +132,9 @@ class AtrousDepthwiseConv2D(keras.layers.DepthwiseConv2D):
                 data_format=self.data_format,
             )
         else:
+            forms = convolution.DEPTHWISE_WITH_BIAS if self.use_bias else convolution.DEPTHWISE
             outputs = convolution.convolve(
-                convolution.DEPTHWISE, inputs, kernel, self.dilation_rate, self.padding.upper()
+                forms, inputs, kernel, self.dilation_rate, self.padding.upper()
             )
         return _add_bias_and_activate(self, outputs)
 

@@ -35,7 +35,7 @@ def convolve(forms: Forms, images, kernel, rates: tuple[int, int], padding: str)
     """Computes an atrous convolution in the fastest form that is correct on this device.
 
     Args:
-        forms: `DENSE` or `DEPTHWISE`.
+        forms: `DENSE`, `DEPTHWISE` or, where a bias is added, `DEPTHWISE_WITH_BIAS`.
         images: `[B, H, W, C]`.
         kernel: `[h, w, C, filters]`, or `[h, w, C, 1]` for a depthwise convolution.
         rates: Down and across.
@@ -119,7 +119,7 @@ def _stock_depthwise_conv(images, kernel, rates, padding: str):
     return tf.nn.depthwise_conv2d(images, kernel, [1, 1, 1, 1], padding, dilations=rates)
 
 
-def _native_depthwise_conv(images, kernel, rates, padding: str):
+def _native_depthwise_conv(images, kernel, rates, padding: str, is_biased: bool = False):
     """Depthwise convolution by the dilated kernel, with our own gradients.
 
     TensorFlow's gradients of this kernel are wrong at rates above 1, without an error.
@@ -137,7 +137,7 @@ def _native_depthwise_conv(images, kernel, rates, padding: str):
             to_images = _dilated_kernel(upstream, kernel[::-1, ::-1], pads_back, rates)
             return to_images, _kernel_gradient(images, upstream, kernel, rates, padding)
 
-        return _dilated_kernel(images, kernel, pads, rates), gradients
+        return _dilated_kernel(images, kernel, pads, rates, is_biased=is_biased), gradients
 
     return convolve_with_gradients(images, kernel)
 
@@ -170,22 +170,31 @@ def _zeros_around(kernel, rates, padding: str) -> list[tuple[int, int]]:
     return [(pixels // 2, pixels - pixels // 2) for pixels in spreads]
 
 
-def _dilated_kernel(images, kernel, pads, rates, stride: int = 1):
+def _dilated_kernel(images, kernel, pads, rates, stride: int = 1, is_biased: bool = False):
     """Depthwise convolution of images with zeros around: `pads` = (top, bottom), (left, right)."""
     # oneDNN leaves its fast path if it has to pad by more than 6 columns itself, or by more columns
     # than it puts out.
     pads_itself = stride == 1 and max(pads[1]) <= 6 and pads == _zeros_around(kernel, rates, "SAME")
     if not pads_itself and any(map(any, pads)):
-        # Never as explicit paddings: TensorFlow loses them when it fuses a bias, and then aborts.
         images = tf.pad(images, [(0, 0), *pads, (0, 0)])
-    return tf.raw_ops.DepthwiseConv2dNative(
+    convolve_images = functools.partial(
+        tf.raw_ops.DepthwiseConv2dNative,
         input=images,
         filter=kernel,
         strides=[1, stride, stride, 1],
-        padding="SAME" if pads_itself else "VALID",
         dilations=[1, *rates, 1],
     )
+    if not pads_itself:
+        return convolve_images(padding="VALID")
+    if is_biased:  # TensorFlow loses explicit paddings when it fuses a bias, and then aborts
+        return convolve_images(padding="SAME")
+    # ONNX Runtime cannot dilate with "SAME".
+    edges = [0, 0, *pads[0], *pads[1], 0, 0]
+    return convolve_images(padding="EXPLICIT", explicit_paddings=edges)
 
 
 DENSE = Forms(_native_conv, _stock_conv, portable=_native_conv)
 DEPTHWISE = Forms(_native_depthwise_conv, _stock_depthwise_conv, portable=_stock_depthwise_conv)
+DEPTHWISE_WITH_BIAS = DEPTHWISE._replace(
+    native=functools.partial(_native_depthwise_conv, is_biased=True)
+)
