@@ -688,7 +688,7 @@ class TrainConfig(Config):
         is_common=True,
     )
     batch_statistics_images: int = setting(
-        32,
+        128,
         "Training images on which the statistics of batch norm are measured before each "
         "validation, at the size that evaluation sees; fewer if they are large. 0 keeps the moving "
         "statistics.",

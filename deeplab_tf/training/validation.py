@@ -3,7 +3,6 @@
 import contextlib
 import json
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 
 import keras
@@ -11,16 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import layers
-from deeplab_tf.config import ONE_VIEW
-from deeplab_tf.config import DataConfig
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import records
-from deeplab_tf.data.damaged_records import readable_errors
 from deeplab_tf.drawing import panels
-from deeplab_tf.evaluation import fitting
 from deeplab_tf.evaluation import metrics
 from deeplab_tf.evaluation import prediction
-from deeplab_tf.evaluation import views
 from deeplab_tf.evaluation.evaluate import evaluate
 from deeplab_tf.evaluation.evaluate import on_each_device
 from deeplab_tf.runs import checkpoints
@@ -32,8 +26,6 @@ from deeplab_tf.training import training_log
 from deeplab_tf.training.training_state import TrainingState
 
 _NUM_PANELS = 4
-_BATCH_SIZE = 8  # of one image alone, the features of image pooling would have no variance
-_ENOUGH_PIXELS = 32 * 513**2  # for batch statistics, from this many images of a batch on
 
 
 def build(
@@ -161,64 +153,12 @@ def _statistics_updater(
     statistics = batch_statistics.BatchStatistics(evaluated, [measured for measured, _ in norms])
 
     def update(step: int) -> None:
-        if norms and statistics.measure(_images_as_evaluated(run, source, step)):
+        if norms and statistics.measure(batch_statistics.images_as_evaluated(run, source, step)):
             for measured, trained in norms:
                 trained.moving_mean.assign(tf.convert_to_tensor(measured.moving_mean))
                 trained.moving_variance.assign(tf.convert_to_tensor(measured.moving_variance))
 
     return update
-
-
-def _images_as_evaluated(
-    run: run_dirs.Run, source: records.Records, step: int
-) -> Iterator[tf.Tensor]:
-    """Some training images as evaluation sees them; which ones follows from seed and step."""
-    split = run.data_config.train_split
-    num_records = source.num_examples[split]
-    count = min(run.train_config.batch_statistics_images, num_records)
-    if not count:
-        return
-    generator = np.random.default_rng([run.train_config.seed, step])
-    numbers = np.sort(generator.choice(num_records, count, replace=False)).tolist()
-    fitter = fitting.image_fitter(run.model_config, run.data_config)
-    examples = input_pipeline.evaluation_examples(source, split, numbers=numbers)
-    images, num_pixels = [], 0
-    with readable_errors():
-        for example in examples.take(count):
-            image = _as_evaluated(example["image"], run.data_config, generator)
-            image = fitter.fit(image[tf.newaxis])[0][0]
-            images.append(image)
-            num_pixels += image.shape[0] * image.shape[1]
-            if len(images) >= _BATCH_SIZE and num_pixels >= _ENOUGH_PIXELS:
-                break
-    # Images of similar sizes share a batch, so that little is padded.
-    images.sort(key=lambda image: tuple(image.shape[:2]))
-    for first in range(0, len(images), _BATCH_SIZE):
-        yield _padded_batch(images[first : first + _BATCH_SIZE], fitter.pad_pixel)
-
-
-def _as_evaluated(
-    image: tf.Tensor, data_config: DataConfig, generator: np.random.Generator
-) -> tf.Tensor:
-    """Returns an image, [H, W, C], or a random window of it where evaluation has windows."""
-    if not views.is_windowed(ONE_VIEW, data_config, image.shape):
-        return image
-    size = views.window_size(ONE_VIEW, data_config)
-    rows, columns = (
-        slice(start := generator.integers(max(1, side - window + 1)), start + window)
-        for side, window in zip(image.shape, size)
-    )
-    return image[rows, columns]
-
-
-def _padded_batch(images: Sequence[tf.Tensor], pad_pixel: Sequence[float]) -> tf.Tensor:
-    """Pads images, float32 [H, W, C] each, at the bottom and right to one size [B, H', W', C]."""
-    height, width = np.max([image.shape[:2] for image in images], axis=0)
-    batch = [
-        tf.image.pad_to_bounding_box(image - pad_pixel, 0, 0, height, width) + pad_pixel
-        for image in images
-    ]
-    return tf.stack(batch)
 
 
 def _averages_in_place(state: TrainingState) -> contextlib.AbstractContextManager:

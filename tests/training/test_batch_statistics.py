@@ -1,10 +1,15 @@
 """Batch statistics measured on images, in place of moving ones."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
+from deeplab_tf import backbones
 from deeplab_tf import layers
+from deeplab_tf.runs import run_dir
+from deeplab_tf.training import batch_statistics
 from deeplab_tf.training.batch_statistics import BatchStatistics
 from deeplab_tf.training.batch_statistics import is_trained
 
@@ -82,3 +87,19 @@ def test_statistics_far_from_those_of_the_data_no_longer_spoil_a_prediction():
     assert np.abs(model(images, training=False).numpy() - expected).max() > 1
     measure(model, [images])
     np.testing.assert_allclose(model(images, training=False).numpy(), expected, atol=0.05)
+
+
+def test_images_of_several_sizes_are_cut_not_padded_and_evenly_shared_out(
+    tiny_records, tiny_run_dir, monkeypatch
+):
+    monkeypatch.setattr(batch_statistics, "_BATCH_SIZE", 3)
+    run = run_dir.read(tiny_run_dir)
+    train_config = dataclasses.replace(run.train_config, batch_statistics_images=8)
+    run = dataclasses.replace(run, train_config=train_config)
+    seen = list(batch_statistics.images_as_evaluated(run, tiny_records, 1))
+    assert sorted(len(images) for images in seen) == [2, 3, 3]  # not 3, 3, 2 and never 1
+    assert len({tuple(images.shape[1:3]) for images in seen}) > 1
+    pad_pixel = backbones.pad_pixel(run.model_config.backbone, 3)
+    for images in seen:
+        # One row and column of padding make the sides a multiple of the stride plus 1.
+        assert np.mean(images == pad_pixel) < 0.03
