@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 import deeplab_tf
 from deeplab_tf import files
+from deeplab_tf import html_templates
 from deeplab_tf import layers
 from deeplab_tf import models
 from deeplab_tf.config import ModelConfig
@@ -209,14 +210,7 @@ def _page(settings: dict, about: dict[str, str], scripts: dict[str, str], config
 
 @functools.cache
 def _templates() -> jinja2.Environment:
-    """The templates; every text in them is escaped unless it is `Markup`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_WEB_PAGE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html_templates.environment(jinja2.FileSystemLoader(_WEB_PAGE))
     environment.globals |= {
         "style": Markup(_text("page.css")),
         "script": Markup(_text("page.js")),

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from deeplab_tf import files
+from deeplab_tf import html_templates
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.drawing import palettes
 from deeplab_tf.evaluation.report import charts
@@ -112,14 +113,7 @@ def write(
 
 @functools.cache
 def _templates() -> jinja2.Environment:
-    """The templates; every text in them is escaped unless it is `Markup`."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html_templates.environment(jinja2.PackageLoader(__package__))
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters |= {
         name: getattr(formats, name) for name in ("percent", "count", "points", "trend", "plain")
