@@ -2,12 +2,14 @@
 
     python benchmarks/learning.py membrane=FOLDER fruit=FOLDER
     python benchmarks/learning.py camvid=FOLDER --flagfile=configs/X.flagfile --start=WEIGHTS
+    python benchmarks/learning.py camvid=FOLDER --flagfile=... --start=WEIGHTS --crf=v2
     python benchmarks/learning.py shapes
 
 Each NAME=FOLDER is a folder that `datasets.build` takes, `shapes` the embedded data. Every part is
 a command in a process of its own. Without --flagfile, `train` gets no flag but its two folders and,
 with --start, the weights to start from. Printed is a row for each: images, steps, minutes of the
-training, and mIoU and pixel accuracy of `eval` on the images for validation.
+training, and mIoU and pixel accuracy of `eval` on the images for validation. With --crf there is a
+second row, with the CRF.
 """
 
 import argparse
@@ -36,8 +38,10 @@ def run(command: str, *arguments: str) -> None:
     )
 
 
-def learn(name: str, raw: str, flagfile: str, start: str, folder: pathlib.Path) -> str:
-    """Builds, trains and evaluates; returns the row of the table."""
+def learn(
+    name: str, raw: str, folder: pathlib.Path, *, flagfile: str, start: str, crf: str
+) -> list[str]:
+    """Builds, trains and evaluates; returns the rows of the table."""
     data, run_dir = folder / "data", folder / "run"
     run(
         "datasets.build",
@@ -54,8 +58,6 @@ def learn(name: str, raw: str, flagfile: str, start: str, folder: pathlib.Path) 
         f"--run_dir={run_dir}",
     )
     minutes = (time.perf_counter() - begin) / 60
-    run("eval", f"--run_dir={run_dir}")
-    figures = json.loads((run_dir / "metrics.json").read_text())
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     steps = max(json.loads(line)["step"] for line in lines)
     info = next(data.rglob("dataset_info.json"))
@@ -64,14 +66,18 @@ def learn(name: str, raw: str, flagfile: str, start: str, folder: pathlib.Path) 
         for split in json.loads(info.read_text())["splits"]
     }
     images = f"{splits.get('train', 0)} + {splits.get('val', 0)}"
-    return ROW(
-        name,
-        images,
-        steps,
-        f"{minutes:.1f}",
-        f"{figures['miou']:.3f}",
-        f"{figures['pixel_accuracy']:.3f}",
-    )
+    rows = []
+    for each in ["", crf] if crf else [""]:
+        figures = evaluate(run_dir, each)
+        shown = (f"{figures[key]:.3f}" for key in ("miou", "pixel_accuracy"))
+        rows.append(ROW(f"{name} {each}".strip(), images, steps, f"{minutes:.1f}", *shown))
+    return rows
+
+
+def evaluate(run_dir: pathlib.Path, crf: str) -> dict:
+    """Returns the metrics of `eval`, behind a CRF unless its name is empty."""
+    run("eval", f"--run_dir={run_dir}", crf and f"--crf={crf}")
+    return json.loads((run_dir / "metrics.json").read_text())
 
 
 def main() -> None:
@@ -79,6 +85,7 @@ def main() -> None:
     parser.add_argument("data", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--flagfile", default="", help="settings of the training")
     parser.add_argument("--start", default="", help="weights to start from")
+    parser.add_argument("--crf", default="", help="CRF to evaluate with, too, such as v2")
     parser.add_argument("--output_dir", help="where to keep records and runs")
     arguments = parser.parse_args()
     rows = []
@@ -89,7 +96,14 @@ def main() -> None:
             if name == "shapes" and not flagfile:  # its images are small, and have a recipe
                 flagfile = str(REPOSITORY / "configs/shapes_v3plus_mobilenet_v2.flagfile")
             folder = pathlib.Path(arguments.output_dir or temporary) / name
-            rows.append(learn(name, raw, flagfile, arguments.start, folder))
+            rows += learn(
+                name,
+                raw,
+                folder,
+                flagfile=flagfile,
+                start=arguments.start,
+                crf=arguments.crf,
+            )
     print(f"\n{os.cpu_count()} cores, {platform.processor()}, TensorFlow {tf.__version__}")
     print(ROW("data", "train + val", "steps", "minutes", "mIoU", "pixel accuracy"))
     print("\n".join(rows))

@@ -412,6 +412,16 @@ def test_every_term_of_the_loss_is_reported_and_their_sum_is_the_loss(tiny_step,
     assert values["gradient_norm"] > 0 and values["finite_steps"] == 2
 
 
+def test_the_losses_of_a_step_do_not_depend_on_the_steps_of_its_call(tiny_step, batch):
+    batches = [part(batch, slice(first, first + 2)) for first in range(3)]
+    together = tiny_step()(*batches, steps=3)
+    alone = tiny_step()
+    first, second = alone(*batches[:2], steps=2), alone(batches[2], steps=1)
+    for name in ("loss", "gradient_norm"):
+        mean = (first[name] * 2 + second[name]) / 3
+        assert np.float32(mean) == np.float32(together[name]), name
+
+
 def test_steps_run_in_one_call_until_something_is_due():
     train_config = config.TrainConfig(
         training_number_of_steps=95,

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import files
@@ -32,6 +33,8 @@ from deeplab_tf.training import train_step
 from deeplab_tf.training import training_log
 from deeplab_tf.training import training_state
 from deeplab_tf.training import validation
+
+_SECONDS_PER_CALL = 5.0
 
 
 def train(
@@ -185,7 +188,7 @@ class _Training:
             while self._step < config.training_number_of_steps:
                 if config.profile_steps:
                     log.profile(self._step, *config.profile_steps)
-                self._run_steps(steps_to_next_event(self._step, config))
+                self._run_steps(self._steps_of_next_call())
                 if self._is_due(config.log_every_steps):
                     rate = float(self._state.optimizer.learning_rate)
                     values = self._means.take()
@@ -206,6 +209,13 @@ class _Training:
                     )
                     raise SystemExit(preemption.EXIT_INTERRUPTED)
         return result
+
+    def _steps_of_next_call(self) -> int:
+        """Calls last seconds: a process that is asked to stop has often half a minute to do so."""
+        steps = steps_to_next_event(self._step, self._config)
+        if self._config.steps_per_execution or distribution.num_workers() > 1:
+            return steps  # workers stop together, after the same step
+        return min(steps, self._stopwatch.steps_within(_SECONDS_PER_CALL))
 
     def _save(self, log) -> None:
         log.publish()  # first: whoever resumes from the checkpoint finds the log up to it
@@ -275,6 +285,7 @@ class _Means:
 
     def take(self) -> dict[str, float]:
         """Returns the means since the last call."""
-        means = {name: value / self._steps for name, value in self._sums.items()}
+        # Rounded, so that they do not depend on how the steps were grouped into calls.
+        means = {name: float(np.float32(value / self._steps)) for name, value in self._sums.items()}
         self._sums, self._steps = {}, 0
         return means

@@ -70,6 +70,12 @@ class Stopwatch:
             self._steps += steps
             self._seconds += seconds
 
+    def steps_within(self, seconds: float) -> int:
+        """Returns how many steps take about this long, at least 1; 1 until a step was timed."""
+        if not self._steps:
+            return 1
+        return max(1, int(seconds * self._steps / self._seconds))
+
     def lap(self) -> float:
         """Returns the seconds per step since this was last called, with compiling."""
         seconds_per_step = self._lap_seconds / self._lap_steps

@@ -85,7 +85,7 @@ class TrainSteps:
             num_steps: How many steps to run.
 
         Returns:
-            Means over the steps, float32 []: `loss`; each term of `losses.weighted_terms`;
+            Means over the steps, float64 []: `loss`; each term of `losses.weighted_terms`;
             `gradient_norm`; and `input_seconds`, spent waiting for batches. `finite_steps` is a
             count: the steps before the first whose loss or gradients were not finite.
         """
@@ -106,17 +106,18 @@ class TrainSteps:
             is_finite = tf.logical_and(is_finite, self._is_finite(values))
             return (
                 number + 1,
-                totals + values,
+                totals + tf.cast(values, tf.float64),
                 finite_steps + tf.cast(is_finite, tf.float32),
                 is_finite,
             )
 
-        totals = tf.zeros([1 + len(self._terms) + 2])
+        # In float64, sums of losses do not depend on how the steps are grouped into calls.
+        totals = tf.zeros([1 + len(self._terms) + 2], tf.float64)
         start = (tf.constant(0), totals, tf.constant(0.0), tf.constant(True))
         _, totals, finite_steps, _ = tf.while_loop(
             lambda number, *_: number < num_steps, step, start
         )
-        means = tf.unstack(totals / tf.cast(num_steps, tf.float32))
+        means = tf.unstack(totals / tf.cast(num_steps, tf.float64))
         names = ["loss", *self._terms, "gradient_norm", "input_seconds"]
         return dict(zip(names, means), finite_steps=finite_steps)
 

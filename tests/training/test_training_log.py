@@ -131,6 +131,18 @@ def test_no_time_is_left_after_the_last_step_even_if_it_was_the_first_call():
     assert stopwatch.time_left == "0:00"
 
 
+@pytest.mark.parametrize("seconds, steps", [(0.5, 4), (0.26, 2), (0.01, 1)])
+def test_a_call_has_as_many_steps_as_take_the_seconds(monkeypatch, seconds, steps):
+    clock = iter([0, 100, 200, 200.25])  # two steps that take a quarter of a second
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    stopwatch = timing.Stopwatch(steps_to_go=9, batch_size=1)
+    with stopwatch.time(1):
+        assert stopwatch.steps_within(seconds) == 1  # until the first call has compiled
+    with stopwatch.time(2):
+        assert stopwatch.steps_within(seconds) == 1
+    assert stopwatch.steps_within(seconds) == steps
+
+
 @pytest.mark.parametrize("input_seconds, work_seconds", [(0.04, 0.0), (0.0, 0.04)])
 def test_waiting_for_batches_is_measured_and_work_is_not(input_seconds, work_seconds):
     def sleep(number, seconds):
