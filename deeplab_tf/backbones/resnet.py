@@ -18,6 +18,7 @@ from deeplab_tf.weights import Weights
 
 # Units of block1 to block4; table 1.
 UNITS = {"resnet_v1_50": (3, 4, 6, 3), "resnet_v1_101": (3, 4, 23, 3)}
+FILTERS = 64  # of the bottlenecks of block1; each later block has twice as many, up to block4
 _LAST_BLOCKS = (4, 5, 6, 7)
 
 
@@ -170,7 +171,7 @@ def _resnet(
     outputs = Features(output_stride)
     for (block, unit, _), (stride, rate) in zip(units, strides):
         name = f"{scope}/block{block}/unit_{unit}/bottleneck_v1"
-        filters = 64 * 2 ** (min(block, 4) - 1)
+        filters = FILTERS * 2 ** (min(block, 4) - 1)
         if block >= 4:
             rate *= multi_grid[unit - 1]
         residual = layers.call_in_order(_branch(filters, name, blocks, stride, rate), x)

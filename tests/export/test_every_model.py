@@ -78,6 +78,7 @@ def short_networks():
     large = mobilenet_v3.LARGE
     with short_mobilenet_v2(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnet, "UNITS", dict.fromkeys(resnet.UNITS, (1, 2, 1, 1)))
+        patch.setattr(resnet, "FILTERS", 8)
         for name, (entry_flow, _, decoder_strides) in xception.VARIANTS.items():
             patch.setitem(xception.VARIANTS, name, (entry_flow, 1, decoder_strides))
         exit_flow = [(name, (32, 32, 32), *rest) for name, _, *rest in xception.EXIT_FLOW]
