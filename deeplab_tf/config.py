@@ -541,6 +541,19 @@ class DataConfig(Config):
         """The smallest and the largest random scale; those of the original until chosen."""
         return self.min_scale_factor or 0.5, self.max_scale_factor or 2.0
 
+    @property
+    def exported_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images that exports of one size take by default.
+
+        It is that of the training crop. Where images are resized first, it is enlarged to their
+        shorter side, as long as the longer one stays within its limit.
+        """
+        height, width = self.train_crop_size or ORIGINAL_CROP_SIZE
+        scale = max(1.0, (self.min_resize_value or 0) / min(height, width))
+        if self.max_resize_value:
+            scale = max(1.0, min(scale, self.max_resize_value / max(height, width)))
+        return round(scale * height), round(scale * width)
+
 
 _LOSS_WEIGHTS = ("cross_entropy_weight", "focal_weight", "dice_weight", "lovasz_weight")
 

@@ -9,6 +9,9 @@ from deeplab_tf.settings import Config
 from deeplab_tf.settings import setting
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
+_EXPORTED_SIZE = (
+    "the train_crop_size of the run, enlarged until its shorter side is the run's min_resize_value"
+)
 
 
 def input_size(default_help):
@@ -100,7 +103,7 @@ class ServingConfig(Config):
         (),
         "Height,width that image files are shrunk to fit into and padded to, so that images of "
         "different sizes form batches. Rounded up to a multiple of the output stride plus 1.",
-        default_help="the train_crop_size of the run",
+        default_help=_EXPORTED_SIZE,
         at_least=1,
         length=2,
         unit="pixels",
@@ -157,7 +160,7 @@ class TFLiteConfig(Config):
         unit="pixels",
     )
     input_size: tuple[int, ...] = input_size(
-        "the train_crop_size of the run, rounded up to multiples of the output stride plus 1"
+        f"{_EXPORTED_SIZE}; rounded up to multiples of the output stride plus 1"
     )
     quantizer: str = setting(
         "tensorflow",
@@ -185,7 +188,7 @@ class WebConfig(Config):
         choices=("none", "float16", "dynamic"),
     )
     input_size: tuple[int, ...] = input_size(
-        "the train_crop_size of the run, rounded up to multiples of the output stride plus 1"
+        f"{_EXPORTED_SIZE}; rounded up to multiples of the output stride plus 1"
     )
     heading: str = setting("", "Heading of the page.", default_help="the name of the dataset")
     litert_js: str | None = setting(

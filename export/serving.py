@@ -43,8 +43,7 @@ def serving_size(run: run_dirs.Run, config: ServingConfig = LABELS_ALONE) -> tup
     stride = run.model_config.output_stride
     assert stride is not None  # a run's config has it
     height, width = (
-        side + (1 - side) % stride
-        for side in config.serving_size or run.data_config.train_crop_size
+        side + (1 - side) % stride for side in config.serving_size or run.data_config.exported_size
     )
     return height, width
 

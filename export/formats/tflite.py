@@ -186,7 +186,7 @@ def fixed_input_size(
 
     Args:
         run: The run.
-        config: Its `input_size` counts, by default the training crop, rounded up; and its
+        config: Its `input_size` counts, by default `DataConfig.exported_size`, rounded up; and its
             `result_stride`.
 
     Raises:
@@ -201,7 +201,7 @@ def fixed_input_size(
             f"--result_stride={config.result_stride} does not divide the run's output stride "
             f"{stride}; it can be {', '.join(divisors)}."
         )
-    wanted = given or run.data_config.train_crop_size
+    wanted = given or run.data_config.exported_size
     below, above = (
         tuple(max(1, round_side((side - 1) / stride)) * stride + 1 for side in wanted)
         for round_side in (math.floor, math.ceil)

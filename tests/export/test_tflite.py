@@ -265,6 +265,19 @@ def test_an_input_size_is_a_multiple_of_the_output_stride_plus_1(run_dir, crop, 
             tflite.fixed_input_size(run, config)
 
 
+@pytest.mark.parametrize(
+    "resizing, expected",
+    [
+        ({}, (97, 129)),
+        ({"min_resize_value": 194}, (194, 258)),
+        ({"min_resize_value": 194, "max_resize_value": 200}, (150, 200)),
+        ({"min_resize_value": 64}, (97, 129)),
+    ],
+)
+def test_an_export_takes_images_as_large_as_they_are_resized_for_training(resizing, expected):
+    assert DataConfig(train_crop_size=(97, 129), **resizing).exported_size == expected
+
+
 def test_a_file_that_labels_differently_is_not_left_behind(run_dir, tmp_path, monkeypatch):
     wrong = converted(lambda images: tf.argmax(images, -1, tf.int32), (1, *SIZE, 3))
     monkeypatch.setattr(tflite, "convert", lambda *_: wrong)
