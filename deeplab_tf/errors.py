@@ -1,9 +1,11 @@
-"""The one error that a user is meant to read."""
+"""The one error that a user is meant to read, and the exit code of a training that was stopped."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to resume
 
 
 class UserError(ValueError):

@@ -27,6 +27,7 @@ from deeplab_tf import config
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.errors import EXIT_INTERRUPTED
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoint_files
 from deeplab_tf.settings import setting
@@ -104,11 +105,11 @@ def _restart_until_it_ends(
         restarts = 1 if step > step_before else restarts + 1
         if restarts > max_restarts:
             raise UserError(
-                f"The training died {restarts} times without a new checkpoint, the last time with "
-                f"{_describe(exit_code)}. Its own output, above, says why."
+                f"The training ended {restarts} times without a new checkpoint. The last time it "
+                f"{_how_it_ended(exit_code)}. Its own output, above, says why."
             )
         print(
-            f"the training died with {_describe(exit_code)}: restarts from "
+            f"the training {_how_it_ended(exit_code)}: restarts from "
             f"{f'step {step}' if step else 'the beginning'} ({restarts} of {max_restarts} restarts "
             "without a new checkpoint)",
             file=sys.stderr,
@@ -238,8 +239,11 @@ def _ports(count: int, first: int) -> list[int]:
             one.close()
 
 
-def _describe(exit_code: int) -> str:
-    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+def _how_it_ended(exit_code: int) -> str:
+    if exit_code == EXIT_INTERRUPTED:
+        return "saved and stopped, as a process of it was asked to"
+    name = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+    return f"died with {name}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,10 @@ from deeplab_tf import command_line
 from deeplab_tf import supervise
 from deeplab_tf.config import DataConfig
 from deeplab_tf.config import TrainConfig
+from deeplab_tf.errors import EXIT_INTERRUPTED
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoint_files
 from deeplab_tf.runs import checkpoints
-from deeplab_tf.training import preemption
 
 NUM_STEPS = 10
 # Without dropout, for which replicas draw numbers of their own.
@@ -167,7 +167,7 @@ def test_a_killed_run_resumes_to_exactly_the_same_losses_and_state(ended):
     whole, exit_code, output = ended["whole"]
     assert exit_code == 0, output
     killed, exit_code, output = ended["killed"]
-    assert exit_code == preemption.EXIT_INTERRUPTED, output
+    assert exit_code == EXIT_INTERRUPTED, output
     assert "died with SIGKILL: restarts from step 2 (1 of 3" in output  # in saving step 4
     assert "stopped at step 7; run the same command again to resume" in output
     assert checkpoints.find(str(killed.folder), "last").endswith("ckpt-7")
@@ -233,7 +233,7 @@ def supervised(tmp_path, code: str, max_restarts: int = 3, **arguments) -> int:
 
 def test_the_supervisor_gives_up_when_there_is_no_progress(tmp_path):
     code = f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); import sys; sys.exit(3)"
-    with pytest.raises(UserError, match="died 2 times without a new checkpoint.*exit code 3"):
+    with pytest.raises(UserError, match="ended 2 times without a new checkpoint.*exit code 3"):
         supervised(tmp_path, code, max_restarts=1)
     assert (tmp_path / "starts").read_text() == "xx"
 

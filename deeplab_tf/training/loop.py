@@ -15,6 +15,7 @@ from deeplab_tf.config import TrainConfig
 from deeplab_tf.data import records
 from deeplab_tf.data import training_data
 from deeplab_tf.data.damaged_records import readable_errors
+from deeplab_tf.errors import EXIT_INTERRUPTED
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import checkpoint_files
 from deeplab_tf.runs import checkpoints
@@ -207,7 +208,7 @@ class _Training:
                     log.message(
                         f"stopped at step {self._step}; run the same command again to resume"
                     )
-                    raise SystemExit(preemption.EXIT_INTERRUPTED)
+                    raise SystemExit(EXIT_INTERRUPTED)
         return result
 
     def _steps_of_next_call(self) -> int:

@@ -6,8 +6,6 @@ import threading
 
 from deeplab_tf.runs import distribution
 
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to resume
-
 # Windows has no SIGTERM from outside, but Ctrl-Break.
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
