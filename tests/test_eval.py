@@ -139,7 +139,23 @@ def test_an_evaluation_that_was_killed_resumes_and_counts_every_image_once(
         evaluate(kill_at=6)
     seen.clear()
     assert evaluate(split="train")[0]["num_images"] == 8  # of other settings: from the beginning
-    assert len(seen) == 8 and not (tmp_path / "run/evaluation").exists()
+    assert len(seen) == 8
+    assert evaluate() == whole  # and without harm to what is left of the first
+    assert len(seen) == 10 and not (tmp_path / "run/evaluation").exists()
+
+
+def test_evaluations_at_the_same_time_count_apart_or_are_refused(tmp_path):
+    first, second = (tally.Journal(tmp_path, {"crf": crf}) for crf in ("v1", "v2"))
+    for number in range(3):
+        first.add({"number": number})
+        second.add({"number": 10 + number})
+    assert [line["number"] for line in first.lines_of_all_workers()] == [0, 1, 2]
+    assert [line["number"] for line in second.lines_of_all_workers()] == [10, 11, 12]
+    with pytest.raises(UserError, match="same settings.*wait"):
+        tally.Journal(tmp_path, {"crf": "v1"})
+    first.remove()
+    second.remove()
+    assert not tmp_path.exists()
 
 
 def test_workers_and_devices_share_the_images_and_count_each_once(tiny_records, monkeypatch):

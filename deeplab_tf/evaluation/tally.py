@@ -2,16 +2,20 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import time
 from collections.abc import Iterator
 
+import filelock
 import numpy as np
 
 from deeplab_tf import files
+from deeplab_tf.errors import UserError
 from deeplab_tf.runs import distribution
+from deeplab_tf.runs import run_lock
 
 _SECONDS_BETWEEN_SAVES = 10.0
 
@@ -55,6 +59,7 @@ class Journal:
     """Keeps a tally, and a line for each image, while an evaluation runs.
 
     A process that is killed leaves them; the next evaluation with the same settings begins there.
+    Evaluations with other settings have files of their own, and may run at the same time.
 
     Args:
         folder: Local folder for the files, which is made.
@@ -62,13 +67,27 @@ class Journal:
 
     Raises:
         OSError: The files cannot be written.
+        UserError: Another process evaluates with the same settings.
     """
 
     def __init__(self, folder: pathlib.Path, settings: dict):
-        name = f"{distribution.worker_index()}-of-{distribution.num_workers()}"
+        text = json.dumps(settings, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        name = f"{digest}-{distribution.worker_index()}-of-{distribution.num_workers()}"
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(folder / f"{name}.lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise UserError(
+                f"Another process evaluates with the same settings, and counts in {folder}: wait "
+                "until it has ended."
+            ) from error
+        except OSError as error:
+            if error.errno not in run_lock.NO_LOCKS:
+                raise
         self._state_path, lines_path = folder / f"{name}.json", folder / f"{name}.jsonl"
-        self._settings = json.loads(json.dumps(settings))
+        self._settings = json.loads(text)
         lines_path.touch()
         self._lines = lines_path.open("r+b")
         self._saved = time.monotonic()
@@ -115,11 +134,13 @@ class Journal:
         self.close()
         for path in (self._state_path, pathlib.Path(self._lines.name)):
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # other workers have files there
+        pathlib.Path(self._lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other evaluations have files there
             self._state_path.parent.rmdir()
 
     def close(self) -> None:
         self._lines.close()
+        self._lock.release()
 
     def _read(self) -> dict | None:
         """Returns the state that was kept; None if it is not whole, or of other settings."""

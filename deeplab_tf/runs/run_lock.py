@@ -12,7 +12,7 @@ from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.runs import run_files
 
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without locks answer
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without locks answer
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def hold(run_dir: str) -> Iterator[None]:
             "another folder."
         ) from error
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise UserError(f"--run_dir={run_dir} cannot be written: {error}.") from error
         _warn_that_there_is_no_lock(f"the file system of {run_dir}")
     try:
