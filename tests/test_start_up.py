@@ -119,6 +119,8 @@ def test_a_line_arrives_at_once():
 
 def test_ctrl_c_is_for_the_command_and_not_for_the_filter():
     code = (
+        # Background jobs of a shell ignore it, and so do their children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with start_up.filtered_stderr():\n"
         "    try:\n"
         "        print('ready', flush=True); time.sleep(60)\n"

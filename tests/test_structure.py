@@ -21,6 +21,7 @@ ROOMS = (
     "tensorflow_storage",
     "remote_paths",
     "files",
+    "html_templates",
     "beam_pipelines",
     "fast",
     "command_line",
