@@ -117,7 +117,8 @@ def images_as_evaluated(
     if not count:
         return
     generator = np.random.default_rng([run.train_config.seed, step])
-    numbers = np.sort(generator.choice(num_records, count, replace=False)).tolist()
+    # Not sorted: where fewer are enough, they come from the whole split.
+    numbers = generator.choice(num_records, count, replace=False).tolist()
     fitter = fitting.image_fitter(run.model_config, run.data_config)
     examples = input_pipeline.evaluation_examples(source, split, numbers=numbers)
     images, num_pixels = [], 0

@@ -89,13 +89,31 @@ def test_statistics_far_from_those_of_the_data_no_longer_spoil_a_prediction():
     np.testing.assert_allclose(model(images, training=False).numpy(), expected, atol=0.05)
 
 
+def with_8_images(folder: str) -> run_dir.Run:
+    """A run whose statistics come from 8 images, which are all of its training split."""
+    run = run_dir.read(folder)
+    train_config = dataclasses.replace(run.train_config, batch_statistics_images=8)
+    return dataclasses.replace(run, train_config=train_config)
+
+
+def test_where_fewer_images_are_enough_they_come_from_anywhere_in_the_split(
+    tiny_records, tiny_run_dir, monkeypatch
+):
+    monkeypatch.setattr(batch_statistics, "_BATCH_SIZE", 2)
+    monkeypatch.setattr(batch_statistics, "_ENOUGH_PIXELS", 1)
+    run, seen = with_8_images(tiny_run_dir), set()
+    for step in range(4):
+        (images,) = batch_statistics.images_as_evaluated(run, tiny_records, step)
+        assert len(images) == 2
+        seen.add(images.numpy().tobytes())
+    assert len(seen) > 1  # not the first two of the split each time
+
+
 def test_images_of_several_sizes_are_cut_not_padded_and_evenly_shared_out(
     tiny_records, tiny_run_dir, monkeypatch
 ):
     monkeypatch.setattr(batch_statistics, "_BATCH_SIZE", 3)
-    run = run_dir.read(tiny_run_dir)
-    train_config = dataclasses.replace(run.train_config, batch_statistics_images=8)
-    run = dataclasses.replace(run, train_config=train_config)
+    run = with_8_images(tiny_run_dir)
     seen = list(batch_statistics.images_as_evaluated(run, tiny_records, 1))
     assert sorted(len(images) for images in seen) == [2, 3, 3]  # not 3, 3, 2 and never 1
     assert len({tuple(images.shape[1:3]) for images in seen}) > 1
