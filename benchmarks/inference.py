@@ -15,9 +15,12 @@ over that of the Keras model on the whole image, of the same model and size in t
 GPU, the peak of its memory is printed too.
 
 --ratios times contestants in turn in one process, so that a change of the machine's speed meets all
-of them. Engines and peers (the package segmentation_models_pytorch) that are not installed are
-named and left out. --growth gives every case a process of its own again. --predict tells how long
-the command takes to its first result, and the share of the time behind it that the network works.
+of them. Engines and peers (the packages segmentation_models_pytorch, keras-hub and zeromodels) that
+are not installed are named and left out. A peer that takes only multiples of some number gets an
+image without the last row and column.
+
+--growth gives every case a process of its own again. --predict tells how long the command takes to
+its first result, and the share of the time behind it that the network works.
 """
 
 import argparse
@@ -42,6 +45,23 @@ MODELS: dict[str, dict] = {
     "resnet_v1_50_beta v3plus": {"version": "v3plus", "backbone": "resnet_v1_50_beta"},
     "xception_65 v3plus": {"version": "v3plus", "backbone": "xception_65"},
 }
+# Networks that only peers have, beside theirs.
+MODELS_OF_PEERS: dict[str, dict] = {
+    "resnet_v1_50 v3plus at output stride 32": {
+        "version": "v3plus",
+        "backbone": "resnet_v1_50",
+        "output_stride": 32,
+        "atrous_rates": (6, 12, 18),
+        "aspp_with_separable_conv": False,
+    },
+    "resnet_v1_50 v3 at output stride 8": {
+        "version": "v3",
+        "backbone": "resnet_v1_50",
+        "output_stride": 8,
+        "atrous_rates": (12, 24, 36),
+        "aspp_with_separable_conv": False,
+    },
+}
 SIZES = ("513x513", "1024x2048")  # height, width
 QUICK_CASES = "mobilenet_v2 .*, 513x513"
 NUM_CLASSES = 21
@@ -64,14 +84,21 @@ ENGINES = {  # and the modules that they need
     "openvino": ("openvino", "tf2onnx"),
     "onnxruntime": ("onnxruntime", "tf2onnx"),
 }
-PEERS = {  # networks of --ratios, and the encoders of segmentation_models_pytorch
-    "mobilenet_v2 v3plus": "mobilenet_v2",
-    "resnet_v1_50_beta v3plus": "resnet50",
-    "xception_65 v3plus": "tu-xception65",
+SMP, KERAS_HUB, ZEROMODELS = "segmentation_models_pytorch", "keras_hub", "zeromodels"
+PEERS: dict[str, dict[str, str]] = {  # networks of --ratios, packages, and their backbones
+    "mobilenet_v2 v3plus": {SMP: "mobilenet_v2"},
+    "resnet_v1_50_beta v3plus": {SMP: "resnet50"},
+    "xception_65 v3plus": {SMP: "tu-xception65"},
+    "resnet_v1_50 v3plus at output stride 32": {KERAS_HUB: "resnet50"},
+    "resnet_v1_50 v3 at output stride 8": {ZEROMODELS: "ResNet50"},
 }
 OURS = "tensorflow, as predict runs it"
 TFLITE, FIXED, ANY = ".tflite, 513x513", "ONNX export, 513x513", "ONNX export, any size"
-TARGETS = ((OURS, TFLITE, 1.2), (ANY, FIXED, 1.1), (OURS, "smp, compiled", 1.0))
+TARGETS = (
+    (OURS, TFLITE, 1.2),
+    (ANY, FIXED, 1.1),
+    *((OURS, peer, 1.0) for peer in ("smp, compiled", "keras-hub", "zeromodels")),
+)
 GROWTH_MODEL = "mobilenet_v2 v3plus"
 GROWTH_SIDES = (257, 513, 1025, 2049)  # with NUM_CLASSES classes
 GROWTH_CLASSES = (2, 150)  # at 513x513
@@ -102,7 +129,7 @@ def make_run(model_name: str, run_dir: str, num_classes: int = NUM_CLASSES) -> N
     from deeplab_tf.runs import checkpoints
     from deeplab_tf.runs import run_dir as run_dirs
 
-    config = ModelConfig(**MODELS[model_name])
+    config = ModelConfig(**(MODELS | MODELS_OF_PEERS)[model_name])
     dataset = records.numbered_classes("benchmark", num_classes)
     run = run_dirs.create(run_dir, config, DataConfig(), TrainConfig(), dataset)
     model = build_model(**dataclasses.asdict(run.model_config))
@@ -196,13 +223,13 @@ def is_installed(modules: tuple[str, ...]) -> bool:
 
 def print_ratios(pattern: str) -> None:
     """Prints the time of every engine, export and peer over that of ours."""
-    for model_name, encoder in PEERS.items():
+    for model_name, backbones in PEERS.items():
         if not re.search(pattern, model_name):
             continue
         with tempfile.TemporaryDirectory() as folder:
             run_dir = os.path.join(folder, "run")
             make_run(model_name, run_dir)
-            contestants = our_functions(run_dir, folder) | peer_functions(encoder)
+            contestants = our_functions(run_dir, folder) | peer_functions(backbones)
             times = time_in_turn(list(contestants.values()), draw_image((513, 513)))
             medians = dict(zip(contestants, map(statistics.median, times), strict=True))
         print(f"\n{model_name}, 513x513, {len(times[0])} calls in turn")
@@ -257,21 +284,32 @@ def onnx_function(run, input_size: tuple[int, ...]):
     return lambda image: session.run(["labels"], {"images": image[np.newaxis]})[0]
 
 
-def peer_functions(encoder: str) -> dict:
-    """Returns the DeepLabv3+ of segmentation_models_pytorch, as it is and compiled."""
-    if not is_installed(("segmentation_models_pytorch",)):
-        print("segmentation_models_pytorch is not installed: left out")
-        return {}
-    smp, torch = map(importlib.import_module, ("segmentation_models_pytorch", "torch"))
+def peer_functions(backbones: dict[str, str]) -> dict:
+    """Returns a function from an image to its labels for every peer that is installed.
+
+    Args:
+        backbones: For packages, their names of a backbone.
+    """
+    makers = {SMP: smp_functions, KERAS_HUB: keras_hub_functions, ZEROMODELS: zeromodels_functions}
+    functions: dict = {}
+    for package, backbone in backbones.items():
+        if is_installed((package,)):
+            functions |= makers[package](backbone)
+        else:
+            print(f"{package} is not installed: left out")
+    return functions
+
+
+def smp_functions(encoder: str) -> dict:
+    """The DeepLabv3+ of segmentation_models_pytorch, as it is and compiled."""
+    smp, torch = map(importlib.import_module, (SMP, "torch"))
     model = smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=NUM_CLASSES).eval()
 
     def labels_by(network):
         def label_of(image):
-            height, width = (-(-side // 16) * 16 for side in image.shape[:2])
-            padded = np.zeros((1, 3, height, width), np.float32)  # smp takes multiples of 16
-            padded[0, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1) / 255
+            batch = np.float32(in_multiples(16, image).transpose(2, 0, 1)[np.newaxis]) / 255
             with torch.inference_mode():
-                return network(torch.from_numpy(padded)).argmax(1).numpy()
+                return network(torch.from_numpy(batch)).argmax(1).numpy()
 
         return label_of
 
@@ -283,6 +321,57 @@ def peer_functions(encoder: str) -> dict:
         print(f"smp, compiled: left out ({type(error).__name__})")
         return functions
     return functions | {"smp, compiled": compiled}
+
+
+def keras_hub_functions(backbone: str) -> dict:
+    """The DeepLabv3+ of keras-hub: no atrous backbone, and a decoder without 3x3 convolutions."""
+    backbones = importlib.import_module(KERAS_HUB).models
+    assert backbone == "resnet50"
+    encoder = backbones.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[3, 4, 6, 3],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+    )
+    network = backbones.DeepLabV3ImageSegmenter(
+        backbone=backbones.DeepLabV3Backbone(
+            image_encoder=encoder,
+            low_level_feature_key="P2",
+            spatial_pyramid_pooling_key="P5",
+            upsampling_size=8,
+            dilation_rates=[6, 12, 18],
+        ),
+        num_classes=NUM_CLASSES,
+    )
+    return {"keras-hub": labels_by_keras(network, 32)}
+
+
+def zeromodels_functions(backbone: str) -> dict:
+    """The DeepLabv3 of zeromodels, as torchvision has it."""
+    package = importlib.import_module("zeromodels.models.deeplabv3")
+    network = package.DeepLabV3SemanticSegment(backbone, NUM_CLASSES, image_size=512)
+    return {"zeromodels": labels_by_keras(network, 8)}
+
+
+def labels_by_keras(network, multiple: int):
+    """Returns the function from an image to its labels that one writes around a Keras model."""
+    import tensorflow as tf
+
+    @tf.function(reduce_retracing=True)
+    def labels_of(image):
+        return tf.argmax(network(image, training=False), axis=-1, output_type=tf.int32)
+
+    return lambda image: labels_of(
+        np.float32(in_multiples(multiple, image)[np.newaxis]) / 255
+    ).numpy()
+
+
+def in_multiples(size: int, image: np.ndarray) -> np.ndarray:
+    """Cuts an image to the largest sides that are multiples of a size."""
+    height, width = (side // size * size for side in image.shape[:2])
+    return image[:height, :width]
 
 
 def print_growth() -> None:

@@ -3,7 +3,7 @@
     python benchmarks/refresh.py                  # all, below 20 minutes on 2 idle cores
     python benchmarks/refresh.py atrous crf       # only these
 
-What a benchmark prints goes to docs/results/measured/NAME.txt, below a head with its command, the
+What a benchmark prints goes to a file of docs/results/measured/, below a head with its command, the
 date and the machine. The site shows these files on the page "As measured". A benchmark that does
 not fit into the time that is left is stopped and named; its old file stays.
 """
@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -36,12 +37,21 @@ class Benchmark:
     name: str
     arguments: tuple[str, ...] = ()
 
+    @property
+    def result(self) -> pathlib.Path:
+        """Returns the file of what it prints: `train_step_quick.txt`."""
+        words = re.findall(r"\w+", " ".join([self.name, *self.arguments]))
+        return MEASURED / f"{'_'.join(words)}.txt"
+
 
 # The quick ones first: if the time is up, the long ones are left out.
 BENCHMARKS = (
     Benchmark("crf"),
     Benchmark("input_pipeline"),
+    Benchmark("input_pipeline", ("--size=64x48", "--crop=65")),
     Benchmark("atrous", ("--quick",)),
+    Benchmark("inference", ("--predict",)),
+    Benchmark("inference", ("--ratios", "--cases=mobilenet")),
     Benchmark("train_step", ("--quick",)),
     Benchmark("inference", ("--quick",)),
 )
@@ -84,7 +94,7 @@ def measure(benchmark: Benchmark, seconds: float, script: pathlib.Path) -> str |
 
 def main() -> None:
     """Runs the benchmarks that the command line names, or all."""
-    names = [one.name for one in BENCHMARKS]
+    names = list(dict.fromkeys(one.name for one in BENCHMARKS))
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(names)}")
     parser.add_argument("--max_minutes", type=float, default=MAX_MINUTES)
@@ -96,13 +106,14 @@ def main() -> None:
     for benchmark in BENCHMARKS:
         if given.names and benchmark.name not in given.names:
             continue
-        print(f"{benchmark.name} ...", flush=True)
+        command = " ".join([benchmark.name, *benchmark.arguments])
+        print(f"{command} ...", flush=True)
         script = REPOSITORY / "benchmarks" / f"{benchmark.name}.py"
         printed = measure(benchmark, max(0.0, end - time.monotonic()), script)
         if printed is None:
-            print(f"{benchmark.name} was stopped: {given.max_minutes:g} minutes are up.")
+            print(f"{command} was stopped: {given.max_minutes:g} minutes are up.")
             continue
-        (MEASURED / f"{benchmark.name}.txt").write_text(head(benchmark) + printed)
+        benchmark.result.write_text(head(benchmark) + printed)
         print(printed)
 
 

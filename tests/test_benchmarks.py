@@ -27,6 +27,12 @@ def test_every_script_and_flag_of_the_list_exists(refresh):
             assert f'"{argument.partition("=")[0]}"' in text, benchmark
 
 
+def test_every_benchmark_of_the_list_has_a_file_of_its_own(refresh):
+    names = [benchmark.result.name for benchmark in refresh.BENCHMARKS]
+    assert len(set(names)) == len(names)
+    assert "input_pipeline_size_64x48_crop_65.txt" in names
+
+
 def test_what_a_benchmark_prints_is_kept_below_its_command(refresh, tmp_path):
     script = tmp_path / "twice.py"
     script.write_text("import sys; print('ratio 2.0', *sys.argv[1:])")

@@ -172,7 +172,7 @@ class _Training:
         self._train_steps = train_step.TrainSteps(
             state, config, strategy=strategy, ignore_label=run.dataset.ignore_label
         )
-        self._validate = validation.build(state, run, sources[0], saved, strategy)
+        self._validate = validation.Validation(state, run, sources[0], saved, strategy)
         steps_to_go = config.training_number_of_steps - self._step
         self._stopwatch = timing.Stopwatch(steps_to_go, config.train_batch_size)
         self._means = _Means()

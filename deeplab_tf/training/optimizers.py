@@ -96,7 +96,7 @@ class MomentumSGD(keras.optimizers.SGD):
         learning_rate = keras.ops.cast(learning_rate, variable.dtype)
         if self.weight_decays and self.weight_decays[index]:
             gradient += self.weight_decays[index] * variable
-        if self.multipliers:
+        if self.multipliers and self.multipliers[index] != 1:
             gradient *= self.multipliers[index]
         if not self.momentum:
             self.assign_sub(variable, learning_rate * gradient)
@@ -150,26 +150,33 @@ class AdamW(keras.optimizers.Adam):
         self.weight_decays = tuple(weight_decays)
         self.multipliers = tuple(multipliers)
 
+    def apply(self, grads, trainable_variables=None):
+        # What is the same for all variables is traced once: a network has hundreds of them.
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        self._shared = {
+            "beta1_power": self.beta_1**step,
+            "beta2_power": self.beta_2**step,
+            "beta1": tf.constant(self.beta_1, tf.float32),
+            "beta2": tf.constant(self.beta_2, tf.float32),
+            "epsilon": tf.constant(self.epsilon, tf.float32),
+        }
+        return super().apply(grads, trainable_variables)
+
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         learning_rate = keras.ops.cast(learning_rate, variable.dtype)
-        if self.multipliers:
+        if self.multipliers and self.multipliers[index] != 1:
             learning_rate *= self.multipliers[index]
         if self.weight_decays and self.weight_decays[index]:
             self.assign_sub(variable, learning_rate * self.weight_decays[index] * variable)
-        step = tf.cast(self.iterations.value + 1, variable.dtype)
         # One kernel, in place, with Keras' formula.
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            beta1_power=self.beta_1**step,
-            beta2_power=self.beta_2**step,
             lr=learning_rate,
-            beta1=tf.cast(self.beta_1, variable.dtype),
-            beta2=tf.cast(self.beta_2, variable.dtype),
-            epsilon=tf.cast(self.epsilon, variable.dtype),
             grad=tf.cast(gradient, variable.dtype),
+            **{name: tf.cast(value, variable.dtype) for name, value in self._shared.items()},
         )
 
     @property

@@ -1,9 +1,12 @@
 """Validation during training: the same figures as `eval`, and the worst images."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -28,14 +31,22 @@ from deeplab_tf.training.training_state import TrainingState
 _NUM_PANELS = 4
 
 
-def build(
-    state: TrainingState,
-    run: run_dirs.Run,
-    source: records.Records,
-    saved: checkpoints.TrainingCheckpoints,
-    strategy: tf.distribute.Strategy,
-) -> Callable[[training_log.TrainingLog, int, float | None], dict]:
-    """Returns a function that evaluates a model in training, keeps the best, and reports.
+class _Networks(NamedTuple):
+    """Copies of the model in training, one for each device.
+
+    Attributes:
+        models: The models, in float32.
+        label_functions: What gives the labels of an image by each of them.
+        update_statistics: A function of the step, which measures batch norm's statistics.
+    """
+
+    models: list[keras.Model]
+    label_functions: list[Callable[[np.ndarray], np.ndarray]]
+    update_statistics: Callable[[int], None]
+
+
+class Validation:
+    """Evaluates a model in training, keeps the best, and reports.
 
     It evaluates as `eval` does: the averaged weights, if any, in float32, whatever precision the
     training uses. Workers and devices share the images. Before that, it measures the statistics of
@@ -47,30 +58,58 @@ def build(
         source: The records to validate on.
         saved: Where the best weights are saved.
         strategy: The devices of the training.
-
-    Returns:
-        A function of the log, the step and the mean loss of the last steps that returns the
-        metrics of `evaluate`; without a split to validate on it measures the statistics only, and
-        returns no metrics.
     """
-    split, info = run.data_config.val_split, source.info
-    networks: list[keras.Model] = []  # one for each device
 
-    def make_label_function() -> Callable[[np.ndarray], np.ndarray]:
-        networks.append(run_dirs.build_model(run))
-        return prediction.label_function(networks[-1], run.model_config, run.data_config)
+    def __init__(
+        self,
+        state: TrainingState,
+        run: run_dirs.Run,
+        source: records.Records,
+        saved: checkpoints.TrainingCheckpoints,
+        strategy: tf.distribute.Strategy,
+    ):
+        self._state = state
+        self._run = run
+        self._source = source
+        self._saved = saved
+        self._strategy = strategy
 
-    label_functions = on_each_device(make_label_function, strategy)
-    update_statistics = _statistics_updater(networks[0], state.model, run, source)
+    @functools.cached_property
+    def _networks(self) -> _Networks:
+        """What is evaluated; built when it is needed, as the first step need not wait for it."""
+        run, networks = self._run, []
 
-    def validate(log: training_log.TrainingLog, step: int, loss: float | None = None) -> dict:
+        def make_label_function() -> Callable[[np.ndarray], np.ndarray]:
+            networks.append(run_dirs.build_model(run))
+            return prediction.label_function(networks[-1], run.model_config, run.data_config)
+
+        label_functions = on_each_device(make_label_function, self._strategy)
+        update_statistics = _statistics_updater(networks[0], self._state.model, run, self._source)
+        return _Networks(networks, label_functions, update_statistics)
+
+    def __call__(
+        self, log: training_log.TrainingLog, step: int, loss: float | None = None
+    ) -> dict[str, Any]:
+        """Validates.
+
+        Args:
+            log: What the report goes to.
+            step: The number of steps that are done.
+            loss: The mean loss of the last steps; None if it is not known.
+
+        Returns:
+            The metrics of `evaluate`; none without a split to validate on, where only the
+            statistics are measured.
+        """
+        run, source, split = self._run, self._source, self._run.data_config.val_split
+        networks, label_functions, update_statistics = self._networks
         worst = metrics.WorstImages(_NUM_PANELS)
 
         def keep_worst(example, _, matrix):
             worst.add(matrix, int(example["number"]))
 
-        with _averages_in_place(state):
-            _copy_weights(state.model, networks[0])
+        with _averages_in_place(self._state):
+            _copy_weights(self._state.model, networks[0])
             update_statistics(step)
             if not split:
                 return {}
@@ -79,20 +118,18 @@ def build(
             result = evaluate(
                 label_functions, source, split, on_image=keep_worst, progress=log.validating
             )
-            is_best = saved.save_if_best(result["miou"])
+            is_best = self._saved.save_if_best(result["miou"])
         worst_of_all = _worst_of_all_workers(worst)
         if not distribution.is_chief():
             return result
         signs = learning_signs.describe(
-            result["confusion_matrix"], info.class_names, loss, run.train_config
+            result["confusion_matrix"], source.info.class_names, loss, run.train_config
         )
         if signs and step == run.train_config.training_number_of_steps:
             signs.append(learning_signs.ADVICE)
         shown = _panels(worst_of_all, label_functions[0], source, split)
         log.validation(step, result, shown, is_best=is_best, signs=signs)
         return result
-
-    return validate
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:

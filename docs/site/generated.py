@@ -138,7 +138,8 @@ def measured_page(paths: list[pathlib.Path]) -> str:
         "run; seconds of two tables cannot be compared.",
     ]
     for path in paths:
-        parts += [f"## {path.stem}", _code(path.read_text(encoding="utf-8").splitlines())]
+        command, *printed = path.read_text(encoding="utf-8").splitlines()
+        parts += [f"## {command.removeprefix('python benchmarks/')}", _code([command, *printed])]
     return "\n\n".join(parts) + "\n"
 
 
