@@ -32,6 +32,7 @@ from deeplab_tf import fast
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import record_order
 from deeplab_tf.data import record_reading
+from deeplab_tf.data import record_writing
 from deeplab_tf.data import records
 from deeplab_tf.data import transforms
 from deeplab_tf.datasets.shapes import drawing
@@ -57,7 +58,7 @@ def write_records(folder: str, size: Size) -> records.Records:
                 image, label = drawing.draw("benchmark", index)
                 image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
                 label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
-                label_bytes = cv2.imencode(".png", label)[1].tobytes()
+                label_bytes = record_writing.encode_label(label)
                 features = {
                     "image/encoded": drawing.encode_jpeg(image),
                     "image/segmentation/class/encoded": label_bytes,

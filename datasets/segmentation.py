@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Iterable
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -19,6 +18,7 @@ from deeplab_tf import files
 from deeplab_tf.data import bands as image_bands
 from deeplab_tf.data import label_files
 from deeplab_tf.data import record_reading
+from deeplab_tf.data import record_writing
 from deeplab_tf.data import records
 from deeplab_tf.data import source_images
 from deeplab_tf.data.class_map import ClassMap
@@ -260,7 +260,7 @@ def encode_example(
             "channels": image.num_channels,
             "segmentation": {
                 "class": {
-                    "encoded": io.BytesIO(cv2.imencode(".png", label)[1].tobytes()),
+                    "encoded": io.BytesIO(record_writing.encode_label(label)),
                     "format": "png",
                 }
             },

@@ -57,7 +57,7 @@ def main(
     if model_config.num_classes is None:
         print(f"--num_classes is not given; describing a model of {_NUM_CLASSES} classes.\n")
         model_config = dataclasses.replace(model_config, num_classes=_NUM_CLASSES)
-    model = models.build_model(**dataclasses.asdict(model_config))
+    model = models.build_outline(model_config)
     crop = data_config.train_crop_size or config.ORIGINAL_CROP_SIZE
     description = describe(model, crop, train_config.train_batch_size or _BATCH_SIZE)
     print(description.to_text(list_layers=arguments.layers))

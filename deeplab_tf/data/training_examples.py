@@ -4,6 +4,7 @@ Both make the same examples of the same numbers and draws. A damaged record give
 the same source, which follows from the seed and the number of the example.
 """
 
+import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from types import ModuleType
@@ -20,6 +21,7 @@ from deeplab_tf.data.records import Records
 
 # Damaged records in place of each other before an example stays blank.
 _MAX_ATTEMPTS = 100
+_ALIGNMENT = 64  # bytes; that of TensorFlow's tensors
 
 Examples = dict[str, tf.Tensor]
 
@@ -61,8 +63,8 @@ class Maker:
 
         def make(numbers, records, draws):
             count = len(numbers)
-            images = np.empty((count, height, width, channels), np.uint8)
-            labels = np.empty((count, height, width), np.uint8)
+            images = _aligned((count, height, width, channels))
+            labels = _aligned((count, height, width))
             names, damaged = np.empty(count, object), np.empty(count, object)
             for i in range(count):
                 image, label, names[i], damaged[i] = self._read(int(numbers[i]), int(records[i]))
@@ -190,6 +192,13 @@ class Maker:
             np.full((*crop.crop_size, len(crop.pad_color)), crop.pad_color, np.uint8),
             np.full(crop.crop_size, crop.ignore_label, np.uint8),
         )
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns an array, uint8, that TensorFlow takes without copying it."""
+    memory = np.empty(math.prod(shape) + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + math.prod(shape)].reshape(shape)
 
 
 def split_damaged(texts: Sequence[bytes]) -> tuple[list[str], list[str]]:

@@ -135,7 +135,7 @@ class _Facts:
 
     @functools.cached_property
     def model(self) -> keras.Model:
-        return models.build_model(**dataclasses.asdict(self._model_config))
+        return models.build_outline(self._model_config)
 
     @functools.cached_property
     def num_images(self) -> int:
