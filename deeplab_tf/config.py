@@ -738,6 +738,13 @@ class TrainConfig(Config):
         at_least=0,
         example="0.5,1,2",
     )
+    class_weights_steps: int = setting(
+        0,
+        "Steps from the start in which --class_weights hold; behind them, every class has the "
+        "weight 1. 0 for the whole run.",
+        at_least=0,
+        unit="steps",
+    )
     top_k_percent_pixels: float = setting(
         1.0,
         "Share of the pixels that the cross-entropy counts: those with the largest loss.",
@@ -844,6 +851,10 @@ class TrainConfig(Config):
             any(self.class_weights or [1]),
             f"--class_weights={','.join(map(str, self.class_weights or ()))} must have a weight "
             "above 0.",
+        )
+        _check(
+            not self.class_weights_steps or self.class_weights != (),
+            f"--class_weights_steps={self.class_weights_steps} needs --class_weights.",
         )
         _check(
             not (self.recompute_activations and self.jit_compile),

@@ -278,6 +278,11 @@ def test_the_limit_of_image_sizes_is_the_readers_own():
         ),
         (
             config.TrainConfig,
+            {"class_weights_steps": 5},
+            "--class_weights_steps=5 needs --class_weights.",
+        ),
+        (
+            config.TrainConfig,
             {"profile_steps": (20, 10)},
             "--profile_steps=20,10 must be first,last step, e.g. 100,110.",
         ),

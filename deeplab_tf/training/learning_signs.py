@@ -28,15 +28,21 @@ def only_prediction(matrix: np.ndarray, class_names: Sequence[str]) -> str:
 
 
 def describe(
-    matrix: np.ndarray, class_names: Sequence[str], loss: float | None, config: TrainConfig
+    matrix: np.ndarray,
+    class_names: Sequence[str],
+    config: TrainConfig,
+    *,
+    loss: float | None,
+    step: int,
 ) -> list[str]:
     """Says what a model has not learned.
 
     Args:
         matrix: Confusion matrix of a validation, int64 [C, C]; rows are labels.
         class_names: Name of each class.
-        loss: Mean loss of the last steps; None if there was no step.
         config: The training.
+        loss: Mean loss of the last steps; None if there was no step.
+        step: The last of these steps, from 0.
 
     Returns:
         Sentences; empty without such a sign.
@@ -50,7 +56,7 @@ def describe(
         names = [class_names[i] for i in missed[:_MAX_NAMES]]
         more = f" and {len(missed) - _MAX_NAMES} more" if len(missed) > _MAX_NAMES else ""
         sentences.append(f"It never predicts {', '.join(names)}{more}.")
-    guessing = loss_of_guessing(matrix, config)
+    guessing = loss_of_guessing(matrix, config, step)
     if loss is not None and guessing and loss > _GUESSING * guessing:
         sentences.append(
             f"Its loss of {loss:.3f} is not better than that of guessing by the shares of the "
@@ -59,7 +65,7 @@ def describe(
     return sentences
 
 
-def loss_of_guessing(matrix: np.ndarray, config: TrainConfig) -> float | None:
+def loss_of_guessing(matrix: np.ndarray, config: TrainConfig, step: int = 0) -> float | None:
     """Returns the cross-entropy of the best constant prediction, in nats.
 
     It is the entropy of the shares of the classes, or with class weights w and shares p the
@@ -68,6 +74,7 @@ def loss_of_guessing(matrix: np.ndarray, config: TrainConfig) -> float | None:
     Args:
         matrix: Confusion matrix, [C, C], whose rows have the shares of the classes.
         config: The training.
+        step: On which the weights of the classes depend.
 
     Returns:
         The loss; None if there are no labels, or the loss is not cross-entropy of all pixels.
@@ -75,7 +82,8 @@ def loss_of_guessing(matrix: np.ndarray, config: TrainConfig) -> float | None:
     if losses.used_terms(config) != ["cross_entropy"] or config.top_k_percent_pixels < 1:
         return None
     shares = matrix.sum(1) / max(1, matrix.sum())
-    weighted = shares * np.array(config.class_weights or [1.0])
+    weights = losses.class_weights_at(step, config).numpy()
+    weighted = shares * weights if len(weights) else shares
     weighted = weighted[weighted > 0]
     if not len(weighted):
         return None

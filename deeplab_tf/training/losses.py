@@ -12,6 +12,8 @@ import tensorflow as tf
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 
+Weights = Sequence[float] | tf.Tensor  # of the classes
+
 # The terms of a loss; each has a weight of its own.
 TERMS = ("cross_entropy", "focal", "dice", "lovasz")
 
@@ -65,6 +67,14 @@ def weighted_terms(
     return result
 
 
+def class_weights_at(step: int | tf.Tensor, config: TrainConfig) -> tf.Tensor:
+    """Returns the weights of the classes in a step, float32 [num_classes]; [0] for 1 each."""
+    weights = tf.constant(config.class_weights or (), tf.float32)
+    if not config.class_weights_steps:
+        return weights
+    return tf.where(step < config.class_weights_steps, weights, tf.ones_like(weights))
+
+
 def _term(
     name: str,
     logits: tf.Tensor,
@@ -75,7 +85,7 @@ def _term(
     config: TrainConfig,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The sum and the count of one of `TERMS` for one scale."""
-    class_weights = config.class_weights or ()
+    class_weights = class_weights_at(step, config)
     if name == "focal":
         return focal(
             logits,
@@ -95,7 +105,7 @@ def _term(
 
 
 def cross_entropy(
-    logits: tf.Tensor, label: tf.Tensor, ignore_label: int, class_weights: Sequence[float] = ()
+    logits: tf.Tensor, label: tf.Tensor, ignore_label: int, class_weights: Weights = ()
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the softmax cross-entropy of the pixels that count.
 
@@ -149,7 +159,7 @@ def hard_pixel_cross_entropy(
     label: tf.Tensor,
     ignore_label: int,
     share: tf.Tensor,
-    class_weights: Sequence[float] = (),
+    class_weights: Weights = (),
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the cross-entropy of the hardest pixels, those with the largest losses.
 
@@ -186,7 +196,7 @@ def focal(
     ignore_label: int,
     *,
     gamma: float = 2.0,
-    class_weights: Sequence[float] = (),
+    class_weights: Weights = (),
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the focal loss, -(1 - p)^gamma log(p), of the pixels that count.
 
@@ -292,20 +302,22 @@ def _sum_over_present(losses: tf.Tensor, truth: tf.Tensor) -> tuple[tf.Tensor, t
 
 
 def _pixel_losses(
-    logits: tf.Tensor, label: tf.Tensor, ignore_label: int, class_weights: Sequence[float]
+    logits: tf.Tensor, label: tf.Tensor, ignore_label: int, class_weights: Weights
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Cross-entropies and weights, float32 [B, H, W]; the weight of ignored pixels is 0."""
     counts = label != ignore_label
     label = tf.where(counts, label, 0)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(label, tf.cast(logits, tf.float32))
     weights = tf.cast(counts, tf.float32)
-    if len(class_weights):
-        if len(class_weights) != logits.shape[-1]:
+    class_weights = tf.convert_to_tensor(class_weights, tf.float32)
+    (num_weights,) = class_weights.shape
+    if num_weights:
+        if num_weights != logits.shape[-1]:
             raise UserError(
-                f"class_weights has {len(class_weights)} numbers, but there are "
-                f"{logits.shape[-1]} classes: give one for each, in their order."
+                f"class_weights has {num_weights} numbers, but there are {logits.shape[-1]} "
+                "classes: give one for each, in their order."
             )
-        weights *= tf.gather(tf.constant(class_weights, tf.float32), label)
+        weights *= tf.gather(class_weights, label)
     return losses, weights
 
 

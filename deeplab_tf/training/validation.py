@@ -123,7 +123,11 @@ class Validation:
         if not distribution.is_chief():
             return result
         signs = learning_signs.describe(
-            result["confusion_matrix"], source.info.class_names, loss, run.train_config
+            result["confusion_matrix"],
+            source.info.class_names,
+            run.train_config,
+            loss=loss,
+            step=step - 1,
         )
         if signs and step == run.train_config.training_number_of_steps:
             signs.append(learning_signs.ADVICE)

@@ -31,13 +31,15 @@ LEARNS = np.array([[50, 1, 0], [2, 30, 1], [1, 1, 14]])
     ],
 )
 def test_what_was_not_learned_is_named(matrix, loss, expected):
-    assert learning_signs.describe(np.array(matrix), NAMES, loss, TrainConfig()) == expected
+    signs = learning_signs.describe(np.array(matrix), NAMES, TrainConfig(), loss=loss, step=9)
+    assert signs == expected
 
 
 def test_many_classes_that_are_never_predicted_are_not_all_listed():
     matrix = np.zeros((20, 20), int)
     matrix[:, 0], matrix[1, 1] = 10, 10
-    (sentence,) = learning_signs.describe(matrix, list("abcdefghijklmnopqrst"), None, TrainConfig())
+    names = list("abcdefghijklmnopqrst")
+    (sentence,) = learning_signs.describe(matrix, names, TrainConfig(), loss=None, step=9)
     assert sentence == "It never predicts c, d, e, f, g, h and 12 more."
 
 
@@ -56,6 +58,14 @@ def test_the_loss_of_guessing_is_the_smallest_loss_of_a_constant(weights):
     assert loss_of(best / best.sum()) == pytest.approx(smallest, rel=1e-5)
     for other in ([0.7, 0.2, 0.1], [0.4, 0.3, 0.3], [0.3, 0.2, 0.5]):
         assert loss_of(np.array(other)) > smallest
+
+
+def test_guessing_has_no_weights_behind_their_last_step():
+    weights = {"class_weights": (0.5, 1.0, 4.0)}
+    config = TrainConfig(**weights, class_weights_steps=10)
+    guessing = [learning_signs.loss_of_guessing(LEARNS, config, step) for step in (9, 10)]
+    settings = (TrainConfig(**weights), TrainConfig())
+    assert guessing == [learning_signs.loss_of_guessing(LEARNS, one) for one in settings]
 
 
 @pytest.mark.parametrize(

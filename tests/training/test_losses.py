@@ -273,6 +273,22 @@ def test_losses_are_computed_in_float32_and_inside_a_graph():
     assert float(loss(logits)) == pytest.approx(float(in_float32), rel=1e-6)
 
 
+def test_class_weights_hold_until_their_last_step():
+    logits, label = random_pixels()
+
+    @tf.function
+    def loss(step, **settings):
+        return value(terms_of({"": logits}, label, step=step, focal_weight=0.5, **settings))
+
+    weights = {"class_weights": (1.0, 2.0, 3.0, 4.0)}
+    always, never = loss(tf.constant(0), **weights), loss(tf.constant(0))
+    losses_of_steps = [
+        float(loss(tf.constant(step), **weights, class_weights_steps=3)) for step in (0, 2, 3, 9)
+    ]
+    assert losses_of_steps == [always, always, never, never]
+    assert float(always) > float(never)
+
+
 def test_class_weights_of_another_number_of_classes_are_refused():
     logits, label = random_pixels()
     with pytest.raises(UserError, match="class_weights has 2 numbers, but there are 4 classes"):
