@@ -176,7 +176,10 @@ def _rescale_exactly(layer: keras.layers.Rescaling, image):
 
 
 def _first_part(layer: keras.layers.Layer) -> tuple[type, ...]:
-    return () if isinstance(layer, _KEEP_THE_RANGE) else (type(layer),)
+    # A mean over windows is an operator whose output has the range of its input; one over the whole
+    # map is another operator, whose output has its own.
+    is_windowed = isinstance(layer, layers.ImagePooling) and not layer.averages_all
+    return () if is_windowed or isinstance(layer, _KEEP_THE_RANGE) else (type(layer),)
 
 
 def _copy(layer: keras.layers.Layer) -> keras.layers.Layer:

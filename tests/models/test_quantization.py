@@ -11,6 +11,7 @@ from deeplab_tf import layers
 from deeplab_tf import models
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.artefacts.tflite import TFLiteModel
+from deeplab_tf.export import litert
 from deeplab_tf.export import parity
 from deeplab_tf.export.config import TFLiteConfig
 from deeplab_tf.export.formats import tflite
@@ -104,6 +105,29 @@ def test_a_file_in_int8_has_the_ranges_and_the_labels(quantized, tmp_path):
         for image in images
     ]
     assert np.mean(agreements) > 0.9  # of a network whose logits are nearly equal
+
+
+def test_a_mean_over_windows_has_the_range_of_what_it_averages():
+    model = models.quantize(
+        models.build_model(
+            "v3",
+            "mobilenet_v2",
+            4,
+            atrous_rates=(),
+            aspp_convs_filters=16,
+            depth_multiplier=0.35,
+            image_pooling_crop_size=(33, 33),
+            image_pooling_stride=(2, 2),
+        )
+    )
+    layers.freeze_batch_norm(model)
+    model(parity.draw_images((2, *SIZE, 3), seed=0), training=True)
+    assert "image_pooling.mean.quantized" not in {layer.name for layer in rounding_layers(model)}
+    images = [parity.draw_images((1, *SIZE, 3), seed)[0] for seed in range(20, 24)]
+    content = tflite.convert(model, TFLiteConfig(quantize="int8"), SIZE, images)
+    names = [operator.name for operator in litert.operators(content)]
+    assert "AVERAGE_POOL_2D" in names
+    assert "DEQUANTIZE" not in names
 
 
 def test_it_survives_saving(quantized, tmp_path):
