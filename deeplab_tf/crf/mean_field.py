@@ -205,7 +205,8 @@ class _MeanField:
 
         def fill(start, stop):
             rows, part = slice(start, stop), probabilities[start:stop]
-            sums = part @ np.ones(num_classes, np.float32)
+            # Not a product: BLAS would start threads of its own, which take time from ours.
+            sums = part.sum(axis=1)
             np.divide(part, sums[:, None], out=self.beliefs[rows, :num_classes])
             np.log(part, out=self._log_probabilities[rows, :num_classes])
             self.beliefs[rows, num_classes:] = 0
