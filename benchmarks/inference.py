@@ -223,13 +223,17 @@ def is_installed(modules: tuple[str, ...]) -> bool:
 
 def print_ratios(pattern: str) -> None:
     """Prints the time of every engine, export and peer over that of ours."""
-    for model_name, backbones in PEERS.items():
-        if not re.search(pattern, model_name):
-            continue
+    names = [name for name in PEERS if re.search(pattern, name)]
+    if len(names) > 1:  # each in a process of its own, as all contestants stay in memory
+        for name in names:
+            cases = f"--cases=^{re.escape(name)}$"
+            subprocess.run([sys.executable, __file__, "--ratios", cases], check=True)
+        return
+    for model_name in names:
         with tempfile.TemporaryDirectory() as folder:
             run_dir = os.path.join(folder, "run")
             make_run(model_name, run_dir)
-            contestants = our_functions(run_dir, folder) | peer_functions(backbones)
+            contestants = our_functions(run_dir, folder) | peer_functions(PEERS[model_name])
             times = time_in_turn(list(contestants.values()), draw_image((513, 513)))
             medians = dict(zip(contestants, map(statistics.median, times), strict=True))
         print(f"\n{model_name}, 513x513, {len(times[0])} calls in turn")
@@ -516,6 +520,9 @@ def main() -> None:
     if arguments.list:
         print("\n".join(cases))
         return
+    if arguments.ratios and is_installed((SMP,)):
+        importlib.import_module(SMP)  # PyTorch can crash if it is loaded behind TensorFlow
+
     import tensorflow as tf
 
     devices = tf.config.list_physical_devices("GPU")
