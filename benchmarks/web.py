@@ -18,7 +18,7 @@ import sys
 import tempfile
 
 import cv2
-import inference
+import inference  # type: ignore[import-not-found]
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 QUANTIZE = ("none", "float16", "dynamic")
@@ -45,7 +45,7 @@ def export(run_dir: str, folder: pathlib.Path, quantize: str) -> None:
 
 def in_browser(page: pathlib.Path, image: pathlib.Path) -> tuple[float, float]:
     """Returns the milliseconds of the network, and of everything."""
-    import browsers
+    import browsers  # type: ignore[import-not-found]
 
     times = []
     with (

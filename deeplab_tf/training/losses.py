@@ -6,13 +6,14 @@ batch of ignored pixels only gives a sum and a count of 0.
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 
-Weights = Sequence[float] | tf.Tensor  # of the classes
+Weights: TypeAlias = Sequence[float] | tf.Tensor  # of the classes
 
 # The terms of a loss; each has a weight of its own.
 TERMS = ("cross_entropy", "focal", "dice", "lovasz")
@@ -309,15 +310,15 @@ def _pixel_losses(
     label = tf.where(counts, label, 0)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(label, tf.cast(logits, tf.float32))
     weights = tf.cast(counts, tf.float32)
-    class_weights = tf.convert_to_tensor(class_weights, tf.float32)
-    (num_weights,) = class_weights.shape
+    factors = tf.convert_to_tensor(class_weights, tf.float32)
+    (num_weights,) = factors.shape
     if num_weights:
         if num_weights != logits.shape[-1]:
             raise UserError(
                 f"class_weights has {num_weights} numbers, but there are {logits.shape[-1]} "
                 "classes: give one for each, in their order."
             )
-        weights *= tf.gather(class_weights, label)
+        weights *= tf.gather(factors, label)
     return losses, weights
 
 
