@@ -34,6 +34,9 @@ import subprocess
 import sys
 import time
 
+if "--worker=smp" in sys.argv:  # PyTorch can crash if it is loaded behind TensorFlow
+    import segmentation_models_pytorch  # noqa: F401
+
 import keras
 import numpy as np
 import tensorflow as tf
