@@ -200,7 +200,7 @@ def smp_step(case: Case, dtype: str):
             loss = cross_entropy(network(images).float(), labels)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return step
 
