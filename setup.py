@@ -40,7 +40,7 @@ REQUIRED = [
     "importlib_resources",  # tensorflow-datasets needs it to build records, but does not declare it
     "numpy",
     "h5py",  # weights of Keras Applications
-    "opencv-python",
+    "opencv-python>=4.12",  # older ones cannot choose the filters of a PNG
     "absl-py",
     "jinja2>=3.1",  # the page of an evaluation
     "markupsafe",  # what is HTML in it, and what is text

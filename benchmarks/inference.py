@@ -20,7 +20,7 @@ are not installed are named and left out. A peer that takes only multiples of so
 image without the last row and column.
 
 --growth gives every case a process of its own again. --predict tells how long the command takes to
-its first result, and the share of the time behind it that the network works.
+its first result, and the share of the time after it that the network works.
 """
 
 import argparse
@@ -521,7 +521,7 @@ def main() -> None:
         print("\n".join(cases))
         return
     if arguments.ratios and is_installed((SMP,)):
-        importlib.import_module(SMP)  # PyTorch can crash if it is loaded behind TensorFlow
+        importlib.import_module(SMP)  # PyTorch can crash if it is loaded after TensorFlow
 
     import tensorflow as tf
 

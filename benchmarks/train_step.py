@@ -34,7 +34,7 @@ import subprocess
 import sys
 import time
 
-if "--worker=smp" in sys.argv:  # PyTorch can crash if it is loaded behind TensorFlow
+if "--worker=smp" in sys.argv:  # PyTorch can crash if it is loaded after TensorFlow
     import segmentation_models_pytorch  # noqa: F401
 
 import keras

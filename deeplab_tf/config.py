@@ -740,7 +740,7 @@ class TrainConfig(Config):
     )
     class_weights_steps: int = setting(
         0,
-        "Steps from the start in which --class_weights hold; behind them, every class has the "
+        "Number of steps at the start that use --class_weights. After them, every class has the "
         "weight 1. 0 for the whole run.",
         at_least=0,
         unit="steps",

@@ -284,7 +284,7 @@ def _check_probabilities(probabilities: np.ndarray) -> np.ndarray:
             "label map call unary_from_labels(labels, num_classes, certainty)"
         )
     probabilities = np.ascontiguousarray(probabilities, np.float32)
-    sums = probabilities.sum(axis=-1)  # not a product: threads of BLAS would spin behind it
+    sums = probabilities.sum(axis=-1)  # not a product: BLAS threads would go on spinning
     is_wrong = ~(np.abs(sums - 1) <= _SUM_TOLERANCE)
     if is_wrong.any():
         where = tuple(int(i) for i in np.argwhere(is_wrong)[0])
