@@ -1,10 +1,10 @@
 """Builds the records of a dataset.
 
-python -m deeplab_tf.datasets.build --dataset=shapes --data_dir=DIR
-python -m deeplab_tf.datasets.build --dataset=folder --manual_dir=MY_DATA --data_dir=DIR
+    python -m deeplab_tf.datasets.build --dataset=shapes --data_dir=DIR
+    python -m deeplab_tf.datasets.build --dataset=folder --manual_dir=MY_DATA --data_dir=DIR
 
 A build that was stopped resumes when the same command is run again. --beam_pipeline_options lets
-Apache Beam write the shards on many machines, see docs/guides/beam.md.
+Apache Beam write the shards on many machines: see docs/guides/beam.md.
 """
 
 import dataclasses
@@ -32,11 +32,12 @@ class Arguments(config.Config):
     )
     manual_dir: str | None = setting(
         None,
-        "Folder of the raw images and labels. If it is missing, the message shows its layout.",
+        "Folder of the raw images and labels. Without it, a message shows the layout that the "
+        "dataset needs.",
         is_path=True,
         is_common=True,
     )
-    num_shards: int = setting(4, "Number of files for each split.", at_least=1)
+    num_shards: int = setting(4, "Number of shards for each split.", at_least=1)
     class_map: tuple[str, ...] = setting(
         (),
         "Merges and drops classes: car:vehicle,truck:vehicle,sky:ignore, or a file of such pairs.",

@@ -1,4 +1,4 @@
-"""Checks images and labels before they are trained on.
+"""Checks images and labels before a training.
 
     python -m deeplab_tf.check_data --data_dir=RECORDS
     python -m deeplab_tf.check_data --data=FOLDER_OF_IMAGES_AND_LABELS
@@ -7,9 +7,9 @@
 The second form reads a folder as `datasets.build --dataset=folder` does.
 
 Reads every file to its end. Prints counts per class, sizes, class weights, a crop size, and every
-problem with its remedy. Writes the same to OUTPUT_DIR/report.json, and some images with their
+problem with a way to fix it. Writes the same to OUTPUT_DIR/report.json, and some images with their
 labels, those with problems first, to OUTPUT_DIR/contact_sheet.jpg. The exit code is 0 if the data
-is fit for training, perhaps with warnings, and 1 if it is not.
+can be used for training, perhaps with warnings, and 1 if it cannot.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Arguments(config.Config):
     dataset: str = config.dataset()
     data: str = setting(
         "",
-        "Folder of images and labels of any annotation tool, to check in place of records.",
+        "Folder of images and labels from any annotation tool, to check in place of records.",
         is_path=True,
         is_common=True,
     )
@@ -44,7 +44,7 @@ class Arguments(config.Config):
     )
     labels: str = setting(
         "",
-        "Folder of the labels of --images, with the same names.",
+        "Folder of the labels of --images, which have the same file names.",
         is_path=True,
         is_common=True,
     )

@@ -58,7 +58,7 @@ LABEL_ENCODINGS = ("auto", "palette", "grey", "color_map", "nearest_color", "mas
 def run_dir(default=REQUIRED):
     return setting(
         default,
-        "Run dir: the folder of a run's settings, checkpoints and figures.",
+        "Run dir: the folder of a training, with its settings, checkpoints and metrics.",
         is_path=True,
         is_common=True,
     )
@@ -67,7 +67,8 @@ def run_dir(default=REQUIRED):
 def checkpoint():
     return setting(
         "best",
-        "Weights of the run to use: those with the best validation mIoU, or the last ones.",
+        "Weights of the run to use. best: those with the highest validation mIoU. last: the last "
+        "ones.",
         choices=CHECKPOINTS,
     )
 
@@ -75,8 +76,8 @@ def checkpoint():
 def engine(default: str):
     return setting(
         default,
-        "What runs the network: auto is the fastest that is installed, if its labels are those of "
-        "tensorflow.",
+        "Library that runs the network. auto: the fastest installed one whose labels agree with "
+        "those of TensorFlow.",
         choices=ENGINES,
     )
 
@@ -85,7 +86,7 @@ def model():
     return setting(
         "",
         "SavedModel folder, .keras file or .tflite file to use in place of the run's checkpoint. "
-        "A SavedModel is a program: load only your own.",
+        "A SavedModel is a program: load only models that you trust.",
         default_help="the checkpoint",
         is_path=True,
     )
@@ -94,7 +95,7 @@ def model():
 def data_dir(default="", default_help=""):
     return setting(
         default,
-        "Folder of the records, or the folder that datasets.build wrote them to.",
+        "Folder of the records, or the data_dir that was given to datasets.build.",
         default_help=default_help,
         is_path=True,
         is_common=True,
@@ -102,11 +103,11 @@ def data_dir(default="", default_help=""):
 
 
 def dataset():
-    return setting("", "Name of the dataset, if data_dir holds several.", is_common=True)
+    return setting("", "Name of the dataset, if data_dir has several.", is_common=True)
 
 
 def split():
-    return setting("", "Split of the records.", default_help="the run's val_split", is_common=True)
+    return setting("", "Split to use.", default_help="the run's val_split", is_common=True)
 
 
 def num_classes(default_help):
@@ -114,13 +115,13 @@ def num_classes(default_help):
 
 
 def ignore_label(default_help):
-    return setting(None, "Label of pixels that do not count.", default_help=default_help)
+    return setting(None, "Label of pixels that are not counted.", default_help=default_help)
 
 
 def classes(default_help):
     return setting(
         "",
-        "Text file with a line NAME, or NAME RED GREEN BLUE, for each class.",
+        "Text file with one line for each class: NAME, or NAME RED GREEN BLUE.",
         default_help=default_help,
         is_path=True,
     )
@@ -129,8 +130,9 @@ def classes(default_help):
 def rgb_bands(default_help):
     return setting(
         (),
-        "Which bands of the records, counted from 1, are red, green and blue: they display the "
-        "images, and take the pretrained weights of these colours; other bands take their mean.",
+        "Numbers, from 1, of the bands of the records that are red, green and blue. Images are "
+        "displayed with them. They get the pretrained weights of these colours; other bands get "
+        "the mean of these weights.",
         default_help=default_help,
         at_least=1,
         length=3,
@@ -141,8 +143,8 @@ def rgb_bands(default_help):
 def max_damaged_share(default, default_help=""):
     return setting(
         default,
-        "Share of the records that may be damaged. Damaged records are left out and reported; "
-        "more than this share, and more than one, stop the command. 0 stops it at the first.",
+        "Largest share of damaged records. They are left out and reported. The command stops if "
+        "there are more than this share and more than one. 0: it stops at the first.",
         default_help=default_help,
         at_least=0,
         below=1,
@@ -153,7 +155,8 @@ def max_damaged_share(default, default_help=""):
 def max_image_pixels(default, default_help=""):
     return setting(
         default,
-        "Images and labels with more pixels (width x height) are refused before they are decoded.",
+        "Largest number of pixels (width x height) of an image or a label map. Larger ones are "
+        "refused before they are decoded.",
         default_help=default_help,
         at_least=1,
         unit="pixels",
@@ -169,9 +172,9 @@ def output_dir(default=REQUIRED, default_help=""):
 def beam_pipeline_options():
     return setting(
         (),
-        "Does the work by Apache Beam, with these options of the pipeline: the runner, which may "
-        "be DirectRunner for this machine, and what it needs.",
-        default_help="this process does the work",
+        "Options of the Apache Beam pipeline that does the work: the runner, such as DirectRunner "
+        "for this machine, and its own options.",
+        default_help="Beam is not used",
         example="runner=FlinkRunner,flink_master=HOST:8081,parallelism=64",
     )
 
@@ -195,8 +198,8 @@ class TrainedConfig(Config):
     run_dir: str = run_dir(default="")
     weights: str = setting(
         "",
-        "Name of released weights to use in place of a run, see `python -m deeplab_tf.zoo list`. "
-        "They are downloaded once.",
+        "Name of released weights to use in place of a run. `python -m deeplab_tf.zoo list` shows "
+        "the names. The weights are downloaded once.",
         is_common=True,
     )
     checkpoint: str = checkpoint()
@@ -234,7 +237,7 @@ class ModelConfig(Config):
     )
     output_stride: int | None = setting(
         None,
-        "Input size divided by feature size.",
+        "Size of the input divided by the size of the last features of the backbone.",
         default_help="8 with v1 and v2, 32 with MobileNetV3, otherwise 16",
         choices=OUTPUT_STRIDES,
         is_common=True,
@@ -256,11 +259,12 @@ class ModelConfig(Config):
         example="1,2,4",
     )
     depth_multiplier: float = setting(
-        1.0, "Factor for the number of filters in a MobileNet.", above=0
+        1.0, "Factor by which the number of filters in a MobileNet is multiplied.", above=0
     )
     decoder_output_stride: tuple[int, ...] | None = setting(
         None,
-        "Input size divided by decoder size in v3plus, a number for each decoder stage.",
+        "Strides of the backbone's features that the decoder of v3plus uses, one for each stage "
+        "of the decoder.",
         default_help="4, or 8 with MobileNetV3",
         at_least=1,
         example="4",
@@ -270,8 +274,8 @@ class ModelConfig(Config):
     )
     image_pooling_crop_size: tuple[int, ...] | None = setting(
         None,
-        "Height,width of the input whose features image pooling averages as a whole.",
-        default_help="any size, or 769,769 with MobileNetV3",
+        "Height,width of the part of the input that one window of image pooling covers.",
+        default_help="the whole input, or 769,769 with MobileNetV3",
         at_least=1,
         length=2,
         may_be_empty=False,
@@ -303,7 +307,7 @@ class ModelConfig(Config):
     )
     aspp_with_squeeze_and_excitation: bool | None = setting(
         None,
-        "Whether image pooling weights the channels of the ASPP.",
+        "Whether the result of image pooling scales the channels of the ASPP.",
         default_help="true with MobileNetV3, otherwise false",
     )
     aspp_convs_filters: int | None = setting(
@@ -385,7 +389,7 @@ class DataConfig(Config):
         None,
         "Height,width of the training crops.",
         is_automatic=True,
-        default_help="about the median image, at most 513, or 321 on a CPU",
+        default_help="about the size of the median image, at most 513 a side, or 321 on a CPU",
         at_least=1,
         length=2,
         may_be_empty=False,
@@ -397,8 +401,8 @@ class DataConfig(Config):
         None,
         "Length to which the shorter side of every image is resized first; 0 for no resizing.",
         is_automatic=True,
-        default_help="no resizing, but up to twice the size of small images with fine labels where "
-        "train_crop_size is not given either",
+        default_help="no resizing; small images with fine labels are enlarged up to twice, unless "
+        "train_crop_size is given",
         at_least=0,
         unit="pixels",
     )
@@ -447,8 +451,8 @@ class DataConfig(Config):
     )
     elastic_shift: float = setting(
         0.0,
-        "Largest random shift of the points of a grid, between which training crops are "
-        "distorted smoothly; 0 disables it.",
+        "Largest random shift of the grid points of an elastic distortion of the training crops; 0 "
+        "disables it.",
         at_least=0,
         unit="pixels",
     )
@@ -587,7 +591,7 @@ class TrainConfig(Config):
         None,
         "Images per step, over all devices.",
         is_automatic=True,
-        default_help="8 per GPU or TPU core; 4 on a CPU, or what fits into its memory",
+        default_help="8 per GPU or TPU core, 4 on a CPU; fewer if they do not fit into memory",
         at_least=1,
         unit="images",
         is_common=True,
@@ -625,8 +629,8 @@ class TrainConfig(Config):
     momentum: float = setting(0.9, "Momentum of the momentum optimizer.", at_least=0, below=1)
     weight_decay: float = setting(
         4e-5,
-        "Weight decay of dense kernels, not of depthwise kernels, biases and batch norm: an L2 "
-        "loss with momentum, decoupled with adamw.",
+        "Weight decay of all kernels except depthwise ones; biases and batch norm have none. With "
+        "momentum it is an L2 loss, with adamw it is decoupled.",
         at_least=0,
     )
     learning_policy: str = setting(
@@ -636,7 +640,7 @@ class TrainConfig(Config):
         None,
         "Learning rate at the start of the learning policy.",
         is_automatic=True,
-        default_help="what suits version, optimizer and batch size",
+        default_help="chosen from version, optimizer, initial weights and batch size",
         at_least=0,
         is_common=True,
     )
@@ -648,7 +652,7 @@ class TrainConfig(Config):
         0, "Steps over which poly and cosine decay; 0 for the whole run.", at_least=0, unit="steps"
     )
     learning_rate_decay_factor: float = setting(
-        0.1, "Factor that the step policy multiplies the learning rate by.", at_least=0
+        0.1, "Factor by which the step policy multiplies the learning rate.", at_least=0
     )
     learning_rate_decay_step: int = setting(
         2000, "Steps between two decays of the step policy.", at_least=1, unit="steps"
@@ -669,23 +673,25 @@ class TrainConfig(Config):
         unit="steps",
     )
     slow_start_learning_rate: float = setting(
-        1e-4, "Learning rate of slow_start_step, and of the first of warmup_steps.", at_least=0
+        1e-4, "Learning rate during slow_start_step, and at the start of warmup_steps.", at_least=0
     )
     last_layer_gradient_multiplier: float = setting(
-        1.0, "Factor for the gradients of all layers after the backbone.", at_least=0
+        1.0,
+        "Factor by which the gradients of all layers after the backbone are multiplied.",
+        at_least=0,
     )
     last_layers_contain_logits_only: bool = setting(
-        False, "Whether last_layer_gradient_multiplier is for the layers of the logits only."
+        False, "Whether last_layer_gradient_multiplier applies to the layers of the logits only."
     )
     backbone_gradient_multiplier: float = setting(
-        1.0, "Factor for the gradients of the backbone.", at_least=0
+        1.0, "Factor by which the gradients of the backbone are multiplied.", at_least=0
     )
     clip_gradient_norm: float = setting(
         0.0, "Largest global norm of the gradients; 0 disables clipping.", at_least=0
     )
     moving_average_decay: float = setting(
         None,
-        "Decay of the moving average of the weights, which is evaluated in their place; 0 "
+        "Decay of the moving average of the weights. Evaluation and exports use this average. 0 "
         "disables it.",
         is_automatic=True,
         default_help="1 - 15 / steps",
@@ -696,20 +702,20 @@ class TrainConfig(Config):
     # What is trained.
     fine_tune_batch_norm: bool = setting(
         True,
-        "Whether batch norm trains, with the statistics of each batch, which should have 12 "
-        "images or more. Otherwise it is frozen.",
+        "Whether batch norm is trained with the statistics of each batch. Batches should then "
+        "have 12 images or more. Otherwise batch norm is frozen.",
         is_common=True,
     )
     batch_statistics_images: int = setting(
         128,
-        "Training images on which the statistics of batch norm are measured before each "
-        "validation, at the size that evaluation sees; fewer if they are large. 0 keeps the moving "
-        "statistics.",
+        "Number of training images on which the statistics of batch norm are measured before each "
+        "validation, at the size of the images in evaluation; fewer if they are large. 0: the "
+        "moving averages of the training are used.",
         at_least=0,
         unit="images",
     )
     frozen_scopes: tuple[str, ...] = setting(
-        (), "Scopes of layers that are not trained.", example="resnet_v1_50/block1"
+        (), "Name scopes of the layers that are not trained.", example="resnet_v1_50/block1"
     )
     quantize_delay_step: int = setting(
         -1,
@@ -747,7 +753,7 @@ class TrainConfig(Config):
     )
     top_k_percent_pixels: float = setting(
         1.0,
-        "Share of the pixels that the cross-entropy counts: those with the largest loss.",
+        "Share of the pixels that count in the cross-entropy: those with the largest loss. 1: all.",
         above=0,
         at_most=1,
         hint="it is a share, e.g. 0.25",
@@ -770,7 +776,8 @@ class TrainConfig(Config):
     # Devices and speed.
     strategy: str = setting(
         "auto",
-        "Devices to train on.",
+        "Devices to train on. auto: all TPU cores or GPUs that are found, otherwise the CPU; all "
+        "workers if TF_CONFIG is set.",
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
     )
     mixed_precision: str = setting(
@@ -783,13 +790,14 @@ class TrainConfig(Config):
     )
     recompute_activations: bool = setting(
         False,
-        "Whether the backward pass computes activations again instead of keeping them all: a "
-        "fraction of their memory, up to a third more time, equal results.",
+        "Whether the backward pass computes activations again instead of keeping them. Saves "
+        "memory, takes up to a third more time, and does not change the results.",
     )
     steps_per_execution: int = setting(
         0,
-        "Largest number of steps in one call; 0 for all until the next log, validation or "
-        "checkpoint, but with one worker about 5 seconds at most. A stop waits for the call.",
+        "Largest number of steps in one call of TensorFlow. A call ends at the next log, "
+        "validation or checkpoint, and a stop waits for its end. 0: no other limit with several "
+        "workers, about 5 seconds with one.",
         at_least=0,
         unit="steps",
     )
@@ -815,8 +823,8 @@ class TrainConfig(Config):
     )
     early_stopping_patience: int = setting(
         None,
-        "Number of validations in a row without a better mIoU after which the run ends; 0 for any "
-        "number.",
+        "Number of validations in a row without a better mIoU after which the run ends. 0: it "
+        "does not end early.",
         is_automatic=True,
         default_help="5, or 0 if training_number_of_steps is given",
         at_least=0,
@@ -963,7 +971,7 @@ class EvalConfig(Config):
     )
     window_size: tuple[int, ...] | None = setting(
         None,
-        "Height,width of the windows that images are seen in; empty for whole images.",
+        "Height,width of the windows in which images are processed; empty for whole images.",
         is_automatic=True,
         default_help="whole images, but windows as large as the training crops for images of more "
         "than 2097152 pixels in runs that do not resize images",
@@ -981,7 +989,7 @@ class EvalConfig(Config):
     )
     eval_output_stride: int | None = setting(
         None,
-        "Output stride in prediction, with the trained weights, e.g. 8 after training with 16.",
+        "Output stride in evaluation and prediction, e.g. 8 for a run that was trained with 16.",
         default_help="that of training",
         choices=OUTPUT_STRIDES,
     )
@@ -1005,13 +1013,13 @@ class PredictConfig(Config):
     )
     label_ids: str = setting(
         "",
-        "Writes label_ids/NAME.png for each image, with the ids of a test server: cityscapes, or "
-        "a file with a line `CLASS: ID` for each class.",
+        "Also writes label_ids/NAME.png for each image, with the class ids of a test server: "
+        "cityscapes, or a file with a line `CLASS: ID` for each class.",
         default_help="not written",
         is_path=True,
     )
     every_nth_frame: int = setting(
-        1, "Labels only every n-th frame of a video or a camera.", at_least=1
+        1, "Number n, to label only every n-th frame of a video or a camera.", at_least=1
     )
     max_frames: int = setting(
         0,
@@ -1021,7 +1029,8 @@ class PredictConfig(Config):
     )
     display_bands: tuple[int, ...] = setting(
         (),
-        "Numbers of the bands that overlays show as red, green and blue, if images have others.",
+        "Numbers, from 1, of the bands that overlays show as red, green and blue, for images of "
+        "other bands than RGB.",
         default_help="those that the records name",
         at_least=1,
         length=3,
@@ -1043,7 +1052,7 @@ class OwnDataConfig(Config):
         "auto", "How label images hold the classes.", choices=LABEL_ENCODINGS
     )
     label_suffix: str = setting(
-        "", "What the names of label images end in, e.g. _mask.", default_help="detected"
+        "", "Ending of the names of label images, e.g. _mask.", default_help="detected"
     )
     classes: str = classes("the class list in the folder")
     val_share: float = setting(
@@ -1063,15 +1072,16 @@ class OwnDataConfig(Config):
     line_width: int = setting(10, "Width of annotated lines.", at_least=1, unit="pixels")
     bands: tuple[int, ...] = setting(
         (),
-        "Numbers, from 1, of the bands of the images to take, in this order.",
-        default_help="all but opacity; RGB of 8-bit images of three channels",
+        "Numbers, from 1, of the bands of the images to use, in this order.",
+        default_help="all except opacity; RGB for 8-bit images of three channels",
         at_least=1,
         example="2,3,4,8",
     )
     band_range: tuple[float, ...] = setting(
         (),
-        "LOW,HIGH: the values that become 0 and 255, for all bands, or such a pair for each band.",
-        default_help="0,255 of 8-bit images, otherwise 99 of 100 values of the training images",
+        "LOW,HIGH: the values that become 0 and 255. One pair for all bands, or one for each band.",
+        default_help="0,255 for 8-bit images, otherwise the range of 99 % of the values in the "
+        "training images",
         example="0,10000",
     )
     rgb_bands: tuple[int, ...] = rgb_bands("those that the files name, otherwise the first three")

@@ -1,10 +1,11 @@
 """Prepares training batches on this machine for a training on another.
 
-    python -m deeplab_tf.data_service --port=5050
+    python -m deeplab_tf.data_service --host=HOST --port=5050
 
 Runs a tf.data service: a dispatcher and workers that decode and augment for `deeplab_tf.train
---data_service=grpc://HOST:5050`. The machine needs the records under the same path as the trainer.
-Workers on further machines join with --dispatcher=HOST:5050. Ctrl-C ends it.
+--data_service=grpc://HOST:5050`. HOST is the name of this machine in the network. The machine needs
+the records under the same path as the trainer. To add workers on another machine, start it there
+with --host=OTHER_HOST --dispatcher=HOST:5050. Ctrl-C ends it.
 
 Anyone who can reach the ports can run computations on this machine: keep them inside a trusted
 network.
@@ -27,7 +28,7 @@ class Arguments(config.Config):
 
     port: int = setting(
         5050,
-        "Port of the dispatcher; 0 for any free one.",
+        "Port of the dispatcher. 0: any free port.",
         at_least=0,
         at_most=65535,
         is_common=True,
@@ -37,7 +38,7 @@ class Arguments(config.Config):
     )
     dispatcher: str = setting(
         "",
-        "HOST:PORT of a dispatcher that the workers join.",
+        "HOST:PORT of a running dispatcher for the workers to join.",
         default_help="a dispatcher is started here",
         is_common=True,
     )

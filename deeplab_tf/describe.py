@@ -1,12 +1,12 @@
-"""Prints the parts of a model and what they cost.
+"""Prints the parts of a model and their cost.
 
     python -m deeplab_tf.describe --flagfile=configs/X.flagfile [--layers]
     python -m deeplab_tf.describe --environment [--flagfile=RUN/flags.txt]
 
 The first form lists shapes, parameters, multiply-adds and receptive fields, part by part, for one
 image of --train_crop_size (513,513 if it is not given), and the memory of a training step with
---train_batch_size of them (8 if it is not given). The second form prints what a report about a
-fault needs: versions, devices, environment variables, and the flags given.
+--train_batch_size images (8 if it is not given). The second form prints what a bug report needs:
+versions, devices, environment variables, and the flags given.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ class Arguments(config.Config):
     )
     environment: bool = setting(
         False,
-        "Whether to print versions, devices, environment variables and the flags given, for a "
-        "report about a fault, instead of a model.",
+        "Whether to print versions, devices, environment variables and the flags given, for a bug "
+        "report, instead of a model.",
         is_common=True,
     )
 

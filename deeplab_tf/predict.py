@@ -5,8 +5,8 @@
 
 For every image NAME, it writes NAME.png, whose pixel values are class ids, with the colours of the
 classes as its palette; and NAME_overlay.png, the colours over the image, with a legend below. For a
-video, it writes NAME_overlay.mp4. --images=0 is the first camera, until Ctrl-C or --max_frames.
-overview.png shows the first overlays together.
+video, it writes NAME_overlay.mp4. --images=0 labels the frames of the first camera, until Ctrl-C or
+--max_frames. overview.png shows the first overlays together.
 
 --weights=NAME labels with released weights, which need no run: `python -m deeplab_tf.zoo list`
 shows the names.
@@ -62,7 +62,8 @@ class Arguments(config.TrainedConfig):
     beam_pipeline_options: tuple[str, ...] = config.beam_pipeline_options()
     labels_as: str = setting(
         PNG,
-        "With Apache Beam: PNGs with overlays, or records that hold images and labels.",
+        "What to write with Apache Beam. png: label maps and overlays. records: records of images "
+        "and labels.",
         choices=(PNG, RECORDS),
     )
 

@@ -260,12 +260,15 @@ class Arguments(config.Config):
         default_help="this machine only",
         example="a:2222,b:2222",
     )
-    index: int = setting(0, "Which of --hosts this machine is; 0 is the first.", at_least=0)
+    index: int = setting(0, "Position of this machine in --hosts; 0 is the first.", at_least=0)
     port: int = setting(
-        0, "Port of the first process; 0 for any free ones.", at_least=0, at_most=65535
+        0,
+        "Port of the first process; the others have the ports after it. 0: any free ports.",
+        at_least=0,
+        at_most=65535,
     )
     max_restarts: int = setting(
-        3, "Restarts without a new checkpoint in between before giving up.", at_least=0
+        3, "Number of restarts in a row without a new checkpoint before it gives up.", at_least=0
     )
 
 

@@ -4,8 +4,8 @@
 
 It evaluates parameters on a few validation images, as the papers did: first on a coarse grid over
 the weight and the standard deviations of the bilateral kernel, then on a finer grid around the best
-point. After every improvement, it writes the best parameters to the run dir. eval, predict and the
-exports use them with --crf=tuned.
+point. After every improvement, it writes the best parameters to crf.json in the run dir. eval,
+predict and export.savedmodel use them with --crf=tuned.
 """
 
 import dataclasses

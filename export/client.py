@@ -3,21 +3,21 @@ r"""Labels images with a model behind TF Serving, over REST or gRPC.
     python -m deeplab_tf.export.client --server=localhost:8501 --protocol=rest \
         --images='photos/*.jpg' --output_dir=DIR --palette=EXPORT/1/assets/palette.json
 
-Files are sent as they are to the signature `serving_bytes`. Only files that are not JPEG or PNG of
-8 bits per channel, and photos stored lying on their side, become an upright PNG first. For every
-image NAME the command writes what `deeplab_tf.predict` writes: NAME.png, the class ids with a
+Image files are sent to the signature `serving_bytes`. Files that are not JPEG or PNG of 8 bits per
+channel, and photos with an EXIF rotation, are first converted to upright PNGs. For every image
+NAME, the command writes the same files as `deeplab_tf.predict`: NAME.png, the class ids with a
 palette, and NAME_overlay.png. It prints how long the answer took. Images that cannot be read, or
 that the server refuses, are named and skipped; the exit code is then 1.
 
---tls connects by TLS. A token for the server comes from --auth_token_file, or from the environment
-variable DEEPLAB_TF_AUTH_TOKEN.
+--tls connects with TLS. A token for the server comes from --auth_token_file, or from the
+environment variable DEEPLAB_TF_AUTH_TOKEN.
 
 In Python:
 
     with client.Client("localhost:8501", "rest", "deeplab") as server:
         labels = server.predict([image_bytes, other_image_bytes])
 
-Over REST nothing imports TensorFlow. Over gRPC `tensorflow_serving.apis` does.
+Over REST, TensorFlow is not imported. Over gRPC, it is, by `tensorflow_serving.apis`.
 """
 
 import dataclasses
@@ -438,7 +438,7 @@ class Arguments(config.Config):
     """The flags of this command alone."""
 
     server: str = setting(REQUIRED, "HOST:PORT of TF Serving.", is_common=True)
-    protocol: str = setting("rest", "How to talk to the server.", choices=tuple(PROTOCOLS))
+    protocol: str = setting("rest", "Protocol of the requests.", choices=tuple(PROTOCOLS))
     model_name: str = setting("deeplab", "Name of the model on the server.", may_be_empty=False)
     model_version: int | None = config.model_version("the highest on the server")
     version_label: str | None = setting(
@@ -476,7 +476,7 @@ class Arguments(config.Config):
         above=0,
         unit="MiB",
     )
-    tls: bool = setting(False, "Whether to connect by TLS and check the server's certificate.")
+    tls: bool = setting(False, "Whether to connect with TLS and check the server's certificate.")
     ca_certificates: str | None = setting(
         None,
         "PEM file of the certificate authorities to trust.",

@@ -17,7 +17,7 @@ _EXPORTED_SIZE = (
 def input_size(default_help):
     return setting(
         (),
-        "Height,width of the images that the file takes.",
+        "Height,width of the images that the exported network takes.",
         default_help=default_help,
         at_least=1,
         length=2,
@@ -37,7 +37,7 @@ def num_proof_images(default):
 def max_miou_drop(default):
     return setting(
         default,
-        "Largest accepted drop of the mIoU below the Keras model's.",
+        "Largest accepted drop of the mIoU, compared with the Keras model.",
         at_least=0,
         at_most=1,
     )
@@ -110,13 +110,16 @@ class ServingConfig(Config):
         example="513,513",
     )
     with_probabilities: bool = setting(
-        False, "Whether the probabilities of all classes are served too."
+        False, "Whether the SavedModel also returns the probabilities of all classes."
     )
-    with_confidence: bool = setting(False, "Whether the probability of the label is served too.")
+    with_confidence: bool = setting(
+        False, "Whether the SavedModel also returns the probability of the predicted class."
+    )
     max_image_pixels: int = config.max_image_pixels(image_files.MAX_PIXELS)
     warmup_batch_sizes: tuple[int, ...] = setting(
         (),
-        "Batch sizes, besides 1, that TF Serving runs once before it takes requests.",
+        "Batch sizes, besides 1, of the warm-up requests that TF Serving runs before it takes "
+        "others.",
         at_least=1,
         unit="images",
         example="2,4,8",
@@ -164,7 +167,7 @@ class TFLiteConfig(Config):
     )
     quantizer: str = setting(
         "tensorflow",
-        "What quantises int8. tensorflow: TensorFlow's converter. litert: the package "
+        "What quantizes an int8 file. tensorflow: TensorFlow's converter. litert: the package "
         "litert-quantizer, for files of scores, and not for runs that were fine-tuned for 8 bits.",
         choices=("tensorflow", "litert"),
     )
@@ -178,7 +181,8 @@ class WebConfig(Config):
 
     single_file: bool = setting(
         False,
-        "Whether index.html holds everything. Otherwise the network and LiteRT.js lie beside it.",
+        "Whether index.html contains everything. Otherwise, the network and LiteRT.js are separate "
+        "files.",
         is_common=True,
     )
     quantize: str = setting(

@@ -3,8 +3,9 @@
     python -m deeplab_tf.export.hub --run_dir=RUN --repo=hf://USER/REPO --license=apache-2.0
     python -m deeplab_tf.export.hub --run_dir=RUN --output_dir=FOLDER
 
-The first form needs a token that may write: sign in with `hf auth login`, or set the environment
-variable HF_TOKEN. The second form writes the same files to a folder, and needs no network.
+The first form needs a token with write permission: sign in with `hf auth login`, or set the
+environment variable HF_TOKEN. The second form writes the same files to a folder, and needs no
+network.
 
 The card, README.md, shows the classes, the figures of the last evaluation, the flags of the
 training and how to load the model: deeplab_tf.load_model("hf://USER/REPO"). Run deeplab_tf.eval
@@ -29,7 +30,7 @@ class Arguments(config.Config):
     run_dir: str = config.run_dir()
     repo: str = setting(
         "",
-        "Address hf://USER/REPO to publish at. The repository is made if it does not exist.",
+        "Address hf://USER/REPO to publish at. The repository is created if it does not exist.",
         is_common=True,
     )
     license: str = setting(
@@ -38,7 +39,7 @@ class Arguments(config.Config):
         default_help="none is stated",
         is_common=True,
     )
-    private: bool = setting(False, "Whether a repository that is made is private.")
+    private: bool = setting(False, "Whether a new repository is private.")
     output_dir: str = config.output_dir("", "not written: the files are published")
     checkpoint: str = config.checkpoint()
 

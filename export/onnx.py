@@ -2,9 +2,9 @@
 
     python -m deeplab_tf.export.onnx --run_dir=DIR --output=FILE.onnx
 
-ONNX Runtime, OpenVINO and TensorRT run such files. The file appears only after ONNX Runtime has run
-it and its labels and scores were compared with those of the Keras model. FILE.parity.json holds the
-figures. Needs the packages of the extra `onnx`.
+ONNX Runtime and OpenVINO can run such a file. It is written only if ONNX Runtime can run it, and
+its labels and scores agree with those of the Keras model. FILE.parity.json has the figures. Needs
+the extra `onnx`.
 """
 
 import dataclasses

@@ -4,8 +4,8 @@
     python -m deeplab_tf.export.savedmodel --weights=NAME --output_dir=EXPORT
 
 EXPORT is the base folder that TF Serving watches. The export becomes its next version: EXPORT/1,
-EXPORT/2 and so on. It appears only after it was loaded and compared with the Keras model.
-assets/parity.json holds the figures.
+EXPORT/2 and so on. It is written only if it can be loaded and agrees with the Keras model.
+assets/parity.json has the figures.
 """
 
 import dataclasses

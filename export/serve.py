@@ -20,7 +20,7 @@ from deeplab_tf.settings import setting
 
 
 def _port(default: int, protocol: str):
-    return setting(default, f"Port of {protocol}; 0 for a free one.", at_least=0, at_most=65535)
+    return setting(default, f"Port of {protocol}. 0: any free port.", at_least=0, at_most=65535)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Arguments(config.Config):
     port: int = _port(8500, "gRPC")
     host: str = setting(
         "localhost",
-        "Name or address to listen at; 0.0.0.0 lets other machines in.",
+        "Name or address to listen on. 0.0.0.0: other machines can connect.",
         may_be_empty=False,
     )
     model_name: str = setting("deeplab", "Name of the model in requests.", may_be_empty=False)

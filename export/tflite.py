@@ -2,8 +2,8 @@
 
     python -m deeplab_tf.export.tflite --run_dir=DIR --output=FILE.tflite --quantize=int8
 
-The file appears only after it was checked: no operator is slow or missing on a phone, and the
-labels are those of the Keras model. FILE.parity.json holds the figures.
+The file is written only if it passes the checks: no operator is slow or missing on a phone, and the
+labels agree with those of the Keras model. FILE.parity.json has the figures.
 """
 
 import dataclasses

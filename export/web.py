@@ -2,12 +2,12 @@
 
     python -m deeplab_tf.export.web --run_dir=DIR --output_dir=DIR --single_file
 
-Open index.html, or put the folder on any web server. The page needs no network and no server that
-computes: the network runs on the device of whoever opens it, and images stay there. It takes files
-and cameras, and shows the classes of an image, their shares and the class of each pixel.
+Open index.html, or put the folder on any web server. The page works offline: the neural network
+runs on the device of the person who opens the page, and images stay there. It takes files and
+cameras, and shows the classes of an image, their shares and the class of each pixel.
 
-The page appears only after the network in it was compared with the Keras model. parity.json holds
-the figures. LiteRT.js, which runs the network, is fetched by npm once, or given by --litert_js.
+The page is written only if its network agrees with the Keras model. parity.json has the figures.
+LiteRT.js, which runs the network, is downloaded once by npm, or given by --litert_js.
 """
 
 import dataclasses

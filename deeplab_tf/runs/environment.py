@@ -1,4 +1,4 @@
-"""What a report about a fault needs: versions, the machine and its devices, settings."""
+"""What a bug report needs: versions, the machine and its devices, settings."""
 
 import importlib.metadata
 import os
@@ -39,7 +39,7 @@ _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "a
 
 
 def describe_environment(*configs: Config) -> str:
-    """Returns what a report about a fault needs, as text.
+    """Returns what a bug report needs, as text.
 
     Args:
         *configs: Settings; those that are not the defaults are listed.

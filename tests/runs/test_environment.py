@@ -1,4 +1,4 @@
-"""`describe --environment`: what a report about a fault needs, without secrets."""
+"""`describe --environment`: what a bug report needs, without secrets."""
 
 import keras
 import tensorflow as tf
