@@ -31,9 +31,9 @@ cv2.imwrite("labels.png", run.overlay(image, labels)[..., ::-1])
 # %% [markdown]
 # ## Refine the labels
 #
-# The CRF needs probabilities. `unary_from_labels` makes them from a label map: each pixel has its
-# label with the given certainty. Probabilities of the network itself are better, since they say
-# where it is unsure: `python -m deeplab_tf.predict --crf=v1` uses these.
+# The CRF needs probabilities. `unary_from_labels` computes them from a label map: each pixel has
+# its label with the given certainty. The probabilities of the network are better, because they
+# show where the network is unsure. `python -m deeplab_tf.predict --crf=v1` uses them.
 
 # %%
 probabilities = deeplab_tf.unary_from_labels(labels, len(run.class_names), certainty=0.7)

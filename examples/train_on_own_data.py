@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Train on your own data
 #
-# From a folder of images and labels to a trained model that labels new images. This notebook draws
-# its own images, so that it runs anywhere. For your data, set `MY_DATA` to your folder.
+# From a folder of images and labels to a trained model that labels new images. For your own data,
+# set `MY_DATA` to your folder, and give the folders `data` and `run` below other names. If there is
+# no such folder, this notebook draws images, so that it runs anywhere.
 
 # %%
 import os
@@ -19,20 +20,21 @@ MY_DATA = "my_data"
 NUM_IMAGES = 60
 NUM_STEPS = 300
 
-for folder in ("images", "labels"):
-    os.makedirs(f"{MY_DATA}/{folder}", exist_ok=True)
-for index in range(NUM_IMAGES):
-    image, label = drawing.draw("notebook", index)
-    cv2.imwrite(f"{MY_DATA}/images/{index:03d}.jpg", image[..., ::-1])
-    cv2.imwrite(f"{MY_DATA}/labels/{index:03d}.png", label)
-with open(f"{MY_DATA}/classes.txt", "w") as file:
-    file.write("\n".join(drawing.CLASS_NAMES))
+if not os.path.exists(MY_DATA):
+    for folder in ("images", "labels"):
+        os.makedirs(f"{MY_DATA}/{folder}")
+    for index in range(NUM_IMAGES):
+        image, label = drawing.draw("notebook", index)
+        cv2.imwrite(f"{MY_DATA}/images/{index:03d}.jpg", image[..., ::-1])
+        cv2.imwrite(f"{MY_DATA}/labels/{index:03d}.png", label)
+    with open(f"{MY_DATA}/classes.txt", "w") as file:
+        file.write("\n".join(drawing.CLASS_NAMES))
 
 # %% [markdown]
 # ## Build the records
 #
-# `datasets.build` finds out what the folder holds, checks every file, and keeps a fifth of the
-# images for validation. On the command line it is
+# `datasets.build` detects the format of the folder, checks every file, and keeps a fifth of the
+# images for validation. The same on the command line:
 # `python -m deeplab_tf.datasets.build --dataset=folder --manual_dir=my_data --data_dir=data`.
 
 # %%
@@ -42,8 +44,10 @@ print(records.num_examples)
 # %% [markdown]
 # ## Train
 #
-# What is not given follows from the data and the devices: crop size, batch size, learning rate.
-# Run the cell again to resume a training that was interrupted.
+# Settings that are not given are chosen from the data and the devices: crop size, batch size,
+# learning rate and so on. This training starts from random weights: leave out
+# `tf_initial_checkpoint` to start from ImageNet weights. If the training is interrupted, run the
+# cell again to resume.
 
 # %%
 train.train(
@@ -54,7 +58,9 @@ train.train(
 )
 
 # %% [markdown]
-# ## Label new images
+# ## Label a new image
+#
+# `predict` takes an array of RGB pixels, or the path of an image file.
 
 # %%
 run = deeplab_tf.load_run("run")

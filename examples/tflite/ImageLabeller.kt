@@ -1,10 +1,10 @@
-// Labels images with a .tflite file on Android, by LiteRT.
+// Labels images with a .tflite file on Android, with LiteRT.
 //
 //     implementation("com.google.ai.edge.litert:litert:2.1.0")
 //
 // `python -m deeplab_tf.export.tflite --run_dir=RUN --output=model.tflite --input_size=513,513` makes
-// the file; it belongs into src/main/assets. This program was written by the documentation of
-// LiteRT, and was not compiled or run.
+// the file; put it into src/main/assets. This program is based on the documentation of LiteRT, and
+// was not compiled or run.
 
 package org.example.labels
 

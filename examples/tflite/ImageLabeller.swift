@@ -1,8 +1,7 @@
-// Labels images with a .tflite file on iOS, by LiteRT's pod TensorFlowLiteSwift.
+// Labels images with a .tflite file on iOS, with LiteRT's pod TensorFlowLiteSwift.
 //
 // `python -m deeplab_tf.export.tflite --run_dir=RUN --output=model.tflite` makes the file; add it to
-// the target of the app. This program was written by the source of the pod, and was not compiled or
-// run.
+// the target of the app. This program is based on the source of the pod, and was not compiled or run.
 
 import CoreGraphics
 import Foundation

@@ -1,11 +1,11 @@
-// Labels images with a .tflite file on Android, by MediaPipe.
+// Labels images with a .tflite file on Android, with MediaPipe.
 //
 //     implementation("com.google.mediapipe:tasks-vision:0.10.26")
 //
 // `python -m deeplab_tf.export.tflite --run_dir=RUN --output=model.tflite --result=scores` makes the
-// file; it belongs into src/main/assets. MediaPipe stretches an image to the size of the file: give it
-// images of that shape. This program was written by the documentation of MediaPipe, and was not
-// compiled or run; `mediapipe.html` is its counterpart for browsers, and was.
+// file; put it into src/main/assets. MediaPipe stretches an image to the input size of the file: give
+// it images with that aspect ratio. This program is based on the documentation of MediaPipe, and was
+// not compiled or run. `mediapipe.html`, its counterpart for browsers, is run by a test.
 
 package org.example.labels
 

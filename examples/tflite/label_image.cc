@@ -1,11 +1,11 @@
-// Labels a PPM image with a .tflite file, by LiteRT's C++ interface.
+// Labels a PPM image with a .tflite file, with LiteRT's C++ interface.
 //
 //     label_image model.tflite HEIGHT WIDTH photo.ppm labels.pgm
 //
 // `python -m deeplab_tf.export.tflite --run_dir=RUN --output=model.tflite --input_size=HEIGHT,WIDTH`
 // makes the file. Build it with the headers and the library of https://github.com/google-ai-edge/LiteRT.
-// The image must not be larger than the file's HEIGHT and WIDTH: shrink it before, and keep its shape.
-// This program was written by the documentation of LiteRT, and was not compiled or run.
+// The image must not be larger than HEIGHT and WIDTH: shrink it before, and keep its aspect ratio.
+// This program is based on the documentation of LiteRT, and was not compiled or run.
 
 #include <cstdint>
 #include <cstdlib>
