@@ -58,8 +58,8 @@ def main(arguments: Arguments) -> None:
     with serve(**dataclasses.asdict(arguments)) as address:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
-        print(f"{arguments.workers} worker(s) serve {address}")
-        print(f"train with --data_service=grpc://{address}", flush=True)
+        print(f"The dispatcher is {address}. Workers in this process: {arguments.workers}.")
+        print(f"Train with --data_service=grpc://{address}", flush=True)
         stopped.wait()
     print("stopped")
 

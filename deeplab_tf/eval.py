@@ -93,10 +93,8 @@ def main(arguments: Arguments, eval_config: EvalConfig, crf_config: CrfConfig) -
         compare=arguments.compare,
     )
     print_metrics(figures)
-    metrics_path = os.path.join(run_dir, run_files.METRICS)
-    print(f"written to {metrics_path} and {run_files.IMAGES} there")
-    if arguments.report:
-        print(f"report     {arguments.report}")
+    paths = [os.path.join(run_dir, name) for name in (run_files.METRICS, run_files.IMAGES)]
+    print("written to " + ", ".join([*paths, *filter(None, [arguments.report])]))
 
 
 if __name__ == "__main__":

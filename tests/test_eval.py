@@ -133,7 +133,7 @@ def test_an_evaluation_that_was_killed_resumes_and_counts_every_image_once(
     with pytest.raises(KeyboardInterrupt):
         evaluate(kill_at=3)
     assert evaluate() == whole
-    assert "resumes behind 3 images" in capfd.readouterr().out
+    assert "resumes an interrupted evaluation after 3 images" in capfd.readouterr().out
     assert seen == [0, 1, 2, 3]
     with pytest.raises(KeyboardInterrupt):
         evaluate(kill_at=6)

@@ -118,7 +118,7 @@ def evaluate_run(
     settings = _settings(run, source, split, measures, inference)
     with contextlib.closing(_journal(run, settings)) as journal:
         if journal.resume(counter.tally):
-            print(f"resumes behind {counter.tally.num_read} images of an evaluation that ended")
+            print(f"resumes an interrupted evaluation after {counter.tally.num_read} images")
 
         def add(*seen) -> None:
             journal.add(counter.see(*seen))

@@ -93,7 +93,7 @@ def choose(
             if choice.reason:
                 text = f"--{name}={_to_text(choice.value)}"
                 lines.append(f"  {text:<36}  {choice.reason}")
-    return configs, ["settings that were chosen:", *lines] if is_new and lines else []
+    return configs, ["chosen settings:", *lines] if is_new and lines else []
 
 
 def _values(name: str, choice: Choice) -> dict:

@@ -89,7 +89,7 @@ def _imagenet_weights(model_config: ModelConfig) -> str:
     if name:
         reason = _download(name)
     if 0 in distribution.of_all_workers(not reason):
-        reason = reason or f"another worker cannot get {name}"
+        reason = reason or f"another worker cannot get {name}."
         print(
             f"Starts from random weights: {reason} To start from other weights, give "
             "--tf_initial_checkpoint."
@@ -104,7 +104,7 @@ def _name_of_imagenet_weights(model_config: ModelConfig) -> tuple[str, str]:
     backbone = model_config.backbone
     name = zoo.imagenet_name(backbone)
     if name is None:
-        return "", f"the list of released weights has none of {backbone} on ImageNet."
+        return "", f"there are no released ImageNet weights for {backbone}."
     if model_config.depth_multiplier != 1:
         return "", (
             f"the ImageNet weights of {backbone} are of depth_multiplier 1, not "
@@ -123,7 +123,7 @@ def _download(name: str) -> str:
     """Downloads weights unless they are in the cache; returns why that is not possible."""
     if zoo.is_cached(name):
         return ""
-    print(f"Looks for the ImageNet weights {name} at {zoo.ENTRIES[name].url}.", flush=True)
+    print(f"Downloading the ImageNet weights {name} from {zoo.ENTRIES[name].url}.", flush=True)
     try:
         zoo.download(name, seconds_to_answer=_SECONDS_TO_REACH_A_SERVER)
     except UserError as error:

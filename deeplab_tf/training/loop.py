@@ -123,7 +123,7 @@ def _resume_or_initialize(
         if saved.is_of_other_order:
             print(
                 "The run was started by a version of deeplab_tf that read the records in another "
-                "order: from here on, the images come in another order than they would have there."
+                "order: from here on, the order of the images is that of this version."
             )
         return initial_weights.as_recorded(run)
     _check_that_it_is_not_imported(run.folder)

@@ -124,7 +124,11 @@ def test_the_choice_is_the_fastest_engine_with_equal_labels(
         expected = as_network(model).logits_of(image)
         np.testing.assert_array_equal(network.logits_of(image), expected)
     said = capsys.readouterr().out.splitlines()
-    chosen = "fake, 2.0 times as fast as tensorflow" if is_right else "tensorflow; no other one"
+    chosen = (
+        "fake, 2.0 times as fast as tensorflow"
+        if is_right
+        else "tensorflow; no other installed engine"
+    )
     assert [line.startswith(f"engine: {chosen}") for line in said] == [False, False, True]
 
     if is_right:

@@ -157,7 +157,7 @@ def test_from_scratch_means_that_nothing_is_looked_for(imagenet, source, capsys)
     [
         (
             {"backbone": "mobilenet_v3_large_seg"},
-            "released weights has none of mobilenet_v3_large_seg on ImageNet",
+            "no released ImageNet weights for mobilenet_v3_large_seg",
         ),
         ({"depth_multiplier": 0.5}, "are of depth_multiplier 1, not 0.5"),
         (

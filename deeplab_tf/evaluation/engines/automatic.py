@@ -45,7 +45,7 @@ class Choice:
 
     def __str__(self) -> str:
         if self.engine == TENSORFLOW:
-            return "engine: tensorflow; no other one that is installed is faster here"
+            return "engine: tensorflow; no other installed engine is faster here"
         return (
             f"engine: {self.engine}, {self.speedup:.1f} times as fast as tensorflow here; "
             f"{self.agreement:.2%} of the labels compared are equal"
@@ -66,7 +66,7 @@ def automatic_network(source: Source) -> Network:
         return as_network(source.load())
     installed = {name: engine for name, engine in ENGINES.items() if engine.is_installed}
     if not installed:
-        print("engine: tensorflow; no other one is installed", flush=True)
+        print("engine: tensorflow; no other engine is installed", flush=True)
         return as_network(source.load())
     name = _name_of_choice(source, list(installed))
     path = source.find(name)
@@ -112,7 +112,7 @@ def _start_with_tensorflow(source: Source, name_of_choice: str) -> Network:
                     name_of_choice, lambda path: files.write_json(path, dataclasses.asdict(choice))
                 )
             except UserError as error:
-                print(f"the choice is not kept: {error}", flush=True)
+                print(f"the choice of the engine cannot be saved: {error}", flush=True)
             images.clear()
         return logits
 
