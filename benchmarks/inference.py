@@ -5,7 +5,7 @@
     python benchmarks/inference.py --cases='v3plus, 513x513, (whole|flip)'
     python benchmarks/inference.py --ratios  # engines and peers at 513x513, about 10 minutes;
                                              # --cases=mobilenet for this network alone
-    python benchmarks/inference.py --growth  # engines by size, classes and threads, half an hour
+    python benchmarks/inference.py --growth  # engines by size, classes and threads, 15 minutes
     python benchmarks/inference.py --predict # the command on 20 photos, a minute
 
 Every case runs in a process of its own, so that its peak of resident memory is its own; TensorFlow
@@ -106,6 +106,7 @@ NUM_PHOTOS, PHOTO_SIZE = 20, (375, 500)
 MIN_RUNS = 3
 MAX_RUNS = 20
 SECONDS_PER_CASE = 10.0
+SECONDS_PER_ENGINE = 4.0  # of --growth, which has many cases
 SECONDS_BETWEEN_CALLS = 0.05  # threads of some runtimes spin for a while after a call
 
 
@@ -179,7 +180,8 @@ def measure(mode: str, run_dir: str, artefact_path: str, size: tuple[int, int]) 
 def measure_engine(engine: str, run_dir: str, size: tuple[int, int], num_threads: int) -> dict:
     """Returns the time of an engine on whole images, and the peak memory of this process in MiB."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])  # all engines obey
-    (seconds,) = time_in_turn([engine_function(engine, run_dir)], draw_image(size))
+    label_of = engine_function(engine, run_dir)
+    (seconds,) = time_in_turn([label_of], draw_image(size), SECONDS_PER_ENGINE)
     return {"ms": 1000 * statistics.median(seconds), "runs": len(seconds), "peak": peak_memory()}
 
 
@@ -197,7 +199,9 @@ def draw_image(size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def time_in_turn(functions: list, image: np.ndarray) -> list[list[float]]:
+def time_in_turn(
+    functions: list, image: np.ndarray, seconds_each: float = SECONDS_PER_CASE
+) -> list[list[float]]:
     """Returns the seconds of each call of each function, without the first two."""
     for function in functions:
         for _ in range(2):
@@ -205,8 +209,7 @@ def time_in_turn(functions: list, image: np.ndarray) -> list[list[float]]:
     seconds: list[list[float]] = [[] for _ in functions]
     start = time.perf_counter()
     while len(seconds[0]) < MIN_RUNS or (
-        len(seconds[0]) < MAX_RUNS
-        and time.perf_counter() - start < SECONDS_PER_CASE * len(functions)
+        len(seconds[0]) < MAX_RUNS and time.perf_counter() - start < seconds_each * len(functions)
     ):
         first = len(seconds[0]) % len(functions)  # each has every place in the order
         for index in [*range(first, len(functions)), *range(first)]:
