@@ -826,7 +826,7 @@ class TrainConfig(Config):
         "Number of validations in a row without a better mIoU after which the run ends. 0: it "
         "does not end early.",
         is_automatic=True,
-        default_help="5, or 0 if training_number_of_steps is given",
+        default_help="5, or 0 if epochs or training_number_of_steps is given",
         at_least=0,
         unit="validations",
     )

@@ -249,8 +249,8 @@ def _bytes_of_a_step(configs: Configs, facts: _Facts, batch_size: int) -> int:
 
 
 def _patience(configs: Configs, _: _Facts) -> Choice:
-    if configs.train.training_number_of_steps is not None:
-        return Choice(0, "")
+    if configs.train.training_number_of_steps or configs.train.epochs:
+        return Choice(0, "")  # a length that was asked for
     return Choice(_PATIENCE, "validations in a row without a better mIoU")
 
 

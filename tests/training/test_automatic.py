@@ -110,6 +110,14 @@ def test_scales_follow_from_the_length_of_the_run(tiny_records, tmp_path, steps,
     assert (data.min_scale_factor, data.max_scale_factor) == scales
 
 
+@pytest.mark.parametrize(
+    "given, patience",
+    [({}, 5), ({"epochs": 50}, 0), ({"training_number_of_steps": 50}, 0)],
+)
+def test_a_run_whose_length_is_given_does_not_end_early(tiny_records, tmp_path, given, patience):
+    assert choose(tiny_records, tmp_path, **given).train.early_stopping_patience == patience
+
+
 def test_epochs_and_steps_together_are_refused():
     with pytest.raises(UserError, match="give one of them"):
         config.TrainConfig(epochs=1, training_number_of_steps=1)
