@@ -9,12 +9,14 @@ import contextlib
 import http.server
 import json
 import re
+import urllib.parse
 
 import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
 
+from deeplab_tf.errors import shortened
 from deeplab_tf.export.server.servable import ModelSpec
 from deeplab_tf.export.server.servable import Servable
 from deeplab_tf.export.server.servable import ServingError
@@ -113,7 +115,7 @@ def _answer(servable: Servable, method: str, path: str, content: bytes) -> tuple
     if method == "GET" and path == HEALTH:
         versions = sorted(servable.available)
         return 200 if versions else 503, {"model": servable.name, "versions": versions}
-    match = _PATH.fullmatch(path)
+    match = _PATH.fullmatch(urllib.parse.unquote(path))
     if not match or (method == "POST") != (match[4] == ":predict"):
         raise invalid(f"Malformed request: {method} {path}")
     spec = ModelSpec(match[1], int(match[2] or 0) or None, match[3] or "")
@@ -162,7 +164,7 @@ def _tensors(body: dict, infos) -> dict[str, tf.Tensor]:
         dtype = tf.as_dtype(info.dtype)
         try:
             tensors[name] = _tensor(_parsed(columns[name], dtype), dtype)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise invalid(f"Failed to process {name}: {error}") from error
     return tensors
 
@@ -202,7 +204,8 @@ def _parsed(value, dtype: tf.DType):
         return base64.b64decode(value["b64"], validate=True)
     if isinstance(value, str) == (dtype == tf.string) and not isinstance(value, dict):
         return value
-    raise invalid(f"JSON Value: {value} Type: Object is not of expected type: {dtype.name}")
+    shown = shortened(json.dumps(value), 100)
+    raise invalid(f"JSON Value: {shown} is not of expected type: {dtype.name}")
 
 
 def _tensor(values, dtype: tf.DType) -> tf.Tensor:

@@ -5,6 +5,7 @@ import contextlib
 import http.server
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import grpc
 from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.artefacts import saved_model
+from deeplab_tf.export import asset_files
 from deeplab_tf.export.server import rest
 from deeplab_tf.export.server import rpc
 from deeplab_tf.export.server.servable import Servable
@@ -49,10 +51,15 @@ def run(
         max_request_mib: Largest request, in MiB.
 
     Raises:
-        UserError: There is no version in the folder, a label is of none, or a port is taken.
+        UserError: The folder has no version, or is one; a label is of none; or a port is taken.
     """
     if not files.as_path(export_dir).is_dir():
         raise UserError(f"--export_dir={export_dir} is not a folder.")
+    if files.as_path(export_dir, asset_files.SAVED_MODEL).is_file():
+        raise UserError(
+            f"--export_dir={export_dir} is a SavedModel, not a folder of versions: give the folder "
+            "that it lies in."
+        )
     print(saved_model.describe(saved_model.newest_version(str(files.cached_copy(export_dir)))))
     servable = Servable(model_name, export_dir, labels)
     stop = threading.Event()
@@ -116,6 +123,11 @@ def _shown(host: str) -> str:
 def _rest_server(servable: Servable, address: str, port: int, max_bytes: int):
     class Server(http.server.ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+        def handle_error(self, request, client_address):
+            """Keeps quiet about clients that hang up."""
+            if not isinstance(sys.exc_info()[1], ConnectionError):
+                super().handle_error(request, client_address)
 
     try:
         return Server((address, port), rest.handler(servable, max_bytes))

@@ -15,6 +15,7 @@ from tensorflow_serving.apis import get_model_status_pb2
 from tensorflow_serving.apis import model_pb2
 
 from deeplab_tf import files
+from deeplab_tf.export import asset_files
 
 States = get_model_status_pb2.ModelVersionStatus
 
@@ -80,10 +81,13 @@ class Servable:
         self.name = name
         self._base_folder, self._labels = base_folder, dict(labels or {})
         self._versions: dict[int, _Version] = {}
+        self._seen: set[int] = set()  # versions that were loaded, or failed, and are still there
         self._lock = threading.Lock()
 
     def refresh(self) -> list[str]:
         """Loads versions that are new, and drops those whose folder is gone.
+
+        A version is there as soon as its `saved_model.pb` is, which remote storage gets last.
 
         Returns:
             What has changed, a sentence for each version.
@@ -93,7 +97,10 @@ class Servable:
         found = {int(one.name): one for one in folders if re.fullmatch("[0-9]+", one.name)}
         changes = []
         with self._lock:
-            for number in sorted(found.keys() - self._versions.keys()):
+            for number in sorted(found.keys() - self._seen):
+                if not (found[number] / asset_files.SAVED_MODEL).is_file():
+                    continue
+                self._seen.add(number)
                 self._set(number, _Version(States.LOADING))
                 version = _load(found[number])
                 self._set(number, version)
@@ -102,6 +109,7 @@ class Servable:
             for number in sorted(self.available - found.keys()):
                 self._set(number, _Version(States.END))
                 changes.append(f"version {number} of {self.name} is gone")
+            self._seen &= found.keys()  # one that comes back is new
         return changes
 
     def _set(self, number: int, version: _Version) -> None:
@@ -217,7 +225,7 @@ class Servable:
 def _load(folder: pathlib.Path) -> _Version:
     try:
         copy = files.cached_copy(folder)
-        content = (copy / "saved_model.pb").read_bytes()
+        content = (copy / asset_files.SAVED_MODEL).read_bytes()
         (graph, *_) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
         loaded = tf.saved_model.load(str(copy))
     except Exception as error:  # a damaged folder raises errors of many kinds

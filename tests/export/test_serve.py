@@ -8,8 +8,11 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -125,6 +128,7 @@ def test_rows_and_columns_are_answered_in_kind(address, at):
     [
         ("{", 400, "JSON Parse error"),
         ("[" * 100_000, 400, "JSON Parse error"),
+        (f'{{"instances": {"[" * 900}1{"]" * 900}}}', 400, "Failed to process images"),
         ([], 400, "must be a JSON object"),
         ({}, 400, "only one of 'inputs' or 'instances'"),
         ({"instances": []}, 400, "'instances' to be a list with values"),
@@ -132,7 +136,8 @@ def test_rows_and_columns_are_answered_in_kind(address, at):
         ({"signature_name": "none", "instances": [1]}, 400, '"none" not found'),
         ({"instances": [1, 2]}, 400, r"shape \(None, None, None, 3\), not uint8 of shape \(2,\)"),
         ({"instances": [[[[0.5, 0, 0]]]]}, 400, "not all are whole numbers between 0 and 255"),
-        ({"instances": ["text"]}, 400, "not of expected type: uint8"),
+        ({"instances": ["text"]}, 400, '^JSON Value: "text" is not of expected type: uint8$'),
+        ({"instances": ["a" * 1000]}, 400, r"^JSON Value: .{103} is not of"),
         ({"instances": [[[[300, 0, 0]]]]}, 400, "Failed to process images"),
         (
             {"signature_name": "serving_bytes", "instances": [{"b64": "!"}]},
@@ -193,6 +198,46 @@ def test_versions_come_and_go(export, tmp_path):
     }  # fmt: skip
     assert states["3"]["status"]["error_code"] == "UNKNOWN"
     assert states["1"]["status"]["error_code"] == "OK"
+
+
+def test_a_version_that_is_exported_again_is_served_again(export, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(export / "1", folder / "1")
+    servable = Servable("deeplab", str(folder))
+    servable.refresh()
+    shutil.rmtree(folder / "1")
+    servable.refresh()
+    shutil.copytree(export / "1", folder / "1")
+    assert servable.refresh() == ["version 1 of deeplab is served"]
+
+
+def test_a_version_that_comes_file_by_file_is_loaded_when_it_is_complete(export, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(export / "1", folder / "1", ignore=shutil.ignore_patterns("saved_model.pb"))
+    servable = Servable("deeplab", str(folder))
+    assert servable.refresh() == []
+    shutil.copy(export / "1/saved_model.pb", folder / "1")
+    assert servable.refresh() == ["version 1 of deeplab is served"]
+
+
+def test_a_single_version_is_not_taken_for_the_folder_of_all(export):
+    with pytest.raises(UserError, match="--export_dir=.*1 is a SavedModel, not a folder of"):
+        serve.main(serve.Arguments(export_dir=str(export / "1")))
+
+
+def test_a_name_with_spaces_is_found_by_its_address(export):
+    with running.serve(Servable("my model", str(export))) as addresses:
+        assert ask(addresses["rest"], "GET", "/v1/models/my%20model")[0] == 200
+
+
+def test_a_client_that_hangs_up_leaves_no_traceback(address, capsys):
+    host, port = address.split(":")
+    reset_at_close = struct.pack("ii", 1, 0)
+    with socket.create_connection((host, int(port))) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_at_close)
+        connection.sendall(b"POST /v1/models/deeplab:predict HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+    time.sleep(0.3)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_server_without_a_version_is_not_healthy(tmp_path):
