@@ -130,9 +130,10 @@ def _model_metadata(dataset: DatasetInfo, result: str) -> np.ndarray:
 
 def _image_metadata(dataset: DatasetInfo) -> dict:
     description, color_space = "Red, green and blue of every pixel, 0 to 255.", _RGB
-    if dataset.num_channels != 3:
-        names = ", ".join(band.name for band in dataset.bands)
-        description, color_space = f"The bands {names} of every pixel, 0 to 255.", _UNKNOWN
+    if dataset.bands:
+        ranges = ", ".join(f"{one.name} ({one.low:g} to {one.high:g})" for one in dataset.bands)
+        description = f"The bands {ranges} of every pixel, each scaled from its range to 0 to 255."
+        color_space = _UNKNOWN
     # Normalisation is inside the network. Without this unit a float input is refused.
     no_normalisation = _table(
         "ProcessUnit",

@@ -27,6 +27,7 @@ from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.fitting import image_fitter
 from deeplab_tf.evaluation.network import without_last_resize
 from deeplab_tf.export import asset_files
+from deeplab_tf.export import litert
 from deeplab_tf.export import litert_js
 from deeplab_tf.export import parity
 from deeplab_tf.export import publishing
@@ -67,12 +68,13 @@ def export_web(
         does but the page does not.
 
     Raises:
-        UserError: The run, the folder or LiteRT.js cannot be used, or the network is not close
-            enough to the Keras model.
+        UserError: A package is missing; the run, the folder or LiteRT.js cannot be used; or the
+            network is not close enough to the Keras model.
     """
+    litert.require_installed()
     place = publishing.PageFolder(output_dir, _PAGE)
     run = run_dirs.read(run_dir)
-    if run.dataset.num_channels != 3:
+    if run.dataset.bands:
         raise UserError(
             f"{run_dir} is of images of {run.dataset.num_channels} bands, and browsers read RGB "
             "images: export it by export.savedmodel, export.tflite or export.onnx."

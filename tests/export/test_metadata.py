@@ -1,5 +1,6 @@
 """What is written into a `.tflite` file, read back by the numbers of MediaPipe's schemas."""
 
+import dataclasses
 import io
 import zipfile
 
@@ -11,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from flatbuffers import number_types
 
+from deeplab_tf.data import bands
 from deeplab_tf.data.records import DatasetInfo
 from deeplab_tf.data.records import default_colors
 from deeplab_tf.export import metadata
@@ -116,6 +118,15 @@ def test_images_are_described_as_rgb_pixels_that_need_no_normalisation(tflite):
     assert unit.integer(0) == 1  # NormalizationOptions
     assert (unit.table(1).array(0), unit.table(1).array(1)) == ([0.0], [1.0])  # mean, std
     assert (image.table(5).array(0), image.table(5).array(1)) == ([255.0], [0.0])  # max, min
+
+
+def test_three_bands_are_not_described_as_rgb(tflite):
+    infrared = tuple(bands.Band(number, f"B{number}", 0, 3000) for number in (8, 4, 3))
+    dataset = dataclasses.replace(DATASET, bands=infrared, rgb_bands=(1, 2, 3))
+    (subgraph,) = model_metadata(metadata.add(tflite, dataset, "scores")).tables(3)
+    (image,) = subgraph.tables(2)
+    assert "B8 (0 to 3000), B4 (0 to 3000)" in image.text(1)
+    assert not image.table(3).table(1).has(0)  # the colour space is unknown, which is 0
 
 
 def test_scores_have_class_names_along_their_axis_and_want_a_softmax(tflite):

@@ -426,12 +426,19 @@ def test_a_gpu_of_software_is_not_used(
 # --- Without a browser --------------------------------------------------------------------------
 
 
-def test_a_network_of_other_bands_is_refused(run, tmp_path, monkeypatch):
-    dataset = dataclasses.replace(run.dataset, bands=FOUR_BANDS, rgb_bands=(3, 2, 1))
+@pytest.mark.parametrize("number", [3, 4])
+def test_a_network_of_other_bands_is_refused(run, tmp_path, monkeypatch, number):
+    dataset = dataclasses.replace(run.dataset, bands=FOUR_BANDS[:number], rgb_bands=(3, 2, 1))
     monkeypatch.setattr(run_dirs, "read", lambda _: dataclasses.replace(run, dataset=dataset))
-    with pytest.raises(UserError, match="images of 4 bands, and browsers read RGB"):
+    with pytest.raises(UserError, match=f"images of {number} bands, and browsers read RGB"):
         web.export_web("run", str(tmp_path / "page"))
     assert not (tmp_path / "page").exists()
+
+
+def test_a_missing_interpreter_is_named_before_anything_is_fetched(tmp_path, without_package):
+    without_package("ai_edge_litert")
+    with pytest.raises(UserError, match=r"ai_edge_litert.*'deeplab_tf\[litert\]'"):
+        web.export_web("run", str(tmp_path / "page"))
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
