@@ -43,7 +43,7 @@ def compare(
     try:
         labels_of = _openvino(path)
         agreements = [
-            np.mean(labels_of(image.image) == artefact(image.image).labels)
+            np.mean(image.without_padding(labels_of(image.image) == artefact(image.image).labels))
             for image in images[:_MAX_IMAGES]
         ]
         figures["label_agreement"] = agreement = float(np.mean(agreements))

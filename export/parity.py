@@ -61,7 +61,7 @@ class Parity:
     Attributes:
         num_images: Number of images compared.
         shapes: Their different heights and widths.
-        label_agreement: Share of pixels with equal labels.
+        label_agreement: Share of pixels with equal labels, padding left out.
         num_classes_predicted: Number of different labels among them.
         largest_logit: Largest absolute logit of the Keras model.
         largest_logit_difference: Largest absolute difference from it; None without scores.
@@ -154,7 +154,7 @@ def measure(
         expected, answer = keras_scores(image.image), artefact(image.image)
         expected_labels = expected.argmax(axis=-1)
         shapes[image.image.shape[:2]] += 1
-        labels.add(expected_labels, answer.labels)
+        labels.add(*map(image.without_padding, (expected_labels, answer.labels)))
         scores.add(expected, answer.scores)
         if image.label is not None:
             mious.add(image.label, expected_labels, answer.labels)

@@ -37,11 +37,18 @@ class ProofImage:
         name: Name of the record or the drawing.
         image: uint8 [H, W, channels].
         label: int32 [H, W], class ids or the ignore label; None where there is none.
+        seen_size: Height and width of what is no padding, at the top left; None for all of it.
     """
 
     name: str
     image: np.ndarray
     label: np.ndarray | None
+    seen_size: tuple[int, int] | None = None
+
+    def without_padding(self, labels: np.ndarray) -> np.ndarray:
+        """Cuts the padding off labels of the image, [H, W]."""
+        height, width = self.seen_size or labels.shape
+        return labels[:height, :width]
 
 
 def from_records_or_drawn(
@@ -77,6 +84,8 @@ def from_records_or_drawn(
             ignored = example["label"] == source.info.ignore_label
             label = np.where(ignored, run.dataset.ignore_label, example["label"])
             found.append(ProofImage(example["name"].decode(), example["image"], label))
+    if not found:
+        raise _none_is_readable(source, split)
     return f"{len(found)} images of the split {split!r} of {source.folder}", found
 
 
@@ -128,8 +137,8 @@ def calibration_images(
         UserError: There are neither records nor files, or they cannot be used.
     """
     if image_pattern:
-        files = _read_files(image_pattern, number, run.dataset, "calibration_images")
-        return _warned_if_few([fit(image) for _, image in files])
+        read = _read_files(image_pattern, number, run.dataset, "calibration_images")
+        return _warned_if_few([fit(image) for _, image in read])
     source = _find_records(run, data_dir)
     if source is None:
         raise UserError(
@@ -141,10 +150,7 @@ def calibration_images(
     numbers = balanced_choice(class_presence.class_presence(source, split), number)
     images = [fit(image) for image in _read_images(source, split, numbers)]
     if not images:
-        raise UserError(
-            f"None of the records of the split {split!r} of {source.folder} can be read: see "
-            f"python -m deeplab_tf.check_data --data_dir={source.folder}, and build them again."
-        )
+        raise _none_is_readable(source, split)
     if len(images) < len(numbers):
         print(
             f"warning: {len(numbers) - len(images)} of {len(numbers)} images to calibrate with are "
@@ -154,6 +160,13 @@ def calibration_images(
             flush=True,
         )
     return _warned_if_few(images)
+
+
+def _none_is_readable(source: records.Records, split: str) -> UserError:
+    return UserError(
+        f"None of the records chosen from the split {split!r} of {source.folder} can be read: see "
+        f"python -m deeplab_tf.check_data --data_dir={source.folder}, and build them again."
+    )
 
 
 def _warned_if_few(images: list[np.ndarray]) -> list[np.ndarray]:
@@ -213,11 +226,13 @@ def fitted(image: ProofImage, fitter: ImageFitter, ignore_label: int) -> ProofIm
     Returns:
         The image as the network sees it.
     """
-    images, _ = fitter.fit(image.image[np.newaxis])
+    images, placement = fitter.fit(image.image[np.newaxis])
     label = image.label
     if label is not None:
         label = fitter.fit_labels(label[np.newaxis], ignore_label)[0].numpy()
-    return ProofImage(image.name, tf.cast(images[0] + 0.5, tf.uint8).numpy(), label)
+    height, width = placement.seen_size.numpy().tolist()
+    pixels = tf.cast(images[0] + 0.5, tf.uint8).numpy()
+    return ProofImage(image.name, pixels, label, (height, width))
 
 
 def warn_if_shrunk(

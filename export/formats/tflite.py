@@ -152,8 +152,10 @@ class _TFLiteExporter(proving.Exporter):
         return {"against_labels_of_all_pixels": {name: getattr(figures, name) for name in names}}
 
     def about(self) -> dict:
+        is_rounded = self.run.train_config.is_quantized and self._config.quantize == "int8"
+        computes = "rounding to 8 bits as in its training" if is_rounded else "in float32"
         return {
-            "reference": "the run's Keras model in float32, of the same size and result",
+            "reference": f"the run's Keras model, {computes}, of the same size and result",
             "num_calibration_images": len(self.calibration_images),
             "outside_gpu_delegate": self._outside_gpu_delegate,
             "notes": self.notes,

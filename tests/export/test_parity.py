@@ -57,6 +57,12 @@ def test_counts_are_summed_over_images_before_they_are_divided():
     assert result.label_agreement == pytest.approx(5 / 7)
 
 
+def test_padding_does_not_count_as_equal_labels():
+    image = dataclasses.replace(row(0, 1, 0, 0, 0, 2), seen_size=(1, 2))
+    result = measured(always_zero, [image])
+    assert (result.label_agreement, result.num_classes_predicted) == (0.5, 2)
+
+
 def test_images_without_labels_have_no_miou():
     unlabelled = dataclasses.replace(row(0, 1, 2), label=None)
     result = measured(faithful, [unlabelled])

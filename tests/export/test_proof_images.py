@@ -64,6 +64,16 @@ def test_proof_images_are_spread_over_the_validation_split(tiny_records):
     assert [example.name for example in ends] == [every[0].name, every[-1].name]
 
 
+def test_a_proof_without_a_readable_image_says_so(tmp_path):
+    label = np.zeros((8, 9), np.uint8)
+    damaged = record(b"no image", label)
+    good = record(encode(np.zeros((8, 9, 3), np.uint8)), label)
+    write_shard(tmp_path / "val-00000-of-00001.tfrecord", [damaged] + 100 * [good])
+    run = run_on(OTHER_CLASSES, tmp_path)
+    with pytest.raises(UserError, match="None of the records chosen from the split 'val'"):
+        proof_images.from_records_or_drawn(run, None, number=1)
+
+
 def test_without_records_images_are_drawn_and_labelled_for_a_run_on_shapes(tiny_records):
     source, drawn = proof_images.from_records_or_drawn(
         run_on(tiny_records.info, "lost"), None, number=3
@@ -177,6 +187,7 @@ def test_a_small_image_is_padded_and_never_enlarged():
     fitted = proof_images.fitted(proof_images.ProofImage("it", image, None), fitter, 255)
     np.testing.assert_array_equal(fitted.image[:4, :5], image)
     assert (fitted.image[4:] == 128).all() and fitted.label is None
+    assert fitted.seen_size == (4, 5)
 
 
 def test_a_size_that_shrinks_images_is_warned_of(capsys):

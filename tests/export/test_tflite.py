@@ -18,6 +18,7 @@ from conftest import short_mobilenet_v2
 from conftest import write_run_as_if_trained
 from deeplab_tf import eval
 from deeplab_tf.config import DataConfig
+from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation import artefacts
 from deeplab_tf.evaluation import prediction
@@ -360,6 +361,14 @@ def test_notes_say_what_of_a_run_is_not_in_the_file(run_dir, tmp_path):
     (tmp_path / "crf.json").write_text("{}")
     resizing, refining = tflite.left_out(run)
     assert "--min_resize_value=33" in resizing and "--crf=tuned" in refining
+
+
+def test_the_figures_say_when_the_model_itself_rounds_to_8_bits(run_dir):
+    fine_tuning = TrainConfig(quantize_delay_step=0, tf_initial_checkpoint="run")
+    run = dataclasses.replace(run_dirs.read(run_dir), train_config=fine_tuning)
+    for quantize, computes in (("int8", "rounding to 8 bits"), ("float16", "in float32")):
+        exporter = tflite._TFLiteExporter(run, TFLiteConfig(quantize=quantize), 0.01)
+        assert computes in exporter.about()["reference"]
 
 
 def test_a_result_stride_that_does_not_divide_the_output_stride_is_refused(run_dir):
