@@ -45,7 +45,7 @@ class File:
         if not output.endswith(suffix) or files.as_path(output).is_dir():
             raise UserError(f"{self.flag} must be the name of a file that ends in {suffix}.")
         self._output = files.real(output)
-        _check_writable(self._output, self.flag)
+        _check_writable(os.path.dirname(self._output), self.flag)
 
     def remove_drafts(self) -> None:
         """Deletes what killed exports have left."""
@@ -183,7 +183,7 @@ class PageFolder:
                 f"{self.flag} holds files that are not an earlier page: give another folder, or "
                 "one that does not exist."
             )
-        _check_writable(str(self._folder), self.flag)
+        _check_writable(str(self._folder.parent), self.flag)  # the draft is made there
 
     @contextlib.contextmanager
     def draft(self) -> Iterator[pathlib.Path]:
@@ -214,14 +214,13 @@ def _is_page(path: pathlib.Path) -> bool:
     return f'<meta name="generator" content="{PAGE_GENERATOR}">'.encode() in beginning
 
 
-def _check_writable(path: str, flag: str) -> None:
-    """Refuses a path whose nearest existing folder cannot be written to.
+def _check_writable(folder: str, flag: str) -> None:
+    """Refuses a folder that cannot be written to, or not be made.
 
     Remote storage says that only when it is written to.
     """
-    if files.is_remote(path):
+    if files.is_remote(folder):
         return
-    folder = os.path.dirname(path)
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
     if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):

@@ -40,6 +40,7 @@ from deeplab_tf.evaluation import artefacts
 from deeplab_tf.evaluation import prediction
 from deeplab_tf.export import parity
 from deeplab_tf.export import proof_images
+from deeplab_tf.export import publishing
 from deeplab_tf.export import serving
 from deeplab_tf.export import warmup
 from deeplab_tf.export.config import SavedModelProofConfig
@@ -344,6 +345,17 @@ def test_existing_files_and_versions_are_never_replaced(run_dir, exported, tmp_p
         with pytest.raises(UserError, match=message):
             savedmodel.export_savedmodel(run_dir, str(folder), model_version=version)
     assert entries(exported.parent) == {"3", "4", "notes.txt"}
+
+
+def test_the_folder_of_versions_must_be_writable_and_the_one_above_need_not(tmp_path, monkeypatch):
+    readable, writable = tmp_path / "readable", tmp_path / "readable/writable"
+    writable.mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, _: path != str(readable))
+    publishing.VersionFolder(str(writable))
+    publishing.VersionFolder(str(writable / "new"))
+    for folder in (readable, readable / "new"):
+        with pytest.raises(UserError, match=f"cannot be written: {readable} is not a folder to"):
+            publishing.VersionFolder(str(folder))
 
 
 def test_eval_reads_it_as_a_function_from_image_to_labels(run_dir, base, exported):
