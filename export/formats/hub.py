@@ -109,6 +109,11 @@ def write_folder(
     if files.as_path(output_dir).exists():
         raise UserError(f"--output_dir={output_dir} exists: give a folder that does not.")
     run = run_dirs.read(run_dir)
+    if run_dirs.is_published(run.folder):
+        raise UserError(
+            f"--run_dir={run_dir} was written by this command: give the run that it was made from, "
+            "or upload the folder as it is by `hf upload USER/REPO FOLDER`."
+        )
     figures = measured_figures(run, checkpoint)
     model = run_dirs.load_model(run, checkpoint)
     published = without_local_paths(run)

@@ -114,6 +114,11 @@ def test_a_published_folder_is_evaluated_on_records(folder, evaluated_run, tiny_
     assert figures["confusion_matrix"] == expected["confusion_matrix"]
 
 
+def test_a_published_folder_is_not_published_again_with_a_card_that_knows_less(folder, tmp_path):
+    with pytest.raises(UserError, match="--run_dir=.* was written by this command"):
+        hub_export.write_folder(str(folder), str(tmp_path / "again"))
+
+
 def test_the_card_says_what_a_stranger_has_to_know(folder, evaluated_run):
     card = huggingface_hub.ModelCard.load(folder / "README.md")
     figures = json.loads((pathlib.Path(evaluated_run) / "metrics.json").read_text())
