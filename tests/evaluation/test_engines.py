@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import deeplab_tf
 from conftest import TINY_MODEL
 from conftest import short_mobilenet_v2
 from deeplab_tf import models
@@ -58,7 +59,9 @@ def test_an_engine_computes_the_logits_of_tensorflow_at_every_size(name, model, 
             np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_other_weights_and_another_output_stride_get_files_of_their_own(tiny_run_dir, tmp_path):
+def test_other_weights_output_strides_and_versions_get_files_of_their_own(
+    tiny_run_dir, tmp_path, monkeypatch
+):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run_dir, folder)
     run = run_dirs.read(str(folder))
@@ -69,6 +72,9 @@ def test_other_weights_and_another_output_stride_get_files_of_their_own(tiny_run
     first = digest()
     assert digest(eval_scales=(0.5, 1.0)) == first
     assert digest(eval_output_stride=8) != first
+    with monkeypatch.context() as patch:
+        patch.setattr(deeplab_tf, "__version__", "9.9")
+        assert digest() != first
     for path in pathlib.Path(folder, "checkpoints").glob("*.data*"):
         path.write_bytes(path.read_bytes()[::-1])
     assert digest() != first

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import deeplab_tf
 from deeplab_tf import files
 from deeplab_tf.config import EvalConfig
 from deeplab_tf.data.json_fields import JsonObject
@@ -85,7 +86,7 @@ class Source:
     """The network of a run, for engines to build their files from.
 
     Attributes:
-        digest: Hash of its weights and settings.
+        digest: Hash of its weights and settings, and of the version of this package.
         folders: Where files are looked for and built: the first that can be written to.
         load: Loads the network as a Keras model for inference.
     """
@@ -131,8 +132,11 @@ def source_of_run(
     Raises:
         UserError: There is no such checkpoint.
     """
-    settings = dataclasses.asdict(run.model_config) | {"at": eval_config.eval_output_stride}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    made_from = dataclasses.asdict(run.model_config) | {
+        "at": eval_config.eval_output_stride,
+        "deeplab_tf": deeplab_tf.__version__,  # which decides how layers become operators
+    }
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True, default=str).encode())
     for path in _weight_files(run.folder, checkpoint):
         digest.update(_sha256(path).encode())
     folders = [files.cache_folder() / "engines"]
