@@ -58,12 +58,12 @@ def convert(
     `mobile_operators` names them and their layers.
 
     Args:
-        function: Takes pixels 0..255, float32 [1, H, W, 3].
+        function: Takes pixels 0..255, float32 [1, H, W, channels].
         module: Holds the function's variables.
         quantize: "none" keeps float32; "float16" and "dynamic" (8 bits) quantise the weights;
             "int8" quantises everything, weights by channel: the file then takes uint8 pixels, and
             scores are uint8 too.
-        calibration_images: uint8 [H, W, 3] each; "int8" takes the ranges of all values from them.
+        calibration_images: uint8 [H, W, channels] each, from which "int8" takes the ranges.
 
     Returns:
         The content of a `.tflite` file.
@@ -102,8 +102,8 @@ def quantize(tflite: bytes, calibration_images: Iterable[np.ndarray]) -> bytes:
     """Quantises a float32 file of scores by the package litert-quantizer.
 
     Args:
-        tflite: A file from pixels 0..255, float32 [1, H, W, 3], to scores.
-        calibration_images: uint8 [H, W, 3] each; the ranges of all values are taken from them.
+        tflite: A file from pixels 0..255, float32 [1, H, W, channels], to scores.
+        calibration_images: uint8 [H, W, channels] each, which give the ranges of all values.
 
     Returns:
         A file from uint8 pixels to uint8 scores that computes in 8 bits.

@@ -93,6 +93,16 @@ def test_a_fresh_model_exports_to_onnx(tmp_path):
     np.testing.assert_allclose(logits, model(images, training=False), atol=1e-4)
 
 
+def test_a_fresh_model_exports_to_litert(tmp_path):
+    interpreters = pytest.importorskip("ai_edge_litert.interpreter")
+    model, images, path = _model(), _images(1, 33, 41, 3).astype("float32"), tmp_path / "it.tflite"
+    model.export(path, format="litert", verbose=False)
+    interpreter = interpreters.Interpreter(str(path))
+    logits = interpreter.get_signature_runner()
+    (found,) = logits(**dict.fromkeys(logits.get_input_details(), images)).values()
+    np.testing.assert_allclose(found, model(images, training=False), atol=1e-4)
+
+
 def test_a_backbone_can_be_shared_by_two_heads():
     backbone = deeplab_tf.backbones.MobileNetV2(depth_multiplier=0.35)
     image = keras.Input((None, None, 3))

@@ -26,7 +26,9 @@ def label_image(interpreter: Interpreter, image: Image.Image) -> np.ndarray:
     image = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
     pixels = np.full([1, height, width, 3], PAD_PIXEL, np.float32)
     pixels[0, : image.height, : image.width] = image
-    interpreter.set_tensor(takes["index"], pixels.astype(takes["dtype"]))  # float32, uint8 in int8
+    if takes["dtype"] == np.uint8:  # a file in int8
+        pixels = np.round(pixels).astype(np.uint8)
+    interpreter.set_tensor(takes["index"], pixels)
     interpreter.invoke()
     labels = interpreter.get_tensor(returns["index"])[0]
     return labels[: image.height, : image.width]

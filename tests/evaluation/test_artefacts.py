@@ -176,6 +176,7 @@ def test_a_tflite_file_that_crashes_the_interpreter_is_named(tmp_path, monkeypat
         ("none.tflite", None, "no file .*none.tflite"),
         ("none.keras", None, "no file .*none.keras"),
         ("none", None, "none is not a SavedModel"),
+        ("model.onnx", b"onnx", "model.onnx cannot be used: give a .tflite or .keras file, or the"),
         ("damaged.tflite", b"damaged", "damaged.tflite cannot be used"),
         ("damaged.keras", b"damaged", "damaged.keras cannot be used"),
     ],

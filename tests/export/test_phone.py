@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -97,6 +98,33 @@ def test_the_program_in_python_keeps_the_shape_of_a_large_image(networks, tmp_pa
     command = [sys.executable, EXAMPLES / "label_image.py", model, image, tmp_path / "labels.png"]
     subprocess.run(command, check=True)
     assert Image.open(tmp_path / "labels.png").size == (48, 65)
+
+
+class Interpreter:
+    """The interpreter of a file in 8 bits of 2x2 pixels; keeps what it is given."""
+
+    def get_input_details(self) -> list[dict]:
+        return [{"index": 0, "shape": [1, 2, 2, 3], "dtype": np.uint8, "quantization": (1.0, 0)}]
+
+    get_output_details = get_input_details
+
+    def set_tensor(self, _, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    def invoke(self) -> None:
+        """Computes nothing."""
+
+    def get_tensor(self, _) -> np.ndarray:
+        return np.zeros([1, 2, 2], np.int32)
+
+
+def test_the_program_in_python_pads_a_file_in_8_bits_as_predict_does():
+    program, interpreter = runpy.run_path(str(EXAMPLES / "label_image.py")), Interpreter()
+    program["label_image"](interpreter, Image.new("RGB", (2, 1), (7, 8, 9)))
+    padding = np.full(3, program["PAD_PIXEL"], np.float32)
+    expected = artefact.to_input_values(padding, interpreter.get_input_details()[0])
+    np.testing.assert_array_equal(interpreter.pixels[0, 0], [[7, 8, 9]] * 2)
+    np.testing.assert_array_equal(interpreter.pixels[0, 1], [expected] * 2)
 
 
 def site(folder: pathlib.Path, page: str, modules: pathlib.Path) -> None:

@@ -27,7 +27,7 @@ def checked(
     """Makes a function from image to class ids refuse what cannot be the class ids of an image.
 
     Args:
-        label_of: Function of an image, uint8 [H, W, 3]; it may raise and return anything.
+        label_of: Function of an image, uint8 [H, W, channels]; it may raise and return anything.
         path: The artefact, for messages.
         num_classes: Number of classes of the run.
 

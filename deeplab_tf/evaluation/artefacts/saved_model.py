@@ -30,6 +30,10 @@ def newest_version(path: str) -> str:
     """
     if tf.saved_model.contains_saved_model(path):
         return path
+    if os.path.isfile(path):
+        raise UserError(
+            f"{path} cannot be used: give a .tflite or .keras file, or the folder of a SavedModel."
+        )
     names = os.listdir(path) if os.path.isdir(path) else []
     versions = sorted((name for name in names if re.fullmatch("[0-9]+", name)), key=int)
     if not versions or not tf.saved_model.contains_saved_model(os.path.join(path, versions[-1])):
