@@ -124,11 +124,9 @@ async function openFile(file) {
 async function show(bitmap, name) {
   if (!camera) tell("Labelling ...");
   const {width, height} = bitmap;
-  const pixels = context(new OffscreenCanvas(width, height));
-  pixels.drawImage(bitmap, 0, 0);
   try {
     await ready;
-    const request = labelled(pixels.getImageData(0, 0, width, height));
+    const request = labelled(pixelsOf(bitmap, name));
     const id = lastId;
     const result = await request;
     if (id !== lastId) return;
@@ -142,6 +140,20 @@ async function show(bitmap, name) {
   } finally {
     bitmap.close();
   }
+}
+
+/** Returns the pixels of an image, RGBA. A canvas that is too large for the browser stays empty. */
+function pixelsOf(bitmap, name) {
+  const {width, height} = bitmap;
+  const canvas = context(new OffscreenCanvas(width, height));
+  canvas.fillRect(0, 0, 1, 1);
+  if (!canvas.getImageData(0, 0, 1, 1).data[3]) {
+    const size = `${width} x ${height} pixels`;
+    throw new Error(`${name} has ${size}, too many for this browser: make it smaller.`);
+  }
+  canvas.clearRect(0, 0, 1, 1);
+  canvas.drawImage(bitmap, 0, 0);
+  return canvas.getImageData(0, 0, width, height);
 }
 
 function timing({width, height, seen, networkMs, totalMs}) {

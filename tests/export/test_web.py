@@ -345,6 +345,14 @@ def test_a_file_that_is_not_an_image_is_named(labelled_page, tmp_path):
     assert told == "notes.png is not an image that this browser can read."
 
 
+def test_an_image_that_the_canvas_cannot_hold_is_refused(labelled_page, tmp_path):
+    Image.new("RGB", (70000, 1), "white").save(tmp_path / "long.png")
+    labelled_page.choose_file("#file", tmp_path / "long.png")
+    labelled_page.wait_for("byId('status').className")
+    told = labelled_page.value("byId('status').textContent")
+    assert told == "long.png has 70000 x 1 pixels, too many for this browser: make it smaller."
+
+
 def test_the_camera_is_labelled_until_it_is_stopped(labelled_page):
     labelled_page.value("byId('camera').click()")
     labelled_page.wait_for("shown.name === 'camera'")
