@@ -71,7 +71,13 @@ class Inference:
                     f"--engine={self.engine} is for checkpoints, but --model={self.model} brings "
                     "an engine of its own: leave one of them out."
                 )
-            return artefacts.load_artefact(self.model, run.model_config, run.data_config, **details)
+            return artefacts.load_artefact(
+                self.model,
+                run.model_config,
+                run.data_config,
+                class_names=run.dataset.class_names,
+                **details,
+            )
         return prediction.label_function(*self._load(run), run.data_config, **details)
 
     def label_rows_function(

@@ -292,6 +292,22 @@ def test_a_saved_model_that_returns_something_else_is_refused(tmp_path, settings
         load(path)(two_halves(33, 49))
 
 
+def test_an_artefact_that_names_other_classes_is_warned_of(tmp_path, capsys):
+    tflite_file = write_tflite(tmp_path / "model.tflite", "labels")
+    with zipfile.ZipFile(tflite_file, "a") as archive:
+        archive.writestr("labels.txt", "dark\nbright\n")
+    folder = write_saved_model(tmp_path / "model", bright)
+    (tmp_path / "model/assets").mkdir(exist_ok=True)
+    (tmp_path / "model/assets/labels.txt").write_text("dark\nbright\n")
+    for path in (tflite_file, folder):
+        load(path, class_names=("dark", "bright"))
+        assert "warning" not in capsys.readouterr().out
+        load(path, class_names=("dark", "light", "dim"))
+        assert f"the class 1 of {path} is bright, and that of the run is light" in (
+            capsys.readouterr().out
+        )
+
+
 def test_a_saved_model_without_logits_cannot_have_a_crf(tmp_path):
     path = write_saved_model(tmp_path / "model", bright)
     with pytest.raises(UserError, match="not an export of deeplab_tf.*logits"):

@@ -5,9 +5,11 @@ or one of another run, ends in one message and not in a wrong figure.
 """
 
 import dataclasses
+import itertools
 import os
 import typing
 from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,6 +33,7 @@ def load_artefact(
     model_config: ModelConfig,
     data_config: DataConfig,
     *,
+    class_names: Sequence[str] = (),
     eval_config: EvalConfig = ONE_VIEW,
     crf_parameters: dict | None = None,
     displayed: Callable[[np.ndarray], np.ndarray] = lambda image: image,
@@ -47,6 +50,8 @@ def load_artefact(
             `.tflite` file, see `tflite.TFLiteModel`. One in remote storage is copied first.
         model_config: The run's. A SavedModel has its own, but must have as many classes.
         data_config: The run's. A SavedModel has its own.
+        class_names: The run's, in the order of the ids. Where the artefact names others, a line
+            warns of it. Empty for no comparison.
         eval_config: Scales, mirror images, windows and output stride for a `.keras` file; the
             other artefacts have one view of an image.
         crf_parameters: Arguments of `dense_crf`; None for no CRF.
@@ -85,6 +90,7 @@ def load_artefact(
         tflite.probe(path)
         model = tflite.TFLiteModel(path, in_channels)
         tell(model.description)
+        _warn_of_other_classes(tflite.class_names(path), class_names, path, tell)
         fitter = image_fitter(model_config, data_config, model.size)
         label_of = tflite.label_function(
             model, fitter, num_classes, crf_parameters, displayed=displayed
@@ -92,10 +98,27 @@ def load_artefact(
     else:
         path = saved_model.newest_version(path)
         tell(saved_model.describe(path))
+        _warn_of_other_classes(saved_model.class_names(path), class_names, path, tell)
         label_of = saved_model.label_function(
             path, num_classes, crf_parameters, in_channels=in_channels, displayed=displayed
         )
     return answers.checked(label_of, path, num_classes)
+
+
+def _warn_of_other_classes(
+    theirs: Sequence[str], ours: Sequence[str], path: str, tell: Callable[[str], None]
+) -> None:
+    """Warns if an artefact and a run name their classes differently; nothing if one names none."""
+    if not theirs or not ours:
+        return
+    pairs = itertools.zip_longest(theirs, ours, fillvalue="missing")
+    for class_id, (their, our) in enumerate(pairs):
+        if their != our:
+            tell(
+                f"warning: the class {class_id} of {path} is {answers.printable(their)}, and "
+                f"that of the run is {our}: give an artefact that was exported from this run."
+            )
+            return
 
 
 def _local(path: str) -> str:

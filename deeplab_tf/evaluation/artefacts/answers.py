@@ -6,6 +6,7 @@ import numpy as np
 
 from deeplab_tf.errors import UserError
 
+LABELS = "labels.txt"  # of exports: class names, one a line, in the order of the ids
 _REMEDY = "Give an artefact that was exported from this run, or export the run again."
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from deeplab_tf import crf
+from deeplab_tf import files
 from deeplab_tf.errors import UserError
 from deeplab_tf.evaluation.artefacts import answers
 from deeplab_tf.evaluation.artefacts.answers import printable
@@ -78,6 +79,18 @@ def describe(path: str) -> str:
             f"{printable(', '.join(reaches_out))}"
         )
     return "\n".join(lines)
+
+
+def class_names(path: str) -> list[str]:
+    """Returns the class names that an export states; empty for a SavedModel of something else.
+
+    Raises:
+        UserError: Its list of names is not a text.
+    """
+    labels = os.path.join(path, "assets", answers.LABELS)
+    if not os.path.isfile(labels):
+        return []
+    return files.read_text(labels, "list of class names").removesuffix("\n").split("\n")
 
 
 def label_function(

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,7 @@ from deeplab_tf.evaluation.artefacts.answers import printable
 from deeplab_tf.evaluation.artefacts.answers import reason
 from deeplab_tf.evaluation.fitting import ImageFitter
 
+_MAX_NAMES_BYTES = 2**24  # more than the names of 65536 classes have
 _PIXEL_TYPES = (np.float32, np.uint8, np.int8, np.int16)
 _SCORE_TYPES = (np.float32, np.uint8, np.int8, np.int16)
 
@@ -56,6 +58,17 @@ def probe(path: str) -> None:
             f"{path} cannot be used: it is damaged (LiteRT crashes on it, exit code "
             f"{result.returncode})."
         )
+
+
+def class_names(path: str) -> list[str]:
+    """Returns the class names in the metadata of a file; empty if there are none to be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(answers.LABELS).file_size > _MAX_NAMES_BYTES:
+                return []
+            return archive.read(answers.LABELS).decode().removesuffix("\n").split("\n")
+    except Exception:  # a damaged archive raises errors of many kinds
+        return []
 
 
 class TFLiteModel:
