@@ -87,20 +87,16 @@ class Servable:
     def refresh(self) -> list[str]:
         """Loads versions that are new, and drops those whose folder is gone.
 
-        A version is there as soon as its `saved_model.pb` is, which remote storage gets last.
-
         Returns:
             What has changed, a sentence for each version.
         """
-        base = files.as_path(self._base_folder)
-        folders = list(base.iterdir()) if base.is_dir() else []
-        found = {int(one.name): one for one in folders if re.fullmatch("[0-9]+", one.name)}
         changes = []
         with self._lock:
+            try:
+                found = self._find_folders()
+            except OSError:  # of remote storage, which may fail for a moment: all stays as it is
+                return []
             for number in sorted(found.keys() - self._seen):
-                if not (found[number] / asset_files.SAVED_MODEL).is_file():
-                    continue
-                self._seen.add(number)
                 self._set(number, _Version(States.LOADING))
                 version = _load(found[number])
                 self._set(number, version)
@@ -109,8 +105,22 @@ class Servable:
             for number in sorted(self.available - found.keys()):
                 self._set(number, _Version(States.END))
                 changes.append(f"version {number} of {self.name} is gone")
-            self._seen &= found.keys()  # one that comes back is new
+            self._seen = set(found)  # one that comes back is new
         return changes
+
+    def _find_folders(self) -> dict[int, pathlib.Path]:
+        """Returns the folders of the versions, by number.
+
+        A new one counts as soon as it has a `saved_model.pb`, which remote storage gets last.
+        """
+        base = files.as_path(self._base_folder)
+        folders = list(base.iterdir()) if base.is_dir() else []
+        numbered = {int(one.name): one for one in folders if re.fullmatch("[0-9]+", one.name)}
+        return {
+            number: folder
+            for number, folder in numbered.items()
+            if number in self._seen or (folder / asset_files.SAVED_MODEL).is_file()
+        }
 
     def _set(self, number: int, version: _Version) -> None:
         self._versions = {**self._versions, number: version}  # others may be reading the old one

@@ -220,6 +220,16 @@ def test_a_version_that_comes_file_by_file_is_loaded_when_it_is_complete(export,
     assert servable.refresh() == ["version 1 of deeplab is served"]
 
 
+def test_versions_stay_while_their_folder_cannot_be_read(export, monkeypatch):
+    def fail(_):
+        raise OSError("no network")
+
+    servable = Servable("deeplab", str(export))
+    servable.refresh()
+    monkeypatch.setattr(pathlib.Path, "iterdir", fail)
+    assert servable.refresh() == [] and servable.available == {1, 2}
+
+
 def test_a_single_version_is_not_taken_for_the_folder_of_all(export):
     with pytest.raises(UserError, match="--export_dir=.*1 is a SavedModel, not a folder of"):
         serve.main(serve.Arguments(export_dir=str(export / "1")))
