@@ -8,9 +8,11 @@ import contextlib
 import os
 import pathlib
 import re
+from collections.abc import Collection
 from collections.abc import Iterator
 
 from deeplab_tf import files
+from deeplab_tf.data import image_files
 from deeplab_tf.errors import UserError
 from deeplab_tf.export import asset_files
 
@@ -164,12 +166,13 @@ class PageFolder:
         flag: What messages call the place.
     """
 
-    def __init__(self, output_dir: str, page: str):
+    def __init__(self, output_dir: str, page: str, others: Collection[str] = ()):
         """Checks the place, so that nobody waits for an export that cannot be written.
 
         Args:
             output_dir: The folder; made if missing.
             page: Name of the page in it.
+            others: Names of what may lie beside the page, and is replaced with it.
 
         Raises:
             UserError: The folder cannot be written, or holds something else.
@@ -178,10 +181,11 @@ class PageFolder:
         self._folder, self._page = files.as_path(files.real(output_dir)), page
         if self._folder.is_file():
             raise UserError(f"{self.flag} is a file: give a folder.")
-        if not (_is_empty(self._folder) or _is_page(self._folder / page)):
+        strangers = _not_of_a_page(self._folder, page, others)
+        if strangers:
             raise UserError(
-                f"{self.flag} holds files that are not an earlier page: give another folder, or "
-                "one that does not exist."
+                f"{self.flag} holds files that are not an earlier page, such as {strangers[0]}: "
+                "give another folder, or one that does not exist."
             )
         _check_writable(str(self._folder.parent), self.flag)  # the draft is made there
 
@@ -201,8 +205,13 @@ class PageFolder:
                 files.publish(draft, self._folder, last=self._page)
 
 
-def _is_empty(folder: pathlib.Path) -> bool:
-    return not folder.is_dir() or not any(folder.iterdir())
+def _not_of_a_page(folder: pathlib.Path, page: str, others: Collection[str]) -> list[str]:
+    """Returns the names in a folder that are not those of an earlier page."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = [name for name in names if not image_files.is_litter(name)]
+    if not _is_page(folder / page):
+        return names
+    return [name for name in names if name not in (page, *others)]
 
 
 def _is_page(path: pathlib.Path) -> bool:

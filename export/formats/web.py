@@ -46,6 +46,13 @@ _PAGE = "index.html"
 _MODEL = "model.js"
 
 
+def _runtime_script(variant: str) -> str:
+    return f"litert_{variant}.js"
+
+
+_BESIDE_THE_PAGE = (_MODEL, asset_files.PARITY, *map(_runtime_script, litert_js.VARIANTS))
+
+
 def export_web(
     run_dir: str,
     output_dir: str,
@@ -72,7 +79,7 @@ def export_web(
             network is not close enough to the Keras model.
     """
     litert.require_installed()
-    place = publishing.PageFolder(output_dir, _PAGE)
+    place = publishing.PageFolder(output_dir, _PAGE, _BESIDE_THE_PAGE)
     run = run_dirs.read(run_dir)
     if run.dataset.bands:
         raise UserError(
@@ -156,10 +163,6 @@ def _runtimes(runtime: litert_js.LiteRtJs | None, config: WebConfig) -> dict[str
     if config.single_file:
         return {"compat": {}}
     return {variant: {"script": _runtime_script(variant)} for variant in litert_js.VARIANTS}
-
-
-def _runtime_script(variant: str) -> str:
-    return f"litert_{variant}.js"
 
 
 def _about(run: run_dirs.Run, config: WebConfig, figures: parity.Parity) -> dict[str, str]:

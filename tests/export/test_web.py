@@ -35,6 +35,7 @@ from deeplab_tf.evaluation.artefacts import tflite
 from deeplab_tf.evaluation.fitting import image_fitter
 from deeplab_tf.export import litert_js
 from deeplab_tf.export import parity
+from deeplab_tf.export import publishing
 from deeplab_tf.export.config import TFLiteProofConfig
 from deeplab_tf.export.config import WebConfig
 from deeplab_tf.export.formats import web
@@ -463,6 +464,16 @@ def test_an_earlier_page_is_replaced_as_a_whole(run, page_folder, tmp_path):
     again(page_folder, tmp_path / "page", run, cdn=True, single_file=True)
     assert sorted(os.listdir(tmp_path / "page")) == ["index.html", "parity.json"]
     assert os.listdir(tmp_path) == ["page"]
+
+
+def test_what_was_put_beside_an_earlier_page_is_not_deleted(tmp_path):
+    (tmp_path / "index.html").write_text('<meta name="generator" content="deeplab_tf">')
+    for name in ("model.js", ".DS_Store"):
+        (tmp_path / name).touch()
+    publishing.PageFolder(str(tmp_path), "index.html", ["model.js"])
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(UserError, match="are not an earlier page, such as .git: give another"):
+        web.export_web("run", str(tmp_path))
 
 
 def test_a_page_is_written_to_remote_storage_and_replaced_there(run, page_folder):
