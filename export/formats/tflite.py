@@ -156,6 +156,7 @@ class _TFLiteExporter(proving.Exporter):
         computes = "rounding to 8 bits as in its training" if is_rounded else "in float32"
         return {
             "reference": f"the run's Keras model, {computes}, of the same size and result",
+            "pad_pixel": self._fitter.pad_pixel,
             "num_calibration_images": len(self.calibration_images),
             "outside_gpu_delegate": self._outside_gpu_delegate,
             "notes": self.notes,

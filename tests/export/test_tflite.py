@@ -105,6 +105,7 @@ def test_its_parity_file_says_what_it_was_proved_with(float_labels):
     assert report["artefact"] == "model.tflite"  # as model.onnx has figures of this name too
     assert report["label_agreement"] > 0.999 and report["miou_artefact"] is not None
     assert report["num_images"] == 4 and report["input_size"] == list(SIZE)
+    assert report["pad_pixel"] == [127.5] * 3
     assert "'val'" in report["images"]
     assert report["size_bytes"] == float_labels.stat().st_size
     assert report["ops"]["DEPTHWISE_CONV_2D"] > 0
