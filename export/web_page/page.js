@@ -179,10 +179,15 @@ async function startCamera() {
   await video.play();
   pressCamera(true);
   while (camera === stream) await show(await createImageBitmap(video), "camera");
+  endTracks(stream); // of a camera that was started twice
+}
+
+function endTracks(stream) {
+  stream.getTracks().forEach((track) => track.stop());
 }
 
 function stopCamera() {
-  camera?.getTracks().forEach((track) => track.stop());
+  if (camera) endTracks(camera);
   camera = null;
   pressCamera(false);
 }

@@ -363,6 +363,24 @@ def test_the_camera_is_labelled_until_it_is_stopped(labelled_page):
     assert labelled_page.value("camera") is None
 
 
+def test_a_camera_that_is_started_twice_is_stopped_as_a_whole(labelled_page):
+    labelled_page.value("""(() => {
+        const devices = navigator.mediaDevices, open = devices.getUserMedia.bind(devices);
+        window.streams = [];
+        devices.getUserMedia = async (wanted) => {
+            streams.push(await open(wanted));
+            return streams.at(-1);
+        };
+        byId("camera").click();
+        byId("camera").click();
+    })()""")
+    labelled_page.wait_for("streams.length === 2 && shown.name === 'camera'")
+    labelled_page.value("byId('camera').click()")
+    labelled_page.wait_for(
+        "streams.every((one) => one.getTracks().every((track) => track.readyState === 'ended'))"
+    )
+
+
 def test_a_page_without_its_network_says_so(browser, page_folder, tmp_path):
     page = tmp_path / "index.html"
     page.write_bytes((page_folder / "index.html").read_bytes())
