@@ -87,6 +87,8 @@ def export_tflite(
             number=calibration_config.num_calibration_images,
             fit=lambda image: exporter.fit(ProofImage("", image, None)).image,
         )
+    elif calibration_config.calibration_images:
+        raise UserError("--calibration_images needs --quantize=int8: nothing else is calibrated.")
     _, figures = proving.prove_and_publish(exporter, place, checkpoint, proof_config)
     return figures, exporter.notes
 

@@ -325,7 +325,7 @@ def test_an_export_that_is_killed_leaves_nothing_after_the_next_start(
         ("a_file/model.tflite", {}, "cannot be written: .*a_file is not a folder"),
         (
             "model.tflite",
-            {"calibration_config": CalibrationConfig(calibration_images="none/*.jpg")},
+            {"calibration_config": NO_FILES},
             "none/.*no file matches",
         ),
         ("model.tflite", {"proof_config": TFLiteProofConfig(data_dir="none")}, "none"),
@@ -339,6 +339,11 @@ def test_impossible_requests_are_refused_before_any_work(
     config = TFLiteConfig(quantize="int8")
     with pytest.raises(UserError, match=complaint):
         tflite.export_tflite(run_dir, str(tmp_path / output), tflite_config=config, **settings)
+
+
+def test_calibration_images_without_8_bits_are_refused(run_dir, tmp_path):
+    with pytest.raises(UserError, match="--calibration_images needs --quantize=int8"):
+        tflite.export_tflite(run_dir, str(tmp_path / "m.tflite"), calibration_config=NO_FILES)
 
 
 @pytest.mark.parametrize(
