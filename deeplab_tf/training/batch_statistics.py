@@ -36,7 +36,8 @@ class BatchStatistics:
 
     Args:
         model: A model of `deeplab_tf.build_model`, in float32 and on one device.
-        norms: The batch norms of the model to measure.
+        norms: The batch norms of the model to measure. All others normalize with their moving
+            statistics, and keep them.
 
     Reference:
         Rethinking "Batch" in BatchNorm, arXiv:2105.07576, section 3: precise batch norm.
@@ -44,6 +45,7 @@ class BatchStatistics:
 
     def __init__(self, model: keras.Model, norms: Sequence[layers.BatchNorm]):
         self._norms = norms
+        self._others = [norm for norm in layers.batch_norms(model) if norm not in norms]
         self._dropouts = [
             layer for layer in layers.all_layers(model) if isinstance(layer, keras.layers.Dropout)
         ]
@@ -65,7 +67,7 @@ class BatchStatistics:
             The number of batches. If it is 0, the model is unchanged.
         """
         count, means, squares = 0, [0.0] * len(self._norms), [0.0] * len(self._norms)
-        with self._keeping_the_last_batch_only():
+        with self._measuring():
             for batch in batches:
                 self._see(batch)
                 count += 1
@@ -80,12 +82,14 @@ class BatchStatistics:
         return count
 
     @contextlib.contextmanager
-    def _keeping_the_last_batch_only(self) -> Iterator[None]:
+    def _measuring(self) -> Iterator[None]:
         """Within the context, moving statistics become those of each batch; dropout is off."""
-        before = [(norm, "momentum", norm.momentum) for norm in self._norms]
-        before += [(dropout, "rate", dropout.rate) for dropout in self._dropouts]
-        for layer, attribute, _ in before:
-            setattr(layer, attribute, 0.0)
+        settings = [(norm, "momentum", 0.0) for norm in self._norms]
+        settings += [(norm, "frozen", True) for norm in self._others]
+        settings += [(dropout, "rate", 0.0) for dropout in self._dropouts]
+        before = [(layer, attribute, getattr(layer, attribute)) for layer, attribute, _ in settings]
+        for layer, attribute, value in settings:
+            setattr(layer, attribute, value)
         try:
             yield
         finally:

@@ -69,6 +69,19 @@ def test_a_batch_norm_that_does_not_train_keeps_its_statistics(kind):
         np.testing.assert_array_equal(old, new)
 
 
+def test_a_frozen_batch_norm_keeps_its_statistics_while_those_behind_it_are_measured():
+    model, seen = small_model(0.0), batches()
+    first, second = layers.batch_norms(model)
+    first.moving_mean.assign([1.0, 2.0, 3.0])
+    before = first.moving_mean.numpy()
+    assert BatchStatistics(model, [second]).measure(seen) == 3
+    np.testing.assert_array_equal(first.moving_mean.numpy(), before)
+    mixed = keras.Model(model.input, model.get_layer("mix").output)(np.concatenate(seen))
+    expected = np.mean(mixed, axis=(0, 1, 2))
+    np.testing.assert_allclose(second.moving_mean.numpy(), expected, rtol=1e-4)
+    assert not first.frozen
+
+
 def test_without_images_the_statistics_stay():
     model = small_model()
     before = [values.copy() for values in model.get_weights()]
