@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from deeplab_tf import layers
@@ -140,7 +141,8 @@ class TrainingCheckpoints:
         Raises:
             UserError: They cannot be written; the best ones before are kept.
         """
-        if not miou > float(self.best_miou):
+        # In float32, as the best one is kept: otherwise rounding decides between equals.
+        if not np.float32(miou) > self.best_miou.numpy():
             return False
         self.best_miou.assign(miou)
         self._save("best")

@@ -207,6 +207,13 @@ def test_the_best_weights_are_saved_only_when_better(tmp_path):
     assert len(os.listdir(tmp_path / "best")) == 2
 
 
+def test_an_equal_miou_is_not_better_however_it_is_rounded(tmp_path):
+    _, _, state = tiny_training(tmp_path)
+    for miou in (0.3, 0.4, 0.6, 0.7, 0.8):
+        assert state.save_if_best(miou)
+        assert not state.save_if_best(miou)
+
+
 def flat_model() -> keras.Model:
     """A model of three layers with weights and two of dropout."""
     x = inputs = keras.Input((4,))
