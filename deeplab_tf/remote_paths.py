@@ -155,9 +155,10 @@ class RemotePath(pathlib.PurePosixPath):
 
     def iterdir(self) -> Iterator["RemotePath"]:
         with self._storage() as (system, path):
-            names = {os.path.basename(name.rstrip("/")) for name in system.ls(path, detail=False)}
+            listed = [name.strip("/") for name in system.ls(path, detail=False)]
         # Some object stores list a folder in itself.
-        return (self / name for name in sorted(names - {"", self.name}) if name)
+        names = {os.path.basename(name) for name in listed if name != path.strip("/")}
+        return (self / name for name in sorted(names - {""}))
 
     def glob(self, pattern: str) -> Iterator["RemotePath"]:
         with self._storage() as (system, path):

@@ -69,6 +69,12 @@ def test_files_and_folders_are_found_as_in_pathlib(tree):
     assert list(tree.rglob("ckpt*")) == [tree / "best/ckpt-2.data", tree / "best/ckpt-2.index"]
 
 
+def test_a_folder_may_hold_another_one_of_its_own_name(tree):
+    files.write_text(tree / tree.name / "note.txt", "inside")
+    assert tree / tree.name in list(tree.iterdir())
+    assert [path.name for path in (tree / tree.name).iterdir()] == ["note.txt"]
+
+
 def test_files_are_read_as_in_pathlib(tree):
     path = tree / "flags.txt"
     assert path.read_text() == files.read_text(path) == "this is flags.txt\n"
