@@ -616,7 +616,9 @@ class TrainConfig(Config):
         "classes), keep their random values.",
     )
     rgb_bands: tuple[int, ...] = rgb_bands("those of the records")
-    seed: int = setting(0, "Random seed. The same seed repeats the run.")
+    seed: int = setting(
+        0, "Random seed. The same seed repeats the run.", at_least=0, at_most=2**32 - 1
+    )
 
     # Optimizer and learning rate.
     optimizer: str = setting(

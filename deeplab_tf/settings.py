@@ -169,7 +169,7 @@ class Setting:
     def describe_limits(self) -> str:
         """Returns the limits of the numbers as text, such as "above 0 and at most 1"."""
         if self.at_least is not None and self.at_most is not None:
-            return f"between {self.at_least:g} and {self.at_most:g}"
+            return f"between {self.at_least:g} and {self.at_most:.10g}"
         if self.at_least is not None and self.below is None:
             return f"{self.at_least:g} or more"
         limits = {

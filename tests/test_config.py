@@ -218,6 +218,7 @@ def test_the_limit_of_image_sizes_is_the_readers_own():
         ),
         (config.DataConfig, {"hue": 0.6}, "--hue=0.6 must be between 0 and 0.5."),
         (config.DataConfig, {"contrast": -0.1}, "--contrast=-0.1 must be 0 or more."),
+        (config.TrainConfig, {"seed": -1}, "--seed=-1 must be between 0 and 4294967295."),
         (config.TrainConfig, {"weight_decay": math.nan}, "--weight_decay=nan must be finite."),
         (
             config.TrainConfig,
