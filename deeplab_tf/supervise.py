@@ -115,7 +115,8 @@ def _restart_until_it_ends(
             file=sys.stderr,
             flush=True,
         )
-        stop.wait(_SECONDS_BEFORE_RESTART * 2 ** (restarts - 1))
+        if stop.wait(_SECONDS_BEFORE_RESTART * 2 ** (restarts - 1)):
+            return EXIT_INTERRUPTED
 
 
 class _StopRequest:

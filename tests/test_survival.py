@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -242,6 +243,24 @@ def test_a_training_with_a_message_to_its_user_is_not_restarted(tmp_path, capfdb
     code = "import sys; print('once'); sys.exit('error: no such records')"
     assert supervised(tmp_path, code) == 1
     assert capfdbinary.readouterr().out.splitlines() == [b"once", b"error: no such records"]
+
+
+def test_a_stop_before_a_restart_starts_nothing(tmp_path):
+    starts, stop = [], threading.Event()
+
+    class Dying:
+        has_message = False
+
+        def wait(self, stop):
+            threading.Timer(0.05, stop.set).start()
+            return 3
+
+    def start():
+        starts.append(Dying())
+        return starts[-1]
+
+    exit_code = supervise._restart_until_it_ends(start, str(tmp_path), 3, stop)
+    assert (exit_code, len(starts)) == (EXIT_INTERRUPTED, 1)
 
 
 def test_every_worker_gets_the_addresses_of_all(tmp_path, capfdbinary):
