@@ -32,6 +32,7 @@ from deeplab_tf.data.records import Records
 from deeplab_tf.data_report import images
 from deeplab_tf.data_report import statistics
 from deeplab_tf.models import description
+from deeplab_tf.runs import distribution
 from deeplab_tf.runs import run_dir as run_dirs
 from deeplab_tf.training import fine_detail
 
@@ -230,11 +231,13 @@ def _batch_size(configs: Configs, facts: _Facts) -> Choice:
     parts = facts.num_replicas * configs.train.gradient_accumulation_steps
     per_device, reason = _BATCH_SIZES[facts.device], f"per {facts.device}"
     memory = facts.memory
+    while memory is not None and per_device > 1:
+        if _bytes_of_a_step(configs, facts, per_device) <= _MEMORY_SHARE * memory:
+            break
+        per_device //= 2
+    # Workers may have different amounts of memory free, but must choose the same batch.
+    per_device = min(distribution.of_all_workers(per_device))
     if memory is not None:
-        while per_device > 1 and (
-            _bytes_of_a_step(configs, facts, per_device) > _MEMORY_SHARE * memory
-        ):
-            per_device //= 2
         needed = _bytes_of_a_step(configs, facts, per_device)
         reason = f"takes about {needed / 2**30:.1f} GiB per {facts.device}"
     size = per_device * facts.num_replicas

@@ -172,6 +172,16 @@ def test_a_batch_that_does_not_fit_into_the_memory_is_halved(tiny_records, tmp_p
     assert choose(tiny_records, tmp_path).train.train_batch_size < whole
 
 
+def test_all_workers_choose_the_batch_of_the_one_with_the_least_memory(
+    tiny_records, tmp_path, monkeypatch
+):
+    alone = choose(tiny_records, tmp_path).train.train_batch_size
+    monkeypatch.setattr(
+        automatic.distribution, "of_all_workers", lambda per_device: [per_device, 1]
+    )
+    assert choose(tiny_records, tmp_path).train.train_batch_size == 1 < alone
+
+
 @pytest.mark.parametrize(
     "driver, batch_size",
     [("echo 81559; echo 24", 1), ("echo 81559", 8), ("echo unknown", 8), ("exit 9", 8), (None, 8)],
