@@ -124,7 +124,8 @@ def error_panel(
     label = np.where(counted, label, len(colors))
 
     scale = min(1.0, _MAX_SIDE / max(label.shape))
-    size = (round(label.shape[1] * scale), round(label.shape[0] * scale))
+    height, width = (max(1, round(side * scale)) for side in label.shape)
+    size = (width, height)
     image = np.clip(np.round(image), 0, 255).astype(np.uint8)
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     label, prediction = (

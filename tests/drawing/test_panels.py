@@ -77,6 +77,13 @@ def test_error_panel_draws_an_image_in_which_nothing_counts():
     assert (drawn == palettes.NO_CLASS_COLOR).all(axis=-1).any()
 
 
+def test_error_panel_draws_an_image_that_is_as_good_as_a_line():
+    label = np.zeros((1, 4000), np.int32)
+    image = np.zeros((1, 4000, 3), np.uint8)
+    drawn = panels.error_panel(image, label, label, class_names=NAMES, colors=COLORS)
+    assert drawn.shape[1] > 2 * 800
+
+
 def test_contact_sheet_keeps_every_image_whole():
     images = [np.full((10 + i, 20, 3), 10 * i, np.uint8) for i in range(5)]
     sheet = panels.contact_sheet(images, columns=2)
