@@ -34,6 +34,7 @@ _SHAPING_FLAGS = (
     "moving_average_decay",
     "mixed_precision",
     "frozen_scopes",
+    "quantize_delay_step",
 )
 _RESTORE = "Restore the file from a copy; a run on the same records has an equal one."
 
