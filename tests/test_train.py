@@ -377,6 +377,17 @@ def test_other_precisions_recomputation_and_xla_compute_the_same_step(
     assert keras.config.dtype_policy().name == "float32"
 
 
+def test_rounding_to_8_bits_begins_at_its_step_in_a_network_that_xla_compiles_too(tiny_step, batch):
+    settings = {
+        "tf_initial_checkpoint": "RUN_DIR",
+        "quantize_delay_step": 1,
+        "base_learning_rate": 0.0,  # rounding alone changes the gradients
+    }
+    compiled = tiny_step(jit_compile=True, **settings)
+    before, after = (compiled(batch)["gradient_norm"] for _ in range(2))
+    assert after != pytest.approx(before, rel=1e-3)
+
+
 def test_a_float16_step_that_overflows_leaves_the_weights_and_halves_the_scale(tiny_step, batch):
     step = tiny_step(mixed_precision="float16", weight_decay=0.0, fine_tune_batch_norm=False)
     scale, before = step.state.loss_scale.scale, step.weights()

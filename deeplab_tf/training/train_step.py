@@ -67,8 +67,6 @@ class TrainSteps:
         self._network = models.with_logits_of_every_scale(state.model)
         if config.recompute_activations:
             self._network = recomputation.RecomputingNetwork(self._network)
-        elif config.jit_compile:
-            self._network = tf.function(self._network, jit_compile=True)
         self._num_parts = config.gradient_accumulation_steps
         if self._num_parts > 1:
             with strategy.scope():
@@ -95,6 +93,10 @@ class TrainSteps:
     def _trace_steps(
         self, batches, num_steps: tf.Tensor, fake_quantization: str
     ) -> dict[str, tf.Tensor]:
+        self._traced_network = self._network
+        if self._config.jit_compile:
+            # A new one for every trace: it keeps the rounding that it was traced with.
+            self._traced_network = tf.function(self._network, jit_compile=True)
         with layers.fake_quantization(fake_quantization):
             return self._trace_loop(batches, num_steps)
 
@@ -172,7 +174,7 @@ class TrainSteps:
         loss_scale = self._state.loss_scale
         with tf.GradientTape() as tape:
             shares = losses.weighted_terms(
-                self._network(batch["image"], training=True),
+                self._traced_network(batch["image"], training=True),
                 batch["label"],
                 ignore_label=self._ignore_label,
                 step=self._state.optimizer.iterations.value,
