@@ -30,6 +30,8 @@ BACKBONES = (
 CRF_PRESETS = ("v1", "v2")
 CRFS = ("", *CRF_PRESETS, "tuned")
 OUTPUT_STRIDES = (4, 8, 16, 32)
+MERGE_METHODS = ("max", "avg")
+LOSS_TERMS = ("cross_entropy", "focal", "dice", "lovasz")  # each has a weight of its own
 AUTO, TENSORFLOW = "auto", "tensorflow"
 ENGINES = (AUTO, TENSORFLOW, "litert", "openvino", "onnxruntime")
 CHECKPOINTS = ("best", "last")
@@ -48,7 +50,7 @@ LABEL_FORMATS = (
 )
 IMAGENET = "imagenet"  # of the weights of a backbone
 NO_WEIGHTS = "none"
-PNG, RECORDS = "png", "records"  # as what labels are written
+PNG, RECORDS = "png", "records"  # the forms in which labels are written
 LABEL_ENCODINGS = ("auto", "palette", "grey", "color_map", "nearest_color", "mask", "array")
 
 
@@ -362,7 +364,7 @@ class ModelConfig(Config):
         example="0.5,0.75,1",
     )
     merge_method: str = setting(
-        "max", "How the logits of the image_pyramid are merged.", choices=("max", "avg")
+        "max", "How the logits of the image_pyramid are merged.", choices=MERGE_METHODS
     )
     batch_norm_decay: float | None = setting(
         None,
@@ -557,9 +559,6 @@ class DataConfig(Config):
         if self.max_resize_value:
             scale = max(1.0, min(scale, self.max_resize_value / max(height, width)))
         return round(scale * height), round(scale * width)
-
-
-_LOSS_WEIGHTS = ("cross_entropy_weight", "focal_weight", "dice_weight", "lovasz_weight")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -853,9 +852,10 @@ class TrainConfig(Config):
             f"--training_number_of_steps={self.training_number_of_steps} and "
             f"--epochs={self.epochs} both say how long the run is: give one of them.",
         )
+        weights = [f"{term}_weight" for term in LOSS_TERMS]
         _check(
-            any(getattr(self, name) for name in _LOSS_WEIGHTS),
-            f"The loss has no term: one of --{', --'.join(_LOSS_WEIGHTS)} must be above 0.",
+            any(getattr(self, name) for name in weights),
+            f"The loss has no term: one of --{', --'.join(weights)} must be above 0.",
         )
         _check(
             any(self.class_weights or [1]),
@@ -999,7 +999,7 @@ class EvalConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictConfig(Config):
-    """What is written beside labels and overlays, and how much of a video is labelled."""
+    """What is written besides labels and overlays, and how much of a video is labelled."""
 
     title = "output"
 

@@ -186,6 +186,15 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 digest of a local file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[pathlib.Path]:
     """Gives a draft its final name when the block ends well, and deletes it otherwise.

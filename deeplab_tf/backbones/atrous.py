@@ -3,10 +3,9 @@
 import numbers
 from collections.abc import Sequence
 
+from deeplab_tf.config import OUTPUT_STRIDES
 from deeplab_tf.errors import UserError
 from deeplab_tf.layers import arguments
-
-OUTPUT_STRIDES = (4, 8, 16, 32)
 
 
 def check_output_stride(output_stride: int) -> None:
@@ -27,7 +26,7 @@ def strides_and_rates(unit_strides: Sequence[int], output_stride: int) -> list[t
     """Turns the strides of a network's units into strides and atrous rates.
 
     Once the units have reached the output stride, the following ones lose their strides; each lost
-    stride multiplies the rate of all units *behind* it. The unit that lost its stride looks at the
+    stride multiplies the rate of all units *after* it. The unit that lost its stride looks at the
     same pixels as before. So the features at a stride are the subsampled features at any smaller
     stride.
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from deeplab_tf.config import MERGE_METHODS
 from deeplab_tf.config import ModelConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.layers import arguments
 
-MERGE_METHODS = ("max", "avg")
 # Settings of backbones; that of the whole network is in a group, too.
 _OF_BACKBONE = {"batch_norm_decay", "depth_multiplier", "in_channels", "multi_grid"}
 _ALL = {field.name for field in dataclasses.fields(ModelConfig)}
@@ -81,7 +81,7 @@ class EncoderSettings:
         aspp_convs_filters: Channels of every branch of the ASPP.
         dense_prediction_cell_json: Path of the JSON of a dense prediction cell, or the JSON itself;
             the cell replaces the ASPP.
-        batch_norm_decay: Decay of the moving statistics behind the backbone.
+        batch_norm_decay: Decay of the moving statistics after the backbone.
     """
 
     atrous_rates: Sequence[int] | None = None

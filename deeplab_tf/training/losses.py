@@ -10,18 +10,16 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
+from deeplab_tf.config import LOSS_TERMS
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 
 Weights: TypeAlias = Sequence[float] | tf.Tensor  # of the classes
 
-# The terms of a loss; each has a weight of its own.
-TERMS = ("cross_entropy", "focal", "dice", "lovasz")
-
 
 def used_terms(config: TrainConfig) -> list[str]:
-    """Returns those of `TERMS` that have a weight in a config."""
-    return [name for name in TERMS if getattr(config, f"{name}_weight")]
+    """Returns those of `LOSS_TERMS` that have a weight in a config."""
+    return [name for name in LOSS_TERMS if getattr(config, f"{name}_weight")]
 
 
 def weighted_terms(
@@ -85,7 +83,7 @@ def _term(
     step: tf.Tensor,
     config: TrainConfig,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sum and the count of one of `TERMS` for one scale."""
+    """The sum and the count of one of `LOSS_TERMS` for one scale."""
     class_weights = class_weights_at(step, config)
     if name == "focal":
         return focal(

@@ -1,6 +1,5 @@
 """Archives of checkpoints: downloaded with resumption, verified, unpacked safely."""
 
-import hashlib
 import lzma
 import pathlib
 import queue
@@ -116,15 +115,6 @@ def check_reachable(url: str, seconds: float) -> None:
         raise UserError(f"{url} cannot be downloaded: {reason}.")
 
 
-def sha256(path: pathlib.Path) -> str:
-    """Returns the SHA-256 digest of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def is_archive(path: pathlib.Path) -> bool:
     """Whether a file is a tar archive, compressed or not, or a zip archive."""
     if not path.is_file():
@@ -175,7 +165,7 @@ def _read_to_the_end(file) -> None:
     while chunk := file.read(_CHUNK):
         total += len(chunk)
         if total > MAX_UNPACKED_BYTES:
-            raise ValueError("it does not end behind its last file")
+            raise ValueError("it does not end after its last file")
 
 
 def _tar_members(opened: tarfile.TarFile):

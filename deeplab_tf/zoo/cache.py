@@ -45,7 +45,7 @@ def is_cached(name: str) -> bool:
 
 
 def imagenet_name(backbone: str) -> str | None:
-    """Returns the name of the ImageNet weights of a backbone, of several that which is cached.
+    """Returns the name of the ImageNet weights of a backbone: of several, one that is cached.
 
     None if there are none in `ENTRIES`.
     """
@@ -54,7 +54,7 @@ def imagenet_name(backbone: str) -> str | None:
 
 
 def resolve(name_or_path: str | os.PathLike) -> str:
-    """Returns the checkpoint that a name or a path stands for; downloads a name if need be.
+    """Returns the checkpoint that a name or a path stands for; downloads it if necessary.
 
     Args:
         name_or_path: A name of `ENTRIES`, or any path, which is returned as it is.
@@ -177,7 +177,7 @@ def checkpoint_in(folder: pathlib.Path) -> str:
 def _install(entry: Entry, source: pathlib.Path, origin: str) -> pathlib.Path:
     """Puts the files of an archive or a folder in their place, once they hold a checkpoint."""
     folder, about = folder_of(entry.name), cache_dir() / f"{entry.name}.json"
-    digest = archives.sha256(source) if source.is_file() else None
+    digest = files.sha256(source) if source.is_file() else None
     _check_digest(about, digest, origin)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import zipfile
 
 import pytest
 
+from deeplab_tf import files
 from deeplab_tf import zoo
 from deeplab_tf.errors import UserError
 from deeplab_tf.zoo import __main__ as command
@@ -113,7 +114,7 @@ def test_a_broken_download_is_resumed(served, cache):
     zoo.download(NAME, show_progress=False)
     first, second = kind.requests
     assert first is None and int(second[6:-1]) > 100_000 and zoo.is_cached(NAME)
-    assert archives.sha256(folder / ARCHIVE) in (cache / f"{NAME}.json").read_text()
+    assert files.sha256(folder / ARCHIVE) in (cache / f"{NAME}.json").read_text()
 
 
 def test_a_damaged_archive_is_downloaded_again(served):

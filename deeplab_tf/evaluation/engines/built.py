@@ -138,7 +138,7 @@ def source_of_run(
     }
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True, default=str).encode())
     for path in _weight_files(run.folder, checkpoint):
-        digest.update(_sha256(path).encode())
+        digest.update(files.sha256(path).encode())
     folders = [files.cache_folder() / "engines"]
     if not is_remote(run.folder):  # engines read local files
         folders.insert(0, files.as_path(run.folder, run_files.ENGINES))
@@ -195,7 +195,7 @@ def _file_of(engine: Engine, source: Source) -> tuple[pathlib.Path, float]:
     model = source.load()
     _, stride = without_last_resize(model)
     path = source.write(name, lambda draft: engine.write(model, draft))
-    about = {"stride": stride, "sha256": _sha256(path), "made_by": made_by}
+    about = {"stride": stride, "sha256": files.sha256(path), "made_by": made_by}
     files.write_json(_about(path), about)
     return path, stride
 
@@ -207,7 +207,7 @@ def read_stride(path: pathlib.Path) -> float | None:
     """
     try:
         about = JsonObject(files.read_json(_about(path)), _about(path).name, "Delete it.")
-        is_intact = about.text("sha256") == _sha256(path)
+        is_intact = about.text("sha256") == files.sha256(path)
         stride = about.number("stride")
     except UserError:
         return None
@@ -216,11 +216,3 @@ def read_stride(path: pathlib.Path) -> float | None:
 
 def _about(path: pathlib.Path) -> pathlib.Path:
     return path.with_suffix(f"{path.suffix}.json")
-
-
-def _sha256(path: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            digest.update(block)
-    return digest.hexdigest()
