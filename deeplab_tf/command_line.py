@@ -372,7 +372,7 @@ def _read_line(line: str, where: str) -> _Argument:
     """Reads one line of a flagfile: `--name=value`, `--name value`, `--name` or `--noname`.
 
     Raises:
-        UserError: A comment stands behind the flag.
+        UserError: A comment follows the flag.
     """
     match = re.fullmatch(r"(--?[^-=\s][^=\s]*)(?:=|\s+)(.*)", line)
     if not match:

@@ -44,7 +44,7 @@ class LoadedRun:
         """Labels an image.
 
         Args:
-            image: `[H, W, 3]` in RGB, uint8, or what else `LoadedRun` takes.
+            image: `[H, W, 3]` in RGB, uint8, or anything else that `LoadedRun` takes.
 
         Returns:
             The class id of every pixel, `[H, W]`, uint8, or uint16 with more than 256 classes.
@@ -61,7 +61,7 @@ class LoadedRun:
         """Lays the colours of the classes over an image, with white borders between them.
 
         Args:
-            image: `[H, W, 3]` in RGB, uint8, or what else `LoadedRun` takes.
+            image: `[H, W, 3]` in RGB, uint8, or anything else that `LoadedRun` takes.
             labels: Class ids, integers `[H, W]`, from `predict` or a label map.
             opacity: 0 shows the image only, 1 the colours only.
 

@@ -242,7 +242,7 @@ def _ports(count: int, first: int) -> list[int]:
 
 def _how_it_ended(exit_code: int) -> str:
     if exit_code == EXIT_INTERRUPTED:
-        return "saved and stopped, as a process of it was asked to"
+        return "saved and stopped, as one of its processes was asked to"
     name = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
     return f"died with {name}"
 

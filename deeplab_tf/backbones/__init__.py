@@ -7,8 +7,8 @@ MobileNetEdgeTPU                                             the one made for th
 VGG16                                                        VGG-16
 build_backbone                                               any of them, by its official name
 
-Each returns a `keras.Model` from pixels 0..255 to a dict of features, whose strides become atrous
-rates behind the output stride.
+Each returns a `keras.Model` from pixels 0..255 to a dict of features. Strides beyond the output
+stride become atrous rates.
 """
 
 import difflib

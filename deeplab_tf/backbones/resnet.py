@@ -110,7 +110,7 @@ for _function in (ResNetV1_50, ResNetV1_101, ResNetV1_50Beta, ResNetV1_101Beta):
         output_stride: Input size over the size of the last features: 4, 8, 16 or 32.
         multi_grid: Multipliers of the atrous rates of the three units of block4 and its copies. The
             paper's v3 uses 1, 2, 4.
-        last_block: 4, or 5 to 7 for copies of block4 behind it (the cascade of v3).
+        last_block: 4, or 5 to 7 for copies of block4 after it (the cascade of v3).
         in_channels: Channels of the images; the first three are R, G and B.
         batch_norm_decay: Decay of the moving statistics of all batch norms.
         weights: Name of released weights (see `deeplab_tf.zoo`), path of a TensorFlow 1 checkpoint

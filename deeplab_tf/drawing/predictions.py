@@ -110,7 +110,7 @@ class PredictionWriter:
         prediction: Prediction,
         source: band_files.RasterFile | None = None,
     ) -> str:
-        """Writes the label map of an image, its overlay, and what else was asked for.
+        """Writes the label map of an image, its overlay, and whatever else was asked for.
 
         Args:
             name: What the names of the files begin with.

@@ -19,7 +19,7 @@ VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # Ending and codec of written videos; the first that works is taken.
 FORMATS = (("mp4", "mp4v"), ("avi", "MJPG"))
 _MAX_DIGITS = 4  # of the index of a camera
-FRAMES_PER_SECOND = 30.0  # if a file or a camera does not tell
+FRAMES_PER_SECOND = 30.0  # if a file or a camera does not state it
 
 
 def camera_index(source: str) -> int | None:

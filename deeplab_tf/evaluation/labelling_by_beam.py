@@ -107,7 +107,7 @@ def predict(
     is_of_bands = bool(run.dataset.bands)
     paths = video.find_sources(images, band_files.ARRAY_ENDINGS if is_of_bands else ())
     parts = _parts(paths, output_dir, labels_as, is_of_bands)
-    labelling.Labeller(run, inference, predict_config)  # tells at once what would fail everywhere
+    labelling.Labeller(run, inference, predict_config)  # fails now where every worker would
     writer = labelling.prediction_writer(run, output_dir, predict_config)
     outcome = beam_pipelines.do_all(
         parts,

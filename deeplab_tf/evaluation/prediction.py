@@ -102,7 +102,7 @@ def label_function(
     It is traced once for all sizes. With a single view of the whole image and no CRF, the logits
     are resized in strips, see `strips`. With windows and no CRF, the probabilities of a band of the
     image are held at once, not those of all of it. Whether an image is seen in windows follows from
-    `views.is_windowed`; the first one is told on the screen.
+    `views.is_windowed`; a line on the screen announces the first one.
 
     Args:
         model: A model of `deeplab_tf.build_model`, or one that another engine runs.

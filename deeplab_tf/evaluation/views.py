@@ -86,7 +86,7 @@ def is_windowed(config: EvalConfig, data_config: DataConfig, size: Sequence[int]
 
     Args:
         config: Its `window_size` counts.
-        data_config: Where it resizes images, these are seen as a whole, unless it is asked for
+        data_config: Where it resizes images, these are seen as a whole, unless `config` asks for
             windows.
         size: Height and width of the image, or its whole shape.
     """

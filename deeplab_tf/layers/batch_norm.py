@@ -154,8 +154,8 @@ def _first_channels(tensor, channels: int):
 def _sum_over_replicas(replica, values):
     """Sums tensors over the replicas of a `tf.distribute` strategy, with the right gradient.
 
-    TensorFlow would search the graphs of all other replicas for variables behind the sum, which
-    takes minutes for a network; it does not search behind `stop_gradient`.
+    TensorFlow would search the graphs of all other replicas for variables that the sum depends on,
+    which takes minutes for a network; it does not search beyond `stop_gradient`.
     """
 
     @tf.custom_gradient

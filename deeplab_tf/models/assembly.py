@@ -41,7 +41,7 @@ class Trunk:
 def start(
     version: str, backbone: str | keras.Model, output_stride: int | None, backbone_settings: dict
 ) -> Trunk:
-    """Puts a backbone behind an input image.
+    """Applies a backbone to an input image.
 
     Args:
         version: The version, for its defaults.

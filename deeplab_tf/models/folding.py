@@ -18,11 +18,11 @@ _FUSED_ACTIVATIONS = (keras.activations.relu, keras.activations.relu6)
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
-    """Returns a model for inference whose convolutions include the batch norm behind them.
+    """Returns a model for inference whose convolutions include the batch norm after them.
 
     In inference, batch norm multiplies each channel by a constant and adds another. The first is
     multiplied into the kernel of the convolution, the second becomes its bias. A ReLU or ReLU6
-    behind them becomes the activation of the convolution. Dropout is left out. In float32, the
+    after them becomes the activation of the convolution. Dropout is left out. In float32, the
     logits differ by rounding alone: by less than 1e-4 of the largest logit.
 
     The given model does not change. The new one has weights of its own, and its layers are not
@@ -139,7 +139,7 @@ def _copy(layer: keras.layers.Layer) -> keras.layers.Layer:
 def _folded(parts: tuple[keras.layers.Layer, ...]) -> keras.layers.Layer:
     """Returns the convolution that computes what its parts compute one after another.
 
-    It is named after its last part: the map behind another part may be needed too.
+    It is named after its last part: the output of another part may be needed too.
     """
     convolution, *others = parts
     config = convolution.get_config() | {"use_bias": True, "name": parts[-1].name}

@@ -16,7 +16,7 @@ from deeplab_tf.runs import run_dir
 from deeplab_tf.runs import run_files
 
 _MAX_METADATA_BYTES = 2**20
-_MAX_UNPACKED_RATIO = 4  # Keras stores weights as they are; what packs better is a bomb
+_MAX_UNPACKED_RATIO = 4  # Keras stores weights as they are; what compresses better is a zip bomb
 _FREE_BYTES = 64 * 2**20
 
 

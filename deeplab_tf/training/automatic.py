@@ -110,7 +110,7 @@ def _replace(configs: Configs, config: str, **values) -> Configs:
 
 
 def _with_values_of(run: run_dirs.Run, configs: Configs) -> Configs:
-    """Takes the settings that are not given from a run; epochs that are given count anew."""
+    """Takes the settings that are not given from a run; given epochs are counted again."""
     stored = Configs(run.model_config, run.data_config, run.train_config)
     for config, name, _ in _RULES:
         is_given = getattr(getattr(configs, config), name) is not None
@@ -193,7 +193,7 @@ def _tpus() -> list:
 
 
 def _memory_of_smallest_gpu() -> int | None:
-    """Asks NVIDIA's driver, as TensorFlow tells only what is in use."""
+    """Asks NVIDIA's driver, as TensorFlow reports only the memory in use."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)

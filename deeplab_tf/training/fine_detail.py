@@ -1,4 +1,4 @@
-"""How fine the parts of label maps are, beside the features in which a network has to find them."""
+"""How fine the parts of label maps are, compared with the features that have to hold them."""
 
 from collections.abc import Sequence
 

@@ -69,7 +69,7 @@ def test_a_batch_norm_that_does_not_train_keeps_its_statistics(kind):
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_frozen_batch_norm_keeps_its_statistics_while_those_behind_it_are_measured():
+def test_a_frozen_batch_norm_keeps_its_statistics_while_others_are_measured():
     model, seen = small_model(0.0), batches()
     first, second = layers.batch_norms(model)
     first.moving_mean.assign([1.0, 2.0, 3.0])

@@ -44,7 +44,7 @@ def from_function(function: tf.types.experimental.PolymorphicFunction):
 def _scalars_as_vectors(graph, nodes: list) -> list:
     """Turns scalars that are added to feature maps into vectors of length 1.
 
-    A scalar behind a convolution, as in hard swish, stops tf2onnx's optimizer with an error in its
+    A scalar after a convolution, as in hard swish, stops tf2onnx's optimizer with an error in its
     log, and a transpose stays on each side of every convolution.
     """
     for node in nodes:
