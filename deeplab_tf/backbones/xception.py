@@ -161,7 +161,9 @@ def _xception(
         name = layers.layer_name(f"{scope}/{block}/unit_{unit}/xception_module")
         is_last = block == _LAST_BLOCK
         rates = [rate * grid for grid in multi_grid] if is_last else [rate] * 3
-        first, second, third = _separable_convs(name, filters, stride, rates, blocks, is_last)
+        first, second, third = _separable_convs(
+            name, filters, blocks, stride=stride, rates=rates, relu_inside=is_last
+        )
         low_level = layers.call_in_order([*first, *second], x)
         outputs.offer(low_level, decoder_strides.get(block))
         residual = layers.call_in_order(third, low_level)
@@ -178,9 +180,10 @@ def _xception(
 def _separable_convs(
     name: str,
     filters: Sequence[int],
+    blocks: layers.ConvBlocks,
+    *,
     stride: int,
     rates: Sequence[int],
-    blocks: layers.ConvBlocks,
     relu_inside: bool,
 ) -> list[list[keras.layers.Layer]]:
     """Returns a module's three separable convolutions, with ReLUs inside or one before each."""

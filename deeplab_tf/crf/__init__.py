@@ -306,12 +306,10 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _infer_in_tensorflow(
-    image, probabilities, parameters, compatibility, screen_classes, return_energy, num_threads
-):
+def _infer_in_tensorflow(image, probabilities, *, screen_classes, num_threads, **settings):
     # Threads and screening only save time, so this form ignores them.
     from deeplab_tf.crf import graph
 
     del screen_classes, num_threads
-    beliefs, energies = graph.infer(image, probabilities, parameters, compatibility, return_energy)
+    beliefs, energies = graph.infer(image, probabilities, **settings)
     return beliefs.numpy(), energies.numpy()

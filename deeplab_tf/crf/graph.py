@@ -64,7 +64,10 @@ def dense_crf_graph(
 
     def refine(pair):
         image, own = pair
-        return infer(image, own, parameters, compatibility, return_energy=False)[0]
+        refined, _ = infer(
+            image, own, parameters=parameters, compatibility=compatibility, return_energy=False
+        )
+        return refined
 
     return tf.map_fn(refine, (images, probabilities), fn_output_signature=tf.float32)
 
@@ -72,6 +75,7 @@ def dense_crf_graph(
 def infer(
     image: tf.Tensor,
     probabilities: tf.Tensor,
+    *,
     parameters: dict,
     compatibility: np.ndarray | None,
     return_energy: bool,

@@ -23,6 +23,7 @@ _SAMPLED = 61  # a sample has every so many pixels; it divides no usual width
 def infer(
     image: np.ndarray,
     probabilities: np.ndarray,
+    *,
     parameters: dict,
     compatibility: np.ndarray | None,
     screen_classes: bool,
@@ -106,7 +107,7 @@ def try_out() -> None:
     infer(
         image,
         probabilities,
-        kernels_of_one,
+        parameters=kernels_of_one,
         compatibility=None,
         screen_classes=True,
         return_energy=True,

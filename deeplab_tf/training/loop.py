@@ -87,7 +87,7 @@ def train(
             print(f"Nothing is left to train in {run_dir}: {done}.")
             return {}
         # Before anything is written: this finds what is still wrong.
-        training = _Training(run, sources, state, saved, strategy, early)
+        training = _Training(run, sources, state=state, saved=saved, strategy=strategy, early=early)
         run_dirs.write(run)
         saved.clean_up()
         if choices and distribution.is_chief():
@@ -159,6 +159,7 @@ class _Training:
         self,
         run: run_dirs.Run,
         sources: Sequence[records.Records],
+        *,
         state: training_state.TrainingState,
         saved: checkpoints.TrainingCheckpoints,
         strategy: tf.distribute.Strategy,
@@ -172,7 +173,9 @@ class _Training:
         self._train_steps = train_step.TrainSteps(
             state, config, strategy=strategy, ignore_label=run.dataset.ignore_label
         )
-        self._validate = validation.Validation(state, run, sources[0], saved, strategy)
+        self._validate = validation.Validation(
+            state, run, sources[0], saved=saved, strategy=strategy
+        )
         steps_to_go = config.training_number_of_steps - self._step
         self._stopwatch = timing.Stopwatch(steps_to_go, config.train_batch_size)
         self._means = _Means()

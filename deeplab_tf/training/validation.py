@@ -65,6 +65,7 @@ class Validation:
         state: TrainingState,
         run: run_dirs.Run,
         source: records.Records,
+        *,
         saved: checkpoints.TrainingCheckpoints,
         strategy: tf.distribute.Strategy,
     ):
