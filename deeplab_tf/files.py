@@ -433,7 +433,7 @@ class SyncedFolder:
     """
 
     def __init__(self, folder: Path, names: Iterable[str]):
-        """Copies what is there of a remote folder.
+        """Copies the existing files of a remote folder.
 
         Args:
             folder: The folder.

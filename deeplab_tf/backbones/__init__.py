@@ -93,8 +93,8 @@ def build_backbone(name: str, output_stride: int = 16, **settings) -> keras.Mode
     Returns:
         A `keras.Model` named by the original's scope, from pixels 0..255, uint8 or float
         `[B, H, W, in_channels]`, to a dict of float features: `features` at the output stride, and
-        for decoders `stride_4`, `[B, H/4, W/4, C]`, `stride_8` and `stride_16` as far as these
-        strides are not above the output stride. Sizes are rounded up.
+        for decoders those of `stride_4`, `[B, H/4, W/4, C]`, `stride_8` and `stride_16` that are
+        not above the output stride. Sizes are rounded up.
 
     Raises:
         UserError: If there is no such backbone, the backbone has no such setting, or a value is

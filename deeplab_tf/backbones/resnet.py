@@ -120,8 +120,8 @@ for _function in (ResNetV1_50, ResNetV1_101, ResNetV1_50Beta, ResNetV1_101Beta):
     Returns:
         A `keras.Model` from pixels 0..255, uint8 or float `[B, H, W, in_channels]`, to a dict of
         float features: `features`, `[B, H/output_stride, W/output_stride, 2048]`, and for decoders
-        `stride_4`, `stride_8` and `stride_16` as far as these strides are not above the output
-        stride. Sizes are rounded up.
+        those of `stride_4`, `stride_8` and `stride_16` that are not above the output stride. Sizes
+        are rounded up.
 
     Raises:
         UserError: If an argument has a wrong value, or the checkpoint does not fit.

@@ -68,7 +68,7 @@ class TrainingCheckpoints:
         if loss_scale:
             for name, variable in loss_scale.state.items():
                 state[f"{checkpoint_values.LOSS_SCALE}/{name}"] = variable
-        # The best are validated with the averages, if any, in the place of the weights.
+        # The best are validated with the averages, if any, in place of the weights.
         self._variables = {"last": state, "best": weights}
         self._step = optimizer.iterations
         self._run_dir = run_dir

@@ -39,7 +39,7 @@ def find_run_dir(config: TrainedConfig) -> str:
     if config.weights not in zoo.ENTRIES and os.path.basename(config.weights) != config.weights:
         raise UserError(
             f"--weights={config.weights} is a path, and must be a name of `python -m "
-            "deeplab_tf.zoo list`. Make a run dir of a checkpoint by `python -m "
+            "deeplab_tf.zoo list`. Make a run dir from a checkpoint with `python -m "
             f"deeplab_tf.import_checkpoint --checkpoint={config.weights} --run_dir=DIR` with the "
             "flags of its network, and give that as --run_dir."
         )

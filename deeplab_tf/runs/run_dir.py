@@ -250,7 +250,7 @@ def _read_crf_parameters(folder: str) -> dict:
 
 
 def _with_absolute_paths(config):
-    """Makes the paths in a config absolute, as far as there is something at them."""
+    """Makes the paths in a config absolute where something exists at them."""
     paths = {
         setting.name: getattr(config, setting.name)
         for setting in settings.settings_of(type(config))

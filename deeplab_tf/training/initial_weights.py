@@ -25,7 +25,7 @@ def choose(train_config: TrainConfig, model_config: ModelConfig, run_dir: str) -
         train_config: The training. With `IMAGENET`, the weights of the backbone are taken from the
             cache or downloaded; without them, the weights are random, and the reason is printed.
         model_config: The model.
-        run_dir: Folder of the run. If it holds one, its weights are taken in the place of
+        run_dir: Folder of the run. If it holds one, its weights are taken in place of
             `IMAGENET`.
 
     Returns:

@@ -327,6 +327,6 @@ def _remedy(misfits: dict[str, str], shapes: dict[str, list[int]]) -> str:
     if all(name.startswith(("logits/", "decoder/")) and name in shapes for name in misfits):
         return f"The checkpoint has other classes: {_SKIP} to leave the last layer unchanged."
     return (
-        f"Build the model with the settings of the checkpoint's, or {_SKIP} to leave what does not "
+        f"Build the model with the settings of the checkpoint, or {_SKIP} to leave what does not "
         "fit unchanged."
     )
