@@ -402,6 +402,18 @@ def test_a_float16_step_that_overflows_leaves_the_weights_and_halves_the_scale(t
     assert float(scale) == 2.0**10
 
 
+def test_float16_gradients_that_no_scale_makes_finite_end_the_training(
+    tiny_step, batch, monkeypatch
+):
+    clip = optimizers.clip_by_global_norm
+    monkeypatch.setattr(
+        optimizers, "clip_by_global_norm", lambda gradients, _: (clip(gradients, 0)[0], np.nan)
+    )
+    step = tiny_step(mixed_precision="float16")
+    step.state.loss_scale.scale.assign(2.0)
+    assert step(batch, steps=3)["finite_steps"] == 1  # the second is at a scale of 1
+
+
 def test_frozen_scopes_do_not_move_and_all_others_do(tiny_step, batch):
     step = tiny_step(frozen_scopes=("MobilenetV2/Conv", "MobilenetV2/expanded_conv_1"))
     before = step.weights()

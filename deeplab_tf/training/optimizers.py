@@ -360,6 +360,10 @@ class LossScale(tf.Module):
         """The variables to save, by name."""
         return {"scale": self.scale, "good_steps": self.good_steps}
 
+    def is_exhausted(self) -> tf.Tensor:
+        """Whether gradients have overflowed even at a scale of 1, bool []."""
+        return self.scale.read_value() < 1.0
+
     def scaled(self, loss: tf.Tensor) -> tf.Tensor:
         """Returns the loss to differentiate; this and what follows must be called in a replica."""
         return loss * self.scale.read_value()
@@ -382,7 +386,7 @@ class LossScale(tf.Module):
         good_steps = tf.where(is_finite, self.good_steps.read_value() + 1, 0)
         is_time_to_grow = good_steps == 2000
         factor = tf.where(is_finite, tf.where(is_time_to_grow, 2.0, 1.0), 0.5)
-        self.scale.assign(tf.maximum(1.0, self.scale.read_value() * factor))
+        self.scale.assign(self.scale.read_value() * factor)
         self.good_steps.assign(tf.where(is_time_to_grow, 0, good_steps))
         return [tf.where(is_finite, gradient, 0.0) for gradient in gradients]
 

@@ -129,7 +129,9 @@ class TrainSteps:
         While a loss scale is sought, gradients may be infinite.
         """
         loss, norm = values[0], values[-2]
-        return tf.math.is_finite(loss if self._state.loss_scale else loss + norm)
+        if not self._state.loss_scale:
+            return tf.math.is_finite(loss + norm)
+        return tf.math.is_finite(loss) & ~self._state.loss_scale.is_exhausted()
 
     def _step_at_once(self, batches, previous: tf.Tensor) -> tf.Tensor:
         """Loss and terms, gradient norm, seconds of waiting: float32 [1 + T + 2]."""
