@@ -17,9 +17,9 @@ order; it is left out where that package or PyTorch is not installed. Its sides 
 16: where ours is 257, it is 256, whose maps have 13 % fewer positions at stride 16. The cases of
 256 and 512 have maps of equal sizes.
 
-Each has a process of its own, whose peak is told beside what `describe` foresees; they take turns,
-so that a change of the machine's speed meets all. The batch is the same in every step. What counts
-is the median.
+Each has a process of its own, whose peak is printed with the estimate of `describe`. They take
+turns, so that a change of the machine's speed meets all. The batch is the same in every step. The
+figure is the median.
 """
 
 import argparse
