@@ -4,28 +4,28 @@
     layout = pair_files(listing)
 
 Roles follow from words in the names of folders and files (`images/`, `masks/`, `_mask`, `_L`),
-splits by folders (`train/`, `trainannot/`, `valid/`) or by lists (`train.txt`, of VOC, of CamVid,
-of ADE20K, with one column or two).
+splits by folders (`train/`, `trainannot/`, `valid/`) or by lists, see `split_lists`.
 """
 
 import collections
 import dataclasses
 import pathlib
 import re
+from collections.abc import Mapping
 from collections.abc import Sequence
 
-from deeplab_tf import files
+from deeplab_tf.data import image_files
 from deeplab_tf.data import label_arrays
 from deeplab_tf.data import naming
+from deeplab_tf.data import split_lists
 from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.listing import grouped
 from deeplab_tf.data.listing import num_common
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
-from deeplab_tf.errors import shortened
 
-_LIST_FOLDERS = frozenset(("imagesets", "lists", "segmentation", "sets", "splits"))
+_MAX_COLORS = 64  # of a label image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +62,11 @@ def pair_files(listing: Listing, label_suffix: str = "") -> Layout:
     if others:
         notes.append(f"Left out: {_examples(others, listing.root)}.")
     partners = _match(listing, images, labels, label_suffix)
-    several = {image: found for image, found in partners.items() if len(found) > 1}
-    if several:
-        image, found = next(iter(several.items()))
-        raise UserError(
-            f"{counted(len(several), 'image')} in {listing.root} have several label files: "
-            f"{image.relative_to(listing.root)} may belong to "
-            f"{' or '.join(str(path.relative_to(listing.root)) for path in found[:4])}. Say "
-            "which by the end of their names, for instance --label_suffix="
-            f"{_suffix_of(found[0], image)}, or move the other ones elsewhere."
-        )
+    suffix = "" if label_suffix or any(partners.values()) else _common_suffix(images, labels)
+    if suffix:
+        partners = _match(listing, images, labels, suffix)
+        notes.append(f"The names of the label files end in {suffix} (--label_suffix).")
+    _check_one_label(listing, partners)
     pairs = [
         FilePair(
             _name(listing, image),
@@ -85,7 +80,9 @@ def pair_files(listing: Listing, label_suffix: str = "") -> Layout:
     _check_twins(pairs)
     if not pairs:
         raise UserError(_no_pairs(listing, images, labels))
-    return _split_by_lists(listing, pairs, notes, images, labels)
+    chosen, told = _split_by_lists(listing, pairs)
+    told = told or _told_unpaired(listing, pairs, images, labels)
+    return Layout(tuple(chosen or pairs), (*notes, *told))
 
 
 def has_labels(listing: Listing) -> bool:
@@ -96,32 +93,50 @@ def has_labels(listing: Listing) -> bool:
 def masks_per_class(listing: Listing) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
     """Returns the mask files of every image by class, where there is one file per class.
 
-    They lie in a folder per class (`masks/car/1.png`), or the class ends their names
-    (`masks/1_car.png`). Empty where label files are laid out otherwise.
+    They lie in a folder per class (`masks/car/1.png`) or per image (`masks/1/car.png`), or the
+    class ends their names (`masks/1_car.png`). Empty where label files are laid out otherwise.
     """
-    images, labels, _ = _roles(listing, "")
-    image_stems = grouped((path.stem, path) for path in images)
-    found: dict[pathlib.Path, dict[str, pathlib.Path]] = {}
-    for label in labels:
-        for stem, name in naming.classes_of_mask(listing.parts(label), label.stem):
-            candidates = [
-                image
-                for image in image_stems.get(stem, ())
-                if listing.split_of(image) == listing.split_of(label)
-            ]
-            if len(candidates) == 1 and not naming.split_of(name):
-                found.setdefault(candidates[0], {})[name] = label
-                break
-    if len({name for masks in found.values() for name in masks}) < 2:
-        return {}
-    return found
+    found = _masks_by_name(listing)
+    names = {name for masks in found.values() for name in masks}
+    return found if len(names) > 1 and "" not in names else {}
 
 
 def instance_masks(listing: Listing) -> dict[pathlib.Path, list[pathlib.Path]]:
-    """Returns the mask files of every image where each object has one (Data Science Bowl 2018).
+    """Returns the mask files of every image where each object has one.
 
-    An image and its masks lie in a folder of their own: `ID/images/ID.png`, `ID/masks/*.png`.
+    An image and its masks lie in a folder of their own (`ID/images/ID.png`, `ID/masks/*.png`, as in
+    the Data Science Bowl 2018), or the masks of an image have numbers: `masks/ID/1.png`,
+    `masks/ID_1.png`.
     """
+    return _masks_in_folders_of_images(listing) or {
+        image: list(masks.values()) for image, masks in _numbered_masks(listing).items()
+    }
+
+
+def check_numbers_are_of_objects(listing: Listing) -> None:
+    """Checks that the numbers of an image's masks count objects, and cannot be ids of classes.
+
+    Raises:
+        UserError: All images have the same numbers, or some are left out.
+    """
+    if _masks_in_folders_of_images(listing):
+        return
+    found = _numbered_masks(listing)
+    names = [name for masks in found.values() for name in masks]
+    if _are_names_of_objects(names):
+        return
+    numbers = [sorted(naming.without_number(name)[1] for name in own) for own in found.values()]
+    are_counted = all(own == list(range(own[0], own[0] + len(own))) for own in numbers)
+    if found and (not are_counted or len(set(map(tuple, numbers))) == 1):
+        masks = [path for own in found.values() for path in own.values()]
+        raise UserError(
+            f"It is not clear whether the numbers of masks in {listing.root} are those of objects "
+            f"or of classes: {_examples(masks, listing.root)}. Give --format=masks_per_instance or "
+            "--format=masks_per_class."
+        )
+
+
+def _masks_in_folders_of_images(listing: Listing) -> dict[pathlib.Path, list[pathlib.Path]]:
     folders: dict[pathlib.Path, tuple[list, list]] = {}
     for path in listing.images:
         kind = path.parent.name.lower()
@@ -133,20 +148,65 @@ def instance_masks(listing: Listing) -> dict[pathlib.Path, list[pathlib.Path]]:
     # Masks of instances have names of their own, those of whole images the image's.
     found = {
         images[0]: masks
-        for images, masks in folders.values()
-        if len(images) == 1 and {path.stem for path in masks} != {images[0].stem}
+        for folder, (images, masks) in folders.items()
+        if len(images) == 1
+        and not any(images[0].stem in naming.stems_of(path, "") for path in masks)
+        and (masks or any((folder / name).is_dir() for name in ("masks", "mask")))
     }
     return found if any(found.values()) else {}
 
 
-def lists_of(listing: Listing) -> dict[str, pathlib.Path]:
-    """Returns the lists of images by their stem, as far as their places tell: `train.txt`."""
-    return {
-        path.stem: path
-        for path in listing.with_ending(".txt", ".lst")
-        if (parts := listing.parts(path)) == ()
-        or (set(map(str.lower, parts)) <= _LIST_FOLDERS | {"segmentation"})
-    }
+def _numbered_masks(listing: Listing) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
+    """The masks of every image whose names count objects, if an image has several of them."""
+    found = _masks_by_name(listing)
+    names = [name for masks in found.values() for name in masks]
+    are_numbers = len({naming.without_number(name)[0] for name in names}) == 1
+    if "" in names and any(map(str.isdigit, names)):  # labels of other images
+        are_numbers = False
+    is_fit = are_numbers or _are_names_of_objects(names)
+    return found if is_fit and any(len(masks) > 1 for masks in found.values()) else {}
+
+
+def _are_names_of_objects(names: Sequence[str]) -> bool:
+    """Whether the names are of masks of single objects, such as hashes: no two images share one."""
+    have_digits = all(re.search(r"\d", name) for name in names)
+    return have_digits and len(set(names)) == len(names)
+
+
+def _masks_by_name(listing: Listing) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
+    """The masks of every image by what their names or folders add to that of the image."""
+    images, labels, _ = _roles(listing, "")
+    image_stems = grouped((path.stem, path) for path in images)
+    scenes = {part for path in images for part in listing.parts(path)}  # folders, not classes
+    found: dict[pathlib.Path, dict[str, pathlib.Path]] = {}
+    for label in labels:
+        for stem, name in naming.names_of_mask(listing.parts(label), label):
+            candidates = [
+                image
+                for image in image_stems.get(stem, ())
+                if listing.split_of(image) == listing.split_of(label)
+            ]
+            if len(candidates) == 1 and not naming.split_of(name) and name not in scenes:
+                found.setdefault(candidates[0], {})[name] = label
+                break
+    return found
+
+
+def _check_one_label(
+    listing: Listing, partners: Mapping[pathlib.Path, Sequence[pathlib.Path]]
+) -> None:
+    several = {image: found for image, found in partners.items() if len(found) > 1}
+    if not several:
+        return
+    image, found = next(iter(several.items()))
+    suffix = next(filter(None, (_suffix_of(path, image) for path in found)), "")
+    by_suffix = f"Say which by the end of their names, for instance --label_suffix={suffix}, or m"
+    raise UserError(
+        f"{counted(len(several), 'image')} in {listing.root} have several label files: "
+        f"{image.relative_to(listing.root)} may belong to "
+        f"{' or '.join(str(path.relative_to(listing.root)) for path in found[:4])}. "
+        f"{by_suffix if suffix else 'M'}ove the other ones elsewhere."
+    )
 
 
 def _check_twins(pairs: list[FilePair]) -> None:
@@ -160,95 +220,25 @@ def _check_twins(pairs: list[FilePair]) -> None:
             )
 
 
-def _split_by_lists(
+def _split_by_lists(listing: Listing, pairs: list[FilePair]) -> tuple[list[FilePair], list[str]]:
+    """Takes the splits from lists, where there are some; images in none are left out."""
+    names, images, splits = zip(*((pair.name, pair.image, pair.split) for pair in pairs))
+    chosen, notes = split_lists.listed_splits(listing, names, images, splits)
+    return [dataclasses.replace(pairs[number], split=split) for number, split in chosen], notes
+
+
+def _told_unpaired(
     listing: Listing,
-    pairs: list[FilePair],
-    notes: list[str],
+    pairs: Sequence[FilePair],
     images: Sequence[pathlib.Path],
     labels: Sequence[pathlib.Path],
-) -> Layout:
-    """Takes the splits from lists, where there are some; images in none are left out."""
-    by_split: dict[str, list[FilePair]] = {}
-    index = _PairIndex(listing, pairs)
-    for stem, path in sorted(lists_of(listing).items()):
-        split = naming.split_of(stem)
-        if not split:
-            continue
-        listed_pairs = _read_list(path, index, is_certain=stem.lower() in naming.SPLITS)
-        if listed_pairs:
-            by_split.setdefault(split, []).extend(
-                dataclasses.replace(pair, split=split) for pair in listed_pairs
-            )
-            notes.append(
-                f"{path.relative_to(listing.root)} lists {counted(len(listed_pairs), 'image')}."
-            )
-    if by_split:
-        taken = {pair.image for split_pairs in by_split.values() for pair in split_pairs}
-        unlisted = [pair.image for pair in pairs if pair.image not in taken]
-        if unlisted:
-            notes.append(f"In no split list, left out: {_examples(unlisted, listing.root)}.")
-        pairs = [pair for split_pairs in by_split.values() for pair in split_pairs]
-    else:
-        paired = {pair.image for pair in pairs} | {pair.label for pair in pairs}
-        for kind, paths, other in (("image", images, "label"), ("label", labels, "image")):
-            if alone := [path for path in paths if path not in paired]:
-                notes.append(
-                    f"{counted(len(alone), kind)} without {other}, left out: "
-                    f"{_examples(alone, listing.root)}."
-                )
-    return Layout(tuple(pairs), tuple(notes))
-
-
-def _read_list(path: pathlib.Path, index: "_PairIndex", is_certain: bool) -> list[FilePair]:
-    """The pairs that a list names; none if it is another kind of text, unless it is certain."""
-    lines = [line.strip() for line in files.read_text(path, "split list").split("\n")]
-    lines = [line for line in lines if line]
-    if is_certain and not lines:
-        raise UserError(f"{path} is empty: list the images of the split, or delete it.")
-    found = [index.find(line) for line in lines]
-    if not is_certain and not any(found):
-        return []
-    missing = [line for line, pair in zip(lines, found) if pair is None]
-    if missing:
-        raise UserError(
-            f"{path} lists {shortened(missing[0])!r}, but there is no image with a label of that "
-            f"name ({counted(len(missing), 'line')} of {len(lines)}): add it, or remove it from "
-            "the list."
-        )
-    pairs = [pair for pair in found if pair is not None]
-    image, count = collections.Counter(pair.image for pair in pairs).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"{path} lists {image} twice: remove one of the two.")
-    return pairs
-
-
-class _PairIndex:
-    """Finds the pair that a line of a list means."""
-
-    def __init__(self, listing: Listing, pairs: Sequence[FilePair]):
-        self._root = listing.root
-        self._by_stem = grouped((pair.image.stem, pair) for pair in pairs)
-        self._by_name = {pair.name: [pair] for pair in pairs}
-
-    def find(self, line: str) -> FilePair | None:
-        columns = re.split(r"[\s,;]+", line)
-        for name in dict.fromkeys((line, columns[0])):
-            path = pathlib.PurePosixPath(naming.local_path(name))
-            known_ending = path.suffix.lower() in naming.IMAGE_ENDINGS + naming.ARRAY_ENDINGS
-            stem = path.stem if known_ending else path.name
-            found = self._by_name.get(name) or self._by_stem.get(stem, [])
-            if len(found) > 1:
-                found = [
-                    pair
-                    for pair in found
-                    if num_common(reversed(pair.image.parts), reversed(path.parts)) > 1
-                    or num_common(
-                        reversed(pair.image.parts[:-1]), reversed(path.parts[:-1])
-                    ) > 0
-                ]  # fmt: skip
-            if len(found) == 1:
-                return found[0]
-        return None
+) -> list[str]:
+    paired = {pair.image for pair in pairs} | {pair.label for pair in pairs}
+    return [
+        f"{counted(len(alone), kind)} without {other}, left out: {_examples(alone, listing.root)}."
+        for kind, paths, other in (("image", images, "label"), ("label", labels, "image"))
+        if (alone := [path for path in paths if path not in paired])
+    ]
 
 
 def _roles(
@@ -272,7 +262,32 @@ def _roles(
             arrays.append(path)
     with_image_label = {path.stem for path in by_role["label"]}
     by_role["label"] += [path for path in arrays if path.stem not in with_image_label]
+    if not by_role["label"] and not label_suffix:
+        by_role["label"] = _labels_beside_photos(listing, by_role["image"])
+        labels = set(by_role["label"])
+        by_role["image"] = [path for path in by_role["image"] if path not in labels]
     return by_role["image"], by_role["label"], by_role["other"]
+
+
+def _labels_beside_photos(listing: Listing, images: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """The lossless files, if each has a JPEG of its name and they look like labels."""
+    photos: set[tuple[str, str]] = set()
+    others = []
+    for path in images:
+        if path.suffix.lower() in (".jpg", ".jpeg"):
+            photos.add((listing.split_of(path), path.stem))
+        else:
+            others.append(path)
+    are_beside = all((listing.split_of(path), path.stem) in photos for path in others)
+    return others if others and are_beside and _has_few_colors(others[0]) else []
+
+
+def _has_few_colors(path: pathlib.Path) -> bool:
+    try:
+        with image_files.open_image(path) as image:
+            return bool(image.getcolors(_MAX_COLORS))
+    except Exception:  # what is wrong is told when the file is read
+        return False
 
 
 def _match(
@@ -301,7 +316,34 @@ def _match(
             if found:
                 break
         partners[image] = list(dict.fromkeys(found))
+    _add_rivals(listing, partners, labels, label_suffix)
     return partners
+
+
+def _add_rivals(
+    listing: Listing,
+    partners: dict[pathlib.Path, list[pathlib.Path]],
+    labels: Sequence[pathlib.Path],
+    label_suffix: str,
+) -> None:
+    """Adds label files that have no image to those images whose labels they may be as well."""
+    by_stem = collections.defaultdict(list)
+    for image, found in partners.items():
+        if found:
+            for stem in naming.stems_of(image, ""):
+                by_stem[listing.split_of(image), stem].append(image)
+    taken = {label for found in partners.values() for label in found}
+    for label in labels:
+        if label in taken:
+            continue
+        images = {
+            image
+            for stem in naming.stems_of(label, label_suffix)
+            for image in by_stem[listing.split_of(label), stem]
+        }
+        words = naming.words_of_context(listing.parts(label))
+        if len(images) == 1 and words == naming.words_of_context(listing.parts(*images)):
+            partners[images.pop()].append(label)
 
 
 def _name(listing: Listing, image: pathlib.Path) -> str:
@@ -336,7 +378,21 @@ def _no_pairs(
 def _suffix_of(label: pathlib.Path, image: pathlib.Path) -> str:
     """What the name of a label file adds to that of its image, such as "_mask"."""
     common = num_common(label.stem, image.stem)
-    return label.stem[len(label.stem[:common].rstrip("_-")) :] or "_END"
+    return label.stem[len(label.stem[:common].rstrip("_-")) :]
+
+
+def _common_suffix(images: Sequence[pathlib.Path], labels: Sequence[pathlib.Path]) -> str:
+    """Returns what the names of all label files add to those of images, such as "_P", or ""."""
+    stems = {image.stem for image in images}
+    suffixes = [
+        {
+            label.stem[match.start() :]
+            for match in re.finditer("[-_. ]", label.stem)
+            if label.stem[: match.start()] in stems
+        }
+        for label in labels
+    ]
+    return min(set.intersection(*suffixes), key=len, default="") if suffixes else ""
 
 
 def _examples(paths: Sequence[pathlib.Path], root: pathlib.Path) -> str:

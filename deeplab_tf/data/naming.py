@@ -20,9 +20,9 @@ _SPLIT_WORDS = {
 }  # fmt: skip
 LABEL_WORDS = frozenset((
     "ann", "anno", "annot", "annotation", "annotations", "anns", "gt", "gtcoarse", "gtfine", "gts",
-    "groundtruth", "lab", "label", "labeled", "labelled", "labelids", "labels", "labeltrainids",
-    "lbl", "manual", "mask", "masks", "seg", "segm", "segmentation", "segmentations", "segs",
-    "target", "targets", "truth",
+    "groundtruth", "groundtruths", "lab", "label", "labeled", "labelled", "labelids", "labels",
+    "labeltrainids", "lbl", "manual", "mask", "masks", "seg", "segm", "segmentation",
+    "segmentations", "segs", "semantic", "semantics", "target", "targets", "truth", "truths",
 ))  # fmt: skip
 IMAGE_WORDS = frozenset((
     "frames", "image", "images", "img", "imgs", "input", "inputs", "jpeg", "leftimg", "original",
@@ -30,11 +30,12 @@ IMAGE_WORDS = frozenset((
 ))  # fmt: skip
 # Files that lie beside labels and look like them, by folder and by the end of the name.
 _OTHER_FOLDERS = frozenset((
-    "depth", "instance", "instances", "object", "objects", "overlay", "overlays", "predict",
-    "prediction", "predictions", "preview", "previews", "thumbnail", "thumbnails",
+    "depth", "inst", "instance", "instances", "object", "objects", "overlay", "overlays",
+    "predict", "prediction", "predictions", "preview", "previews", "thumbnail", "thumbnails",
     "visualization", "visualizations", "viz",
 ))  # fmt: skip
 _OTHER_ENDS = _OTHER_FOLDERS | {"color", "colored", "colour", "coloured", "instanceids"}
+_ORDINAL = r"\d+(st|nd|rd|th)"
 
 
 def split_of(name: str) -> str:
@@ -59,7 +60,7 @@ def role_of(parts: Sequence[str], stem: str = "") -> str:
         stem: The file's name without its ending.
     """
     stem_words = set(_affixes(stem))
-    if stem_words & _OTHER_ENDS:
+    if stem_words & _OTHER_ENDS and re.search(r"[_\-. ]", stem):
         return "other"
     for part in reversed(parts):
         words = {without_split(word) for word in words_of(part)}
@@ -79,46 +80,78 @@ def stems_of(path: pathlib.Path, label_suffix: str) -> list[str]:
     """The names under which a file may be known: with and without what tells its role."""
     if label_suffix:
         return [path.stem.removesuffix(label_suffix)]
-    # `x.nii.gz` and `photo.jpg.png`: masks that keep the ending of their image.
     stems = [path.stem]
-    inner = pathlib.PurePath(path.stem)
-    if inner.suffix.lower() in IMAGE_ENDINGS:
-        stems.append(inner.stem)
+    for stem in stems:  # grows: `x_1_gtFine_labelIds`, `photo.jpg_mask`
+        stems += [shorter for shorter in _without_affix(stem) if shorter not in stems]
+    return stems
+
+
+def _without_affix(stem: str) -> Iterator[str]:
+    """What is left of a name without the ending of its image, or a word of a role or split."""
     words = LABEL_WORDS | IMAGE_WORDS
-    for stem in tuple(stems):
-        head, _, tail = stem.rpartition("_") if "_" in stem else stem.rpartition("-")
-        if head and (letters_of(tail) in words or tail == "L"):
-            shorter = head
-            inner_head, _, inner_tail = head.rpartition("_")
-            if inner_head and letters_of(inner_tail) in words:  # `_gtFine_labelIds`
-                shorter = inner_head
-            stems += dict.fromkeys((head, shorter))
-        start, _, rest = stem.partition("_")
-        if rest and letters_of(start) in words:
-            stems.append(rest)
-    return list(dict.fromkeys(stems))
+    inner = pathlib.PurePath(stem)
+    if inner.suffix.lower() in IMAGE_ENDINGS:  # `photo.jpg.png`: a mask of photo.jpg
+        yield inner.stem
+    head, _, tail = stem.rpartition("_") if "_" in stem else stem.rpartition("-")
+    if head and (letters_of(tail) in words or tail.lower() in _SPLIT_WORDS or tail == "L"):
+        yield head
+    start, _, rest = stem.partition("_")
+    if rest and letters_of(start) in words:
+        yield rest
+    match = re.fullmatch(r"([A-Za-z]+)(\d.*|)", stem)  # `mask001`, or `mask` alone
+    if match and match[1].lower() in words:
+        yield match[2]
 
 
-def classes_of_mask(parts: Sequence[str], stem: str) -> Iterator[tuple[str, str]]:
-    """The stem of the image and the class that the place of a mask may tell."""
+def names_of_mask(parts: Sequence[str], path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """The stem of the image and the name that a mask of a part of it may have.
+
+    The name is empty where the mask is that of the whole image.
+    """
     if len(parts) > 1 and role_of(parts[:-1]) == "label" and not role_of(parts[-1:]):
-        yield stem, parts[-1]
+        yield parts[-1], path.stem  # masks/1/car.png
+        yield path.stem, parts[-1]  # masks/car/1.png
+    for stem in stems_of(path, ""):
+        yield stem, ""
     for separator in ("_", "-"):
-        pieces = stem.split(separator)
+        pieces = path.stem.split(separator)
         for cut in range(len(pieces) - 1, 0, -1):
             yield separator.join(pieces[:cut]), separator.join(pieces[cut:])
+
+
+def without_number(name: str) -> tuple[str, int]:
+    """Returns the word and the number in the name of a mask; words of roles are no words.
+
+    >>> without_number("cell_12"), without_number("mask_3"), without_number("7")
+    (('cell', 12), ('', 3), ('', 7))
+    """
+    match = re.fullmatch(r"(.*?)[_\-. ]*(\d{0,9})", name.lower())
+    word = match[1] if match else name
+    is_role = word in LABEL_WORDS | _OTHER_FOLDERS
+    return "" if is_role else word, int(match[2] or 0) if match else 0
 
 
 def context_of(parts: Sequence[str]) -> tuple[str, ...]:
     """The folders of a file without the words of roles and splits."""
     kept = []
     for part in parts:
-        words = [without_split(word) for word in words_of(part)]
-        words = [word for word in words if word and word not in LABEL_WORDS | IMAGE_WORDS]
         digits = "" if split_of(part) else "".join(re.findall(r"\d+", part))
-        if words or digits:
-            kept.append("".join(words) + digits)
+        if words := "".join(_own_words(part)) + digits:
+            kept.append(words)
     return tuple(kept)
+
+
+def words_of_context(parts: Sequence[str]) -> tuple[str, ...]:
+    """The same without numbers: folders such as `manual2` and `1st_manual` say nothing else."""
+    return tuple(
+        words for part in parts if (words := "".join(_own_words(re.sub(_ORDINAL, "", part))))
+    )
+
+
+def _own_words(part: str) -> list[str]:
+    """The words of a folder that tell neither a role nor a split."""
+    words = map(without_split, words_of(part))
+    return [word for word in words if word and word not in LABEL_WORDS | IMAGE_WORDS]
 
 
 def local_path(name: str) -> str:
@@ -143,9 +176,9 @@ def without_split(word: str) -> str:
 
 
 def _affixes(stem: str) -> list[str]:
-    """The first and the last word of a file name that has several, in lower case."""
-    pieces = re.split(r"[_\-. ]", stem)
-    return [letters_of(pieces[0]), letters_of(pieces[-1])] if len(pieces) > 1 else []
+    """The first and the last word of a file name that are not numbers, in lower case."""
+    words = [word for word in map(letters_of, re.split(r"[_\-. ]", stem)) if word]
+    return [words[0], words[-1]] if words else []
 
 
 def letters_of(text: str) -> str:

@@ -83,6 +83,38 @@ TREES = {
         "images/a.jpg masks/a.jpg.png", ["images/a.jpg masks/a.jpg.png -"],
     ),
     "by prefix": ("image_1.png mask_1.png", ["image_1.png mask_1.png -"]),
+    "by a prefix without separator": (
+        "images/img001.png masks/mask001.png", ["images/img001.png masks/mask001.png -"],
+    ),
+    "the image's ending kept before a suffix": (
+        "a.jpg a.jpg_mask.png", ["a.jpg a.jpg_mask.png -"],
+    ),
+    "any suffix that all have": (
+        "images/a.png images/b.png labels/a_P.png labels/b_P.png",
+        ["images/a.png labels/a_P.png -", "images/b.png labels/b_P.png -"],
+    ),
+    "a folder per image": (
+        "a_json/img.png a_json/label.png a_json/label_viz.png b_json/img.png b_json/label.png",
+        ["a_json/img.png a_json/label.png -", "b_json/img.png b_json/label.png -"],
+    ),
+    "KITTI": (
+        "training/image_2/1.png training/semantic/1.png training/instance/1.png",
+        ["training/image_2/1.png training/semantic/1.png train"],
+    ),
+    "numbers behind a name": (
+        "images/a.jpg images/a_1.jpg images/a_2.jpg labels/a.png labels/a_1.png labels/a_2.png",
+        ["images/a.jpg labels/a.png -", "images/a_1.jpg labels/a_1.png -",
+         "images/a_2.jpg labels/a_2.png -"],
+    ),
+    "cities": (
+        "images/aachen/x.jpg images/bochum/y.jpg labels/aachen/x.png labels/bochum/y.png",
+        ["images/aachen/x.jpg labels/aachen/x.png -", "images/bochum/y.jpg labels/bochum/y.png -"],
+    ),
+    "an image and a mask with a suffix in each split": (
+        "train/images/a.png train/masks/a_mask.png val/images/b.png val/masks/b_mask.png",
+        ["train/images/a.png train/masks/a_mask.png train",
+         "val/images/b.png val/masks/b_mask.png val"],
+    ),
     "litter": (
         "images/a.jpg labels/a.png labels/._a.png labels/.DS_Store __MACOSX/labels/a.png Thumbs.db",
         ["images/a.jpg labels/a.png -"],
@@ -108,7 +140,77 @@ def told(root: pathlib.Path, layout: layouts.Layout) -> list[str]:
 @pytest.mark.parametrize("tree", TREES)
 def test_images_and_labels_are_paired(tree, tmp_path):
     names, wanted = TREES[tree]
-    assert told(tmp_path, layouts.pair_files(plant(tmp_path, names))) == wanted
+    listing = plant(tmp_path, names)
+    assert told(tmp_path, layouts.pair_files(listing)) == wanted
+    assert not layouts.masks_per_class(listing) and not layouts.instance_masks(listing)
+
+
+# Files of a tree, and the classes of the masks of an image.
+PARTS = {
+    "a folder per class": ("images/1.jpg masks/car/1.png masks/sky/1.png", {"1": ["car", "sky"]}),
+    "a folder per image": ("images/1.jpg masks/1/car.png masks/1/sky.png", {"1": ["car", "sky"]}),
+    "by name": ("images/1.jpg masks/1_car.png masks/1_sky.png", {"1": ["car", "sky"]}),
+    "in folders and by name": (
+        "img/1.jpg gt/x/1_MA.tif gt/y/1_HE.tif",
+        {"1": ["HE", "MA"]},
+    ),
+}
+# Files of a tree, and how many masks each image has.
+OBJECTS = {
+    "nuclei": ("a/images/a.png a/masks/7.png a/masks/8.png b/images/b.png b/masks/9.png", [2, 1]),
+    "hashes": ("images/a.png images/b.png masks/a/7f.png masks/a/8f.png masks/b/9f.png", [2, 1]),
+    "numbers": ("images/a.png images/b.png masks/a/0.png masks/a/1.png masks/b/0.png", [2, 1]),
+    "words and numbers": (
+        "images/a.png images/b.png masks/a_cell_1.png masks/a_cell_2.png masks/b_cell_1.png",
+        [2, 1],
+    ),
+    "a second mask": ("a.png a_mask.png b.png b_mask.png b_mask_1.png", [1, 2]),
+    "test images": (
+        "train/a/images/a.png train/a/masks/7f.png train/a/masks/8f.png test/b/images/b.png", [2],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tree", PARTS)
+def test_masks_per_class_are_told_from_others(tree, tmp_path):
+    names, wanted = PARTS[tree]
+    listing = plant(tmp_path, names)
+    found = layouts.masks_per_class(listing)
+    assert {image.stem: sorted(masks) for image, masks in found.items()} == wanted
+    assert not layouts.instance_masks(listing)
+
+
+@pytest.mark.parametrize("tree", OBJECTS)
+def test_masks_of_single_objects_are_told_from_others(tree, tmp_path):
+    names, wanted = OBJECTS[tree]
+    listing = plant(tmp_path, names)
+    layouts.check_numbers_are_of_objects(listing)
+    assert [len(masks) for _, masks in sorted(layouts.instance_masks(listing).items())] == wanted
+
+
+def test_numbers_that_all_images_have_may_be_classes(tmp_path):
+    listing = plant(
+        tmp_path,
+        "images/a.png images/b.png masks/a_0.png masks/a_1.png masks/b_0.png masks/b_1.png",
+    )
+    with pytest.raises(UserError, match="objects or of classes: masks/a_0.png.*--format=masks_per"):
+        layouts.check_numbers_are_of_objects(listing)
+
+
+@pytest.mark.parametrize(
+    "names, suffix",
+    [
+        ("training/images/1_training.tif training/1st_manual/1_manual1.gif "
+         "training/mask/1_training_mask.gif", "_manual1"),
+        ("images/01_dr.jpg mask/01_dr_mask.tif manual1/01_dr.tif", "_mask"),
+    ],
+    ids=["DRIVE", "HRF"],
+)  # fmt: skip
+def test_masks_of_the_visible_field_are_not_taken_for_labels_in_silence(names, suffix, tmp_path):
+    listing = plant(tmp_path, names)
+    with pytest.raises(UserError, match="several label files: .* may belong to .*mask.* or "):
+        layouts.pair_files(listing)
+    assert len(layouts.pair_files(listing, suffix).pairs) == 1
 
 
 def test_names_within_a_split_are_unique(tmp_path):
@@ -159,6 +261,27 @@ def test_images_in_no_list_are_named(tmp_path):
     layout = layouts.pair_files(list_folder(tmp_path))
     assert told(tmp_path, layout) == ["JPEGImages/a.jpg SegmentationClass/a.png train"]
     assert any("In no split list, left out: JPEGImages/b.jpg" in note for note in layout.notes)
+
+
+def test_without_a_list_to_train_on_the_others_are_trained_on(tmp_path):
+    plant(tmp_path, "images/a.jpg images/b.jpg labels/a.png labels/b.png")
+    (tmp_path / "valid.txt").write_text("a.jpg\n")
+    assert told(tmp_path, layouts.pair_files(list_folder(tmp_path))) == [
+        "images/a.jpg labels/a.png val", "images/b.jpg labels/b.png train",
+    ]  # fmt: skip
+
+
+def test_lists_are_found_below_a_folder_around_everything_and_an_image_counts_once(tmp_path):
+    plant(tmp_path, "VOC/JPEGImages/a.jpg VOC/JPEGImages/b.jpg VOC/SegmentationClass/a.png "
+          "VOC/SegmentationClass/b.png")  # fmt: skip
+    lists = tmp_path / "VOC" / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for name, line in (("train", "a"), ("train_aug", "a"), ("val", "b"), ("test", "c")):
+        (lists / f"{name}.txt").write_text(f"{line}\n")
+    assert told(tmp_path, layouts.pair_files(list_folder(tmp_path))) == [
+        "VOC/JPEGImages/a.jpg VOC/SegmentationClass/a.png train",
+        "VOC/JPEGImages/b.jpg VOC/SegmentationClass/b.png val",
+    ]
 
 
 def test_a_listed_image_that_is_not_there_is_named(tmp_path):

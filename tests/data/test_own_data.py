@@ -262,6 +262,17 @@ def test_a_mask_of_one_value_is_not_guessed(tmp_path):
 def test_the_end_of_label_names_is_proposed(tmp_path):
     for index in range(3):
         samples.write_image(tmp_path / f"{index}.png", index)
-        samples.write_image(tmp_path / f"{index}_my_truths.png", index)
-    with pytest.raises(UserError, match="--label_suffix=_my_truths"):
+        samples.write_image(tmp_path / f"{index}_my_outlines.png", index)
+    with pytest.raises(UserError, match="--label_suffix=_my_outlines"):
+        find(tmp_path)
+
+
+def test_lossless_files_beside_photos_of_their_names_are_labels_if_they_look_so(tmp_path):
+    for seed, name in enumerate("ab"):
+        samples.write_image(tmp_path / f"{name}.jpg", seed)
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), samples.mask_of(samples.CAT) * 255)
+    np.testing.assert_array_equal(label_maps(find(tmp_path))["a"], samples.mask_of(samples.CAT))
+    for name in "ab":
+        samples.write_image(tmp_path / f"{name}.png")
+    with pytest.raises(UserError, match="no labels in a known format"):
         find(tmp_path)

@@ -1,8 +1,10 @@
 """Masks in image files: one per class, or one per object.
 
     masks/car/1.png, masks/road/1.png      per class, in folders
+    masks/1/car.png, masks/1/road.png      per class, in a folder per image
     masks/1_car.png, masks/1_road.png      per class, by the end of the name
     ID/images/ID.png, ID/masks/*.png       per object (Data Science Bowl 2018)
+    masks/ID/1.png, masks/ID_1.png         per object, by numbers
 
 Where masks overlap, the class whose name comes later in the alphabet wins.
 """
@@ -34,10 +36,15 @@ def evidence_per_class(listing: Listing) -> str:
 
 
 def evidence_per_instance(listing: Listing) -> str:
-    """Returns the evidence for masks per object; "" if there is none."""
+    """Returns the evidence for masks per object; "" if there is none.
+
+    Raises:
+        UserError: They may be masks per class as well.
+    """
     found = layouts.instance_masks(listing)
     if not found:
         return ""
+    layouts.check_numbers_are_of_objects(listing)
     num_masks = sum(map(len, found.values()))
     return f"{counted(len(found), 'image')} with {num_masks} masks of single objects"
 
