@@ -15,6 +15,8 @@ from typing import IO
 import numpy as np
 
 from deeplab_tf.data import image_files
+from deeplab_tf.data.naming import LABEL_WORDS
+from deeplab_tf.data.naming import words_of
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import extra_for
 
@@ -213,6 +215,13 @@ def _only_map(arrays: dict[str, np.ndarray], path: pathlib.Path) -> np.ndarray:
     maps = [array for array in arrays.values() if array.ndim == 2 and array.dtype.kind in "biuf"]
     if len(maps) > 1:  # lists of classes, beside the label map
         maps = [array for array in maps if min(array.shape) > 1]
+    if len(maps) > 1:  # such as edges, beside the label map
+        maps = [
+            array
+            for name, array in arrays.items()
+            if not LABEL_WORDS.isdisjoint(words_of(name.rpartition(".")[2]))
+            and any(array is other for other in maps)
+        ]
     if len(maps) != 1:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in list(arrays.items())[:10])
         raise UserError(

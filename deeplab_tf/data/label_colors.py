@@ -30,6 +30,15 @@ def decode(code: int) -> RGB:
     return code >> 16, code >> 8 & 255, code & 255
 
 
+def named(code: int) -> str:
+    """Returns a colour for messages.
+
+    >>> named(256 * 256 * 7 + 9)
+    '7 0 9'
+    """
+    return " ".join(map(str, decode(code)))
+
+
 def look_up(rgb: np.ndarray, ids: Mapping[RGB, int], path: pathlib.Path) -> np.ndarray:
     """Returns the ids of colours, int32 [H, W].
 

@@ -52,12 +52,14 @@ class LabelPixels:
         rgb: uint8 [H, W, 3], of colour images and palettes.
         kind: "palette", "grey", "color" or "array".
         is_lossy: Whether it was compressed with loss.
+        is_bilevel: Whether it has one bit per pixel, so that 1 is white.
     """
 
     values: np.ndarray | None
     rgb: np.ndarray | None
     kind: str
     is_lossy: bool = False
+    is_bilevel: bool = False
 
     def colors(self) -> np.ndarray:
         """Returns the colours, uint8 [H, W, 3]; grey ones of an image of one channel."""
@@ -161,6 +163,7 @@ def detect_encoding(
     """
     step = max(len(paths) // _NUM_PROBED, 1)
     possible: dict[pathlib.Path, tuple[str, ...]] = {}
+    palette = _Palette()
     for path in map(pathlib.Path, paths[::step]):
         try:
             pixels = load_label(path, max_pixels)
@@ -171,10 +174,13 @@ def detect_encoding(
         if pixels.is_lossy:
             raise _lossy(pixels, path)
         possible[path] = pixels.encodings(colors)
+        palette.add(pixels, path)
         if possible[path] == ("color_map",) and not colors:
             raise _colors_unknown(pixels, path)
     if not possible:
         load_label(paths[0], max_pixels)
+    if palette.differs:
+        return palette.encoding(colors)
     common = set.intersection(*map(set, possible.values()))
     for encoding in ("color_map", "grey", "palette", "array"):
         if encoding in common:
@@ -185,6 +191,47 @@ def detect_encoding(
         f"labels are encoded in different ways: {listed}; use one encoding, or name it "
         "with --label_encoding"
     )
+
+
+class _Palette:
+    """The colours that the palettes of several files give to the indices that occur."""
+
+    def __init__(self) -> None:
+        self._colors: dict[int, tuple[int, pathlib.Path]] = {}
+        self._found: set[int] = set()
+        self.differs = ""
+
+    def add(self, pixels: LabelPixels, path: pathlib.Path) -> None:
+        """Adds a file; one without a palette adds nothing."""
+        if pixels.kind != "palette" or pixels.values is None:
+            return
+        indices, places = np.unique(pixels.values, return_index=True)
+        codes = label_colors.encode(pixels.colors()).ravel()[places]
+        for index, code in zip(indices.tolist(), codes.tolist()):
+            self._found.add(code)
+            other, first = self._colors.setdefault(index, (code, path))
+            if other != code and not self.differs:
+                self.differs = (
+                    f"index {index} is {label_colors.named(other)} in {first}, and "
+                    f"{label_colors.named(code)} in {path}"
+                )
+
+    def encoding(self, colors: Sequence[RGB]) -> str:
+        """Returns how files whose palettes differ hold ids: by their colours.
+
+        Raises:
+            UserError: The colours are not those of the classes.
+        """
+        if self._found <= set(label_colors.encode(np.array(list(colors) or [(-1, 0, 0)])).tolist()):
+            return "color_map"
+        if len(self._found) == 2 and len(colors) in (0, 2):
+            return "mask"
+        raise UserError(
+            "The palettes of the labels differ, so their indices are not class ids: "
+            f"{self.differs}. Write the colours of the classes into classes.txt beside the "
+            "images, NAME RED GREEN BLUE, one class a line; or give --label_encoding=palette if "
+            "the indices are right."
+        )
 
 
 def read_label(
@@ -260,12 +307,14 @@ def _pixels(
     if "A" in image.mode or image.mode in ("RGB", "CMYK", "YCbCr"):
         rgb = np.asarray(image.convert("RGB"))
         if "A" in image.mode and (rgb == rgb[0, 0]).all():
-            # One colour of changing opacity: the mask is the alpha channel.
-            rgb = np.repeat(np.asarray(image.getchannel("A"))[..., np.newaxis], 3, axis=-1)
+            # One colour that is not opaque everywhere: the mask is the alpha channel.
+            alpha = np.asarray(image.getchannel("A"))
+            if alpha.min() < 255:
+                rgb = np.repeat(alpha[..., np.newaxis], 3, axis=-1)
         is_grey = (rgb == rgb[..., :1]).all()
         equal = rgb[..., 0].astype(np.int32) if is_grey else None
         return LabelPixels(equal, rgb, "color", is_lossy)
-    return LabelPixels(values(), None, "grey", is_lossy)
+    return LabelPixels(values(), None, "grey", is_lossy, image.mode == "1")
 
 
 def _integers(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
@@ -295,8 +344,8 @@ def _mask(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
                 "are between. Export it as PNG."
             )
         return (rgb > 127).astype(np.int32)
-    is_color = pixels.values is None
-    values = label_colors.encode(pixels.colors()) if pixels.values is None else pixels.values
+    is_color = pixels.values is None or pixels.kind == "palette"
+    values = mask_values(pixels)
     found = np.unique(values).tolist()
     if len(found) > 2:
         shown = [label_colors.decode(value) if is_color else value for value in found[:5]]
@@ -310,6 +359,14 @@ def _mask(pixels: LabelPixels, path: pathlib.Path) -> np.ndarray:
         found.sort(key=lambda value: (sum(label_colors.decode(value)), value))
     background = found[0] if len(found) == 2 else 0
     return np.where(values != background, 1, 0).astype(np.int32)
+
+
+def mask_values(pixels: LabelPixels) -> np.ndarray:
+    """Returns the values of a mask, int [H, W]: colours, where there are some, as numbers."""
+    # The indices of a palette do not say what is dark.
+    if pixels.values is None or pixels.kind == "palette":
+        return label_colors.encode(pixels.colors())
+    return pixels.values
 
 
 def _lossy(pixels: LabelPixels, path: pathlib.Path) -> DataProblem:
@@ -329,6 +386,8 @@ def _lossy(pixels: LabelPixels, path: pathlib.Path) -> DataProblem:
 def _colors_unknown(pixels: LabelPixels, path: pathlib.Path) -> DataProblem:
     lines = label_colors.proposed_class_list(_rgb(pixels, path))
     written = f" For this one, with names of yours:\n{lines}" if lines else ""
+    if lines.count("\n") == 1:
+        written += "\nOr give --label_encoding=mask: the darker colour is background."
     return DataProblem(
         "label_colors",
         "is a colour image, and the colours of the classes are not known",

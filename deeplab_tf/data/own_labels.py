@@ -8,7 +8,6 @@ import numpy as np
 
 from deeplab_tf.data import class_ids
 from deeplab_tf.data import image_files
-from deeplab_tf.data import label_colors
 from deeplab_tf.data import label_files
 from deeplab_tf.data import records
 from deeplab_tf.data.class_lists import read_class_list
@@ -23,6 +22,10 @@ _TOLD_MASKS = (
     "All labels hold 0 and 255 only, so they are read as masks of two classes, where 255 is the "
     "second (--label_encoding=mask). If 255 means pixels that do not count, give "
     "--label_encoding=grey."
+)
+_TOLD_PALETTES = (
+    "The labels hold two colours, at different places of their palettes, so they are read as masks "
+    "of two classes, of which the darker one is the first (--label_encoding=mask)."
 )
 _MANY_CLASSES = 64  # with fewer, a class list of a few lines would be much to ask for
 _AT_ONCE = 32  # labels that are read before the next decision
@@ -68,6 +71,8 @@ def find_classes(
     notes: tuple[str, ...] = ()
     if not encoding:
         encoding = label_files.detect_encoding(paths, colors, max_pixels=max_pixels)
+        if encoding == "mask":
+            notes = (_TOLD_PALETTES,)
         if encoding in ("grey", "palette") and _are_black_and_white(paths, max_pixels):
             encoding, notes = "mask", (_TOLD_MASKS,)
     if encoding == "mask":
@@ -108,11 +113,21 @@ def _are_black_and_white(paths: Sequence[pathlib.Path], max_pixels: int) -> bool
     found: set[int] = set()
     for start in range(0, len(paths), _AT_ONCE):
         part = paths[start : start + _AT_ONCE]
-        for ids in map_in_threads(lambda path: ids_in(path, "grey", max_pixels), part):
-            found |= ids
+        for values in map_in_threads(lambda path: _grey_values(path, max_pixels), part):
+            found |= values
         if not found <= {0, 255}:
             return False
     return 255 in found
+
+
+def _grey_values(path: pathlib.Path, max_pixels: int) -> set[int]:
+    """The ids in a label, but for the white of an image of one bit per pixel."""
+    try:
+        pixels = label_files.load_label(path, max_pixels)
+        values = _distinct(label_files.label_ids(pixels, path, "grey"))
+    except UserError:
+        return set()
+    return values - {1} if pixels.is_bilevel else values
 
 
 def _check_masks(paths: Sequence[pathlib.Path], max_pixels: int) -> None:
@@ -142,9 +157,7 @@ def _mask_values(path: pathlib.Path, max_pixels: int) -> set[int]:
         return set()
     if pixels.is_lossy:
         return {0}
-    if pixels.values is not None:
-        return _distinct(pixels.values)
-    return _distinct(label_colors.encode(pixels.colors()))
+    return _distinct(label_files.mask_values(pixels))
 
 
 def _numbered_names(

@@ -125,7 +125,7 @@ def save(path, array, **options):
 
 def save_mat_struct(path):
     scipy_io = pytest.importorskip("scipy.io")
-    truth = {"Segmentation": IDS, "Categories": np.arange(12.0).reshape(-1, 1)}
+    truth = {"Segmentation": IDS, "Categories": np.arange(12.0).reshape(-1, 1), "Edges": IDS > 0}
     scipy_io.savemat(path, {"GTcls": truth})
 
 

@@ -276,3 +276,65 @@ def test_lossless_files_beside_photos_of_their_names_are_labels_if_they_look_so(
         samples.write_image(tmp_path / f"{name}.png")
     with pytest.raises(UserError, match="no labels in a known format"):
         find(tmp_path)
+
+
+def masks_of(tmp_path, write) -> dict[str, np.ndarray]:
+    """The label maps of a mask, of an empty one and of a full one, which `write` writes."""
+    mask = samples.mask_of(samples.CAT)
+    (tmp_path / "masks").mkdir()
+    for seed, values in enumerate((mask, mask * 0, mask * 0 + 1)):
+        samples.write_image(tmp_path / "images" / f"{seed}.png", seed)
+        write(tmp_path / "masks" / str(seed), values)
+    return label_maps(find(tmp_path))
+
+
+def write_opaque(path, mask):
+    grey = mask * 255
+    PIL.Image.fromarray(np.dstack([grey, grey, grey, mask * 0 + 255])).save(f"{path}.png")
+
+
+def write_alpha(path, mask):
+    white = mask * 0 + 255
+    PIL.Image.fromarray(np.dstack([white, white, white, mask * 255])).save(f"{path}.png")
+
+
+def write_gif(path, mask):
+    """Pillow puts the colours that occur into the palette: of a full mask, white comes first."""
+    PIL.Image.fromarray(mask * 255).save(f"{path}.gif")
+
+
+def write_one_bit_if_full(path, mask):
+    PIL.Image.fromarray(mask > 0 if mask.all() else mask * 255).save(f"{path}.png")
+
+
+@pytest.mark.parametrize("write", [write_opaque, write_alpha, write_gif, write_one_bit_if_full])
+def test_masks_mean_the_same_in_all_files_however_they_are_stored(write, tmp_path):
+    labels = masks_of(tmp_path, write)
+    np.testing.assert_array_equal(labels["0"], samples.mask_of(samples.CAT))
+    assert not labels["1"].any() and labels["2"].all()
+
+
+@pytest.mark.parametrize(
+    "class_list, encoding",
+    [("", "mask"), ("ground\nroad", "mask"), ("ground 0 0 0\nroad 255 0 0", "color_map"),
+     ("ground\nroad\nhouse", None)],
+)  # fmt: skip
+def test_palettes_that_differ_are_read_by_their_colours(class_list, encoding, tmp_path):
+    mask = samples.mask_of(samples.CAT)
+    (tmp_path / "masks").mkdir()
+    for place, name in enumerate("ab"):
+        samples.write_image(tmp_path / "images" / f"{name}.png", place)
+        image = PIL.Image.fromarray(mask if place == 0 else 1 - mask, "P")
+        image.putpalette([0, 0, 0, 255, 0, 0] if place == 0 else [255, 0, 0, 0, 0, 0])
+        image.save(tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "classes.txt").write_text(class_list)
+    if not class_list:
+        (tmp_path / "classes.txt").unlink()
+    if encoding is None:
+        with pytest.raises(UserError, match="index 0 is 0 0 0 in .*a.png, and 255 0 0 in .*b.png"):
+            find(tmp_path)
+        return
+    data = find(tmp_path)
+    assert data.label_encoding == encoding
+    for label in label_maps(data).values():
+        np.testing.assert_array_equal(label, mask)
