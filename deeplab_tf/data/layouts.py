@@ -85,6 +85,11 @@ def pair_files(listing: Listing, label_suffix: str = "") -> Layout:
     return Layout(tuple(chosen or pairs), (*notes, *told))
 
 
+def images_of(listing: Listing) -> list[pathlib.Path]:
+    """Returns the files that are images by their names, not labels."""
+    return _roles(listing, "")[0]
+
+
 def has_labels(listing: Listing) -> bool:
     """Whether some files are label images or arrays by their names."""
     return bool(_roles(listing, "")[1])

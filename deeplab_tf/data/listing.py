@@ -5,12 +5,14 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Iterable
 
 from deeplab_tf.data import naming
 from deeplab_tf.errors import UserError
 
 _LITTER = frozenset((".ds_store", "thumbs.db", "desktop.ini", "__macosx"))
+_UPLOAD_PREFIX = "^[0-9a-f]{8}-(?=.)"  # of Label Studio: `1a2b3c4d-photo.jpg`
 _MAX_FILES = 2_000_000
 
 
@@ -55,7 +57,8 @@ class Listing:
 
     @functools.cached_property
     def _by_stem(self) -> dict[str, list[pathlib.Path]]:
-        return grouped((path.stem.lower(), path) for path in self.images)
+        images = (path for path in self.images if naming.role_of(self.parts(path)) != "label")
+        return grouped((path.stem.lower(), path) for path in images)
 
     def find_image(self, name: str, near: pathlib.Path, split: str = "") -> pathlib.Path | None:
         """Returns the image that an annotation file means.
@@ -72,7 +75,11 @@ class Listing:
             UserError: Several images fit equally well.
         """
         wanted = pathlib.PurePosixPath(naming.local_path(name))
-        found = self._by_name.get(wanted.name.lower()) or self._by_stem.get(wanted.stem.lower())
+        without_prefix = wanted.with_name(re.sub(_UPLOAD_PREFIX, "", wanted.name))
+        found: list[pathlib.Path] = []
+        for path in (wanted, without_prefix):
+            found = found or self._by_name.get(path.name.lower(), [])
+            found = found or self._by_stem.get(path.stem.lower(), [])
         if not found:
             return None
 

@@ -12,6 +12,7 @@ import os
 import pathlib
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,10 +21,12 @@ from deeplab_tf.data import band_files
 from deeplab_tf.data import frames
 from deeplab_tf.data import image_files
 from deeplab_tf.data import label_files
+from deeplab_tf.data import layouts
 from deeplab_tf.data import own_labels
 from deeplab_tf.data import records
 from deeplab_tf.data import sights
 from deeplab_tf.data import source_images
+from deeplab_tf.data import split_lists
 from deeplab_tf.data import validation_split
 from deeplab_tf.data.annotations import formats
 from deeplab_tf.data.annotations import label_images
@@ -42,6 +45,7 @@ from deeplab_tf.data.tiles import PixelCache
 from deeplab_tf.data.tiles import TileOptions
 from deeplab_tf.data.tiles import tiles_of
 from deeplab_tf.data.wording import counted
+from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
 
@@ -369,17 +373,37 @@ def _annotations(listing: Listing, format_: str, options: OwnDataOptions) -> Own
             f"There are {len(names)} classes in {listing.root}; at most {records.IGNORE_LABEL} "
             "are possible."
         )
+    images, told = _split_by_lists(listing, annotations.images)
     default = records.default_colors(len(names))
     colors = [annotations.colors.get(name, color) for name, color in zip(names, default)]
     return OwnData(
         root=listing.root,
         format=format_,
         info=records.DatasetInfo(_title(listing.root), names, tuple(colors), records.IGNORE_LABEL),
-        splits=_by_split(annotations.images),
-        notes=annotations.notes,
+        splits=_by_split(images),
+        notes=(*annotations.notes, *told),
         background=annotations.background,
         max_pixels=options.max_pixels,
     )
+
+
+def _split_by_lists(
+    listing: Listing, images: Sequence[AnnotatedImage]
+) -> tuple[Sequence[AnnotatedImage], list[str]]:
+    """Takes the splits of images that have none from lists; and what was left out, for messages."""
+    paths = [getattr(image.image, "path", image.image) for image in images]
+    notes = []
+    if alone := sorted(set(layouts.images_of(listing)) - set(paths)):
+        names = listed(path.relative_to(listing.root).as_posix() for path in alone)
+        notes.append(f"{counted(len(alone), 'image')} without annotations, left out: {names}.")
+    splits = [image.split for image in images]
+    if any(splits):
+        return images, notes
+    chosen, told = split_lists.listed_splits(
+        listing, [image.name for image in images], paths, splits
+    )
+    divided = [dataclasses.replace(images[number], split=split) for number, split in chosen]
+    return divided or images, notes + told
 
 
 def _check_names(names: Iterable[str]) -> None:
@@ -394,12 +418,15 @@ def _check_names(names: Iterable[str]) -> None:
 def _label_images(listing: Listing, format_: str, options: OwnDataOptions) -> OwnData:
     images, notes = label_images.read_images(listing, options.label_suffix)
     encoding = options.label_encoding
+    class_list = label_images.find_class_list(listing)
+    if class_list and not options.classes:
+        notes = (*notes, f"Class names from {class_list.relative_to(listing.root)}.")
     if format_ == "cvat_masks":
         encoding = encoding or "color_map"  # palette files have the colours of the label map, too
     classes = own_labels.find_classes(
         [image.label for image in images if image.label],
         encoding,
-        options.classes or label_images.find_class_list(listing),
+        options.classes or class_list,
         options.max_pixels,
     )
     return OwnData(

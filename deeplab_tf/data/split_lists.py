@@ -75,10 +75,11 @@ def _lists_of(listing: Listing) -> dict[str, pathlib.Path]:
     folders = [path.parent for path in listing.images]
     around = pathlib.Path(os.path.commonpath(folders)) if folders else listing.root
     known = _LIST_FOLDERS | set(map(str.lower, around.relative_to(listing.root).parts))
+    labels = {path.with_suffix(".txt") for path in listing.images}  # of YOLO, beside images
     return {
         path.stem: path
         for path in listing.with_ending(".txt", ".lst")
-        if set(map(str.lower, listing.parts(path))) <= known
+        if set(map(str.lower, listing.parts(path))) <= known and path not in labels
     }
 
 

@@ -338,3 +338,37 @@ def test_palettes_that_differ_are_read_by_their_colours(class_list, encoding, tm
     assert data.label_encoding == encoding
     for label in label_maps(data).values():
         np.testing.assert_array_equal(label, mask)
+
+
+@pytest.mark.parametrize("write", [samples.write_coco, samples.write_labelme, samples.write_yolo])
+def test_lists_divide_annotated_images_and_images_without_annotations_are_named(write, tmp_path):
+    write(tmp_path)
+    if (tmp_path / "train").is_dir():
+        (tmp_path / "train").rename(tmp_path / "data")
+    samples.write_image(tmp_path / "c.jpg", 3)
+    (tmp_path / "train.txt").write_text("a.jpg\n")
+    (tmp_path / "val.txt").write_text("b.jpg\n")
+    data = find(tmp_path)
+    names = {split: [image.name for image in images] for split, images in data.splits.items()}
+    assert names == {"train": ["a"], "val": ["b"]}
+    assert any("left out: c.jpg." in note for note in data.notes)
+
+
+def test_the_split_of_a_labelme_file_is_that_of_its_image(tmp_path):
+    samples.write_labelme(tmp_path)
+    for name, split in (("a", "train"), ("b", "val")):
+        for ending, folder in (("jpg", split), ("json", "json")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / f"{name}.{ending}").rename(tmp_path / folder / f"{name}.{ending}")
+    assert list(find(tmp_path).splits) == ["train", "val"]
+
+
+@pytest.mark.parametrize("name", ["label_class_dict.csv", "class_dict_seg.csv"])
+def test_a_table_of_classes_may_have_another_name(name, tmp_path):
+    mask = samples.mask_of(samples.CAT)
+    write_label_images(tmp_path, [np.dstack([mask * 30, mask * 20, mask * 10])] * 2)
+    (tmp_path / name).write_text("name,r,g,b\nground,0,0,0\ncat,10,20,30\n")
+    (tmp_path / "labels.csv").write_text("image,number\n0.png,3\n")
+    data = find(tmp_path)
+    assert data.info.class_names == ("ground", "cat")
+    assert f"Class names from {name}." in data.notes

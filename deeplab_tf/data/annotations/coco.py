@@ -85,7 +85,6 @@ class _Reader:
         self._unused: set[str] = set()  # parents that Roboflow lists among the categories
         self._counts: collections.Counter = collections.Counter()
         self._missing: list[str] = []
-        self._taken: dict[tuple[str, pathlib.Path], pathlib.Path] = {}
 
     def labels(self) -> list[str]:
         """The labels in the order of their category ids."""
@@ -109,6 +108,8 @@ class _Reader:
             notes.append(
                 f"{counted(count, 'crowd region')} {become[self._options.crowd]} (--crowd)."
             )
+        if count := self._counts["lines"]:
+            notes.append(f"{counted(count, 'polygon')} of one or two points left out: no area.")
         if count := self._counts["empty"]:
             notes.append(f"{counted(count, 'annotation')} without polygon or mask left out.")
         return notes
@@ -148,12 +149,6 @@ class _Reader:
             self._missing.append(shortened(name))
             return
         split = split or self._listing.split_of(file)
-        if (split, file) in self._taken:
-            raise UserError(
-                f"{path}, {where}: {name} is the image {file}, which "
-                f"{self._taken[split, file]} lists as well: leave one of the two out."
-            )
-        self._taken[split, file] = path
         crowds = [shape for shape in drawn if shape.label is None]
         others = [shape for shape in drawn if shape.label is not None]
         size = size_field(image, "width", "height")
@@ -203,7 +198,9 @@ class _Reader:
             label = None if self._options.crowd == "ignore" else label
         place = f"{path}, {where}"
         try:
-            return [Shape(label, _geometry(segmentation), place)]
+            geometry, num_left_out = _geometry(segmentation)
+            self._counts["lines"] += num_left_out
+            return [Shape(label, geometry, place)]
         except ShapeError as error:
             raise UserError(f"{place}: {error}. Correct or delete it.") from error
 
@@ -250,7 +247,8 @@ def _panoptic_ids(path: pathlib.Path) -> np.ndarray:
     return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
 
 
-def _geometry(segmentation) -> shapes.Geometry:
+def _geometry(segmentation) -> tuple[shapes.Geometry, int]:
+    """The area of an annotation, and how many of its polygons have none and are left out."""
     if isinstance(segmentation, dict):
         size = segmentation.get("size")
         counts = segmentation.get("counts")
@@ -260,12 +258,14 @@ def _geometry(segmentation) -> shapes.Geometry:
             counts = _decompressed(counts)
         if not isinstance(counts, list):
             raise ShapeError("its run lengths are not a list of integers")
-        return shapes.runs(counts, size[0], size[1])
+        return shapes.runs(counts, size[0], size[1]), 0
     if not isinstance(segmentation, list):
         raise ShapeError("its segmentation is neither polygons nor run lengths")
     if all(isinstance(value, int | float) for value in segmentation):
         segmentation = [segmentation]  # one polygon, without the list around it
-    return shapes.Polygons(tuple(shapes.to_points(ring, minimum=3) for ring in segmentation))
+    rings = [shapes.to_points(ring, minimum=1) for ring in segmentation]
+    areas = tuple(ring for ring in rings if len(ring) > 2)
+    return shapes.Polygons(areas), len(rings) - len(areas)
 
 
 def _decompressed(text: str) -> list[int]:

@@ -104,6 +104,18 @@ def labels_of(images: Iterable[AnnotatedImage]) -> set[str]:
     return {shape.label for image in images for shape in image.shapes if shape.label is not None}
 
 
+def _check_once(images: Sequence[AnnotatedImage]) -> None:
+    taken: dict[tuple, AnnotatedImage] = {}
+    for image in images:
+        other = taken.setdefault((image.split, str(image.image)), image)
+        if other is not image:
+            sources = " and ".join(dict.fromkeys((str(other.source), str(image.source))))
+            raise UserError(
+                f"The image {image.image} is annotated twice, in {sources}: leave one of the two "
+                "out."
+            )
+
+
 def collect(
     labels: Iterable[str],
     images: Sequence[AnnotatedImage],
@@ -124,12 +136,13 @@ def collect(
         unlabeled: What is usual in the format.
 
     Raises:
-        UserError: There is no image, or no class.
+        UserError: There is no image, or no class, or an image is annotated twice.
     """
     names = list(dict.fromkeys(labels))
     notes = list(notes)
     if not images:
         raise UserError("No image of these annotations was found. " + " ".join(notes))
+    _check_once(images)
     background = next((name for name in names if name.lower() in BACKGROUND_NAMES), None)
     if (options.unlabeled or unlabeled) == "ignore":
         background = None

@@ -7,10 +7,13 @@ all other folders.
 
 import pathlib
 
+from deeplab_tf.data import class_lists
 from deeplab_tf.data import layouts
 from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.listing import Listing
+from deeplab_tf.data.naming import words_of
 from deeplab_tf.data.wording import counted
+from deeplab_tf.errors import UserError
 
 LABEL_MAP = "labelmap.txt"
 # In the order of the search; the file may lie in any folder.
@@ -24,6 +27,14 @@ CLASS_LISTS = (
     "classes.csv",
     "label_colors.txt",
 )
+_CLASS_WORDS = frozenset(
+    ("categories", "class", "classes", "codes", "color", "colors", "colour", "colours", "label",
+     "labels", "legend", "palette")
+)  # fmt: skip
+_LIST_WORDS = frozenset(
+    ("code", "dict", "id", "ids", "list", "map", "mapping", "name", "names", "seg", "segmentation",
+     "to")
+)  # fmt: skip
 _VOC_FOLDERS = ("segmentationclass", "segmentationclasspng", "segmentationclassraw")
 
 
@@ -59,7 +70,19 @@ def find_class_list(listing: Listing) -> pathlib.Path | None:
         found = [path for path in listing.files if path.name.lower() == name]
         if found:
             return min(found, key=lambda path: len(path.parts))
-    return None
+    others = [path for path in listing.with_ending(".txt", ".csv", ".json") if _may_list(path)]
+    return min(others, key=lambda path: len(path.parts), default=None)
+
+
+def _may_list(path: pathlib.Path) -> bool:
+    """Whether a file is called like a class list, such as `label_class_dict.csv`, and is one."""
+    words = set(words_of(path.stem))
+    if not words <= _CLASS_WORDS | _LIST_WORDS or words.isdisjoint(_CLASS_WORDS):
+        return False
+    try:
+        return bool(class_lists.read_class_list(path))
+    except UserError:
+        return False
 
 
 def read_images(

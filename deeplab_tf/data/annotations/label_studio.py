@@ -1,6 +1,7 @@
 """Label Studio's JSON and JSON-MIN: polygons, brushes, rectangles and ellipses, in percent.
 
-Label Studio uploads `photo.jpg` as `1a2b3c4d-photo.jpg`: both names are tried.
+Label Studio uploads `photo.jpg` as `1a2b3c4d-photo.jpg`: both names are tried. Tasks that nobody
+has labelled are left out; an image that is labelled with nothing is all background.
 """
 
 import collections
@@ -25,15 +26,19 @@ from deeplab_tf.data.annotations.probing import holds_all
 from deeplab_tf.data.annotations.shapes import Shape
 from deeplab_tf.data.annotations.shapes import ShapeError
 from deeplab_tf.data.listing import Listing
-from deeplab_tf.data.naming import local_path
 from deeplab_tf.data.naming import split_of
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
 
-_KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
-_UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")
+# The field of the labels, and one that only such a shape has.
+_KINDS = {
+    "polygonlabels": "points",
+    "brushlabels": "rle",
+    "ellipselabels": "radiusX",
+    "rectanglelabels": "width",
+}
 
 
 def evidence(listing: Listing) -> str:
@@ -54,12 +59,12 @@ def read(listing: Listing, options: Options) -> Annotations:
     missing: list[str] = []
     counts: collections.Counter = collections.Counter()
     for path in _annotation_files(listing):
-        tasks = files.read_json(path, "Label Studio file", max_bytes=MAX_ANNOTATION_BYTES)
-        if not isinstance(tasks, list):
-            raise UserError(f"{path} is not a list of tasks: export it again as JSON.")
-        for number, task in enumerate(tasks):
+        for number, task in enumerate(_tasks(path)):
             where = f"task {task.get('id', number) if isinstance(task, dict) else number}"
             name, results = _task(task, path, where, counts)
+            if results is None:
+                counts["unlabelled"] += 1
+                continue
             image = _image(listing, name, results, path, where, counts)
             if image:
                 images.append(image)
@@ -76,12 +81,17 @@ def _notes(missing: list[str], counts: collections.Counter) -> list[str]:
             f"{counted(len(missing), 'image')} of the annotations not found, left out: "
             f"{listed(missing)}."
         )
+    if counts["unlabelled"]:
+        notes.append(
+            f"{counted(counts['unlabelled'], 'task')} that nobody has labelled, or that was "
+            "skipped, left out."
+        )
     if counts["double"]:
         notes.append(
             f"{counted(counts['double'], 'task')} with several annotations: the last one was taken."
         )
     if counts["other"]:
-        notes.append(f"{counted(counts['other'], 'region')} without an area left out.")
+        notes.append(f"{counted(counts['other'], 'region')} without a label or an area left out.")
     return notes
 
 
@@ -95,7 +105,7 @@ def _image(
 ) -> AnnotatedImage | None:
     """The image of a task with its shapes; None if there is no such image."""
     split = split_of(path.stem) or listing.split_of(path)
-    file = _find(listing, name, path, split)
+    file = listing.find_image(name, path, split)
     if file is None:
         return None
     drawn: list[Shape] = []
@@ -116,13 +126,26 @@ def _annotation_files(listing: Listing) -> list[pathlib.Path]:
     return [
         path
         for path in listing.with_ending(".json")
-        if edges(path).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"[")
+        if edges(path).lstrip(b"\xef\xbb\xbf \r\n\t").startswith((b"[", b"{"))
         and holds_all(path, b'"original_width"')
     ]
 
 
-def _task(task, path: pathlib.Path, where: str, counts: collections.Counter) -> tuple[str, list]:
-    """The name of the image and the regions."""
+def _tasks(path: pathlib.Path) -> list:
+    """The tasks of a file: a list of them, or one with its annotation, as storages have it."""
+    content = files.read_json(path, "Label Studio file", max_bytes=MAX_ANNOTATION_BYTES)
+    if isinstance(content, dict):
+        task = content.get("task")
+        return [task | {"annotations": [content]} if isinstance(task, dict) else content]
+    if not isinstance(content, list):
+        raise UserError(f"{path} is not a list of tasks: export it again as JSON.")
+    return content
+
+
+def _task(
+    task, path: pathlib.Path, where: str, counts: collections.Counter
+) -> tuple[str, list | None]:
+    """The name of the image and the regions; None if nobody has labelled it."""
     if not isinstance(task, dict):
         raise UserError(f"{path}, {where}: this is not a task. Export the project again as JSON.")
     if "annotations" in task or "completions" in task:
@@ -133,7 +156,7 @@ def _task(task, path: pathlib.Path, where: str, counts: collections.Counter) -> 
             for annotation in field(task, key, list, path, where)
             if isinstance(annotation, dict) and not annotation.get("was_cancelled")
         ]
-        results = field(annotations[-1], "result", list, path, where) if annotations else []
+        results = field(annotations[-1], "result", list, path, where) if annotations else None
         counts["double"] += len(annotations) > 1
         return _image_name(data, path, where), results
     # JSON-MIN: the regions are lists beside the image.
@@ -155,15 +178,6 @@ def _image_name(data: dict, path: pathlib.Path, where: str) -> str:
     raise UserError(f"{path}, {where}: no image is named. Export the project again as JSON.")
 
 
-def _find(listing: Listing, name: str, path: pathlib.Path, split: str) -> pathlib.Path | None:
-    found = listing.find_image(name, path, split)
-    if found is None:
-        base = pathlib.PurePosixPath(local_path(name)).name
-        if match := _UPLOAD_PREFIX.match(base):
-            found = listing.find_image(base[match.end() :], path, split)
-    return found
-
-
 def _shape(
     result, where: str, sizes: list[tuple[int, int]], counts: collections.Counter
 ) -> list[Shape]:
@@ -172,10 +186,18 @@ def _shape(
     if not isinstance(value, dict):
         raise UserError(f"{where}: this is not a region. Export the project again as JSON.")
     kind = next((kind for kind in _KINDS if kind in value), None)
+    labels = value.get(kind or "labels")
+    if kind is None and labels is not None:  # <Labels> and <Polygon>, in place of <PolygonLabels>
+        kind = next((kind for kind, name in _KINDS.items() if name in value), None)
     if kind is None:
         counts["other"] += 1
         return []
-    labels = value[kind]
+    if result.get("image_rotation"):
+        raise UserError(
+            f"{where}: the image was turned by {shortened(str(result['image_rotation']))} degrees "
+            "in Label Studio, so it is not clear where the region lies. Turn it back, and export "
+            "the project again."
+        )
     if not isinstance(labels, list) or not labels or not isinstance(labels[0], str):
         raise UserError(f"{where}: it has no label. Label it, or delete it.")
     size = size_field(result, "original_width", "original_height")

@@ -42,7 +42,9 @@ _NUM_POINTS = {
     "point": (1, 1),
     "mask": (2, 2),
     "oriented_rectangle": (4, 4),
+    "rotation": (4, 4),
 }
+_TURNED = ("oriented_rectangle", "rotation")  # of labelme, of X-AnyLabeling
 
 
 def evidence(listing: Listing) -> str:
@@ -78,7 +80,7 @@ def read(listing: Listing, options: Options) -> Annotations:
                 image,
                 path,
                 tuple(drawn),
-                listing.split_of(path),
+                listing.split_of(path) or _split_of_image(listing, image),
                 size_field(content, "imageWidth", "imageHeight"),
             )
         )
@@ -129,7 +131,14 @@ def _image(content, path: pathlib.Path, listing: Listing) -> pathlib.Path | Embe
             return beside
         if found := listing.find_image(name, path, listing.split_of(path)):
             return found
-    return EmbeddedImage(path, _embedded_bytes) if content.get("imageData") else None
+    if content.get("imageData"):
+        return EmbeddedImage(path, _embedded_bytes)
+    # Both files were renamed, and the name of the image within was not.
+    return listing.find_image(path.name, path, listing.split_of(path))
+
+
+def _split_of_image(listing: Listing, image: pathlib.Path | EmbeddedImage) -> str:
+    return "" if isinstance(image, EmbeddedImage) else listing.split_of(image)
 
 
 def _embedded_bytes(path: pathlib.Path) -> bytes:
@@ -155,17 +164,20 @@ def _shape(
             "Draw it again."
         )
     counts["line"] += kind in ("line", "linestrip")
-    low, high = _NUM_POINTS[kind]
     geometry: shapes.Geometry
     try:
-        points = shapes.to_points(field(shape, "points", list, path, where), minimum=low)
+        values = field(shape, "points", list, path, where)
+        points = shapes.to_points(values, minimum=_NUM_POINTS[kind][0])
+        if kind == "rectangle" and len(points) == 4:  # all corners, of X-AnyLabeling
+            kind = "rotation"
+        high = _NUM_POINTS[kind][1]
         if high and len(points) > high:
             raise ShapeError(f"a {kind} has {high} points, not {len(points)}")
         if kind == "mask":
             left, top = points[0].astype(int).tolist()
             geometry = shapes.Bitmap(field(shape, "mask", str, path, where), top, left)
         else:
-            kind = "polygon" if kind == "oriented_rectangle" else kind
+            kind = "polygon" if kind in _TURNED else kind
             geometry = shapes.Drawing(kind, points, options.line_width)
     except ShapeError as error:
         raise UserError(f"{place}: {error}. Correct or delete it in labelme.") from error

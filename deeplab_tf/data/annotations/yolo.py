@@ -17,22 +17,22 @@ from deeplab_tf.data.annotations.common import collect
 from deeplab_tf.data.annotations.common import labels_of
 from deeplab_tf.data.annotations.shapes import Shape
 from deeplab_tf.data.annotations.shapes import ShapeError
+from deeplab_tf.data.json_fields import as_integer
 from deeplab_tf.data.listing import Listing
-from deeplab_tf.data.naming import split_of
+from deeplab_tf.data.listing import grouped
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
 
 _NAME_LISTS = ("obj.names", "classes.txt", "classes.names", "names.txt", "labels.txt")
-_MAX_DIGITS = 3  # of a class id
+_MAX_CLASSES = 1000
 _OUTSIDE = 0.5  # how far outside the image a coordinate may lie, in image sizes
 
 
 def evidence(listing: Listing) -> str:
     """Returns the evidence for this format, for messages; "" if there is none."""
     found = _label_files(listing)
-    numeric = [path for path in list(found.values())[:20] if _looks_like_labels(path)]
-    if not numeric:
+    if not any(map(_looks_like_labels, found.values())):
         return ""
     return f"{counted(len(found), '.txt file')} of YOLO beside {len(listing.images)} images"
 
@@ -45,13 +45,13 @@ def read(listing: Listing, options: Options) -> Annotations:
     """
     names, notes = _class_names(listing)
     found = _label_files(listing)
-    images, missing, splits = [], [], _listed_splits(listing)
+    images, missing = [], []
     for image in listing.images:
         path = found.get(image)
         drawn = _read_shapes(path, names) if path else []
         if path is None:
             missing.append(image.name)
-        split = splits.get(image.stem) or listing.split_of(image)
+        split = listing.split_of(image)
         images.append(AnnotatedImage(image.stem, image, path or image.parent, tuple(drawn), split))
     if missing:
         notes.append(f"{counted(len(missing), 'image')} without a label file: {listed(missing)}.")
@@ -68,7 +68,18 @@ def _label_files(listing: Listing) -> dict[pathlib.Path, pathlib.Path]:
             if path in texts:
                 found[image] = path
                 break
-    return found
+    return found or _label_files_elsewhere(listing)
+
+
+def _label_files_elsewhere(listing: Listing) -> dict[pathlib.Path, pathlib.Path]:
+    """The text files of the names of images, in folders of any name."""
+    texts = grouped(
+        ((listing.split_of(path), path.stem), path) for path in listing.with_ending(".txt")
+    )
+    found = {
+        image: texts.get((listing.split_of(image), image.stem), []) for image in listing.images
+    }
+    return {image: paths[0] for image, paths in found.items() if len(paths) == 1}
 
 
 def _places(image: pathlib.Path) -> list[pathlib.Path]:
@@ -86,7 +97,7 @@ def _looks_like_labels(path: pathlib.Path) -> bool:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.read(4096).splitlines()
         words = lines[0].split() if lines else []
-        return len(words) >= 5 and words[0].isdigit() and all(map(_is_number, words))
+        return len(words) >= 5 and all(map(_is_number, words)) and _class_id(words[0]) is not None
     except OSError:
         return False
 
@@ -99,6 +110,12 @@ def _is_number(word: str) -> bool:
     return True
 
 
+def _class_id(word: str) -> int | None:
+    """Returns the class id that begins a line, perhaps written as 0.0; None if it is none."""
+    number = float(word) if _is_number(word) else -1
+    return int(number) if 0 <= number < _MAX_CLASSES and number.is_integer() else None
+
+
 def _read_shapes(path: pathlib.Path, names: list[str]) -> list[Shape]:
     drawn = []
     lines = files.read_text(path, "YOLO label file").split("\n")
@@ -107,8 +124,8 @@ def _read_shapes(path: pathlib.Path, names: list[str]) -> list[Shape]:
             continue
         where = f"{path}, line {number}"
         words = line.split()
-        is_id = words[0].isdecimal() and len(words[0]) <= _MAX_DIGITS
-        if not all(map(_is_number, words)) or not is_id:
+        class_id = _class_id(words[0])
+        if not all(map(_is_number, words)) or class_id is None:
             raise UserError(
                 f"{where}: {line[:40]!r} is not a class id and coordinates. Correct the line."
             )
@@ -118,7 +135,6 @@ def _read_shapes(path: pathlib.Path, names: list[str]) -> list[Shape]:
                 "for detection. Semantic segmentation needs the outline of every object: export "
                 "the data as YOLO segmentation, or as COCO."
             )
-        class_id = int(words[0])
         if names and class_id >= len(names):
             raise UserError(
                 f"{where}: the class id is {class_id}, but there are {len(names)} class names "
@@ -164,6 +180,7 @@ def _names_in_yaml(path: pathlib.Path) -> list[str]:
         raise UserError(f"{path} is not YAML ({reason}): correct it.") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
+        names = {as_integer(class_id): name for class_id, name in names.items()}
         if not names.keys() == set(range(len(names))):
             raise UserError(f"{path}: the ids of `names` are not 0, 1, 2, ... without a gap.")
         names = [names[class_id] for class_id in range(len(names))]
@@ -184,16 +201,3 @@ def _double(names: list[str]) -> str:
 def _num_classes(images: list[AnnotatedImage]) -> int:
     ids = [int(label.removeprefix("class_")) for label in labels_of(images)]
     return 1 + max(ids, default=-1)
-
-
-def _listed_splits(listing: Listing) -> dict[str, str]:
-    """The split of every image's stem that a list such as `train.txt` names (darknet)."""
-    splits = {}
-    for path in listing.with_ending(".txt"):
-        split = split_of(path.stem)
-        if split and listing.parts(path) == () and not _looks_like_labels(path):
-            for line in files.read_text(path, "split list").split("\n"):
-                if line.strip():
-                    name = line.strip().replace("\\", "/")
-                    splits[pathlib.PurePosixPath(name).stem] = split
-    return splits

@@ -114,6 +114,16 @@ def write_roboflow_coco(root: pathlib.Path) -> None:
     write_json(root / "train" / "_annotations.coco.json", content)
 
 
+def write_coco_lines(root: pathlib.Path) -> None:
+    """Polygons of two points, and the file names of Label Studio."""
+    content = coco_content()
+    for annotation in content["annotations"]:
+        annotation["segmentation"].append([1, 1, 5, 5])
+    for image in content["images"]:
+        image["file_name"] = f"images/1a2b3c4d-{image['file_name']}"
+    write_coco(root, content)
+
+
 def write_panoptic(root: pathlib.Path) -> None:
     content = coco_content()
     ids = np.zeros((HEIGHT, WIDTH), np.int32)
@@ -209,6 +219,18 @@ def write_cvat(root: pathlib.Path, shapes=CVAT_DOG + CVAT_CAT) -> None:
     (root / "annotations.xml").write_text(CVAT.format(shapes=shapes), encoding="utf-8")
 
 
+def write_labelme_corners(root: pathlib.Path) -> None:
+    """X-AnyLabeling gives all corners of rectangles; the names within are those before a change."""
+    write_labelme(root)
+    for name in "ab":
+        content = json.loads((root / f"{name}.json").read_text())
+        content["imagePath"] = f"old_{name}.jpg"
+        for shape, kind in zip(content["shapes"], ("rotation", "rectangle")):
+            box = CAT if shape["label"] == "cat" else DOG
+            shape |= {"shape_type": kind, "points": corners(box, inside=1)}
+        write_json(root / f"{name}.json", content)
+
+
 def write_cvat_mask(root: pathlib.Path) -> None:
     write_cvat(root, CVAT_DOG + CVAT_CAT_MASK)
 
@@ -223,6 +245,16 @@ def write_yolo(root: pathlib.Path) -> None:
     (root / "train" / "labels").mkdir()
     (root / "train" / "labels" / "a.txt").write_text("\n".join(lines) + "\n")
     (root / "data.yaml").write_text("train: ../train/images\nnc: 2\nnames: ['cat', 'dog']\n")
+
+
+def write_yolo_variants(root: pathlib.Path) -> None:
+    """Ids as floats and as texts, a folder that is not called `images`, empty files first."""
+    write_yolo(root)
+    (root / "train" / "images").rename(root / "train" / "pictures")
+    path = root / "train" / "labels" / "a.txt"
+    lines = [f"{line[0]}.0{line[1:]}" for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    (root / "data.yaml").write_text("names: {'0': cat, '1': dog}\n")
 
 
 def pack_brush(mask: np.ndarray) -> list[int]:
@@ -307,6 +339,27 @@ def write_label_studio_min(root: pathlib.Path) -> None:
             for region in task["annotations"][0]["result"]
         ]
         content.append({"image": task["data"]["image"], "id": task["id"], "label": regions})
+    write_label_studio(root, content)
+
+
+def write_label_studio_storage(root: pathlib.Path) -> None:
+    """A file per annotation, as cloud storages get it; the images have their own names."""
+    for seed, name in enumerate("ab"):
+        write_image(root / "images" / f"{name}.jpg", seed)
+    for task in label_studio_content():
+        annotation = task["annotations"][0] | {"task": {"id": task["id"], "data": task["data"]}}
+        if task["id"] == 2:  # "original_width" stands in the file of an image without regions, too
+            annotation["prediction"] = {"original_width": WIDTH}
+        write_json(root / "annotations" / f"{task['id']}.json", annotation)
+
+
+def write_label_studio_labels(root: pathlib.Path) -> None:
+    """Shapes and their labels in regions of their own."""
+    content = label_studio_content()
+    for region in list(content[0]["annotations"][0]["result"]):
+        labels = region["value"].pop(region["type"])
+        label = region | {"type": "labels", "value": region["value"] | {"labels": labels}}
+        content[0]["annotations"][0]["result"].append(label)
     write_label_studio(root, content)
 
 

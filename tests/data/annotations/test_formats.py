@@ -29,6 +29,12 @@ CASES = {
     "Label Studio": (samples.write_label_studio, "label_studio", TWO_ANIMALS, ""),
     "Label Studio, brush": (samples.write_label_studio_brush, "label_studio", TWO_ANIMALS, ""),
     "Label Studio, JSON-MIN": (samples.write_label_studio_min, "label_studio", TWO_ANIMALS, ""),
+    "Label Studio, storage": (
+        samples.write_label_studio_storage, "label_studio", TWO_ANIMALS, "",
+    ),
+    "Label Studio, labels": (samples.write_label_studio_labels, "label_studio", TWO_ANIMALS, ""),
+    "labelme, corners": (samples.write_labelme_corners, "labelme", TWO_ANIMALS, ""),
+    "YOLO, variants": (samples.write_yolo_variants, "yolo", TWO_ANIMALS, "train"),
     "masks per class": (samples.write_masks_per_class, "masks_per_class", TWO_ANIMALS, ""),
     "masks per class, by name": (
         samples.write_masks_per_class_by_name, "masks_per_class", TWO_ANIMALS, "",
@@ -119,6 +125,55 @@ def test_a_background_that_the_tool_names_is_not_added_again(tmp_path):
     content["categories"].append({"id": 0, "name": "background"})
     samples.write_coco(tmp_path, content)
     assert read(tmp_path).class_names == TWO_ANIMALS
+
+
+def test_polygons_without_area_are_left_out_and_images_have_names_of_their_own(tmp_path):
+    samples.write_coco_lines(tmp_path)
+    annotations = read(tmp_path)
+    np.testing.assert_array_equal(draw(annotations, annotations.images[0]), samples.expected())
+    assert "2 polygons of one or two points left out: no area." in annotations.notes
+    assert [image.image.name for image in annotations.images] == ["a.jpg", "b.jpg"]
+
+
+def test_an_image_without_text_that_comes_first_hides_no_yolo_labels(tmp_path):
+    samples.write_yolo(tmp_path)
+    for number in range(30):
+        samples.write_image(tmp_path / "train" / "images" / f"0{number}.jpg")
+        (tmp_path / "train" / "labels" / f"0{number}.txt").touch()
+    assert len(read(tmp_path).images) == 32
+
+
+@pytest.mark.parametrize("is_skipped", [False, True])
+def test_a_task_that_nobody_has_labelled_is_no_background(is_skipped, tmp_path):
+    content = samples.label_studio_content()
+    content[1]["annotations"] = [{"was_cancelled": True, "result": []}] * is_skipped
+    samples.write_label_studio(tmp_path, content)
+    annotations = read(tmp_path)
+    assert [image.name for image in annotations.images] == ["a"]
+    assert any("1 task that nobody has labelled" in note for note in annotations.notes)
+
+
+def test_an_image_that_was_turned_in_label_studio_is_refused(tmp_path):
+    content = samples.label_studio_content()
+    content[0]["annotations"][0]["result"][0]["image_rotation"] = 90
+    samples.write_label_studio(tmp_path, content)
+    with pytest.raises(UserError, match="task 1, region 0: the image was turned by 90 degrees"):
+        read(tmp_path)
+
+
+def test_an_image_that_is_annotated_twice_is_refused(tmp_path):
+    samples.write_cvat(tmp_path)
+    path = tmp_path / "annotations.xml"
+    path.write_text(path.read_text().replace('name="b.jpg"', 'name="a.jpg"'))
+    with pytest.raises(UserError, match="a.jpg is annotated twice, in .*annotations.xml"):
+        read(tmp_path)
+
+
+def test_a_mask_is_not_taken_for_an_image_that_is_missing(tmp_path):
+    samples.write_coco(tmp_path)
+    (tmp_path / "images" / "b.jpg").unlink()
+    samples.write_image(tmp_path / "masks" / "b.png")
+    assert [image.name for image in read(tmp_path).images] == ["a"]
 
 
 def test_what_labelme_ignores_does_not_count(tmp_path):
