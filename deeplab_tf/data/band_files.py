@@ -61,6 +61,7 @@ class TiffHeader:
         is_geo: Whether it is a GeoTIFF.
         num_samples: Values per pixel.
         has_alpha: Whether the last of these is said to be opacity.
+        num_bits: Of a value.
         is_8_bit: Whether all of them are unsigned numbers of at most 8 bits.
         has_nodata: Whether a value is said to mean "no data".
         is_stack: Whether it has several grey pages of one size.
@@ -70,6 +71,7 @@ class TiffHeader:
     is_geo: bool
     num_samples: int
     has_alpha: bool
+    num_bits: int
     is_8_bit: bool
     has_nodata: bool
     is_stack: bool
@@ -107,6 +109,7 @@ def _header_of(pages: Sequence[PIL.TiffImagePlugin.ImageFileDirectory_v2]) -> Ti
         is_geo=any(tag in first for tag in _GEO_TAGS),
         num_samples=num_samples,
         has_alpha=bool(extra) and extra[-1] in _ALPHA,
+        num_bits=max(bits),
         is_8_bit=max(bits) <= 8 and set(_numbers(first, _SAMPLE_FORMAT, (1,))) == {_UNSIGNED},
         has_nodata=_NODATA in first,
         is_stack=len(whole) > 1 and num_samples == 1,

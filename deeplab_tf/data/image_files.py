@@ -43,11 +43,11 @@ FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
     "HEIF": (".heic", ".heif"),  # of phones; the extra `heif` reads it
-    "JPEG": (".jpeg", ".jpg"),
+    "JPEG": (".jfif", ".jpeg", ".jpg"),
     "JPEG2000": (".jp2",),
     "MPO": (".mpo",),  # the JPEG files of many phones and drones, under .jpg: a preview is behind
     "PNG": (".png",),
-    "PPM": (".pgm", ".ppm"),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }

@@ -1,6 +1,6 @@
 """Label files: how they hold class ids, and checks of them.
 
-Label images are lossless: PNG, BMP, TIFF or GIF. A JPEG is read only on request, since its
+Label images are lossless: PNG, BMP, TIFF, GIF or PPM. A JPEG is read only on request, since its
 compression changes values.
 """
 
@@ -37,7 +37,9 @@ ARRAY_EXTENSIONS = label_arrays.ENDINGS
 IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA")
 
 _UNLABELLED, _IGNORE_LABEL = -1, 255  # the first is read as the second
-_LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")
+_PILLOW_BITS = 32  # per value of a TIFF; it reads no more
+_NODATA = 42113  # tag of a GeoTIFF
+_LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
 _LOSSY_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp")  # of TIFFs
 _NUM_PROBED = 32  # label files that are looked at to tell the encoding
 _MAX_SHARE_BETWEEN = 0.05  # of the pixels of a mask that is a JPEG: edges
@@ -123,6 +125,8 @@ def load_label(path: str | os.PathLike, max_pixels: int = image_files.MAX_PIXELS
             f"label {path} has several pages: split it into a file per page, and its image, too, "
             "if that has as many"
         )
+    if header and header.num_bits > _PILLOW_BITS:
+        return LabelPixels(_of_many_bits(path, max_pixels), None, "grey")
     with image_files.open_image(content, name=f"label {path}", max_pixels=max_pixels) as image:
         try:
             if image.format == "PNG":
@@ -300,8 +304,11 @@ def _pixels(
     def values() -> np.ndarray:
         if image.format == "PNG":
             return decoding.decode_label(content, max_pixels).astype(np.int32)
-        return _integers(np.asarray(image), path)
+        ids = _integers(np.asarray(image), path)
+        return np.where(ids == nodata, _UNLABELLED, ids) if nodata else ids
 
+    # The "no data" of GDAL; 0 rather is the background that a program did not draw on.
+    nodata = _number(image.tag_v2.get(_NODATA)) if image.format == "TIFF" else 0
     if image.mode == "P":
         return LabelPixels(values(), np.asarray(image.convert("RGB")), "palette", is_lossy)
     if "A" in image.mode or image.mode in ("RGB", "CMYK", "YCbCr"):
@@ -315,6 +322,22 @@ def _pixels(
         equal = rgb[..., 0].astype(np.int32) if is_grey else None
         return LabelPixels(equal, rgb, "color", is_lossy)
     return LabelPixels(values(), None, "grey", is_lossy, image.mode == "1")
+
+
+def _of_many_bits(path: pathlib.Path, max_pixels: int) -> np.ndarray:
+    """Reads a TIFF of 64 bits per pixel, which Pillow does not."""
+    with band_files.open_raster(path) as file:
+        name = f"label {path}"
+        image_files.check_size(file.width, file.height, name=name, max_pixels=max_pixels)
+        ids = _integers(file.read(1), path)
+        return np.where(ids == file.nodata, _UNLABELLED, ids) if file.nodata else ids
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0
 
 
 def _integers(array: np.ndarray, path: pathlib.Path) -> np.ndarray:

@@ -279,7 +279,7 @@ def _labels_beside_photos(listing: Listing, images: Sequence[pathlib.Path]) -> l
     photos: set[tuple[str, str]] = set()
     others = []
     for path in images:
-        if path.suffix.lower() in (".jpg", ".jpeg"):
+        if path.suffix.lower() in (".jfif", ".jpeg", ".jpg"):
             photos.add((listing.split_of(path), path.stem))
         else:
             others.append(path)

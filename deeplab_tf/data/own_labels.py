@@ -203,7 +203,9 @@ def _check_numbering(values: set[int]) -> None:
     if max(values) >= _MANY_CLASSES and len(values) < max(values) / 4:
         raise UserError(
             f"{told} leave out most of the ids between. If they are masks with smooth edges, "
-            f"export them without. If they are ids: {name_them}."
+            "export them without. If each value is a class, write its grey as a colour into "
+            "classes.txt beside the images, NAME 51 51 51, one class a line, and give "
+            f"--label_encoding=color_map. If they are ids: {name_them}."
         )
 
 

@@ -123,6 +123,14 @@ def save(path, array, **options):
     PIL.Image.fromarray(array).save(path, **options)
 
 
+def save_geotiff(path, array, **options):
+    rasterio = pytest.importorskip("rasterio")
+    height, width = array.shape
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": 1}
+    with rasterio.open(path, "w", dtype=array.dtype, **profile, **options) as file:
+        file.write(array, 1)
+
+
 def save_mat_struct(path):
     scipy_io = pytest.importorskip("scipy.io")
     truth = {"Segmentation": IDS, "Categories": np.arange(12.0).reshape(-1, 1), "Edges": IDS > 0}
@@ -137,6 +145,9 @@ def save_mat_struct(path):
         ("a.tif", lambda path: save(path, IDS.astype(np.float32))),
         ("a.png", lambda path: save(path, np.repeat(IDS[..., np.newaxis], 3, axis=-1))),
         ("a.png", lambda path: save(path, np.dstack([IDS, IDS, IDS, OPAQUE]))),
+        ("a.tif", lambda path: save_geotiff(path, IDS.astype(np.int64))),
+        ("a.tif", lambda path: save_geotiff(path, IDS.astype(np.float64))),
+        ("a.pgm", lambda path: save(path, IDS)),
         ("a.mat", save_mat_struct),
     ],
 )
@@ -144,6 +155,21 @@ def test_more_files_hold_ids(name, write, tmp_path):
     write(tmp_path / name)
     assert label_files.detect_encoding([tmp_path / name]) in ("grey", "array")
     np.testing.assert_array_equal(label_files.read_label(tmp_path / name), IDS)
+
+
+@pytest.mark.parametrize("dtype, nodata", [(np.uint8, 99), (np.int16, -9999), (np.int64, 99)])
+def test_pixels_without_data_in_a_geotiff_do_not_count(dtype, nodata, tmp_path):
+    ids = IDS.astype(dtype)
+    ids[0, 0] = nodata
+    save_geotiff(tmp_path / "a.tif", ids, nodata=nodata)
+    label = label_files.read_label(tmp_path / "a.tif")
+    assert label[0, 0] == 255
+    np.testing.assert_array_equal(label[1:], IDS[1:])
+
+
+def test_a_background_of_0_counts_though_a_geotiff_calls_it_no_data(tmp_path):
+    save_geotiff(tmp_path / "a.tif", IDS, nodata=0)
+    np.testing.assert_array_equal(label_files.read_label(tmp_path / "a.tif"), IDS)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.tif"])

@@ -372,3 +372,14 @@ def test_a_table_of_classes_may_have_another_name(name, tmp_path):
     data = find(tmp_path)
     assert data.info.class_names == ("ground", "cat")
     assert f"Class names from {name}." in data.notes
+
+
+def test_greys_that_stand_for_classes_are_read_as_their_colours(tmp_path):
+    greys = np.array([[0, 64, 128, 255] * 5] * 12, np.uint8)
+    write_label_images(tmp_path, [greys, greys])
+    with pytest.raises(UserError, match="NAME 51 51 51, .* --label_encoding=color_map"):
+        find(tmp_path)
+    lines = [f"class_{value} {value} {value} {value}" for value in (0, 64, 128, 255)]
+    (tmp_path / "classes.txt").write_text("\n".join(lines))
+    label = label_maps(find(tmp_path, label_encoding="color_map"))["0"]
+    np.testing.assert_array_equal(label[0, :4], [0, 1, 2, 3])
