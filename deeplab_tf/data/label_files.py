@@ -308,7 +308,8 @@ def _pixels(
         return np.where(ids == nodata, _UNLABELLED, ids) if nodata else ids
 
     # The "no data" of GDAL; 0 rather is the background that a program did not draw on.
-    nodata = _number(image.tag_v2.get(_NODATA)) if image.format == "TIFF" else 0
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    nodata = _number(tags.get(_NODATA))
     if image.mode == "P":
         return LabelPixels(values(), np.asarray(image.convert("RGB")), "palette", is_lossy)
     if "A" in image.mode or image.mode in ("RGB", "CMYK", "YCbCr"):
@@ -333,10 +334,10 @@ def _of_many_bits(path: pathlib.Path, max_pixels: int) -> np.ndarray:
         return np.where(ids == file.nodata, _UNLABELLED, ids) if file.nodata else ids
 
 
-def _number(text: str | None) -> float:
+def _number(text) -> float:
     try:
         return float(text or 0)
-    except ValueError:
+    except (TypeError, ValueError):
         return 0
 
 

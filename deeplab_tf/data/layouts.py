@@ -268,10 +268,23 @@ def _roles(
     with_image_label = {path.stem for path in by_role["label"]}
     by_role["label"] += [path for path in arrays if path.stem not in with_image_label]
     if not by_role["label"] and not label_suffix:
-        by_role["label"] = _labels_beside_photos(listing, by_role["image"])
+        by_role["label"] = _labels_among_images(by_role["image"]) or _labels_beside_photos(
+            listing, by_role["image"]
+        )
         labels = set(by_role["label"])
         by_role["image"] = [path for path in by_role["image"] if path not in labels]
     return by_role["image"], by_role["label"], by_role["other"]
+
+
+def _labels_among_images(images: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """Files in a folder of images whose names are that of an image and a word for labels."""
+    stems = {path.stem for path in images}
+    return [
+        path
+        for path in images
+        if naming.role_of((), path.stem) == "label"
+        and not stems.isdisjoint(naming.stems_of(path, "")[1:])
+    ]
 
 
 def _labels_beside_photos(listing: Listing, images: Sequence[pathlib.Path]) -> list[pathlib.Path]:
@@ -364,6 +377,11 @@ def _name(listing: Listing, image: pathlib.Path) -> str:
 def _no_pairs(
     listing: Listing, images: Sequence[pathlib.Path], labels: Sequence[pathlib.Path]
 ) -> str:
+    if not images and labels:
+        return (
+            f"There is no image in {listing.root}, only label files: "
+            f"{_examples(labels, listing.root)}. Put the images into a folder images/ there."
+        )
     if not images:
         return f"There is no image in {listing.root}; it holds {listing.contents()}."
     if not labels:

@@ -6,6 +6,7 @@ import functools
 import os
 import pathlib
 import re
+from collections.abc import Hashable
 from collections.abc import Iterable
 
 from deeplab_tf.data import naming
@@ -25,7 +26,7 @@ class Listing:
 
     def parts(self, path: pathlib.Path) -> tuple[str, ...]:
         """Returns the names of the folders between the root and a file."""
-        return path.relative_to(self.root).parts[:-1]
+        return path.parts[len(self.root.parts) : -1]
 
     def with_ending(self, *endings: str) -> list[pathlib.Path]:
         """Returns the files with one of these endings, which are in lower case."""
@@ -142,7 +143,7 @@ def num_common(first: Iterable[str], second: Iterable[str]) -> int:
     return count
 
 
-def grouped(items: Iterable[tuple[str, object]]) -> dict:
+def grouped(items: Iterable[tuple[Hashable, object]]) -> dict:
     groups = collections.defaultdict(list)
     for key, value in items:
         groups[key].append(value)

@@ -1,5 +1,6 @@
 """What follows from the names of folders and files: splits and roles."""
 
+import functools
 import pathlib
 import re
 import urllib.parse
@@ -35,9 +36,11 @@ _OTHER_FOLDERS = frozenset((
     "visualization", "visualizations", "viz",
 ))  # fmt: skip
 _OTHER_ENDS = _OTHER_FOLDERS | {"color", "colored", "colour", "coloured", "instanceids"}
+_MAX_CACHED = 2**12  # names
 _ORDINAL = r"\d+(st|nd|rd|th)"
 
 
+@functools.lru_cache(_MAX_CACHED)
 def split_of(name: str) -> str:
     """Returns the split that the name of a folder or a list tells, or "".
 
@@ -164,6 +167,7 @@ def local_path(name: str) -> str:
     return urllib.parse.unquote(name)
 
 
+@functools.lru_cache(_MAX_CACHED)  # folders have many files
 def words_of(name: str) -> list[str]:
     """The words of a name in lower case, also those of `CamelCase`."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]

@@ -32,6 +32,7 @@ from deeplab_tf.data.annotations import formats
 from deeplab_tf.data.annotations import label_images
 from deeplab_tf.data.annotations import shapes
 from deeplab_tf.data.annotations.common import AnnotatedImage
+from deeplab_tf.data.annotations.common import EmbeddedImage
 from deeplab_tf.data.annotations.common import Options
 from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.listing import list_folder
@@ -390,14 +391,17 @@ def _annotations(listing: Listing, format_: str, options: OwnDataOptions) -> Own
 def _split_by_lists(
     listing: Listing, images: Sequence[AnnotatedImage]
 ) -> tuple[Sequence[AnnotatedImage], list[str]]:
-    """Takes the splits of images that have none from lists; and what was left out, for messages."""
-    paths = [getattr(image.image, "path", image.image) for image in images]
+    """Takes the splits from lists, unless folders or annotation files tell several; and notes."""
+    paths = [
+        image.image.path if isinstance(image.image, EmbeddedImage) else image.image
+        for image in images
+    ]
     notes = []
     if alone := sorted(set(layouts.images_of(listing)) - set(paths)):
         names = listed(path.relative_to(listing.root).as_posix() for path in alone)
         notes.append(f"{counted(len(alone), 'image')} without annotations, left out: {names}.")
     splits = [image.split for image in images]
-    if any(splits):
+    if len(set(splits)) > 1:
         return images, notes
     chosen, told = split_lists.listed_splits(
         listing, [image.name for image in images], paths, splits

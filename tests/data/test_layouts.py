@@ -93,6 +93,9 @@ TREES = {
         "images/a.png images/b.png labels/a_P.png labels/b_P.png",
         ["images/a.png labels/a_P.png -", "images/b.png labels/b_P.png -"],
     ),
+    "side by side in a folder of images": (
+        "images/a.jpg images/a_mask.png", ["images/a.jpg images/a_mask.png -"],
+    ),
     "a folder per image": (
         "a_json/img.png a_json/label.png a_json/label_viz.png b_json/img.png b_json/label.png",
         ["a_json/img.png a_json/label.png -", "b_json/img.png b_json/label.png -"],
@@ -296,6 +299,7 @@ def test_a_listed_image_that_is_not_there_is_named(tmp_path):
     [
         ("notes.md", "There is no image in"),
         ("a.jpg b.jpg", "no name ends in _mask"),
+        ("SegmentationClass/a.png", "no image in .*, only label files: .* Put the images into"),
         ("images/a.jpg labels/b.png", "No image in .* has a label file of the same name"),
     ],
 )

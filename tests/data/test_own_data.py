@@ -354,6 +354,15 @@ def test_lists_divide_annotated_images_and_images_without_annotations_are_named(
     assert any("left out: c.jpg." in note for note in data.notes)
 
 
+def test_lists_divide_images_in_a_folder_that_is_called_like_a_split(tmp_path):
+    """As darknet and CVAT have them: obj_train_data/ holds all images."""
+    samples.write_yolo(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "obj_train_data")
+    for split, name in (("train", "a"), ("val", "b")):
+        (tmp_path / f"{split}.txt").write_text(f"data/obj_train_data/images/{name}.jpg\n")
+    assert list(find(tmp_path).splits) == ["train", "val"]
+
+
 def test_the_split_of_a_labelme_file_is_that_of_its_image(tmp_path):
     samples.write_labelme(tmp_path)
     for name, split in (("a", "train"), ("b", "val")):

@@ -112,7 +112,7 @@ def _is_number(word: str) -> bool:
 
 def _class_id(word: str) -> int | None:
     """Returns the class id that begins a line, perhaps written as 0.0; None if it is none."""
-    number = float(word) if _is_number(word) else -1
+    number = float(word) if _is_number(word) else -1.0
     return int(number) if 0 <= number < _MAX_CLASSES and number.is_integer() else None
 
 
