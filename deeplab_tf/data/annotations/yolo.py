@@ -20,6 +20,7 @@ from deeplab_tf.data.annotations.shapes import ShapeError
 from deeplab_tf.data.json_fields import as_integer
 from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.listing import grouped
+from deeplab_tf.data.naming import role_of
 from deeplab_tf.data.wording import counted
 from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
@@ -72,9 +73,11 @@ def _label_files(listing: Listing) -> dict[pathlib.Path, pathlib.Path]:
 
 
 def _label_files_elsewhere(listing: Listing) -> dict[pathlib.Path, pathlib.Path]:
-    """The text files of the names of images, in folders of any name."""
+    """The text files of the names of images, whatever the folder of images is called."""
     texts = grouped(
-        ((listing.split_of(path), path.stem), path) for path in listing.with_ending(".txt")
+        ((listing.split_of(path), path.stem), path)
+        for path in listing.with_ending(".txt")
+        if role_of(listing.parts(path)) == "label"
     )
     found = {
         image: texts.get((listing.split_of(image), image.stem), []) for image in listing.images
