@@ -455,6 +455,17 @@ def _pixels_of(image: PIL.Image.Image) -> np.ndarray:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def alpha_of_one_color(image: PIL.Image.Image) -> np.ndarray | None:
+    """Returns the opacity of a mask that is drawn by it alone, uint8 [H, W]; None of other images.
+
+    Such an image has one colour, which is not opaque everywhere.
+    """
+    if "A" not in image.mode:
+        return None
+    colors, alpha = np.asarray(image.convert("RGB")), np.asarray(image.getchannel("A"))
+    return alpha if alpha.min() < 255 and (colors == colors[0, 0]).all() else None
+
+
 def _to_8_bits(pixels: np.ndarray, name: str, tell: Callable[[str], None]) -> np.ndarray:
     """Scales pixels of more than 8 bits by the rules above; uint8 of the same shape."""
     if pixels.dtype == np.uint8:

@@ -314,11 +314,9 @@ def _pixels(
         return LabelPixels(values(), np.asarray(image.convert("RGB")), "palette", is_lossy)
     if "A" in image.mode or image.mode in ("RGB", "CMYK", "YCbCr"):
         rgb = np.asarray(image.convert("RGB"))
-        if "A" in image.mode and (rgb == rgb[0, 0]).all():
-            # One colour that is not opaque everywhere: the mask is the alpha channel.
-            alpha = np.asarray(image.getchannel("A"))
-            if alpha.min() < 255:
-                rgb = np.repeat(alpha[..., np.newaxis], 3, axis=-1)
+        alpha = image_files.alpha_of_one_color(image)
+        if alpha is not None:
+            rgb = np.repeat(alpha[..., np.newaxis], 3, axis=-1)
         is_grey = (rgb == rgb[..., :1]).all()
         equal = rgb[..., 0].astype(np.int32) if is_grey else None
         return LabelPixels(equal, rgb, "color", is_lossy)

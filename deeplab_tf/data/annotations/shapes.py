@@ -340,7 +340,9 @@ class MaskFile:
                         f"the mask is {image.width}x{image.height} pixels, the image "
                         f"{width}x{height}"
                     )
-                array = np.asarray(image if image.mode.startswith("I") else image.convert("L"))
+                array = image_files.alpha_of_one_color(image)
+                if array is None:
+                    array = np.asarray(image if image.mode.startswith("I") else image.convert("L"))
         except ShapeError:
             raise
         except Exception as error:  # Pillow raises errors of every kind on damaged files

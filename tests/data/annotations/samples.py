@@ -381,6 +381,15 @@ def write_masks_per_class_by_name(root: pathlib.Path) -> None:
             assert cv2.imwrite(str(path), mask_of(box) * 255 * (name == "a"))
 
 
+def write_masks_in_alpha(root: pathlib.Path) -> None:
+    """White masks, of which only the opacity tells where the class is."""
+    write_masks_per_class(root)
+    for path in (root / "masks").rglob("*.png"):
+        alpha = PIL.Image.open(path)
+        white = PIL.Image.new("L", alpha.size, 255)
+        PIL.Image.merge("LA", (white, alpha)).save(path)
+
+
 def write_masks_per_instance(root: pathlib.Path) -> None:
     for seed, name in enumerate("ab"):
         write_image(root / name / "images" / f"{name}.png", seed)

@@ -36,6 +36,7 @@ CASES = {
     "labelme, corners": (samples.write_labelme_corners, "labelme", TWO_ANIMALS, ""),
     "YOLO, variants": (samples.write_yolo_variants, "yolo", TWO_ANIMALS, "train"),
     "masks per class": (samples.write_masks_per_class, "masks_per_class", TWO_ANIMALS, ""),
+    "masks per class, in alpha": (samples.write_masks_in_alpha, "masks_per_class", TWO_ANIMALS, ""),
     "masks per class, by name": (
         samples.write_masks_per_class_by_name, "masks_per_class", TWO_ANIMALS, "",
     ),
