@@ -185,7 +185,7 @@ def _masks_by_name(listing: Listing) -> dict[pathlib.Path, dict[str, pathlib.Pat
     scenes = {part for path in images for part in listing.parts(path)}  # folders, not classes
     found: dict[pathlib.Path, dict[str, pathlib.Path]] = {}
     for label in labels:
-        for stem, name in naming.names_of_mask(listing.parts(label), label):
+        for stem, name in naming.names_of_mask(listing.inner_parts(label), label):
             candidates = [
                 image
                 for image in image_stems.get(stem, ())
@@ -252,14 +252,14 @@ def _roles(
     """Images, label files, and files that look like labels but are not."""
     by_role: dict[str, list[pathlib.Path]] = {"image": [], "label": [], "other": []}
     for path in listing.images:
-        role = naming.role_of(listing.parts(path), path.stem) or "image"
+        role = naming.role_of(listing.inner_parts(path), path.stem) or "image"
         if label_suffix:
             is_label = path.stem.endswith(label_suffix)
             role = "label" if is_label else "other" if role == "label" else role
         by_role[role].append(path)
     arrays = []
     for path in listing.with_ending(*naming.ARRAY_ENDINGS):
-        role = naming.role_of(listing.parts(path), path.stem)
+        role = naming.role_of(listing.inner_parts(path), path.stem)
         is_image = path.suffix.lower() != ".mat" and label_arrays.holds_image(path)
         if is_image and role in ("", "image"):
             by_role["image"].append(path)

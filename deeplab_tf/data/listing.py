@@ -28,6 +28,20 @@ class Listing:
         """Returns the names of the folders between the root and a file."""
         return path.parts[len(self.root.parts) : -1]
 
+    def inner_parts(self, path: pathlib.Path) -> tuple[str, ...]:
+        """Returns the same without the folders around all images, whose names say nothing."""
+        parts = self.parts(path)
+        return parts[num_common(parts, self.around) :]
+
+    @functools.cached_property
+    def around(self) -> tuple[str, ...]:
+        """The names of the folders around all folders of images, such as that of an archive."""
+        folders = {path.parent for path in self.images}
+        if len(folders) == 1:
+            folders = {folder.parent for folder in folders if folder != self.root}
+        common = os.path.commonpath(folders) if folders else self.root
+        return pathlib.Path(common).parts[len(self.root.parts) :]
+
     def with_ending(self, *endings: str) -> list[pathlib.Path]:
         """Returns the files with one of these endings, which are in lower case."""
         return [path for path in self.files if path.suffix.lower() in endings]
@@ -58,7 +72,7 @@ class Listing:
 
     @functools.cached_property
     def _by_stem(self) -> dict[str, list[pathlib.Path]]:
-        images = (path for path in self.images if naming.role_of(self.parts(path)) != "label")
+        images = (path for path in self.images if naming.role_of(self.inner_parts(path)) != "label")
         return grouped((path.stem.lower(), path) for path in images)
 
     def find_image(self, name: str, near: pathlib.Path, split: str = "") -> pathlib.Path | None:
@@ -88,7 +102,7 @@ class Listing:
             return (
                 num_common(reversed(path.parts[:-1]), reversed(wanted.parts[:-1])),
                 self.split_of(path) == split if split else 0,
-                naming.role_of(self.parts(path)) != "label",
+                naming.role_of(self.inner_parts(path)) != "label",
                 path.suffix.lower() == wanted.suffix.lower(),
                 num_common(path.parts[:-1], near.parts[:-1]),
                 path.parent == near.parent,

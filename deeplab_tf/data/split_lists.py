@@ -5,7 +5,6 @@ of its label.
 """
 
 import collections
-import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -72,9 +71,7 @@ def listed_splits(
 def _lists_of(listing: Listing) -> dict[str, pathlib.Path]:
     """The lists of images by their stem, as far as their places tell."""
     # Folders around everything, as archives have them, do not count.
-    folders = [path.parent for path in listing.images]
-    around = pathlib.Path(os.path.commonpath(folders)) if folders else listing.root
-    known = _LIST_FOLDERS | set(map(str.lower, around.relative_to(listing.root).parts))
+    known = _LIST_FOLDERS | set(map(str.lower, listing.around))
     labels = {path.with_suffix(".txt") for path in listing.images}  # of YOLO, beside images
     return {
         path.stem: path

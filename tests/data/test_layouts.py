@@ -100,6 +100,10 @@ TREES = {
         "a_json/img.png a_json/label.png a_json/label_viz.png b_json/img.png b_json/label.png",
         ["a_json/img.png a_json/label.png -", "b_json/img.png b_json/label.png -"],
     ),
+    "a folder around everything that is called like labels": (
+        "crack-segmentation/train/a.jpg crack-segmentation/train/a_mask.png",
+        ["crack-segmentation/train/a.jpg crack-segmentation/train/a_mask.png train"],
+    ),
     "KITTI": (
         "training/image_2/1.png training/semantic/1.png training/instance/1.png",
         ["training/image_2/1.png training/semantic/1.png train"],

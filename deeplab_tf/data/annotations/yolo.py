@@ -77,7 +77,7 @@ def _label_files_elsewhere(listing: Listing) -> dict[pathlib.Path, pathlib.Path]
     texts = grouped(
         ((listing.split_of(path), path.stem), path)
         for path in listing.with_ending(".txt")
-        if role_of(listing.parts(path)) == "label"
+        if role_of(listing.inner_parts(path)) == "label"
     )
     found = {
         image: texts.get((listing.split_of(image), image.stem), []) for image in listing.images
