@@ -48,7 +48,8 @@ def find_leaks(
     if equal and refuse_leaks:
         (split, image), (other_split, other), _ = equal[0]
         raise UserError(
-            f"{counted(len(equal), 'image')} are in two splits, which spoils validation: "
+            f"{counted(len(equal), 'image')} {'is' if len(equal) == 1 else 'are'} in two splits, "
+            "which spoils validation: "
             f"{image.image} ({split}) equals {other.image} ({other_split}). Remove one of each."
         )
     across = [pair for pair in across if pair[2] != "equal"]

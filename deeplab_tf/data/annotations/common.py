@@ -158,9 +158,9 @@ def collect(
     if never := [name for name in names if name not in drawn and name != background]:
         notes.append(f"Classes without a single shape: {listed(never)}.")
     if empty:
+        become = "taken for background" if background else "ignored"
         notes.append(
-            f"{counted(len(empty), 'image')} without a shape "
-            f"{'count as background' if background else 'do not count'} as a whole: "
+            f"{counted(len(empty), 'image')} without a shape, {become} as a whole: "
             f"{listed(image.name for image in empty)}."
         )
     return Annotations(tuple(names), tuple(images), background, colors or {}, tuple(notes))
