@@ -67,6 +67,7 @@ class TrainSteps:
         self._network = models.with_logits_of_every_scale(state.model)
         if config.recompute_activations:
             self._network = recomputation.RecomputingNetwork(self._network)
+        self._traced_network = self._network
         self._num_parts = config.gradient_accumulation_steps
         if self._num_parts > 1:
             with strategy.scope():
@@ -93,7 +94,6 @@ class TrainSteps:
     def _trace_steps(
         self, batches, num_steps: tf.Tensor, fake_quantization: str
     ) -> dict[str, tf.Tensor]:
-        self._traced_network = self._network
         if self._config.jit_compile:
             # A new one for every trace: it keeps the rounding that it was traced with.
             self._traced_network = tf.function(self._network, jit_compile=True)
