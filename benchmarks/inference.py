@@ -105,8 +105,7 @@ GROWTH_CLASSES = (2, 150)  # at 513x513
 NUM_PHOTOS, PHOTO_SIZE = 20, (375, 500)
 MIN_RUNS = 3
 MAX_RUNS = 20
-SECONDS_PER_CASE = 10.0
-SECONDS_PER_ENGINE = 4.0  # of --growth, which has many cases
+SECONDS_PER_CASE = 5.0
 SECONDS_BETWEEN_CALLS = 0.05  # threads of some runtimes spin for a while after a call
 
 
@@ -180,8 +179,7 @@ def measure(mode: str, run_dir: str, artefact_path: str, size: tuple[int, int]) 
 def measure_engine(engine: str, run_dir: str, size: tuple[int, int], num_threads: int) -> dict:
     """Returns the time of an engine on whole images, and the peak memory of this process in MiB."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])  # all engines obey
-    label_of = engine_function(engine, run_dir)
-    (seconds,) = time_in_turn([label_of], draw_image(size), SECONDS_PER_ENGINE)
+    (seconds,) = time_in_turn([engine_function(engine, run_dir)], draw_image(size))
     return {"ms": 1000 * statistics.median(seconds), "runs": len(seconds), "peak": peak_memory()}
 
 
@@ -199,9 +197,7 @@ def draw_image(size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def time_in_turn(
-    functions: list, image: np.ndarray, seconds_each: float = SECONDS_PER_CASE
-) -> list[list[float]]:
+def time_in_turn(functions: list, image: np.ndarray) -> list[list[float]]:
     """Returns the seconds of each call of each function, without the first two."""
     for function in functions:
         for _ in range(2):
@@ -209,7 +205,8 @@ def time_in_turn(
     seconds: list[list[float]] = [[] for _ in functions]
     start = time.perf_counter()
     while len(seconds[0]) < MIN_RUNS or (
-        len(seconds[0]) < MAX_RUNS and time.perf_counter() - start < seconds_each * len(functions)
+        len(seconds[0]) < MAX_RUNS
+        and time.perf_counter() - start < SECONDS_PER_CASE * len(functions)
     ):
         first = len(seconds[0]) % len(functions)  # each has every place in the order
         for index in [*range(first, len(functions)), *range(first)]:
