@@ -1,7 +1,7 @@
 """Time and memory of one image, by model, size, inference mode and artefact.
 
     python benchmarks/inference.py           # everything; more than an hour on 2 idle cores
-    python benchmarks/inference.py --quick   # MobileNetV2 at 513x513, a few minutes
+    python benchmarks/inference.py --quick   # v3+ MobileNetV2 at 513x513, 2 minutes
     python benchmarks/inference.py --cases='v3plus, 513x513, (whole|flip)'
     python benchmarks/inference.py --ratios  # engines and peers at 513x513, about 10 minutes;
                                              # --cases=mobilenet for this network alone
@@ -63,7 +63,7 @@ MODELS_OF_PEERS: dict[str, dict] = {
     },
 }
 SIZES = ("513x513", "1024x2048")  # height, width
-QUICK_CASES = "mobilenet_v2 .*, 513x513"
+QUICK_CASES = "mobilenet_v2 v3plus, 513x513"
 NUM_CLASSES = 21
 WHOLE = "whole"
 MODES: dict[str, dict] = {
@@ -503,7 +503,7 @@ def compare(cases: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="MobileNetV2 at 513x513 alone")
+    parser.add_argument("--quick", action="store_true", help="v3+ MobileNetV2 at 513x513 alone")
     parser.add_argument("--cases", default="", help="regular expression that case names contain")
     parser.add_argument("--ratios", action="store_true", help="engines and peers in turn")
     parser.add_argument("--growth", action="store_true", help="by size, classes and threads")

@@ -53,7 +53,7 @@ NUM_CLASSES = 21
 IGNORE_LABEL = 255
 WARM_UP_STEPS = 2
 MIN_TURNS = 5
-SECONDS_PER_CASE = 40.0
+SECONDS_PER_CASE = 20.0
 # Those that a training chooses itself, of the original.
 SETTINGS: dict = {
     "optimizer": "momentum",
