@@ -37,7 +37,7 @@ class ProofImage:
         name: Name of the record or the drawing.
         image: uint8 [H, W, channels].
         label: int32 [H, W], class ids or the ignore label; None where there is none.
-        seen_size: Height and width of what is no padding, at the top left; None for all of it.
+        seen_size: Height and width of the part at the top left that is not padding; None for all.
     """
 
     name: str

@@ -32,7 +32,6 @@ ENCODINGS = (
     "mask",  # two values or colours, of which the darker one is class 0; JPEGs are taken
     "array",  # the numbers of an array of numpy or MATLAB
 )
-ARRAY_EXTENSIONS = label_arrays.ENDINGS
 # All decoded to three channels: grey is repeated, palettes are looked up, alpha is dropped.
 IMAGE_MODES = ("RGB", "L", "P", "RGBA", "LA")
 
@@ -115,7 +114,7 @@ def load_label(path: str | os.PathLike, max_pixels: int = image_files.MAX_PIXELS
         UserError: It is missing, damaged, too large, or holds numbers that are not ids.
     """
     path = pathlib.Path(path)
-    if path.suffix.lower() in ARRAY_EXTENSIONS:
+    if path.suffix.lower() in label_arrays.ENDINGS:
         numbers = label_arrays.read_array(path, max_pixels)
         return LabelPixels(_integers(numbers, path), None, "array")
     content = read_bytes(path, "label")
@@ -257,7 +256,7 @@ def read_label(
         UserError: It is missing, damaged, encoded in another way, or has unknown colours.
     """
     path = pathlib.Path(path)
-    if encoding == "array" and path.suffix.lower() not in ARRAY_EXTENSIONS:
+    if encoding == "array" and path.suffix.lower() not in label_arrays.ENDINGS:
         label_arrays.read_array(path)  # says that it is none
     return label_ids(load_label(path, max_pixels), path, encoding, colors)
 
@@ -301,15 +300,14 @@ def _pixels(
     compression = image.info.get("compression")
     is_lossy = image.format not in _LOSSLESS or compression in _LOSSY_COMPRESSIONS
 
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    nodata = _number(tags.get(_NODATA))
+
     def values() -> np.ndarray:
         if image.format == "PNG":
             return decoding.decode_label(content, max_pixels).astype(np.int32)
-        ids = _integers(np.asarray(image), path)
-        return np.where(ids == nodata, _UNLABELLED, ids) if nodata else ids
+        return _without_nodata(_integers(np.asarray(image), path), nodata)
 
-    # The "no data" of GDAL; 0 rather is the background that a program did not draw on.
-    tags = getattr(image, "tag_v2", {})  # of a TIFF
-    nodata = _number(tags.get(_NODATA))
     if image.mode == "P":
         return LabelPixels(values(), np.asarray(image.convert("RGB")), "palette", is_lossy)
     if "A" in image.mode or image.mode in ("RGB", "CMYK", "YCbCr"):
@@ -328,8 +326,12 @@ def _of_many_bits(path: pathlib.Path, max_pixels: int) -> np.ndarray:
     with band_files.open_raster(path) as file:
         name = f"label {path}"
         image_files.check_size(file.width, file.height, name=name, max_pixels=max_pixels)
-        ids = _integers(file.read(1), path)
-        return np.where(ids == file.nodata, _UNLABELLED, ids) if file.nodata else ids
+        return _without_nodata(_integers(file.read(1), path), file.nodata)
+
+
+def _without_nodata(ids: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Marks the "no data" of GDAL; 0 is rather the background that nobody drew on."""
+    return np.where(ids == nodata, _UNLABELLED, ids) if nodata else ids
 
 
 def _number(text) -> float:

@@ -19,10 +19,8 @@ from deeplab_tf.data import label_arrays
 from deeplab_tf.data import naming
 from deeplab_tf.data import split_lists
 from deeplab_tf.data.listing import Listing
-from deeplab_tf.data.listing import grouped
 from deeplab_tf.data.listing import num_common
 from deeplab_tf.data.wording import counted
-from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
 
 _MAX_COLORS = 64  # of a label image
@@ -57,10 +55,10 @@ def pair_files(listing: Listing, label_suffix: str = "") -> Layout:
     Raises:
         UserError: There are no pairs, or an image has several label files.
     """
-    images, labels, others = _roles(listing, label_suffix)
+    images, labels, others = roles_of(listing, label_suffix)
     notes = []
     if others:
-        notes.append(f"Left out: {_examples(others, listing.root)}.")
+        notes.append(f"Left out: {listing.examples(others)}.")
     partners = _match(listing, images, labels, label_suffix)
     suffix = "" if label_suffix or any(partners.values()) else _common_suffix(images, labels)
     if suffix:
@@ -87,114 +85,12 @@ def pair_files(listing: Listing, label_suffix: str = "") -> Layout:
 
 def images_of(listing: Listing) -> list[pathlib.Path]:
     """Returns the files that are images by their names, not labels."""
-    return _roles(listing, "")[0]
+    return roles_of(listing)[0]
 
 
 def has_labels(listing: Listing) -> bool:
     """Whether some files are label images or arrays by their names."""
-    return bool(_roles(listing, "")[1])
-
-
-def masks_per_class(listing: Listing) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
-    """Returns the mask files of every image by class, where there is one file per class.
-
-    They lie in a folder per class (`masks/car/1.png`) or per image (`masks/1/car.png`), or the
-    class ends their names (`masks/1_car.png`). Empty where label files are laid out otherwise.
-    """
-    found = _masks_by_name(listing)
-    names = {name for masks in found.values() for name in masks}
-    return found if len(names) > 1 and "" not in names else {}
-
-
-def instance_masks(listing: Listing) -> dict[pathlib.Path, list[pathlib.Path]]:
-    """Returns the mask files of every image where each object has one.
-
-    An image and its masks lie in a folder of their own (`ID/images/ID.png`, `ID/masks/*.png`, as in
-    the Data Science Bowl 2018), or the masks of an image have numbers: `masks/ID/1.png`,
-    `masks/ID_1.png`.
-    """
-    return _masks_in_folders_of_images(listing) or {
-        image: list(masks.values()) for image, masks in _numbered_masks(listing).items()
-    }
-
-
-def check_numbers_are_of_objects(listing: Listing) -> None:
-    """Checks that the numbers of an image's masks count objects, and cannot be ids of classes.
-
-    Raises:
-        UserError: All images have the same numbers, or some are left out.
-    """
-    if _masks_in_folders_of_images(listing):
-        return
-    found = _numbered_masks(listing)
-    names = [name for masks in found.values() for name in masks]
-    if _are_names_of_objects(names):
-        return
-    numbers = [sorted(naming.without_number(name)[1] for name in own) for own in found.values()]
-    are_counted = all(own == list(range(own[0], own[0] + len(own))) for own in numbers)
-    if found and (not are_counted or len(set(map(tuple, numbers))) == 1):
-        masks = [path for own in found.values() for path in own.values()]
-        raise UserError(
-            f"It is not clear whether the numbers of masks in {listing.root} are those of objects "
-            f"or of classes: {_examples(masks, listing.root)}. Give --format=masks_per_instance or "
-            "--format=masks_per_class."
-        )
-
-
-def _masks_in_folders_of_images(listing: Listing) -> dict[pathlib.Path, list[pathlib.Path]]:
-    folders: dict[pathlib.Path, tuple[list, list]] = {}
-    for path in listing.images:
-        kind = path.parent.name.lower()
-        if kind in ("images", "image", "masks", "mask"):
-            own = folders.setdefault(path.parent.parent, ([], []))
-            own[kind.startswith("mask")].append(path)
-    if len(folders) < 2 and listing.root in folders:
-        return {}
-    # Masks of instances have names of their own, those of whole images the image's.
-    found = {
-        images[0]: masks
-        for folder, (images, masks) in folders.items()
-        if len(images) == 1
-        and not any(images[0].stem in naming.stems_of(path, "") for path in masks)
-        and (masks or any((folder / name).is_dir() for name in ("masks", "mask")))
-    }
-    return found if any(found.values()) else {}
-
-
-def _numbered_masks(listing: Listing) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
-    """The masks of every image whose names count objects, if an image has several of them."""
-    found = _masks_by_name(listing)
-    names = [name for masks in found.values() for name in masks]
-    are_numbers = len({naming.without_number(name)[0] for name in names}) == 1
-    if "" in names and any(map(str.isdigit, names)):  # labels of other images
-        are_numbers = False
-    is_fit = are_numbers or _are_names_of_objects(names)
-    return found if is_fit and any(len(masks) > 1 for masks in found.values()) else {}
-
-
-def _are_names_of_objects(names: Sequence[str]) -> bool:
-    """Whether the names are of masks of single objects, such as hashes: no two images share one."""
-    have_digits = all(re.search(r"\d", name) for name in names)
-    return have_digits and len(set(names)) == len(names)
-
-
-def _masks_by_name(listing: Listing) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
-    """The masks of every image by what their names or folders add to that of the image."""
-    images, labels, _ = _roles(listing, "")
-    image_stems = grouped((path.stem, path) for path in images)
-    scenes = {part for path in images for part in listing.parts(path)}  # folders, not classes
-    found: dict[pathlib.Path, dict[str, pathlib.Path]] = {}
-    for label in labels:
-        for stem, name in naming.names_of_mask(listing.inner_parts(label), label):
-            candidates = [
-                image
-                for image in image_stems.get(stem, ())
-                if listing.split_of(image) == listing.split_of(label)
-            ]
-            if len(candidates) == 1 and not naming.split_of(name) and name not in scenes:
-                found.setdefault(candidates[0], {})[name] = label
-                break
-    return found
+    return bool(roles_of(listing)[1])
 
 
 def _check_one_label(
@@ -204,13 +100,14 @@ def _check_one_label(
     if not several:
         return
     image, found = next(iter(several.items()))
-    suffix = next(filter(None, (_suffix_of(path, image) for path in found)), "")
-    by_suffix = f"Say which by the end of their names, for instance --label_suffix={suffix}, or m"
+    suffixes = dict.fromkeys(filter(None, (_suffix_of(path, image) for path in found[:4])))
+    flags = " or ".join(f"--label_suffix={suffix}" for suffix in suffixes)
     raise UserError(
         f"{counted(len(several), 'image')} in {listing.root} have several label files: "
         f"{image.relative_to(listing.root)} may belong to "
         f"{' or '.join(str(path.relative_to(listing.root)) for path in found[:4])}. "
-        f"{by_suffix if suffix else 'M'}ove the other ones elsewhere."
+        + (f"Say which by the end of their names, {flags}, or m" if flags else "M")
+        + "ove the other ones elsewhere."
     )
 
 
@@ -240,16 +137,16 @@ def _told_unpaired(
 ) -> list[str]:
     paired = {pair.image for pair in pairs} | {pair.label for pair in pairs}
     return [
-        f"{counted(len(alone), kind)} without {other}, left out: {_examples(alone, listing.root)}."
+        f"{counted(len(alone), kind)} without {other}, left out: {listing.examples(alone)}."
         for kind, paths, other in (("image", images, "label"), ("label", labels, "image"))
         if (alone := [path for path in paths if path not in paired])
     ]
 
 
-def _roles(
-    listing: Listing, label_suffix: str
+def roles_of(
+    listing: Listing, label_suffix: str = ""
 ) -> tuple[list[pathlib.Path], list[pathlib.Path], list[pathlib.Path]]:
-    """Images, label files, and files that look like labels but are not."""
+    """Returns the images, the label files, and the files that look like labels but are not."""
     by_role: dict[str, list[pathlib.Path]] = {"image": [], "label": [], "other": []}
     for path in listing.images:
         role = naming.role_of(listing.inner_parts(path), path.stem) or "image"
@@ -258,7 +155,7 @@ def _roles(
             role = "label" if is_label else "other" if role == "label" else role
         by_role[role].append(path)
     arrays = []
-    for path in listing.with_ending(*naming.ARRAY_ENDINGS):
+    for path in listing.with_ending(*label_arrays.ENDINGS):
         role = naming.role_of(listing.inner_parts(path), path.stem)
         is_image = path.suffix.lower() != ".mat" and label_arrays.holds_image(path)
         if is_image and role in ("", "image"):
@@ -380,7 +277,7 @@ def _no_pairs(
     if not images and labels:
         return (
             f"There is no image in {listing.root}, only label files: "
-            f"{_examples(labels, listing.root)}. Put the images into a folder images/ there."
+            f"{listing.examples(labels)}. Put the images into a folder images/ there."
         )
     if not images:
         return f"There is no image in {listing.root}; it holds {listing.contents()}."
@@ -392,8 +289,8 @@ def _no_pairs(
         )
     return (
         f"No image in {listing.root} has a label file of the same name: the images are "
-        f"{_examples(images, listing.root)}; the label files "
-        f"{_examples(labels, listing.root)}. Rename them, or say what the names of the label "
+        f"{listing.examples(images)}; the label files "
+        f"{listing.examples(labels)}. Rename them, or say what the names of the label "
         "files end in: --label_suffix=_END."
     )
 
@@ -416,7 +313,3 @@ def _common_suffix(images: Sequence[pathlib.Path], labels: Sequence[pathlib.Path
         for label in labels
     ]
     return min(set.intersection(*suffixes), key=len, default="") if suffixes else ""
-
-
-def _examples(paths: Sequence[pathlib.Path], root: pathlib.Path) -> str:
-    return listed(path.relative_to(root).as_posix() for path in paths)

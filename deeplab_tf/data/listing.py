@@ -9,7 +9,9 @@ import re
 from collections.abc import Hashable
 from collections.abc import Iterable
 
+from deeplab_tf.data import image_files
 from deeplab_tf.data import naming
+from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
 
 _LITTER = frozenset((".ds_store", "thumbs.db", "desktop.ini", "__macosx"))
@@ -42,6 +44,10 @@ class Listing:
         common = os.path.commonpath(folders) if folders else self.root
         return pathlib.Path(common).parts[len(self.root.parts) :]
 
+    def examples(self, paths: Iterable[pathlib.Path]) -> str:
+        """Returns some files for a message, and how many more there are."""
+        return listed(path.relative_to(self.root).as_posix() for path in paths)
+
     def with_ending(self, *endings: str) -> list[pathlib.Path]:
         """Returns the files with one of these endings, which are in lower case."""
         return [path for path in self.files if path.suffix.lower() in endings]
@@ -49,7 +55,7 @@ class Listing:
     @functools.cached_property
     def images(self) -> list[pathlib.Path]:
         """The image files, label images among them."""
-        return self.with_ending(*naming.IMAGE_ENDINGS)
+        return self.with_ending(*image_files.ENDINGS)
 
     def split_of(self, path: pathlib.Path) -> str:
         """Returns the split that the folders of a file name, or ""."""

@@ -7,12 +7,9 @@ import urllib.parse
 from collections.abc import Iterator
 from collections.abc import Sequence
 
+from deeplab_tf.data import image_files
+
 SPLITS = ("train", "val", "test")
-IMAGE_ENDINGS = (
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".mpo", ".pbm",
-    ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-ARRAY_ENDINGS = (".mat", ".npy", ".npz")
 
 _SPLIT_WORDS = {
     "train": "train", "training": "train",
@@ -93,7 +90,7 @@ def _without_affix(stem: str) -> Iterator[str]:
     """What is left of a name without the ending of its image, or a word of a role or split."""
     words = LABEL_WORDS | IMAGE_WORDS
     inner = pathlib.PurePath(stem)
-    if inner.suffix.lower() in IMAGE_ENDINGS:  # `photo.jpg.png`: a mask of photo.jpg
+    if inner.suffix.lower() in image_files.ENDINGS:  # `photo.jpg.png`: a mask of photo.jpg
         yield inner.stem
     head, _, tail = stem.rpartition("_") if "_" in stem else stem.rpartition("-")
     if head and (letters_of(tail) in words or tail.lower() in _SPLIT_WORDS or tail == "L"):
@@ -123,7 +120,7 @@ def names_of_mask(parts: Sequence[str], path: pathlib.Path) -> Iterator[tuple[st
 
 
 def without_number(name: str) -> tuple[str, int]:
-    """Returns the word and the number in the name of a mask; words of roles are no words.
+    """Returns the word and the number in the name of a mask; a word of a role does not count.
 
     >>> without_number("cell_12"), without_number("mask_3"), without_number("7")
     (('cell', 12), ('', 3), ('', 7))

@@ -46,7 +46,6 @@ from deeplab_tf.data.tiles import PixelCache
 from deeplab_tf.data.tiles import TileOptions
 from deeplab_tf.data.tiles import tiles_of
 from deeplab_tf.data.wording import counted
-from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
 
@@ -398,8 +397,10 @@ def _split_by_lists(
     ]
     notes = []
     if alone := sorted(set(layouts.images_of(listing)) - set(paths)):
-        names = listed(path.relative_to(listing.root).as_posix() for path in alone)
-        notes.append(f"{counted(len(alone), 'image')} without annotations, left out: {names}.")
+        notes.append(
+            f"{counted(len(alone), 'image')} without annotations, left out: "
+            f"{listing.examples(alone)}."
+        )
     splits = [image.split for image in images]
     if len(set(splits)) > 1:
         return images, notes

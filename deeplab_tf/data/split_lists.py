@@ -10,12 +10,13 @@ import re
 from collections.abc import Sequence
 
 from deeplab_tf import files
+from deeplab_tf.data import image_files
+from deeplab_tf.data import label_arrays
 from deeplab_tf.data import naming
 from deeplab_tf.data.listing import Listing
 from deeplab_tf.data.listing import grouped
 from deeplab_tf.data.listing import num_common
 from deeplab_tf.data.wording import counted
-from deeplab_tf.data.wording import listed
 from deeplab_tf.errors import UserError
 from deeplab_tf.errors import shortened
 
@@ -63,7 +64,7 @@ def listed_splits(
             f"No list names images to train on, so the other {len(by_split['train'])} become train."
         )
     if others:
-        left_out = listed(images[number].relative_to(listing.root).as_posix() for number in others)
+        left_out = listing.examples(images[number] for number in others)
         notes.append(f"In no split list, left out: {left_out}.")
     return [(number, split) for split, own in by_split.items() for number in own], notes
 
@@ -117,7 +118,7 @@ class _Index:
         columns = re.split(r"[\s,;]+", line)
         for name in dict.fromkeys((line, columns[0])):
             path = pathlib.PurePosixPath(naming.local_path(name))
-            known_ending = path.suffix.lower() in naming.IMAGE_ENDINGS + naming.ARRAY_ENDINGS
+            known_ending = path.suffix.lower() in image_files.ENDINGS + label_arrays.ENDINGS
             stem = path.stem if known_ending else path.name
             found = self._by_name.get(name) or self._by_stem.get(stem, [])
             if len(found) > 1:

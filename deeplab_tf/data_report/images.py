@@ -36,7 +36,7 @@ class Candidate:
           pixels, uint8 [H, W, num_channels], and the class ids, int [H, W]; None for what cannot be
           read. None where a problem was found already.
         problem: That problem.
-        is_tile: Whether it is a part of an image. Equal parts, such as water, are no leak.
+        is_tile: Whether it is a part of an image. Equal tiles, such as water, are allowed.
     """
 
     split: str

@@ -15,8 +15,8 @@ from deeplab_tf import files
 from deeplab_tf.data import decoding
 from deeplab_tf.data import frames
 from deeplab_tf.data import image_files
+from deeplab_tf.data import label_arrays
 from deeplab_tf.data import label_files
-from deeplab_tf.data import naming
 from deeplab_tf.data import record_reading
 from deeplab_tf.data import records
 from deeplab_tf.data import source_images
@@ -60,12 +60,12 @@ class Folders:
 
     @functools.cached_property
     def _image_files(self):
-        return _files(self.images, naming.IMAGE_ENDINGS)
+        return _files(self.images, image_files.ENDINGS)
 
     def candidates(self) -> Iterator[Candidate]:
         """Yields images with their labels, by split; one without its partner comes alone."""
         images, image_twins = self._image_files
-        labels, label_twins = _files(self.labels, naming.IMAGE_ENDINGS + naming.ARRAY_ENDINGS)
+        labels, label_twins = _files(self.labels, image_files.ENDINGS + label_arrays.ENDINGS)
         splits = _listed_splits(self.images, list(images)) or {
             key: [_split_of_folder(key)] for key in images
         }
@@ -187,7 +187,7 @@ def find_folders(
     if not found.num_examples:
         raise UserError(
             f"--images={images}: no file in this folder, or in folders in it, ends in "
-            f"{', '.join(naming.IMAGE_ENDINGS)}."
+            f"{', '.join(image_files.ENDINGS)}."
         )
     return found
 
@@ -259,7 +259,7 @@ def _name(line: str) -> str:
     """The name of the image that a line of a list means."""
     name = line.strip().replace("\\", "/").rpartition("/")[2]
     stem, dot, extension = name.rpartition(".")
-    return stem if f"{dot}{extension.lower()}" in naming.IMAGE_ENDINGS else name
+    return stem if f"{dot}{extension.lower()}" in image_files.ENDINGS else name
 
 
 def _split_of_folder(key: str) -> str:

@@ -12,7 +12,7 @@ Where masks overlap, the class whose name comes later in the alphabet wins.
 import pathlib
 from collections.abc import Mapping
 
-from deeplab_tf.data import layouts
+from deeplab_tf.data import mask_layouts
 from deeplab_tf.data.annotations.common import AnnotatedImage
 from deeplab_tf.data.annotations.common import Annotations
 from deeplab_tf.data.annotations.common import Options
@@ -28,7 +28,7 @@ OBJECT = "object"  # the class of masks that are one per object
 
 def evidence_per_class(listing: Listing) -> str:
     """Returns the evidence for masks per class; "" if there is none."""
-    found = layouts.masks_per_class(listing)
+    found = mask_layouts.masks_per_class(listing)
     if not found:
         return ""
     names = sorted({name for masks in found.values() for name in masks})
@@ -41,10 +41,10 @@ def evidence_per_instance(listing: Listing) -> str:
     Raises:
         UserError: They may be masks per class as well.
     """
-    found = layouts.instance_masks(listing)
+    found = mask_layouts.instance_masks(listing)
     if not found:
         return ""
-    layouts.check_numbers_are_of_objects(listing)
+    mask_layouts.check_numbers_are_of_objects(listing)
     num_masks = sum(map(len, found.values()))
     return f"{counted(len(found), 'image')} with {num_masks} masks of single objects"
 
@@ -55,7 +55,7 @@ def read_per_class(listing: Listing, options: Options) -> Annotations:
     Raises:
         UserError: There are none.
     """
-    found = layouts.masks_per_class(listing)
+    found = mask_layouts.masks_per_class(listing)
     names = sorted({name for masks in found.values() for name in masks})
     drawn = {
         image: [(name, masks[name]) for name in names if name in masks]
@@ -72,7 +72,7 @@ def read_per_instance(listing: Listing, options: Options) -> Annotations:
     """
     drawn = {
         image: [(OBJECT, mask) for mask in masks]
-        for image, masks in layouts.instance_masks(listing).items()
+        for image, masks in mask_layouts.instance_masks(listing).items()
     }
     return _collect(listing, drawn, [OBJECT], options)
 
