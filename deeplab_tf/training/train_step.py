@@ -67,7 +67,6 @@ class TrainSteps:
         self._network = models.with_logits_of_every_scale(state.model)
         if config.recompute_activations:
             self._network = recomputation.RecomputingNetwork(self._network)
-        self._traced_network = self._network
         self._num_parts = config.gradient_accumulation_steps
         if self._num_parts > 1:
             with strategy.scope():
@@ -94,9 +93,6 @@ class TrainSteps:
     def _trace_steps(
         self, batches, num_steps: tf.Tensor, fake_quantization: str
     ) -> dict[str, tf.Tensor]:
-        if self._config.jit_compile:
-            # A new one for every trace: it keeps the rounding that it was traced with.
-            self._traced_network = tf.function(self._network, jit_compile=True)
         with layers.fake_quantization(fake_quantization):
             return self._trace_loop(batches, num_steps)
 
@@ -176,7 +172,7 @@ class TrainSteps:
         loss_scale = self._state.loss_scale
         with tf.GradientTape() as tape:
             shares = losses.weighted_terms(
-                self._traced_network(batch["image"], training=True),
+                self._logits(batch["image"]),
                 batch["label"],
                 ignore_label=self._ignore_label,
                 step=self._state.optimizer.iterations.value,
@@ -193,6 +189,14 @@ class TrainSteps:
         if loss_scale:
             gradients = loss_scale.unscaled(gradients)
         return gradients, tf.stack([loss, *values])
+
+    def _logits(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The logits of every scale, float32 [B, H, W, num_classes] each."""
+        network = self._network
+        if self._config.jit_compile:
+            # A new function for every trace: it keeps the rounding that it was traced with.
+            network = tf.function(network, jit_compile=True)
+        return network(images, training=True)
 
     def _update(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
         """Changes the weights; returns a replica's share of the gradients' norm, float32 []."""
