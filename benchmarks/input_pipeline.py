@@ -8,7 +8,8 @@ The bare decoding of image and label is the limit of any pipeline that reads suc
 tf.data pipeline of the same augmentation, as it is usually written, stands beside ours, and so do
 ours as a TensorFlow graph (what runs without numba) and the decoding of the JPEGs alone. The
 images are drawn: JPEG, in 4 shards; crops have the official augmentation. Beside images per second
-stands the time of all cores per image, which other programs on the machine disturb less.
+stands the time of all cores per image, which other programs on the machine disturb less. The later
+epochs are those of records that all fit into --decoded_cache_mib at its default.
 
 --workers prints what the input of one of several workers costs instead: each makes its own part of
 a batch of 32 images.
@@ -28,6 +29,7 @@ import unittest.mock
 import cv2
 import tensorflow as tf
 
+from deeplab_tf import config
 from deeplab_tf import fast
 from deeplab_tf.data import input_pipeline
 from deeplab_tf.data import record_order
@@ -41,7 +43,7 @@ NUM_IMAGES = 64
 REPETITIONS = 8  # of every image: an epoch is to be longer than what is in flight
 BATCH_SIZE = 8
 BATCH_OF_WORKERS = 32
-WARM_UP = 160  # images
+WARM_UP = NUM_IMAGES * REPETITIONS  # images: an epoch
 IMAGES_PER_RUN = 320
 TINY = 100 * 100  # pixels; of images below it, ten times as many are measured
 RUNS = 3
@@ -129,12 +131,18 @@ def graph_batches(source: records.Records, crop_size: Size) -> tf.data.Dataset:
 
 
 def training_batches(
-    source: records.Records, crop_size: Size, batch_size: int = BATCH_SIZE, part: Size = (0, 1)
+    source: records.Records, crop_size: Size, batch_size: int = BATCH_SIZE, **options
 ) -> tf.data.Dataset:
-    """The pipeline that `train` reads, or a part of it."""
+    """The pipeline that `train` reads, without its cache unless the options give it."""
     crop = transforms.TrainingCrop(crop_size, source.info.ignore_label)
     training_set = record_order.TrainingSet([source], "train")
-    return input_pipeline.training_batches(training_set, crop, batch_size=batch_size, part=part)
+    return input_pipeline.training_batches(training_set, crop, batch_size=batch_size, **options)
+
+
+def later_batches(source: records.Records, crop_size: Size) -> tf.data.Dataset:
+    """The pipeline that `train` reads, with its cache."""
+    cache_bytes = config.DataConfig(data_dir=source.folder).decoded_cache_mib * 2**20
+    return training_batches(source, crop_size, cache_bytes=cache_bytes)
 
 
 def measure(
@@ -194,7 +202,7 @@ def print_workers(counts: list[int], size: Size, crop_size: Size) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = write_records(folder, size)
         datasets = {
-            count: training_batches(source, crop_size, BATCH_OF_WORKERS, (count - 1, count))
+            count: training_batches(source, crop_size, BATCH_OF_WORKERS, part=(count - 1, count))
             for count in counts
         }
         times = {count: [] for count in counts}
@@ -238,6 +246,7 @@ PIPELINES = {
     "plain tf.data": plain_batches,
     "training batches without numba": graph_batches,
     "training batches": training_batches,
+    "training batches of later epochs": later_batches,
 }
 
 if __name__ == "__main__":

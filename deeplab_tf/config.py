@@ -517,6 +517,12 @@ class DataConfig(Config):
     )
     max_damaged_share: float = max_damaged_share(0.01)
     max_image_pixels: int = max_image_pixels(2**26)
+    decoded_cache_mib: int = setting(
+        512,
+        "Memory in which decoded images and label maps are kept for later epochs; 0 keeps none.",
+        at_least=0,
+        unit="MiB",
+    )
     data_service: str = setting(
         "",
         "Address grpc://HOST:PORT of a deeplab_tf.data_service that prepares the batches.",

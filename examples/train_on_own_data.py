@@ -35,7 +35,10 @@ if not os.path.exists(MY_DATA):
 #
 # `datasets.build` detects the format of the folder, checks every file, and keeps a fifth of the
 # images for validation. The same on the command line:
-# `python -m deeplab_tf.datasets.build --dataset=folder --manual_dir=my_data --data_dir=data`.
+#
+# ```
+# python -m deeplab_tf.datasets.build --dataset=folder --manual_dir=my_data --data_dir=data
+# ```
 
 # %%
 records = build.build("folder", "data", MY_DATA)

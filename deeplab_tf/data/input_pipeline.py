@@ -23,6 +23,7 @@ from deeplab_tf.data import remote_data
 from deeplab_tf.data import training_examples
 from deeplab_tf.data import transforms
 from deeplab_tf.data.damaged_records import DamagedRecords
+from deeplab_tf.data.decoded_cache import DecodedCache
 from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.data.record_order import TrainingSet
 from deeplab_tf.data.records import Records
@@ -45,6 +46,7 @@ def training_batches(
     part: tuple[int, int] = (0, 1),
     on_damaged: OnDamaged | None = None,
     data_service: str = "",
+    cache_bytes: int = 0,
 ) -> tf.data.Dataset:
     """Returns the endless batches of a training run, from one of its steps on.
 
@@ -60,6 +62,8 @@ def training_batches(
         on_damaged: Called with the names and problems of damaged records; by default
           `DamagedRecords`.
         data_service: Address of a tf.data service that does all this; empty for this process.
+        cache_bytes: Memory in which decoded records are kept for later epochs. It is not used
+          without numba, nor by a data service.
 
     Returns:
         Dataset of dicts: `image` uint8 [B, H, W, C] (float32 behind further operations), `label`
@@ -91,7 +95,8 @@ def training_batches(
     steps = tf.data.Dataset.range(start_step, _LAST_STEP, steps_at_once)
     steps = steps.map(lambda step: step + tf.range(steps_at_once, dtype=tf.int64))
     dataset = steps.map(describe).unbatch()
-    make = maker.in_numba(in_numba) if in_numba else maker.in_graph()
+    cache = DecodedCache(cache_bytes)
+    make = maker.in_numba(in_numba, cache) if in_numba else maker.in_graph()
     dataset = dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if augmentation:
         augment = _augment(augmentation, training_set.seed)

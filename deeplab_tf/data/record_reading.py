@@ -48,6 +48,20 @@ class Record(NamedTuple):
     size: tuple[int, int]
 
 
+class DecodedRecord(NamedTuple):
+    """What a record holds, decoded and checked.
+
+    Attributes:
+        name: Of the image; empty where the record has none.
+        image: uint8 [H, W, C].
+        label: Class ids and the ignore label, uint8 [H, W].
+    """
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray
+
+
 def parse_record(serialized: bytes) -> Record:
     """Parses a record.
 
@@ -75,7 +89,7 @@ def read_record(
     info: DatasetInfo,
     max_pixels: int,
     decode_image: Callable[[bytes, int, int], np.ndarray] = decoding.decode_image,
-) -> tuple[str, np.ndarray, np.ndarray]:
+) -> DecodedRecord:
     """Parses, decodes and checks a record.
 
     Args:
@@ -85,8 +99,7 @@ def read_record(
         decode_image: `decoding.decode_image`, or another decoder.
 
     Returns:
-        The name, the image (uint8 [H, W, num_channels]) and the label (uint8 [H, W], class ids and
-        the ignore label).
+        Name, image and label.
 
     Raises:
         DataProblem: The record is not fit; the problem has the record's name where it has one.
@@ -100,7 +113,7 @@ def read_record(
         check_fit(image.shape[:2], label, info)
     except DataProblem as problem:
         raise problem.named(record.name) from None
-    return record.name, image, label.astype(np.uint8, copy=False)
+    return DecodedRecord(record.name, image, label.astype(np.uint8, copy=False))
 
 
 def check_fit(

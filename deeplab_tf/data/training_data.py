@@ -196,6 +196,7 @@ def make_batches(
         part=part,
         on_damaged=on_damaged,
         data_service=config.data_service,
+        cache_bytes=config.decoded_cache_mib * 2**20,
     )
 
 

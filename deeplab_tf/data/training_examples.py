@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from deeplab_tf.data import record_reading
 from deeplab_tf.data import transforms
+from deeplab_tf.data.decoded_cache import DecodedCache
 from deeplab_tf.data.problems import DataProblem
 from deeplab_tf.data.record_index import RecordIndex
 from deeplab_tf.data.record_order import TrainingOrder
@@ -46,11 +47,14 @@ class Maker:
         self._order, self._index, self._crop = order, index, crop
         self._info, self._max_pixels = source.info, source.limits.max_image_pixels
 
-    def in_numba(self, fast_crop: ModuleType) -> Callable[[Examples], Examples]:
+    def in_numba(
+        self, fast_crop: ModuleType, cache: DecodedCache
+    ) -> Callable[[Examples], Examples]:
         """Returns a function that makes examples in one call of Python.
 
         Args:
             fast_crop: The module of this name.
+            cache: Keeps records for later epochs.
 
         Returns:
             Function of a dict of `number` int64 [N] (of examples), `record` int64 [N] and `draws`
@@ -67,7 +71,9 @@ class Maker:
             labels = _aligned((count, height, width))
             names, damaged = np.empty(count, object), np.empty(count, object)
             for i in range(count):
-                image, label, names[i], damaged[i] = self._read(int(numbers[i]), int(records[i]))
+                image, label, names[i], damaged[i] = self._read(
+                    int(numbers[i]), int(records[i]), cache
+                )
                 if image is None:
                     images[i], labels[i] = self._blank()
                 else:
@@ -92,22 +98,29 @@ class Maker:
 
         return make_examples
 
-    def _read(self, number: int, record: int):
+    def _read(self, number: int, record: int, cache: DecodedCache):
         """Reads the record of an example; returns image, label, name and what was damaged."""
         damaged = ""
         for attempt in range(_MAX_ATTEMPTS):
             if attempt:
                 record = int(self._order.records(tf.constant([number], tf.int64), attempt)[0])
             try:
-                name, image, label = record_reading.read_record(
-                    self._index.read(record), self._info, self._max_pixels
-                )
+                name, image, label = self._decoded(record, cache)
             except DataProblem as problem:
                 damaged += _line(problem.name or self._index.place_of(record), problem.of_record)
                 continue
             name = name or self._index.place_of(record)
             return image, label, name.encode(), damaged.encode()
         return None, None, b"", damaged.encode()
+
+    def _decoded(self, record: int, cache: DecodedCache) -> record_reading.DecodedRecord:
+        """Returns a record that is kept, or reads it."""
+        decoded = cache.get(record)
+        if decoded is None:
+            serialized = self._index.read(record)
+            decoded = record_reading.read_record(serialized, self._info, self._max_pixels)
+            cache.add(record, decoded)
+        return decoded
 
     def in_graph(self) -> Callable[[Examples], Examples]:
         """Returns the same function as a TensorFlow graph that can run anywhere, for N = 1."""

@@ -286,6 +286,27 @@ def test_the_graph_makes_the_batches_that_numba_makes(tiny_records, monkeypatch)
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
+def test_kept_records_are_decoded_once_and_give_the_same_batches(tiny_records, monkeypatch):
+    pytest.importorskip("numba")
+    expected = training_batches(tiny_records, 16, batch_size=2)  # four epochs
+    record = next(iter(record_order.each_once(tiny_records, "train").as_numpy_iterator()))
+    decoded = record_reading.read_record(record["serialized"], tiny_records.info, 2**20)
+    size = decoded.image.nbytes + decoded.label.nbytes  # all images have the same
+    numbers_decoded, decode = [], decoding.decode_label
+
+    def counted(*arguments):
+        numbers_decoded[-1] += 1
+        return decode(*arguments)
+
+    monkeypatch.setattr(decoding, "decode_label", counted)
+    for room in (0, 5 * size + 1, 8 * size):
+        numbers_decoded.append(0)
+        assert_equal(training_batches(tiny_records, 16, batch_size=2, cache_bytes=room), expected)
+    none, five, all_kept = numbers_decoded
+    assert none >= 32  # and those that were prefetched
+    assert five < none - 10 and all_kept <= 16
+
+
 def damage_image(record: bytes) -> bytes:
     example = tf.train.Example.FromString(record)
     encoded = example.features.feature["image/encoded"].bytes_list.value
