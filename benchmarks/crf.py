@@ -161,7 +161,7 @@ def batches() -> None:
     together = statistics.median(
         seconds(ours, *batch, V1, ITERATIONS)[0] / BATCH_SIZE for _ in range(RUNS)
     )
-    print(f"\na image, 1 thread: {alone:.3f}s; in a batch of {BATCH_SIZE}: {together:.3f}s each")
+    print(f"\none image, 1 thread: {alone:.3f}s; in a batch of {BATCH_SIZE}: {together:.3f}s each")
 
 
 def main() -> None:
