@@ -105,8 +105,9 @@ def _restart_until_it_ends(
         restarts = 1 if step > step_before else restarts + 1
         if restarts > max_restarts:
             raise UserError(
-                f"The training ended {restarts} times without a new checkpoint. The last time it "
-                f"{_how_it_ended(exit_code)}. Its own output, above, says why."
+                f"The training {_how_it_ended(exit_code)}. It is not restarted: "
+                f"--max_restarts={max_restarts} limits the restarts without a new checkpoint. Its "
+                "own output, above, says why."
             )
         print(
             f"the training {_how_it_ended(exit_code)}: restarts from "
