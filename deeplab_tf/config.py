@@ -519,7 +519,8 @@ class DataConfig(Config):
     max_image_pixels: int = max_image_pixels(2**26)
     decoded_cache_mib: int = setting(
         512,
-        "Memory in which decoded images and label maps are kept for later epochs; 0 keeps none.",
+        "Memory in which decoded images and label maps are kept for later epochs; 0 keeps none. "
+        "With data_service, none are kept.",
         at_least=0,
         unit="MiB",
     )
