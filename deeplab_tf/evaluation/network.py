@@ -41,7 +41,8 @@ def as_network(model: "keras.Model | Network") -> Network:
 
     @tf.function(input_signature=[spec], autograph=False)
     def logits_of(images):
-        return tf.cast(head(images, training=False), tf.float32)
+        with layers.local_graphs():
+            return tf.cast(head(images, training=False), tf.float32)
 
     return Network(logits_of, stride)
 

@@ -40,6 +40,7 @@ from deeplab_tf.layers.resize import ScaleImage
 from deeplab_tf.layers.resize import size_at_stride
 from deeplab_tf.layers.separable import AtrousSeparableConv2D
 from deeplab_tf.layers.tracing import fake_quantization
+from deeplab_tf.layers.tracing import local_graphs
 from deeplab_tf.layers.tracing import mixed_precision
 from deeplab_tf.layers.tracing import portable_graphs
 
@@ -67,6 +68,7 @@ __all__ = [
     "h_swish",
     "is_range",
     "layer_name",
+    "local_graphs",
     "made_exportable",
     "mixed_precision",
     "official_name",

@@ -1,10 +1,9 @@
 """Batch normalization as in the original, and changes to all batch norms of a model."""
 
-import functools
-
 import keras
 from keras import ops
 
+from deeplab_tf.layers import tracing
 from deeplab_tf.layers.names import register
 from deeplab_tf.layers.nesting import all_layers
 
@@ -130,13 +129,8 @@ def _channels_to_add(inputs) -> int:
     On a CPU in bfloat16 it takes 3 to 5 times as long unless the channels are a multiple of 16, as
     the 728 of Xception and the 24 of MobileNetV2 are not.
     """
-    is_slow = inputs.dtype == tf.bfloat16 and _has_cpus_only()
+    is_slow = inputs.dtype == tf.bfloat16 and tracing.has_cpus_only()
     return -inputs.shape[-1] % _FAST_MULTIPLE if is_slow else 0
-
-
-@functools.cache
-def _has_cpus_only() -> bool:
-    return {device.device_type for device in tf.config.list_logical_devices()} == {"CPU"}
 
 
 def _with_more_channels(tensor, more: int):

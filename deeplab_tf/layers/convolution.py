@@ -1,7 +1,10 @@
-"""How TensorFlow computes atrous convolution. Only this module depends on it.
+"""How TensorFlow computes convolution. Only this module depends on it.
 
-There are two forms. The native one uses a dilated kernel. The stock one regroups pixels by their
-phase and back (space-to-batch): it runs everywhere, but is several times slower at large rates.
+Atrous convolution has two forms. The native one uses a dilated kernel. The stock one regroups
+pixels by their phase and back (space-to-batch): it runs everywhere, but is several times slower at
+large rates.
+
+A convolution with one weight per channel and filter (1x1) is a matrix product of pixels and kernel.
 """
 
 import concurrent.futures
@@ -15,6 +18,27 @@ from deeplab_tf.layers import tracing
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
+
+
+def are_products_better(training: bool | None) -> bool:
+    """Whether to compute a 1x1 convolution as a matrix product.
+
+    On a CPU, a training step of Xception-65 takes 1.3 times as long with the convolution, and
+    inference 1.1 times. Graphs that may be converted keep the convolution.
+    """
+    return bool(training or tracing.graph_options().local) and tracing.has_cpus_only()
+
+
+def of_pixels(function: Callable, images):
+    """Applies a function of pixels, `[N, C]` to `[N, filters]`, to images `[B, H, W, C]`."""
+    outputs = function(tf.reshape(images, [-1, images.shape[-1]]))
+    return tf.reshape(outputs, [*_sizes(images)[:-1], outputs.shape[-1]])
+
+
+def _sizes(tensor) -> list:
+    """Returns the size of every axis: a number where it is known, else a tensor."""
+    sizes = tf.unstack(tf.shape(tensor))
+    return [size if known is None else known for known, size in zip(tensor.shape, sizes)]
 
 
 class Forms(NamedTuple):

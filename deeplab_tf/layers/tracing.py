@@ -2,15 +2,20 @@
 
 import contextlib
 import dataclasses
+import functools
 
 import keras
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
 class GraphOptions:
-    """How layers are traced; see `portable_graphs` and `fake_quantization`."""
+    """How layers are traced; see `portable_graphs`, `local_graphs` and `fake_quantization`."""
 
     portable: bool = False
+    local: bool = False
     means_by_pooling: bool = False
     fake_quantization: str = "all"
 
@@ -21,6 +26,12 @@ _options = GraphOptions()
 def graph_options() -> GraphOptions:
     """Returns the options that layers are traced with at the moment."""
     return _options
+
+
+@functools.cache
+def has_cpus_only() -> bool:
+    """Whether TensorFlow has no other devices than CPUs, whose kernels are fast in other cases."""
+    return {device.device_type for device in tf.config.list_logical_devices()} == {"CPU"}
 
 
 @contextlib.contextmanager
@@ -37,6 +48,16 @@ def portable_graphs(means_by_pooling: bool = False):
             is far above the means.
     """
     with _replaced(portable=True, means_by_pooling=means_by_pooling):
+        yield
+
+
+@contextlib.contextmanager
+def local_graphs():
+    """Traces graphs of inference that this process runs itself and nobody converts.
+
+    On a CPU, 1x1 convolutions become matrix products.
+    """
+    with _replaced(local=True):
         yield
 
 

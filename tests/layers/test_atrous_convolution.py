@@ -111,6 +111,48 @@ def test_atrous_convolutions_and_their_gradients_equal_the_stock_layers(
         np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max() + 1e-6)
 
 
+@pytest.mark.parametrize(
+    "activation, dtype, tolerance",
+    [
+        (None, "float32", 1e-5),
+        ("relu6", "float32", 1e-5),
+        ("softmax", "float32", 1e-5),
+        (None, "mixed_bfloat16", 2e-2),
+    ],
+)
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_in_training_a_kernel_of_one_pixel_and_its_gradients_equal_the_stock_layer(
+    use_bias, activation, dtype, tolerance
+):
+    arguments = {"kernel_size": 1, "use_bias": use_bias, "activation": activation}
+    layer = _make(False, dtype=dtype, **arguments)
+    stock = _make(False, stock=True, dtype="float64", **arguments)
+    images = _random(2, 7, 9, 16)
+    layer.build(images.shape)
+    stock.build(images.shape)
+    weights = [_random(*weight.shape) / 3 for weight in layer.weights]
+    layer.set_weights(weights)
+    stock.set_weights(weights)
+    results = _outputs_and_gradients(layer, images, training=True)
+    for got, wanted in zip(results, _outputs_and_gradients(stock, images)):
+        np.testing.assert_allclose(got, wanted, atol=tolerance * np.abs(wanted).max())
+
+
+def test_a_graph_of_training_or_for_this_process_multiplies_pixels_and_others_convolve():
+    layer = _make(False, kernel_size=1)
+    layer.build((None, None, None, 4))
+    sizes = ([2, 9, 8, 4], [None, None, None, 4])
+    for shape in sizes:
+        assert "Conv2D" in _operations(layer, *shape)
+        assert "Conv2D" not in _operations(layer, *shape, training=True)
+        with layers.local_graphs():
+            assert "Conv2D" not in _operations(layer, *shape)
+    for arguments in ({"kernel_size": 3}, {"kernel_size": 1, "strides": 2}):
+        other = _make(False, **arguments)
+        other.build((None, None, None, 4))
+        assert "Conv2D" in _operations(other, *sizes[0], training=True)
+
+
 @pytest.mark.parametrize("rate", [2, 8])
 def test_a_graph_fuses_bias_and_relu_into_a_depthwise_convolution_with_equal_outputs(rate):
     layer = _make(True, dilation_rate=rate, use_bias=True, activation="relu")
@@ -212,9 +254,9 @@ def test_atrous_convolutions_have_right_gradients_without_onednn():
     assert finished.returncode == 0, finished.stdout
 
 
-def _operations(layer, *shape):
+def _operations(layer, *shape, training=False):
     """Returns the names of the operations in a layer's graph."""
-    run = tf.function(lambda images: layer(images))
+    run = tf.function(lambda images: layer(images, training=training))
     graph = run.get_concrete_function(tf.TensorSpec(shape)).graph
     return {node.type for node in graph.get_operations()}
 
