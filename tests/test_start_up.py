@@ -1,5 +1,6 @@
 """Which lines of stderr reach the user of a command while TensorFlow starts."""
 
+import gc
 import signal
 import subprocess
 import sys
@@ -132,3 +133,13 @@ def test_ctrl_c_is_for_the_command_and_not_for_the_filter():
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert (stderr, process.returncode) == ("interrupted\n", 0)
+
+
+def test_garbage_is_searched_for_again_after_a_pause_unless_it_was_not_before():
+    assert gc.isenabled()
+    with start_up.no_garbage_collection():
+        assert not gc.isenabled()
+        with start_up.no_garbage_collection():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()

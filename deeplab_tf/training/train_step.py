@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from deeplab_tf import layers
 from deeplab_tf import models
+from deeplab_tf import start_up
 from deeplab_tf.config import TrainConfig
 from deeplab_tf.errors import UserError
 from deeplab_tf.models import recomputation
@@ -93,7 +94,7 @@ class TrainSteps:
     def _trace_steps(
         self, batches, num_steps: tf.Tensor, fake_quantization: str
     ) -> dict[str, tf.Tensor]:
-        with layers.fake_quantization(fake_quantization):
+        with layers.fake_quantization(fake_quantization), start_up.no_garbage_collection():
             return self._trace_loop(batches, num_steps)
 
     def _trace_loop(self, batches, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
