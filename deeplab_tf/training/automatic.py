@@ -231,14 +231,15 @@ def _batch_size(configs: Configs, facts: _Facts) -> Choice:
     parts = facts.num_replicas * configs.train.gradient_accumulation_steps
     per_device, reason = _BATCH_SIZES[facts.device], f"per {facts.device}"
     memory = facts.memory
+    bytes_of_a_step = functools.cache(functools.partial(_bytes_of_a_step, configs, facts))
     while memory is not None and per_device > 1:
-        if _bytes_of_a_step(configs, facts, per_device) <= _MEMORY_SHARE * memory:
+        if bytes_of_a_step(per_device) <= _MEMORY_SHARE * memory:
             break
         per_device //= 2
     # Workers may have different amounts of memory free, but must choose the same batch.
     per_device = min(distribution.of_all_workers(per_device))
     if memory is not None:
-        needed = _bytes_of_a_step(configs, facts, per_device)
+        needed = bytes_of_a_step(per_device)
         reason = f"takes about {needed / 2**30:.1f} GiB per {facts.device}"
     size = per_device * facts.num_replicas
     return Choice(parts * math.ceil(size / parts), reason)
