@@ -428,7 +428,12 @@ class MovingAverage(tf.Module):
         share = tf.maximum(1.0 - self.decay, 9.0 / (10.0 + step))
         for average, variable in zip(self.averages, variables):
             value = tf.convert_to_tensor(variable)
-            average.assign_add(tf.cast(share, value.dtype) * (value - average.read_value()))
+            # One kernel: average -= share * (average - value). There are hundreds of variables.
+            tf.raw_ops.ResourceApplyGradientDescent(
+                var=average.handle,
+                alpha=tf.cast(share, value.dtype),
+                delta=tf.convert_to_tensor(average) - value,
+            )
 
     @contextlib.contextmanager
     def swapped(self, variables: Sequence[keras.Variable]):
