@@ -213,7 +213,7 @@ def _lattice_filter(features: tf.Tensor):
 
 
 def _find_simplices(features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Finds the simplex around every pixel; the steps are those of `kernels.find_simplices`.
+    """Finds the simplex around every pixel; the steps are those of `kernels.number_points`.
 
     Args:
         features: float32 [N, d].

@@ -4,9 +4,13 @@ Every kernel whose arguments end in `start, stop` works on that range of pixels 
 only, so that several threads can share the work.
 """
 
+import typing
+
 import numpy as np
 
 from deeplab_tf.crf.vectors import LANES
+from deeplab_tf.crf.vectors import atomic_add
+from deeplab_tf.crf.vectors import atomic_load
 from deeplab_tf.crf.vectors import compiled
 from deeplab_tf.crf.vectors import exp
 from deeplab_tf.crf.vectors import fill
@@ -19,20 +23,35 @@ from deeplab_tf.crf.vectors import store
 from deeplab_tf.crf.vectors import sum_of_lanes
 
 _EMPTY = -1
-_PIXELS_AT_ONCE = 128
+_PIXELS_AT_ONCE = 128  # while a lattice is built
+_ROWS_AT_ONCE = 32  # pixels, in an update
+_POINTS_AT_ONCE = 4096
 _AHEAD = 12  # how many rows ahead to prefetch
 _GROUP = 2 * LANES  # channels whose sums are kept in registers at once
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads neighbouring keys
+_LOOKS = 50_000  # of a waiting thread: less than a millisecond
+_NEVER = -1e4  # the logarithm of a probability that stays 0
 
 
 @compiled
-def _elevate(features, scales, first, count, elevated, total):
+def _fill_features(image, width, sigma_xy, sigma_rgb, first, count, features):
+    """Writes the features of `count` pixels: x, y and, in a lattice of 5 dimensions, the colour."""
+    for p in range(count):
+        features[0, p] = np.float32((first + p) % width) / sigma_xy
+        features[1, p] = np.float32((first + p) // width) / sigma_xy
+    for channel in range(len(features) - 2):
+        for p in range(count):
+            features[2 + channel, p] = np.float32(image[first + p, channel]) / sigma_rgb
+
+
+@compiled
+def _elevate(features, scales, count, elevated, total):
     """Maps `count` pixels onto the plane of coordinates that sum to 0."""
     d = len(features)
     total[:] = 0
     for i in range(d, 0, -1):
         for p in range(count):
-            scaled = features[i - 1, first + p] * scales[i - 1]
+            scaled = features[i - 1, p] * scales[i - 1]
             elevated[i, p] = total[p] - np.float32(i) * scaled
             total[p] += scaled
     elevated[0] = total
@@ -84,117 +103,180 @@ def _move_onto_plane(whole, rank, count, total):
 
 
 @compiled
-def find_simplices(features, scales, lows, strides, keys, weights, start, stop):
-    """Finds the simplex around every pixel: the keys of its corners, and the weight at each.
+def _find_simplices(elevated, whole, rank, lows, strides, count, keys, weights):
+    """Finds the simplex around each of `count` pixels: the keys of its corners, and its weights.
 
-    Args:
-        features: float32 [d, N].
-        scales: float32 [d], the diagonal of the paper's E, times the filter's deviation.
-        lows: float32 [d + 1], a lower bound of every coordinate / (d + 1).
-        strides: int64 [d + 1], what a step of d + 1 in a coordinate adds to a key.
-        keys: int64 [N, d + 1], output; all coordinates of corner r equal r modulo d + 1.
-        weights: float32 [N, d + 1], output: barycentric coordinates.
+    All coordinates of corner r equal r modulo d + 1; the weights are barycentric coordinates.
     """
-    d = len(features)
+    d = len(elevated) - 1
     size = np.float32(d + 1)
     shrink = np.float32(1) / size
-    one = np.float32(1)
-    elevated = np.empty((d + 1, _PIXELS_AT_ONCE), np.float32)
-    whole = np.empty((d + 1, _PIXELS_AT_ONCE), np.float32)
-    rank = np.empty((d + 1, _PIXELS_AT_ONCE), np.int32)
-    total = np.empty(_PIXELS_AT_ONCE, np.float32)
     by_rank = np.empty(d + 1, np.float32)
     step_by_rank = np.empty(d + 1, np.int64)
-
-    for first in range(start, stop, _PIXELS_AT_ONCE):
-        count = min(_PIXELS_AT_ONCE, stop - first)
-        _elevate(features, scales, first, count, elevated, total)
-        _find_nearest_points(elevated, count, whole, total)
-        _rank_remainders(elevated, whole, count, rank)
-        _move_onto_plane(whole, rank, count, total)
-        for p in range(count):
-            key = 0
-            for i in range(d + 1):
-                r = rank[i, p]
-                by_rank[r] = (elevated[i, p] - whole[i, p] * size) * shrink
-                step_by_rank[r] = strides[i]
-                key += np.int64(whole[i, p] - lows[i]) * strides[i]
-            keys[first + p, 0] = key
-            weights[first + p, 0] = by_rank[d] + (one - by_rank[0])
-            for r in range(1, d + 1):
-                # From corner to corner, the coordinate of the next highest rank wraps around.
-                key += 1 - step_by_rank[d - r + 1]
-                keys[first + p, r] = key
-                weights[first + p, r] = by_rank[d - r] - by_rank[d - r + 1]
+    for p in range(count):
+        key = 0
+        for i in range(d + 1):
+            r = rank[i, p]
+            by_rank[r] = (elevated[i, p] - whole[i, p] * size) * shrink
+            step_by_rank[r] = strides[i]
+            key += np.int64(whole[i, p] - lows[i]) * strides[i]
+        keys[p, 0] = key
+        weights[p, 0] = by_rank[d] + (np.float32(1) - by_rank[0])
+        for r in range(1, d + 1):
+            # From corner to corner, the coordinate of the next highest rank wraps around.
+            key += 1 - step_by_rank[d - r + 1]
+            keys[p, r] = key
+            weights[p, r] = by_rank[d - r] - by_rank[d - r + 1]
 
 
 @inlined
 def _slot(key, table, shift):
     """Returns the place of a key in a hash table, or the empty place where it belongs."""
-    slot = key if shift == 0 else np.int64((np.uint64(key) * _GOLDEN) >> np.uint64(shift))
+    slot = np.int64((np.uint64(key) * _GOLDEN) >> np.uint64(shift))
     while table[slot, 0] != key and table[slot, 0] != _EMPTY:
         slot = (slot + 1) & (len(table) - 1)
     return slot
 
 
 @compiled
-def number_points(keys, num_keys):
-    """Numbers the lattice points in the order of first use.
-
-    Args:
-        keys: int64 [N, d + 1].
-        num_keys: All keys are below it. If it is small, each key has its own place in the table.
-
-    Returns:
-        Lattice points of every pixel, int32 [N, d + 1]; the keys of the points, int64 [M]; the hash
-        table of keys and points, int64 [capacity, 2]; and its shift, 0 if keys are places.
-    """
-    num_pixels, num_corners = keys.shape
+def _new_table(fewest):
+    """Returns an empty hash table with at least so many places, and its shift."""
     shift = 54
-    while 1 << (64 - shift) < num_pixels:
+    while 1 << (64 - shift) < fewest:
         shift -= 1
-    capacity = 1 << (64 - shift)
-    if num_keys <= 4 * capacity:
-        capacity, shift = num_keys, 0
-    table = np.full((capacity, 2), _EMPTY, np.int64)
-    points = np.empty((num_pixels, num_corners), np.int32)
-    point_keys = np.empty(capacity // 2 + num_corners if shift else capacity, np.int64)
-    num_points = 0
-    for p in range(num_pixels):
-        if shift and num_points > capacity // 2:
-            capacity *= 2
-            shift -= 1
-            table = np.full((capacity, 2), _EMPTY, np.int64)
-            for point in range(num_points):
-                slot = _slot(point_keys[point], table, shift)
-                table[slot, 0] = point_keys[point]
-                table[slot, 1] = point
-            point_keys = np.concatenate((point_keys, np.empty(capacity // 4, np.int64)))
-        for r in range(num_corners):
-            key = keys[p, r]
-            if p > 0 and keys[p - 1, r] == key:
-                points[p, r] = points[p - 1, r]
-                continue
-            slot = _slot(key, table, shift)
-            if table[slot, 0] == _EMPTY:
-                table[slot, 0] = key
-                table[slot, 1] = num_points
-                point_keys[num_points] = key
-                num_points += 1
-            points[p, r] = table[slot, 1]
-    return points, point_keys[:num_points].copy(), table, shift
+    return np.full((1 << (64 - shift), 2), _EMPTY, np.int64), shift
 
 
 @compiled
-def find_neighbors(point_keys, strides, table, shift, following, start, stop):
-    """Finds the next point along every axis; M, the number of points, stands for none.
+def _enlarge(table, keys, count):
+    """Returns a hash table of twice the size with `count` keys, its shift, and room for keys."""
+    table, shift = _new_table(2 * len(table))
+    for number in range(count):
+        slot = _slot(keys[number], table, shift)
+        table[slot, 0] = keys[number]
+        table[slot, 1] = number
+    larger = np.empty(len(table), np.int64)
+    larger[:count] = keys[:count]
+    return table, shift, larger
+
+
+@compiled
+def number_points(
+    image, width, sigma_xy, sigma_rgb, scales, lows, strides, corners, weights, start, stop
+):
+    """Numbers the lattice points around a range of pixels in the order of first use.
+
+    Args:
+        image: uint8 [N, 3].
+        width: Pixels of a row of the image.
+        sigma_xy: float32, the deviation of positions in pixels.
+        sigma_rgb: float32, the deviation of colors in levels.
+        scales: float32 [d], the diagonal of the paper's E, times the filter's deviation.
+        lows: float32 [d + 1], a lower bound of every coordinate / (d + 1).
+        strides: int64 [d + 1], what a step of d + 1 in a coordinate adds to a key.
+        corners: int32 [N, d + 1], output: numbers of the points around every pixel.
+        weights: float32 [N, d + 1], output: barycentric coordinates.
+
+    Returns:
+        int64 [points of the range], their keys.
+    """
+    d = len(scales)
+    features = np.empty((d, _PIXELS_AT_ONCE), np.float32)
+    elevated = np.empty((d + 1, _PIXELS_AT_ONCE), np.float32)
+    whole = np.empty((d + 1, _PIXELS_AT_ONCE), np.float32)
+    rank = np.empty((d + 1, _PIXELS_AT_ONCE), np.int32)
+    total = np.empty(_PIXELS_AT_ONCE, np.float32)
+    keys = np.empty((_PIXELS_AT_ONCE, d + 1), np.int64)
+    table, shift = _new_table(2 * (stop - start))
+    point_keys = np.empty(len(table), np.int64)
+    num_points = 0
+    for first in range(start, stop, _PIXELS_AT_ONCE):
+        count = min(_PIXELS_AT_ONCE, stop - first)
+        _fill_features(image, width, sigma_xy, sigma_rgb, first, count, features)
+        _elevate(features, scales, count, elevated, total)
+        _find_nearest_points(elevated, count, whole, total)
+        _rank_remainders(elevated, whole, count, rank)
+        _move_onto_plane(whole, rank, count, total)
+        _find_simplices(elevated, whole, rank, lows, strides, count, keys, weights[first:])
+        if num_points + count * (d + 1) > len(table) // 2:
+            table, shift, point_keys = _enlarge(table, point_keys, num_points)
+        for p in range(count):
+            for r in range(d + 1):
+                key = keys[p, r]
+                if p > 0 and keys[p - 1, r] == key:
+                    corners[first + p, r] = corners[first + p - 1, r]
+                    continue
+                slot = _slot(key, table, shift)
+                if table[slot, 0] == _EMPTY:
+                    table[slot, 0] = key
+                    table[slot, 1] = num_points
+                    point_keys[num_points] = key
+                    num_points += 1
+                corners[first + p, r] = table[slot, 1]
+    return point_keys[:num_points].copy()
+
+
+@compiled
+def join_points(keys, starts):
+    """Joins the lattice points of the blocks of an image.
+
+    A point gets a row in the order of first use. Where a later block uses it too, that block gets
+    a copy of the row, so that threads can add to rows of different blocks at once.
+
+    Args:
+        keys: int64 [E], the keys of the points of every block, one block after the other.
+        starts: int64 [blocks + 1], where each block starts.
+
+    Returns:
+        The keys of the M points, int64 [M]; the row of every entry of `keys`, int32 [E], below M
+        for points, and above for copies, as row M stands for no point; the next copy of every row,
+        int32 [rows], 0 if there is none; the first point and the first copy of every block, two
+        int32 [blocks + 1]; the hash table of keys and points, and its shift.
+    """
+    table, shift = _new_table(len(keys) + len(keys) // 3)
+    rows = np.empty(len(keys), np.int32)
+    point_keys = np.empty(len(keys), np.int64)
+    first_points = np.zeros(len(starts), np.int32)
+    first_copies = np.zeros(len(starts), np.int32)
+    num_points = num_copies = 0
+    for block in range(len(starts) - 1):
+        for entry in range(starts[block], starts[block + 1]):
+            slot = _slot(keys[entry], table, shift)
+            if table[slot, 0] == _EMPTY:
+                table[slot, 0] = keys[entry]
+                table[slot, 1] = num_points
+                point_keys[num_points] = keys[entry]
+                rows[entry] = num_points
+                num_points += 1
+            else:
+                rows[entry] = -1 - table[slot, 1]
+                num_copies += 1
+        first_points[block + 1] = num_points
+        first_copies[block + 1] = num_copies
+    first_copies += np.int32(num_points + 1)
+    copies = np.zeros(num_points + 1 + num_copies, np.int32)
+    copy = num_points + 1
+    for entry in range(len(keys)):
+        if rows[entry] < 0:
+            point = -1 - rows[entry]
+            rows[entry] = copy
+            copies[copy] = copies[point]
+            copies[point] = copy
+            copy += 1
+    return point_keys[:num_points].copy(), rows, copies, first_points, first_copies, table, shift
+
+
+@compiled
+def find_neighbors(point_keys, strides, table, shift, following, preceding, start, stop):
+    """Finds the next and the previous point along every axis.
 
     Args:
         point_keys: int64 [M].
         strides: int64 [d + 1].
         table: int64 [capacity, 2].
         shift: Shift of the table.
-        following: int32 [d + 1, M], output.
+        following: int32 [d + 1, M], output; M stands for no point.
+        preceding: int32 [d + 1, M], output, where M has been written before.
     """
     d = len(strides) - 1
     wrap = np.sum(strides) - d
@@ -204,92 +286,97 @@ def find_neighbors(point_keys, strides, table, shift, following, start, stop):
         grown = key + (1 if key % (d + 1) < d else wrap)
         for axis in range(d + 1):
             slot = _slot(grown - strides[axis], table, shift)
-            found = table[slot, 0] != _EMPTY
-            following[axis, point] = table[slot, 1] if found else len(point_keys)
+            if table[slot, 0] == _EMPTY:
+                following[axis, point] = len(point_keys)
+            else:
+                following[axis, point] = table[slot, 1]
+                preceding[axis, table[slot, 1]] = point
 
 
 @compiled
-def invert_neighbors(following, preceding, start, stop):
-    """Finds the previous point along every axis of a range: the inverse of `following`."""
-    num_points = following.shape[1]
-    for axis in range(start, stop):
-        preceding[axis] = num_points
-        for point in range(num_points):
-            if following[axis, point] < num_points:
-                preceding[axis, following[axis, point]] = point
-
-
-@compiled
-def filter_channel(image, points, weights, following, preceding):
-    """Filters an image with one channel: splat, blur, slice.
+def name_rows(corners, rows, weights, sums, start, stop):
+    """Replaces the numbers of points in a block by rows, and splats ones.
 
     Args:
-        image: float32 [N].
-        points: int32 [N, d + 1].
+        corners: int32 [N, d + 1], changed in place.
+        rows: int32 [points of the block].
         weights: float32 [N, d + 1].
+        sums: float32 [rows], output: zeros before, then sums of weights.
+    """
+    for p in range(start, stop):
+        for r in range(corners.shape[1]):
+            corners[p, r] = rows[corners[p, r]]
+            sums[corners[p, r]] += weights[p, r]
+
+
+@compiled
+def splat_ones(corners, weights, sums, start, stop):
+    """Adds the weights of the pixels of a block to the rows; see `name_rows`."""
+    for p in range(start, stop):
+        for r in range(corners.shape[1]):
+            sums[corners[p, r]] += weights[p, r]
+
+
+@compiled
+def blur_one_channel(values, following, preceding, copies):
+    """Adds up the copies of every point, and blurs along every axis.
+
+    Args:
+        values: float32 [rows]; the row after the points is 0.
         following: int32 [d + 1, M].
         preceding: int32 [d + 1, M].
+        copies: int32 [rows].
 
     Returns:
-        float32 [N].
+        float32 [rows], also written to the copies.
     """
     num_points = following.shape[1]
-    values = np.zeros(num_points + 1, np.float32)
-    for p in range(len(points)):
-        for r in range(points.shape[1]):
-            values[points[p, r]] += weights[p, r] * image[p]
     blurred = np.zeros_like(values)
+    for point in range(num_points):
+        copy = copies[point]
+        while copy > 0:
+            values[point] += values[copy]
+            copy = copies[copy]
     for axis in range(len(following)):
         for point in range(num_points):
             around = values[following[axis, point]] + values[preceding[axis, point]]
             blurred[point] = values[point] + np.float32(0.5) * around
         values, blurred = blurred, values
-    result = np.empty_like(image)
-    for p in range(len(points)):
-        total = np.float32(0)
-        for r in range(points.shape[1]):
-            total += weights[p, r] * values[points[p, r]]
-        result[p] = total
-    return result
+    for point in range(num_points):
+        copy = copies[point]
+        while copy > 0:
+            values[copy] = values[point]
+            copy = copies[copy]
+    return values
 
 
 @compiled
-def sort_entries(points, weights, num_points):
-    """Sorts the pixels by the lattice points that they contribute to.
+def slice_one_channel(corners, weights, values, result, start, stop):
+    """Interpolates the values at the pixels.
 
     Args:
-        points: int32 [N, d + 1].
+        corners: int32 [N, d + 1].
         weights: float32 [N, d + 1].
-        num_points: M.
-
-    Returns:
-        The first entry of every lattice point, int64 [M + 1]; the pixels of the entries, int32
-        [N * (d + 1)]; and their weights, float32 [N * (d + 1)].
+        values: float32 [rows].
+        result: float32 [N], output.
     """
-    num_pixels, num_corners = points.shape
-    ends = np.zeros(num_points + 1, np.int64)
-    for p in range(num_pixels):
-        for r in range(num_corners):
-            ends[points[p, r] + 1] += 1
-    for point in range(num_points):
-        ends[point + 1] += ends[point]
-    starts = ends.copy()
-    entry_pixels = np.empty(points.size, np.int32)
-    entry_weights = np.empty(points.size, np.float32)
-    for p in range(num_pixels):
-        for r in range(num_corners):
-            entry = ends[points[p, r]]
-            ends[points[p, r]] += 1
-            entry_pixels[entry] = p
-            entry_weights[entry] = weights[p, r]
-    return starts, entry_pixels, entry_weights
+    for p in range(start, stop):
+        total = np.float32(0)
+        for r in range(corners.shape[1]):
+            total += weights[p, r] * values[corners[p, r]]
+        result[p] = total
 
 
 @compiled
-def scale_entries(entry_pixels, scale, entry_weights, start, stop):
-    """Multiplies the weights of entries by the factors of their pixels, float32 [N]."""
-    for entry in range(start, stop):
-        entry_weights[entry] *= scale[entry_pixels[entry]]
+def normalize(corners, weights, values, gain, start, stop):
+    """Divides the weights of every pixel by the root of the filtered image of ones, in place."""
+    for p in range(start, stop):
+        total = np.float32(0)
+        for r in range(corners.shape[1]):
+            total += weights[p, r] * values[corners[p, r]]
+        scale = np.float32(1) / np.sqrt(total * gain + np.float32(1e-20))
+        for r in range(corners.shape[1]):
+            weights[p, r] *= scale
 
 
 @compiled
@@ -313,76 +400,193 @@ def find_leads(probabilities, pixels_at_once, leads, start, stop):
                 leads[block, c] = min(leads[block, c], highest / probabilities[p, c])
 
 
+# Below, rows of channels lie one after another in flat arrays. Channels are classes, and as many
+# more that stay 0 as fill up the last vector: so rows lie on as few lines of the cache as possible.
+
+
+class Field(typing.NamedTuple):
+    """What an update of the beliefs needs.
+
+    Attributes:
+        num_channels: At least C, a multiple of 8.
+        log_probabilities: float32 [N * C + 8].
+        costs: float32 [channels * channels], the compatibility matrix; empty for the Potts model.
+        lattices: Two lattices of the same blocks of pixels.
+        values: Two float32 [rows * channels], filtered values; the row after the points is 0.
+        sums: Two float32 [rows * channels], which change places with the values while blurring.
+        gains: Two float32, factors of the filtered values.
+    """
+
+    num_channels: int
+    log_probabilities: np.ndarray
+    costs: np.ndarray
+    lattices: tuple
+    values: tuple[np.ndarray, ...]
+    sums: tuple[np.ndarray, ...]
+    gains: tuple[np.float32, ...]
+
+
 @compiled
-def join_corners(points, weights, scale, first_row, all_points, all_weights, column, start, stop):
-    """Writes the corners of every pixel in one lattice beside those in the other lattice.
+def add_messages(corners, weights, values, num_channels, rows, start, stop):
+    """Adds the filtered values of a lattice, interpolated at a range of pixels, to their rows.
 
     Args:
-        points: int32 [N, d + 1].
+        corners: int32 [N, d + 1].
         weights: float32 [N, d + 1].
-        scale: float32 [N], a factor of the weights of every pixel.
-        first_row: Row of the first point of the lattice among the values.
-        all_points: int32 [N, E], output: rows of the values.
-        all_weights: float32 [N, E], output.
-        column: The first column to write to.
+        values: float32 [lattice rows * channels].
+        num_channels: A multiple of 8.
+        rows: float32 [pixels of the range * channels], changed in place.
     """
     for p in range(start, stop):
-        for r in range(points.shape[1]):
-            all_points[p, column + r] = points[p, r] + first_row
-            all_weights[p, column + r] = weights[p, r] * scale[p]
-
-
-# Below, rows of channels lie one after another in flat arrays. A row of C channels is processed in
-# vectors; the last vector ends with the row and overlaps the previous one. So rows need no padding,
-# which would cost time, since these kernels are limited by the speed of memory. No kernel reads a
-# lane of a row after it has written it.
-
-
-@compiled
-def splat(beliefs, entry_starts, entry_pixels, entry_weights, values, num_channels, start, stop):
-    """Sums the weighted rows of the pixels at every lattice point.
-
-    Args:
-        beliefs: float32 [N * C].
-        entry_starts: int64 [M + 1], first entry of every lattice point.
-        entry_pixels: int32 [E], a pixel that contributes to the point.
-        entry_weights: float32 [E], its weight.
-        values: float32 [(M + 1) * C], output.
-        num_channels: C, at least 8.
-    """
-    last = num_channels - LANES
-    for point in range(start, stop):
-        row = point * num_channels
+        row = (p - start) * num_channels
         for first in range(0, num_channels, _GROUP):
-            a = min(first, last)
-            b = min(first + LANES, last)
-            total_a = total_b = fill(np.float32(0))
-            for entry in range(entry_starts[point], entry_starts[point + 1]):
-                pixel = np.int64(entry_pixels[entry]) * num_channels
-                soon = np.int64(entry_pixels[min(entry + _AHEAD, len(entry_pixels) - 1)])
-                prefetch(beliefs, soon * num_channels + a)
-                prefetch(beliefs, soon * num_channels + b + LANES - 1)
-                weight = fill(entry_weights[entry])
-                total_a = total_a + weight * load(beliefs, pixel + a)
-                if b != a:
-                    total_b = total_b + weight * load(beliefs, pixel + b)
-            store(values, row + a, total_a)
-            if b != a:
-                store(values, row + b, total_b)
+            second = min(first + LANES, num_channels - LANES)
+            total_a, total_b = load(rows, row + first), load(rows, row + second)
+            for corner in range(corners.shape[1]):
+                at = np.int64(corners[p, corner]) * num_channels
+                weight = fill(weights[p, corner])
+                total_a = total_a + weight * load(values, at + first)
+                total_b = total_b + weight * load(values, at + second)
+            store(rows, row + first, total_a)
+            store(rows, row + second, total_b)
 
 
 @compiled
-def blur(values, blurred, following, preceding, num_channels, start, stop):
-    """Blurs by [1, 2, 1] / 2 along one axis of the lattice.
+def _splat(corners, weights, rows, num_channels, sums, start, stop):
+    """Adds the rows of a range of pixels to the lattice points around them.
 
     Args:
-        values: float32 [(M + 1) * C]; the last row is 0, for neighbors that do not exist.
-        blurred: float32 [(M + 1) * C], output.
+        corners: int32 [N, d + 1].
+        weights: float32 [N, d + 1].
+        rows: float32 [pixels of the range * channels].
+        num_channels: A multiple of 8.
+        sums: float32 [lattice rows * channels], changed in place.
+    """
+    for p in range(start, stop):
+        row = (p - start) * num_channels
+        for first in range(0, num_channels, _GROUP):
+            second = min(first + LANES, num_channels - LANES)
+            a, b = load(rows, row + first), load(rows, row + second)
+            for corner in range(corners.shape[1]):
+                at = np.int64(corners[p, corner]) * num_channels
+                weight = fill(weights[p, corner])
+                store(sums, at + first, load(sums, at + first) + weight * a)
+                if second > first:
+                    store(sums, at + second, load(sums, at + second) + weight * b)
+
+
+@compiled
+def _apply_costs(costs, num_channels, rows, count):
+    """Turns the messages in the rows of `count` pixels into minus the costs that they cause."""
+    messages = np.empty(num_channels, np.float32)
+    for row in range(0, count * num_channels, num_channels):
+        messages[:] = rows[row : row + num_channels]
+        for c in range(0, num_channels, LANES):
+            total = fill(np.float32(0))
+            for other in range(num_channels):
+                total = total - fill(messages[other]) * load(costs, other * num_channels + c)
+            store(rows, row + c, total)
+
+
+@compiled
+def _add_logs_and_normalize(log_probabilities, num_classes, num_channels, rows, start, stop):
+    """Turns what speaks for every class at a range of pixels into distributions, in place."""
+    is_class = np.zeros(num_channels, np.float32)
+    is_class[:num_classes] = 1
+    never = (1 - is_class) * np.float32(_NEVER)
+    for p in range(start, stop):
+        row = (p - start) * num_channels
+        highest = fill(np.float32(_NEVER))
+        for c in range(0, num_channels, LANES):
+            # The last vector of a pixel ends with numbers of the next.
+            own = load(log_probabilities, p * num_classes + c) * load(is_class, c) + load(never, c)
+            logits = load(rows, row + c) + own
+            store(rows, row + c, logits)
+            highest = maximum(highest, logits)
+        shift = fill(maximum_of_lanes(highest))
+        total = fill(np.float32(0))
+        for c in range(0, num_channels, LANES):
+            likelihood = exp(load(rows, row + c) - shift)
+            store(rows, row + c, likelihood)
+            total = total + likelihood
+        scale = fill(np.float32(1) / sum_of_lanes(total))
+        for c in range(0, num_channels, LANES):
+            store(rows, row + c, load(rows, row + c) * scale)
+
+
+@compiled
+def _update(field, beliefs, has_messages, is_last, block):
+    """Updates the beliefs at the pixels of a block, and adds them to the rows of the block.
+
+    No other block adds to these rows. A few pixels at a time stay in the cache from their messages
+    to their sums.
+    """
+    one, other = field.lattices
+    num_channels, num_pixels = field.num_channels, len(one.corners)
+    num_classes = (len(field.log_probabilities) - LANES) // num_pixels
+    if not is_last:
+        for lattice, sums in zip(field.lattices, field.sums):
+            for first in (lattice.first_points, lattice.first_copies):
+                sums[first[block] * num_channels : first[block + 1] * num_channels] = 0
+    rows = np.empty(_ROWS_AT_ONCE * num_channels, np.float32)
+    end = one.starts[block + 1]
+    for start in range(one.starts[block], end, _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, end)
+        rows[:] = 0
+        if has_messages:
+            for lattice, values in zip(field.lattices, field.values):
+                add_messages(
+                    lattice.corners, lattice.weights, values, num_channels, rows, start, stop
+                )
+            if len(field.costs):
+                _apply_costs(field.costs, num_channels, rows, stop - start)
+        _add_logs_and_normalize(
+            field.log_probabilities, num_classes, num_channels, rows, start, stop
+        )
+        if not is_last:
+            for lattice, sums in zip(field.lattices, field.sums):
+                _splat(lattice.corners, lattice.weights, rows, num_channels, sums, start, stop)
+        if len(beliefs):
+            beliefs[start:stop] = rows.reshape(-1, num_channels)[: stop - start, :num_classes]
+
+
+@compiled
+def _add_copies(sums, copies, num_channels, start, stop):
+    """Adds the rows of the copies of every point to that of the point."""
+    for point in range(start, stop):
+        copy = np.int64(copies[point])
+        while copy > 0:
+            for c in range(0, num_channels, LANES):
+                total = load(sums, point * num_channels + c) + load(sums, copy * num_channels + c)
+                store(sums, point * num_channels + c, total)
+            copy = np.int64(copies[copy])
+
+
+@compiled
+def _write_copies(values, copies, num_channels, start, stop):
+    """Writes the row of every point to its copies."""
+    for point in range(start, stop):
+        copy = np.int64(copies[point])
+        while copy > 0:
+            for c in range(0, num_channels, LANES):
+                store(values, copy * num_channels + c, load(values, point * num_channels + c))
+            copy = np.int64(copies[copy])
+
+
+@compiled
+def _blur(values, blurred, following, preceding, gain, num_channels, start, stop):
+    """Blurs by [1, 2, 1] / 2 along one axis of the lattice, and multiplies by `gain`.
+
+    Args:
+        values: float32 [rows * channels]; the row after the points is 0, for neighbors that do not
+            exist.
+        blurred: float32 [rows * channels], output.
         following: int32 [M].
         preceding: int32 [M].
-        num_channels: C, at least 8.
+        gain: float32.
+        num_channels: A multiple of 8.
     """
-    half = fill(np.float32(0.5))
+    center, side = fill(gain), fill(np.float32(0.5) * gain)
     for point in range(start, stop):
         soon = min(point + _AHEAD, len(following) - 1)
         for neighbor in (following[soon], preceding[soon]):
@@ -391,100 +595,87 @@ def blur(values, blurred, following, preceding, num_channels, start, stop):
         row = point * num_channels
         after = np.int64(following[point]) * num_channels
         before = np.int64(preceding[point]) * num_channels
-        for block in range(0, num_channels, LANES):
-            c = min(block, num_channels - LANES)
+        for c in range(0, num_channels, LANES):
             around = load(values, after + c) + load(values, before + c)
-            store(blurred, row + c, load(values, row + c) + half * around)
-
-
-@inlined
-def _slice(points, weights, values, pixel, own, own_start, sums, num_channels):
-    """Adds the weighted lattice points of a pixel to `own[own_start : own_start + C]`.
-
-    In `sums`, the last vector of the row follows the others instead of overlapping them: a load
-    right after stores to parts of the same vector would have to wait for them.
-    """
-    last = num_channels - LANES
-    for first in range(0, num_channels, _GROUP):
-        a = min(first, last)
-        b = min(first + LANES, last)
-        total_a = load(own, own_start + a)
-        total_b = load(own, own_start + b)
-        for corner in range(points.shape[1]):
-            row = np.int64(points[pixel, corner]) * num_channels
-            weight = fill(weights[pixel, corner])
-            total_a = total_a + weight * load(values, row + a)
-            if b != a:
-                total_b = total_b + weight * load(values, row + b)
-        store(sums, first, total_a)
-        if b != a:
-            store(sums, first + LANES, total_b)
+            store(blurred, row + c, center * load(values, row + c) + side * around)
 
 
 @compiled
-def slice_messages(points, weights, values, messages, num_channels, start, stop):
-    """Computes the messages that every pixel gets.
+def _filter(field, which, axis, start, stop):
+    """Adds up the copies of a range of points (axis -1), or blurs along an axis."""
+    lattice, num_channels = field.lattices[which], field.num_channels
+    if axis < 0:
+        _add_copies(field.sums[which], lattice.copies, num_channels, start, stop)
+        return
+    values, blurred = field.sums[which], field.values[which]
+    if axis % 2:
+        values, blurred = blurred, values
+    is_last = axis == len(lattice.following) - 1
+    gain = field.gains[which] if is_last else np.float32(1)
+    following, preceding = lattice.following[axis], lattice.preceding[axis]
+    _blur(values, blurred, following, preceding, gain, num_channels, start, stop)
+    if is_last:
+        _write_copies(blurred, lattice.copies, num_channels, start, stop)
 
-    Args:
-        points: int32 [N, E], rows of the values.
-        weights: float32 [N, E].
-        values: float32 [rows * C].
-        messages: float32 [N * C], output.
-        num_channels: C, at least 8.
+
+def list_tasks(lattices) -> np.ndarray:
+    """Lists the tasks of an update and of the filtering after it.
+
+    Returns:
+        int64 [tasks, 5], for each task: how many tasks must be finished before it starts; the
+        lattice, or -1 for an update of a block; the axis, or -1 to add up copies; and the range of
+        points, or the block and the next.
     """
-    zeros = np.zeros(num_channels, np.float32)
-    sums = np.empty(num_channels + _GROUP, np.float32)
-    for p in range(start, stop):
-        _slice(points, weights, values, p, zeros, 0, sums, num_channels)
-        for block in range(0, num_channels, LANES):
-            c = min(block, num_channels - LANES)
-            store(messages, p * num_channels + c, load(sums, block))
+    phases = [[(-1, -1, block, block + 1) for block in range(len(lattices[0].starts) - 1)]]
+    for axis in range(-1, max(len(lattice.following) for lattice in lattices)):
+        phases.append(
+            [
+                (which, axis, first, min(first + _POINTS_AT_ONCE, lattice.following.shape[1]))
+                for which, lattice in enumerate(lattices)
+                if axis < len(lattice.following)
+                for first in range(0, lattice.following.shape[1], _POINTS_AT_ONCE)
+            ]
+        )
+    befores = np.cumsum([0, *map(len, phases)])
+    return np.array(
+        [(before, *task) for before, phase in zip(befores, phases) for task in phase], np.int64
+    )
 
 
 @compiled
-def update(log_probabilities, points, weights, values, costs, beliefs, num_channels, start, stop):
-    """Updates the beliefs at every pixel from its own probabilities and the messages.
+def work(tasks, counters, task, field, beliefs, has_messages, is_last):
+    """Works on tasks of an update, together with other threads.
+
+    A thread takes the next task that nobody has taken, and starts it when the tasks before it are
+    finished. A thread that waits looks again and again, which is faster than to sleep, but not for
+    long: it may be the one that keeps another thread from a core.
 
     Args:
-        log_probabilities: float32 [N * C].
-        points: int32 [N, E], rows of the values.
-        weights: float32 [N, E].
-        values: float32 [rows * C].
-        costs: float32 [C * C], the compatibility matrix; empty for the Potts model.
-        beliefs: float32 [N * C], output.
-        num_channels: C, at least 8.
+        tasks: int64 [tasks, 5], see `list_tasks`.
+        counters: int64 [2], the numbers of tasks taken and finished, 0 before.
+        task: A task that the thread has taken, or -1.
+        field: See `Field`.
+        beliefs: float32 [N, C], output; empty if they are not wanted.
+        has_messages: Whether the field has filtered values already.
+        is_last: Whether the new beliefs are not filtered.
+
+    Returns:
+        A task that the thread has taken, and for which it has waited for long; or -1 if no task is
+        left.
     """
-    zeros = np.zeros(num_channels, np.float32)
-    messages = np.empty(num_channels, np.float32)
-    logits = np.empty(num_channels + _GROUP, np.float32)
-    is_new = np.zeros(LANES, np.float32)  # 1 where the last vector does not overlap
-    is_new[LANES - 1 - (num_channels - 1) % LANES :] = 1
-    for p in range(start, stop):
-        first = p * num_channels
-        if len(costs) == 0:
-            _slice(points, weights, values, p, log_probabilities, first, logits, num_channels)
+    if task < 0:
+        task = atomic_add(counters, 0, 1)
+    while task < len(tasks):
+        looks = 0
+        while atomic_load(counters, 1) < tasks[task, 0]:
+            looks += 1
+            if looks == _LOOKS:
+                return task
+        _, which, axis, start, stop = tasks[task]
+        if which < 0:
+            _update(field, beliefs, has_messages, is_last, start)
         else:
-            _slice(points, weights, values, p, zeros, 0, logits, num_channels)
-            for block in range(0, num_channels, LANES):
-                store(messages, min(block, num_channels - LANES), load(logits, block))
-            for block in range(0, num_channels, LANES):
-                c = min(block, num_channels - LANES)
-                total = load(log_probabilities, first + c)
-                for other in range(num_channels):
-                    cost = load(costs, other * num_channels + c)
-                    total = total - fill(messages[other]) * cost
-                store(logits, block, total)
-        highest = load(logits, 0)
-        for block in range(LANES, num_channels, LANES):
-            highest = maximum(highest, load(logits, block))
-        shift = fill(maximum_of_lanes(highest))
-        total = likelihood = fill(np.float32(0))
-        for block in range(0, num_channels, LANES):
-            total = total + likelihood
-            likelihood = exp(load(logits, block) - shift)
-            store(logits, block, likelihood)
-        total = total + likelihood * load(is_new, 0)
-        scale = fill(np.float32(1) / sum_of_lanes(total))
-        for block in range(0, num_channels, LANES):
-            c = min(block, num_channels - LANES)
-            store(beliefs, first + c, load(logits, block) * scale)
+            _filter(field, which, axis, start, stop)
+        atomic_add(counters, 1, 1)
+        task = atomic_add(counters, 0, 1)
+    return -1

@@ -6,6 +6,7 @@ symmetrically, and a pixel gets a message from itself too.
 """
 
 import math
+import time
 
 import numpy as np
 
@@ -15,9 +16,10 @@ from deeplab_tf.crf.lattice import Lattice
 from deeplab_tf.crf.lattice import Workers
 from deeplab_tf.crf.vectors import LANES
 
-_NEVER = -1e4  # the logarithm of a probability that stays 0
 _PIXELS_AT_ONCE = 4096
 _SAMPLED = 61  # a sample has every so many pixels; it divides no usual width
+_NAP = 5e-5  # seconds
+_LINE = 16  # float32 numbers of a line of the cache
 
 
 def infer(
@@ -49,15 +51,17 @@ def infer(
         gaussian = workers.start(
             lattice.build_of_positions, height, width, float(parameters["gaussian_sigma_xy"])
         )
-        positions = lattice.positions(height, width, parameters["bilateral_sigma_xy"])
-        colors = lattice.colors(image, parameters["bilateral_sigma_rgb"])
-        bilateral = lattice.build(np.concatenate([positions, colors]), workers)
+        bilateral = lattice.build(
+            image,
+            parameters["bilateral_sigma_xy"],
+            parameters["bilateral_sigma_rgb"],
+            workers,
+        )
         lattices = [
             (bilateral, parameters["bilateral_weight"]),
             (gaussian(), parameters["gaussian_weight"]),
         ]
         probabilities = probabilities.reshape(-1, num_classes)
-        # A row has at least so many channels, whether they are classes or not.
         classes = np.arange(num_classes)
         if screen_classes and num_classes > LANES:
             classes = _classes_that_may_win(probabilities, lattices, workers)
@@ -65,12 +69,11 @@ def infer(
             probabilities = np.take(probabilities, classes, axis=1)
         field = _MeanField(probabilities, lattices, compatibility, workers)
         energies = _iterate(field, parameters["iterations"], return_energy)
-        beliefs = field.beliefs[:, : len(classes)]
+        beliefs = field.beliefs
         if len(classes) < num_classes:
             kept, beliefs = beliefs, np.zeros((height * width, num_classes), np.float32)
-            workers.run(_put_columns, len(kept), kept, classes, beliefs)
-    beliefs = np.ascontiguousarray(beliefs).reshape(height, width, num_classes)
-    return beliefs, energies
+            workers.run(_put_columns, lattice.split(len(kept)), kept, classes, beliefs)
+    return beliefs.reshape(height, width, num_classes), energies
 
 
 def _put_columns(values: np.ndarray, columns: np.ndarray, wide: np.ndarray, start, stop) -> None:
@@ -79,16 +82,16 @@ def _put_columns(values: np.ndarray, columns: np.ndarray, wide: np.ndarray, star
 
 def _iterate(field: "_MeanField", iterations: int, return_energy: bool) -> np.ndarray | None:
     """Updates a field; returns the energies before the first and after every update, if wanted."""
-    energies = []
-    for _ in range(iterations):
-        field.filter()
-        if return_energy:
+    if return_energy:
+        energies = []
+        for _ in range(iterations + 1):  # the first only fills in the probabilities
+            field.update(wants_beliefs=True)
             energies.append(field.energy())
+        return np.array(energies)
+    for _ in range(iterations):
         field.update()
-    if not return_energy:
-        return None
-    field.filter()
-    return np.array([*energies, field.energy()])
+    field.update(wants_beliefs=True, is_last=True)
+    return None
 
 
 def try_out() -> None:
@@ -146,7 +149,7 @@ def _behind(probabilities: np.ndarray, workers: Workers) -> np.ndarray:
     num_pixels, num_classes = probabilities.shape
     blocks = np.empty((-(-num_pixels // _PIXELS_AT_ONCE), num_classes), np.float32)
     workers.run(
-        *(kernels.find_leads, len(blocks), probabilities, _PIXELS_AT_ONCE, blocks), fewest=1
+        *(kernels.find_leads, range(len(blocks) + 1), probabilities, _PIXELS_AT_ONCE, blocks)
     )
     return np.log(blocks.min(axis=0))
 
@@ -155,110 +158,104 @@ class _MeanField:
     """The beliefs at the pixels of an image, and their updates.
 
     Attributes:
-        beliefs: float32 [N, max(C, 8)], the distribution at every pixel; columns from C on are 0.
+        beliefs: float32 [N, C], the distribution at every pixel after the last update that wanted
+            it.
     """
 
     def __init__(self, probabilities, lattices, compatibility, workers):
         num_pixels, num_classes = probabilities.shape
+        num_channels = -(-num_classes // LANES) * LANES
         self._workers = workers
-        self._num_classes = num_classes
-        self._num_channels = max(num_classes, LANES)
-        self._set_probabilities(probabilities)
         self._compatibility = compatibility
-        self._costs = np.zeros(0, np.float32)
-        if compatibility is not None:
-            costs = np.zeros([self._num_channels] * 2, np.float32)
-            costs[:num_classes, :num_classes] = compatibility
-            self._costs = costs.reshape(-1)
-
-        # Two halves with a row per lattice point, and a row of zeros after each lattice: a blur
-        # reads from one half and writes to the other.
-        num_rows = sum(built.num_points + 1 for built, _ in lattices)
-        self._values = np.zeros(2 * num_rows * self._num_channels, np.float32)
-        corners = sum(built.points.shape[1] for built, _ in lattices)
-        self._points = np.empty((num_pixels, corners), np.int32)
-        self._weights = np.empty((num_pixels, corners), np.float32)
-        self._lattices = []
-        row = column = 0
-        for built, weight in lattices:
-            halves = [
-                self._values[start * self._num_channels :][
-                    : (built.num_points + 1) * self._num_channels
-                ]
-                for start in (row, row + num_rows)
-            ]
-            self._lattices.append((built, halves))
-            num_axes = len(built.following)
-            workers.run(
-                kernels.join_corners,
-                num_pixels,
-                *(built.points, built.weights, built.slice_scale * np.float32(weight)),
-                row + (num_rows if num_axes % 2 else 0),
-                *(self._points, self._weights, column),
-            )
-            row += built.num_points + 1
-            column += num_axes
-
-    def _set_probabilities(self, probabilities: np.ndarray) -> None:
-        num_pixels, num_classes = probabilities.shape
-        self.beliefs = np.empty((num_pixels, self._num_channels), np.float32)
-        self._log_probabilities = np.empty_like(self.beliefs)
-
-        def fill(start, stop):
-            rows, part = slice(start, stop), probabilities[start:stop]
-            # Not a product: BLAS would start threads of its own, which take time from ours.
-            sums = part.sum(axis=1)
-            np.divide(part, sums[:, None], out=self.beliefs[rows, :num_classes])
-            np.log(part, out=self._log_probabilities[rows, :num_classes])
-            self.beliefs[rows, num_classes:] = 0
-            self._log_probabilities[rows, num_classes:] = _NEVER
-
-        self._workers.run(fill, num_pixels)
-
-    def filter(self) -> None:
-        """Splats the beliefs onto the lattices and blurs them there."""
-        beliefs, num_channels = self.beliefs.reshape(-1), self._num_channels
-        self._workers.run_together(
-            [
-                (kernels.splat, built.num_points, beliefs, *built.entries, halves[0], num_channels)
-                for built, halves in self._lattices
-            ]
+        self.beliefs = np.empty((num_pixels, num_classes), np.float32)
+        self._has_messages = False
+        built = tuple(one for one, _ in lattices)
+        self._field = kernels.Field(
+            num_channels=num_channels,
+            log_probabilities=_logarithms(probabilities, workers),
+            costs=_padded_costs(compatibility, num_channels),
+            lattices=built,
+            values=tuple(_rows(one, num_channels) for one in built),
+            sums=tuple(_rows(one, num_channels) for one in built),
+            gains=tuple(np.float32(weight) * one.gain for one, weight in lattices),
         )
-        for axis in range(max(len(built.following) for built, _ in self._lattices)):
-            self._workers.run_together(
-                [
-                    (
-                        *(kernels.blur, built.num_points, halves[axis % 2], halves[1 - axis % 2]),
-                        *(built.following[axis], built.preceding[axis], num_channels),
-                    )
-                    for built, halves in self._lattices
-                    if axis < len(built.following)
-                ]
-            )
+        self._tasks = kernels.list_tasks(built)
+        self._num_updates = len(built[0].starts) - 1  # the first of the tasks
 
-    def update(self) -> None:
-        """Updates the beliefs with the values on the lattices."""
-        self._workers.run(
-            kernels.update,
-            len(self.beliefs),
-            *(self._log_probabilities.reshape(-1), self._points, self._weights, self._values),
-            *(self._costs, self.beliefs.reshape(-1), self._num_channels),
-        )
+    def update(self, *, wants_beliefs: bool = False, is_last: bool = False) -> None:
+        """Updates the beliefs, and filters them unless it is for the last time."""
+        tasks = self._tasks[: self._num_updates] if is_last else self._tasks
+        counters = np.zeros(2, np.int64)
+        beliefs = self.beliefs if wants_beliefs else self.beliefs[:0]
+
+        def work(_) -> None:
+            task = -1
+            while True:
+                task = kernels.work(
+                    *(tasks, counters, task, self._field, beliefs, self._has_messages, is_last)
+                )
+                if task < 0:
+                    return
+                time.sleep(_NAP)
+
+        self._workers.map(work, range(self._workers.num_threads))
+        if not is_last:
+            self._has_messages = True
+            self._field = _with_filtered_values(self._field)
 
     def energy(self) -> float:
         """Returns the mean-field free energy of the beliefs that were filtered last."""
-        messages = np.empty_like(self.beliefs)
-        self._workers.run(
-            kernels.slice_messages,
-            len(self.beliefs),
-            *(self._points, self._weights, self._values),
-            *(messages.reshape(-1), self._num_channels),
-        )
-        used = slice(self._num_classes)
-        beliefs = self.beliefs[:, used].astype(np.float64)
+        num_pixels, num_classes = self.beliefs.shape
+        messages = np.zeros((num_pixels, self._field.num_channels), np.float32)
+        for built, values in zip(self._field.lattices, self._field.values, strict=True):
+            kernels.add_messages(
+                *(built.corners, built.weights, values, self._field.num_channels),
+                *(messages.reshape(-1), 0, num_pixels),
+            )
+        beliefs = self.beliefs.astype(np.float64)
         log_beliefs = np.log(np.maximum(beliefs, np.finfo(np.float32).tiny))
-        own = np.sum(beliefs * (log_beliefs - self._log_probabilities[:, used]))
+        logs = self._field.log_probabilities[: beliefs.size].reshape(beliefs.shape)
+        own = np.sum(beliefs * (log_beliefs - logs))
         costs = self._compatibility
         if costs is None:
-            costs = 1 - np.eye(self._num_classes)
-        return float(own + np.sum(beliefs * (messages[:, used] @ costs)) / 2)
+            costs = 1 - np.eye(num_classes)
+        return float(own + np.sum(beliefs * (messages[:, :num_classes] @ costs)) / 2)
+
+
+def _with_filtered_values(field: kernels.Field) -> kernels.Field:
+    """Returns a field whose `values` are what the last axis was blurred to."""
+    pairs = zip(field.lattices, field.values, field.sums, strict=True)
+    values, sums = zip(
+        *((a, b) if len(built.following) % 2 else (b, a) for built, a, b in pairs), strict=True
+    )
+    return field._replace(values=values, sums=sums)
+
+
+def _logarithms(probabilities: np.ndarray, workers: Workers) -> np.ndarray:
+    """Returns the logarithms of [N, C], and a vector of zeros after them."""
+    num_pixels, num_classes = probabilities.shape
+    logarithms = np.zeros(num_pixels * num_classes + LANES, np.float32)
+
+    def fill(start, stop):
+        part = slice(start * num_classes, stop * num_classes)
+        np.log(probabilities[start:stop].reshape(-1), out=logarithms[part])
+
+    workers.run(fill, lattice.split(num_pixels))
+    return logarithms
+
+
+def _padded_costs(compatibility: np.ndarray | None, num_channels: int) -> np.ndarray:
+    """Returns a compatibility matrix as flat rows of channels; nothing for None."""
+    if compatibility is None:
+        return np.zeros(0, np.float32)
+    padding = (0, num_channels - len(compatibility))
+    return np.pad(compatibility, (padding, padding)).reshape(-1)
+
+
+def _rows(built: Lattice, num_channels: int) -> np.ndarray:
+    """Returns rows for the values on a lattice; that for points that do not exist is 0."""
+    count = len(built.copies) * num_channels
+    array = np.empty(count + _LINE, np.float32)
+    rows = array[-(array.ctypes.data // array.itemsize) % _LINE :][:count]
+    rows[built.num_points * num_channels :][:num_channels] = 0
+    return rows

@@ -88,6 +88,30 @@ def prefetch(typing_context, array, index):
 
 
 @intrinsic
+def atomic_add(typing_context, array, index, number):
+    """Adds to `array[index]`, an int64, in one step for all threads; returns what it was before."""
+
+    def generate(context, builder, signature, arguments):
+        array = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
+        address = builder.gep(array.data, [arguments[1]])
+        return builder.atomic_rmw("add", address, arguments[2], "seq_cst")
+
+    return types.int64(array, types.intp, types.int64), generate
+
+
+@intrinsic
+def atomic_load(typing_context, array, index):
+    """Returns `array[index]`, an int64, as other threads have left it."""
+
+    def generate(context, builder, signature, arguments):
+        array = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
+        address = builder.gep(array.data, [arguments[1]])
+        return builder.load_atomic(address, "seq_cst", align=8)
+
+    return types.int64(array, types.intp), generate
+
+
+@intrinsic
 def fill(typing_context, number):
     """Returns the vector that holds one number eight times."""
 
