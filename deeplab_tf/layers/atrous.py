@@ -68,7 +68,7 @@ class AtrousConv2D(keras.layers.Conv2D):
         self.quantized = quantized
 
     def call(self, inputs, training=None):
-        if convolution.are_products_better(training) and _is_product(self):
+        if _is_product(self) and convolution.are_products_better(training):
             return convolution.of_pixels(self._outputs_of_pixels, inputs)
         return _add_bias_and_activate(self, self.convolution_op(inputs, self.kernel))
 
