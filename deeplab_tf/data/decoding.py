@@ -33,7 +33,8 @@ _OTHER_FORMATS = {
 
 # Of the header that opens every PNG: signature, length, "IHDR", 13 bytes of data, their checksum.
 _PNG_HEADER = struct.Struct(">8s4x4sIIBBxxxI")
-_COLOR_TYPE = 25  # place of that byte
+_COLOR_TYPE, _INTERLACE = 25, 28  # places of these bytes
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _GREY, _PALETTE = 0, 3
 _COLOR_TYPES = {2: "RGB", 4: "grey with alpha", 6: "RGBA"}  # those that have no ids
 
@@ -121,7 +122,9 @@ def decode_label(content: bytes, max_pixels: int = image_files.MAX_PIXELS) -> np
     """
     bit_depth, color_type = _check_label_header(content, max_pixels)
     if (bit_depth, color_type) == (8, _GREY):  # read as it is, for speed
-        label = _imdecode(content, cv2.IMREAD_UNCHANGED)
+        label = _unfiltered_rows(content)
+        if label is None:
+            label = _imdecode(content, cv2.IMREAD_UNCHANGED)
         if label is not None and label.ndim == 2:
             return label
     label = _imdecode(_as_grey_png(content), cv2.IMREAD_UNCHANGED)
@@ -233,6 +236,37 @@ def decode_label_in_graph(content: tf.Tensor) -> tf.Tensor:
     label = tf.cond(bit_depth == 16, lambda: decode(tf.uint16), lambda: decode(tf.uint8))
     step = tf.gather([_step(depth) for depth in range(17)], bit_depth)
     return label // step
+
+
+def _unfiltered_rows(content: bytes) -> np.ndarray | None:
+    """Decodes a grey PNG of 8 bits in half of OpenCV's time, if all its rows lack a filter.
+
+    `record_writing.encode_label` makes such PNGs. The checksums of the chunks are verified, that of
+    the pixels is not.
+
+    Returns:
+        uint8 [H, W]; None for any other PNG, or a damaged one.
+    """
+    position, parts = _PNG_HEADER.size, []
+    while content[position + 4 : position + 8] == b"IDAT":
+        end = position + 8 + int.from_bytes(content[position : position + 4], "big")
+        checksum = zlib.crc32(content[position + 4 : end])
+        if content[end : end + 4] != checksum.to_bytes(4, "big"):
+            return None
+        parts.append(content[position + 8 : end])
+        position = end + 4
+    if content[position:] != _PNG_END or content[_INTERLACE]:
+        return None
+    width, height = struct.unpack_from(">II", content, 16)
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)  # of the data between the two header bytes ...
+    try:
+        rows = inflate.decompress(b"".join(parts)[2:], height * (1 + width) + 1)
+    except zlib.error:
+        return None
+    if len(rows) != height * (1 + width) or len(inflate.unused_data) != 4:  # ... and a checksum
+        return None
+    values = np.frombuffer(rows, np.uint8).reshape(height, 1 + width)
+    return None if values[:, 0].any() else np.ascontiguousarray(values[:, 1:])
 
 
 def _as_channels(rows: np.ndarray, num_channels: int) -> np.ndarray:

@@ -9,6 +9,9 @@ import numpy as np
 
 from deeplab_tf import fast
 from deeplab_tf.data import transforms
+from deeplab_tf.data.pixel_vectors import LANES
+from deeplab_tf.data.pixel_vectors import SPARE
+from deeplab_tf.data.pixel_vectors import interpolate
 
 compiled = fast.compiled(fastmath=True, error_model="numpy")
 exact = fast.compiled(error_model="numpy")  # rounds as TensorFlow does
@@ -22,10 +25,9 @@ def try_out() -> None:
 
 
 def blank(crop: transforms.TrainingCrop) -> tuple[np.ndarray, np.ndarray]:
-    """Returns arrays for a crop: image uint8 [*crop_size, C] and label uint8 [*crop_size]."""
-    return np.empty((*crop.crop_size, len(crop.pad_color)), np.uint8), np.empty(
-        crop.crop_size, np.uint8
-    )
+    """Returns arrays for a crop: image uint8 [*crop_size, C] and label int32 [*crop_size]."""
+    image = np.empty((*crop.crop_size, len(crop.pad_color)), np.uint8)
+    return image, np.empty(crop.crop_size, np.int32)
 
 
 def crop_example(
@@ -40,7 +42,7 @@ def crop_example(
         crop: What to do.
 
     Returns:
-        Image uint8 [*crop_size, C] and label uint8 [*crop_size].
+        Image uint8 [*crop_size, C] and label int32 [*crop_size].
     """
     cut_image, cut_label = blank(crop)
     crop_into(image, label, draws, crop, cut_image, cut_label)
@@ -122,15 +124,17 @@ def _cut_scaled(image, label, size, offset, flip, padding, cut_image, cut_label)
     columns = _sources(label.shape[1], size[1], offset[1], crop_width)
     height, width = len(rows[0]), len(columns[0])  # of what is not padding
     left = crop_width - width if flip else 0
-    if size[0] == label.shape[0] and size[1] == label.shape[1]:
-        start = channels * offset[1]
-        part = slice(start, start + channels * width)
-        _copy(image[offset[0] :], part, flip, channels, pixels, channels * left)
+    if size[0] == label.shape[0] and size[1] == label.shape[1] and not flip:
+        top, start = offset
+        for y in range(height):
+            source = image[top + y, channels * start : channels * (start + width)]
+            _copy_row(source, pixels[y, : channels * width])
+            _copy_row(label[top + y, start : start + width], cut_label[y, :width])
     else:
         _sample_image(image, rows, columns, flip, channels, pixels, channels * left)
-    _sample_label(label, rows[2], columns[2], flip, cut_label, left)
+        _sample_label(label, rows[2], columns[2], flip, cut_label, left)
     _pad(pixels, pad_color, height, channels * left, channels * (left + width))
-    _pad(cut_label, np.array([ignore_label], np.uint8), height, left, left + width)
+    _pad(cut_label, np.array([ignore_label]), height, left, left + width)
 
 
 @exact
@@ -158,27 +162,6 @@ def _sources(length, scaled_length, start, crop_length):
 
 
 @compiled
-def _copy(image, part, flip, channels, pixels, left):
-    """Copies the pixels of a crop that is not scaled, from a part of the image's rows."""
-    length = part.stop - part.start
-    for y in range(min(len(image), len(pixels))):
-        row = image[y, part.start : part.stop]
-        target = pixels[y, left : left + length]
-        if flip:
-            _copy_flipped(row, channels, target)
-        else:
-            _copy_row(row, target)
-
-
-@compiled
-def _copy_flipped(row, channels, result):
-    last = len(row) - channels
-    for x in range(0, len(row), channels):
-        for channel in range(channels):
-            result[np.uint64(x + channel)] = row[np.uint64(last - x + channel)]
-
-
-@compiled
 def _copy_row(row, result):
     for i in range(len(result)):
         result[i] = row[i]
@@ -191,17 +174,21 @@ def _sample_image(image, rows, columns, flip, channels, pixels, left):
     sources, shares = _flat_sources(columns, flip, channels)
     length = channels * len(sources)
     step = np.uint64(channels if image.shape[1] > channels else 0)
-    above, below = np.empty(length, np.float32), np.empty(length, np.float32)
+    above, below = np.empty(length + SPARE, np.float32), np.empty(length + SPARE, np.float32)
+    last_row = np.zeros(image.shape[1] + SPARE, np.uint8)  # the others have rows behind them
+    last_row[: image.shape[1]] = image[-1]
+    flat = image.reshape(-1)
     previous = -2
     for y in range(len(rows_before)):
         row = rows_before[y]
         if row == previous + 1:
             above, below = below, above
         elif row != previous:
-            _interpolate_row(image[row], sources, shares, step, above)
+            source = flat[row * image.shape[1] :] if row + 1 < image.shape[0] else last_row
+            _interpolate_row(source, sources, shares, step, above)
         if row != previous:
-            next_row = min(row + 1, image.shape[0] - 1)
-            _interpolate_row(image[next_row], sources, shares, step, below)
+            source = flat[(row + 1) * image.shape[1] :] if row + 2 < image.shape[0] else last_row
+            _interpolate_row(source, sources, shares, step, below)
             previous = row
         _mix_rows(above, below, row_shares[y], pixels[y, left : left + length])
 
@@ -239,7 +226,7 @@ def _sample_label(label, rows, columns, flip, cut_label, left):
 @compiled
 def _pad(pixels, color, height, left, right):
     """Fills what is not inside of [:height, left:right] of an image, [h, w * C], with a colour."""
-    padding = np.empty(pixels.shape[1], np.uint8)
+    padding = np.empty(pixels.shape[1], pixels.dtype)
     for i in range(len(padding)):
         padding[i] = color[i % len(color)]
     for y in range(len(pixels)):
@@ -252,25 +239,15 @@ def _pad(pixels, color, height, left, right):
 
 @compiled
 def _interpolate_row(row, sources, shares, step, result):
-    channels = np.uint64(len(result) // len(sources))
-    if channels != np.uint64(3):
+    channels = np.uint64((len(result) - SPARE) // len(sources))
+    groups = (channels + np.uint64(SPARE)) // np.uint64(LANES)
+    # Backwards: what a group writes behind its pixel, the next groups and pixels write over.
+    for group in range(groups):
+        target = first = (groups - np.uint64(1) - group) * np.uint64(LANES)
         for x in range(np.uint64(len(sources))):
-            for channel in range(channels):
-                source = sources[x] + channel
-                before = np.float32(row[source])
-                after = np.float32(row[source + step])
-                result[channels * x + channel] = before + (after - before) * shares[x]
-        return
-    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
-    for x in range(np.uint64(len(sources))):
-        source, share, target = sources[x], shares[x], three * x
-        after = source + step
-        red = np.float32(row[source])
-        green = np.float32(row[source + one])
-        blue = np.float32(row[source + two])
-        result[target] = red + (np.float32(row[after]) - red) * share
-        result[target + one] = green + (np.float32(row[after + one]) - green) * share
-        result[target + two] = blue + (np.float32(row[after + two]) - blue) * share
+            source = sources[x] + first
+            interpolate(row, source, source + step, shares[x], result, target)
+            target += channels
 
 
 @compiled

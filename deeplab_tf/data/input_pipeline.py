@@ -32,7 +32,7 @@ OnDamaged = Callable[[Sequence[str], Sequence[str]], None]  # of names and probl
 
 _DRAWS = 2  # what random numbers are for; `record_order` has 0 and 1
 _EXAMPLES_ORDERED_AT_ONCE = 64
-_PIXELS_MADE_AT_ONCE = 2**18
+_PIXELS_MADE_AT_ONCE = 2**22
 _LAST_STEP = 2**62
 
 
@@ -145,8 +145,8 @@ def evaluation_examples(
 def _examples_at_once(size: int, crop_size: tuple[int, int]) -> int:
     """Returns how many of a batch's examples one call of Python makes: a divisor of its size.
 
-    Calls take time. Examples that are large are made one by one, so that the first of them comes
-    early and few are under way.
+    Calls take time, and what they return apart must be copied into one batch. Few large examples
+    are made at once, so that the first come early and few are under way.
     """
     most = max(1, _PIXELS_MADE_AT_ONCE // math.prod(crop_size))
     return max(count for count in range(1, min(size, most) + 1) if size % count == 0)
