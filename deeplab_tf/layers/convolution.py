@@ -92,8 +92,9 @@ def _without_idle_taps(images, kernel, rates, padding: str):
         if padding == "SAME" and size % 2 and pixels:
             size = 2 * min(size // 2, (pixels - 1) // rate) + 1
         sizes.append(size)
-    top, left = [(old - new) // 2 for old, new in zip(kernel.shape, sizes)]
-    kernel = kernel[top : top + sizes[0], left : left + sizes[1]]
+    if sizes != list(kernel.shape[:2]):
+        top, left = [(old - new) // 2 for old, new in zip(kernel.shape, sizes)]
+        kernel = kernel[top : top + sizes[0], left : left + sizes[1]]
     return kernel, tuple(rate if size > 1 else 1 for size, rate in zip(sizes, rates))
 
 
