@@ -92,6 +92,7 @@ def _without_idle_taps(images, kernel, rates, padding: str):
         if padding == "SAME" and size % 2 and pixels:
             size = 2 * min(size // 2, (pixels - 1) // rate) + 1
         sizes.append(size)
+    kernel = tf.convert_to_tensor(kernel)
     if sizes != list(kernel.shape[:2]):
         top, left = [(old - new) // 2 for old, new in zip(kernel.shape, sizes)]
         kernel = kernel[top : top + sizes[0], left : left + sizes[1]]
