@@ -164,7 +164,8 @@ class _MeanField:
 
     def __init__(self, probabilities, lattices, compatibility, workers):
         num_pixels, num_classes = probabilities.shape
-        num_channels = -(-num_classes // LANES) * LANES
+        num_channels = kernels.count_channels(num_classes)
+        num_lanes = -(-num_classes // LANES) * LANES
         self._workers = workers
         self._compatibility = compatibility
         self.beliefs = np.empty((num_pixels, num_classes), np.float32)
@@ -172,8 +173,9 @@ class _MeanField:
         built = tuple(one for one, _ in lattices)
         self._field = kernels.Field(
             num_channels=num_channels,
+            num_lanes=num_lanes,
             log_probabilities=_logarithms(probabilities, workers),
-            costs=_padded_costs(compatibility, num_channels),
+            costs=_padded_costs(compatibility, num_lanes),
             lattices=built,
             values=tuple(_rows(one, num_channels) for one in built),
             sums=tuple(_rows(one, num_channels) for one in built),
@@ -206,11 +208,11 @@ class _MeanField:
     def energy(self) -> float:
         """Returns the mean-field free energy of the beliefs that were filtered last."""
         num_pixels, num_classes = self.beliefs.shape
-        messages = np.zeros((num_pixels, self._field.num_channels), np.float32)
+        messages = np.zeros((num_pixels, self._field.num_lanes), np.float32)
         for built, values in zip(self._field.lattices, self._field.values, strict=True):
             kernels.add_messages(
                 *(built.corners, built.weights, values, self._field.num_channels),
-                *(messages.reshape(-1), 0, num_pixels),
+                *(messages.reshape(-1), self._field.num_lanes, 0, num_pixels),
             )
         beliefs = self.beliefs.astype(np.float64)
         log_beliefs = np.log(np.maximum(beliefs, np.finfo(np.float32).tiny))
@@ -244,11 +246,11 @@ def _logarithms(probabilities: np.ndarray, workers: Workers) -> np.ndarray:
     return logarithms
 
 
-def _padded_costs(compatibility: np.ndarray | None, num_channels: int) -> np.ndarray:
-    """Returns a compatibility matrix as flat rows of channels; nothing for None."""
+def _padded_costs(compatibility: np.ndarray | None, num_lanes: int) -> np.ndarray:
+    """Returns a compatibility matrix as flat rows of lanes; nothing for None."""
     if compatibility is None:
         return np.zeros(0, np.float32)
-    padding = (0, num_channels - len(compatibility))
+    padding = (0, num_lanes - len(compatibility))
     return np.pad(compatibility, (padding, padding)).reshape(-1)
 
 
