@@ -26,6 +26,8 @@ _EMPTY = -1
 _PIXELS_AT_ONCE = 128  # while a lattice is built
 _ROWS_AT_ONCE = 32  # pixels, in an update
 _POINTS_AT_ONCE = 4096
+_POSITIONS_AT_ONCE = 1024  # points; in the cache while they are blurred along several axes
+_SPARE_RANGES = 1
 _AHEAD = 12  # how many rows ahead to prefetch
 _GROUP = 2 * LANES  # channels whose sums are kept in registers at once
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads neighbouring keys
@@ -642,28 +644,75 @@ def list_tasks(lattices) -> np.ndarray:
     """Lists the tasks of an update and of the filtering after it.
 
     Returns:
-        int64 [tasks, 5], for each task: how many tasks must be finished before it starts; the
-        lattice, or -1 for an update of a block; the axis, or -1 to add up copies; and the range of
-        points, or the block and the next.
+        int64 [tasks, 5], for each task: how many tasks, from the first on, must be finished before
+        it starts; the lattice, or -1 for an update of a block; the axis, or -1 to add up copies;
+        and the range of points, or the block and the next.
     """
-    phases = [[(-1, -1, block, block + 1) for block in range(len(lattices[0].starts) - 1)]]
-    for axis in range(-1, max(len(lattice.following) for lattice in lattices)):
-        phases.append(
-            [
-                (which, axis, first, min(first + _POINTS_AT_ONCE, lattice.following.shape[1]))
-                for which, lattice in enumerate(lattices)
-                if axis < len(lattice.following)
-                for first in range(0, lattice.following.shape[1], _POINTS_AT_ONCE)
-            ]
-        )
-    befores = np.cumsum([0, *map(len, phases)])
-    return np.array(
-        [(before, *task) for before, phase in zip(befores, phases) for task in phase], np.int64
-    )
+    tasks = [(0, -1, -1, block, block + 1) for block in range(len(lattices[0].starts) - 1)]
+    for which, lattice in enumerate(lattices):
+        tasks += _tasks_of_filter(which, lattice.following, lattice.preceding, len(tasks))
+    return np.array(tasks, np.int64)
+
+
+def _tasks_of_filter(which, following, preceding, num_before):
+    """Lists the tasks that filter the values on a lattice, as `list_tasks`.
+
+    Where neighbors have numbers near each other, a range of points is blurred along one axis as
+    soon as the ranges around it are blurred along the axis before, while they are in the cache.
+    """
+    num_axes, num_points = following.shape
+    points_at_once = _POSITIONS_AT_ONCE if num_axes == 3 else _POINTS_AT_ONCE
+    firsts = range(0, num_points, points_at_once)
+    reaches = np.empty((num_axes, len(firsts)), np.int64)
+    for axis in range(num_axes):
+        find_reaches(following[axis], preceding[axis], points_at_once, reaches[axis])
+    # A task reads what the task before wrote, and writes where that one has read.
+    needed = np.vstack([reaches[:1], np.maximum(reaches[1:], reaches[:-1])])
+    tasks, places = [], np.zeros((num_axes + 1, len(firsts)), np.int64)
+    listed = [0] * (num_axes + 1)  # ranges of every stage: to add up copies, then the axes
+    while listed[-1] < len(firsts):
+        for stage in reversed(range(num_axes + 1)):
+            number, before = listed[stage], num_before
+            if number == len(firsts):
+                continue
+            if stage > 0:
+                last = needed[stage - 1, number]
+                # Some more are listed between, so that the threads need not wait for each other.
+                if listed[stage - 1] < min(last + 1 + _SPARE_RANGES, len(firsts)):
+                    continue
+                before = places[stage - 1, last] + 1
+            first = firsts[number]
+            stop = min(first + points_at_once, num_points)
+            places[stage, number] = num_before + len(tasks)
+            tasks.append((before, which, stage - 1, first, stop))
+            listed[stage] += 1
+            break
+    return tasks
 
 
 @compiled
-def work(tasks, counters, task, field, beliefs, has_messages, is_last):
+def find_reaches(following, preceding, points_at_once, reaches):
+    """Finds the last range of points in which the points of a range have neighbors on an axis.
+
+    Args:
+        following: int32 [M].
+        preceding: int32 [M].
+        points_at_once: Points of a range.
+        reaches: int64 [ranges], output: the numbers of ranges, that of the range itself at least.
+    """
+    num_points = len(following)
+    for number in range(len(reaches)):
+        first = number * points_at_once
+        highest = stop = min(first + points_at_once, num_points)
+        for point in range(first, stop):
+            for neighbor in (following[point], preceding[point]):
+                if neighbor < num_points:
+                    highest = max(highest, neighbor + 1)
+        reaches[number] = (highest - 1) // points_at_once
+
+
+@compiled
+def work(tasks, counters, finished, task, field, beliefs, has_messages, is_last):
     """Works on tasks of an update, together with other threads.
 
     A thread takes the next task that nobody has taken, and starts it when the tasks before it are
@@ -672,7 +721,8 @@ def work(tasks, counters, task, field, beliefs, has_messages, is_last):
 
     Args:
         tasks: int64 [tasks, 5], see `list_tasks`.
-        counters: int64 [2], the numbers of tasks taken and finished, 0 before.
+        counters: int64 [1], the number of tasks taken, 0 before.
+        finished: int64 [tasks], 0 before, 1 for tasks that are finished.
         task: A task that the thread has taken, or -1.
         field: See `Field`.
         beliefs: float32 [N, C], output; empty if they are not wanted.
@@ -683,11 +733,15 @@ def work(tasks, counters, task, field, beliefs, has_messages, is_last):
         A task that the thread has taken, and for which it has waited for long; or -1 if no task is
         left.
     """
+    num_finished = 0  # from the first task on
     if task < 0:
         task = atomic_add(counters, 0, 1)
     while task < len(tasks):
         looks = 0
-        while atomic_load(counters, 1) < tasks[task, 0]:
+        while num_finished < tasks[task, 0]:
+            if atomic_load(finished, num_finished):
+                num_finished += 1
+                continue
             looks += 1
             if looks == _LOOKS:
                 return task
@@ -696,6 +750,6 @@ def work(tasks, counters, task, field, beliefs, has_messages, is_last):
             _update(field, beliefs, has_messages, is_last, start)
         else:
             _filter(field, which, axis, start, stop)
-        atomic_add(counters, 1, 1)
+        atomic_add(finished, task, 1)
         task = atomic_add(counters, 0, 1)
     return -1

@@ -187,14 +187,15 @@ class _MeanField:
     def update(self, *, wants_beliefs: bool = False, is_last: bool = False) -> None:
         """Updates the beliefs, and filters them unless it is for the last time."""
         tasks = self._tasks[: self._num_updates] if is_last else self._tasks
-        counters = np.zeros(2, np.int64)
+        counters, finished = np.zeros(1, np.int64), np.zeros(len(tasks), np.int64)
         beliefs = self.beliefs if wants_beliefs else self.beliefs[:0]
 
         def work(_) -> None:
             task = -1
             while True:
                 task = kernels.work(
-                    *(tasks, counters, task, self._field, beliefs, self._has_messages, is_last)
+                    *(tasks, counters, finished, task, self._field),
+                    *(beliefs, self._has_messages, is_last),
                 )
                 if task < 0:
                     return
