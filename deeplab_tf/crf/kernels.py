@@ -26,6 +26,8 @@ _EMPTY = -1
 _PIXELS_AT_ONCE = 128  # while a lattice is built
 _ROWS_AT_ONCE = 32  # pixels, in an update
 _POINTS_AT_ONCE = 4096
+_POSITIONS_AT_ONCE = 1024  # points; in the cache while they are blurred along several axes
+_SPARE_RANGES = 1
 _AHEAD = 12  # how many rows ahead to prefetch
 _GROUP = 2 * LANES  # channels whose sums are kept in registers at once
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads neighbouring keys
@@ -400,17 +402,20 @@ def find_leads(probabilities, pixels_at_once, leads, start, stop):
                 leads[block, c] = min(leads[block, c], highest / probabilities[p, c])
 
 
-# Below, rows of channels lie one after another in flat arrays. Channels are classes, and as many
-# more that stay 0 as fill up the last vector: so rows lie on as few lines of the cache as possible.
+# Below, rows of channels lie one after another in flat arrays. Channels are classes, and a few more
+# that stay 0; rows of pixels have as many as fill up the last vector, rows on a lattice as few as
+# possible, since memory takes most of the time. Two vectors of a lattice row are loaded before they
+# are stored, because the second may begin within the first.
 
 
 class Field(typing.NamedTuple):
     """What an update of the beliefs needs.
 
     Attributes:
-        num_channels: At least C, a multiple of 8.
+        num_channels: Of rows on a lattice; see `count_channels`.
+        num_lanes: Channels of rows of pixels, a multiple of 8.
         log_probabilities: float32 [N * C + 8].
-        costs: float32 [channels * channels], the compatibility matrix; empty for the Potts model.
+        costs: float32 [lanes * lanes], the compatibility matrix; empty for the Potts model.
         lattices: Two lattices of the same blocks of pixels.
         values: Two float32 [rows * channels], filtered values; the row after the points is 0.
         sums: Two float32 [rows * channels], which change places with the values while blurring.
@@ -418,6 +423,7 @@ class Field(typing.NamedTuple):
     """
 
     num_channels: int
+    num_lanes: int
     log_probabilities: np.ndarray
     costs: np.ndarray
     lattices: tuple
@@ -426,19 +432,30 @@ class Field(typing.NamedTuple):
     gains: tuple[np.float32, ...]
 
 
+def count_channels(num_classes: int) -> int:
+    """Returns the fewest channels of a lattice row that are whole vectors or whole pairs of them.
+
+    In a pair, the second vector may begin within the first.
+    """
+    num_lanes = -(-num_classes // LANES) * LANES
+    is_in_pairs = num_lanes % _GROUP == 0
+    return num_classes if is_in_pairs else num_lanes
+
+
 @compiled
-def add_messages(corners, weights, values, num_channels, rows, start, stop):
+def add_messages(corners, weights, values, num_channels, rows, num_lanes, start, stop):
     """Adds the filtered values of a lattice, interpolated at a range of pixels, to their rows.
 
     Args:
         corners: int32 [N, d + 1].
         weights: float32 [N, d + 1].
         values: float32 [lattice rows * channels].
-        num_channels: A multiple of 8.
-        rows: float32 [pixels of the range * channels], changed in place.
+        num_channels: Of `count_channels`.
+        rows: float32 [pixels of the range * lanes], changed in place.
+        num_lanes: A multiple of 8.
     """
     for p in range(start, stop):
-        row = (p - start) * num_channels
+        row = (p - start) * num_lanes
         for first in range(0, num_channels, _GROUP):
             second = min(first + LANES, num_channels - LANES)
             total_a, total_b = load(rows, row + first), load(rows, row + second)
@@ -452,52 +469,53 @@ def add_messages(corners, weights, values, num_channels, rows, start, stop):
 
 
 @compiled
-def _splat(corners, weights, rows, num_channels, sums, start, stop):
+def _splat(corners, weights, rows, num_lanes, sums, num_channels, start, stop):
     """Adds the rows of a range of pixels to the lattice points around them.
 
     Args:
         corners: int32 [N, d + 1].
         weights: float32 [N, d + 1].
-        rows: float32 [pixels of the range * channels].
-        num_channels: A multiple of 8.
+        rows: float32 [pixels of the range * lanes].
+        num_lanes: A multiple of 8.
         sums: float32 [lattice rows * channels], changed in place.
+        num_channels: Of `count_channels`.
     """
     for p in range(start, stop):
-        row = (p - start) * num_channels
+        row = (p - start) * num_lanes
         for first in range(0, num_channels, _GROUP):
             second = min(first + LANES, num_channels - LANES)
             a, b = load(rows, row + first), load(rows, row + second)
             for corner in range(corners.shape[1]):
                 at = np.int64(corners[p, corner]) * num_channels
                 weight = fill(weights[p, corner])
-                store(sums, at + first, load(sums, at + first) + weight * a)
-                if second > first:
-                    store(sums, at + second, load(sums, at + second) + weight * b)
+                total_a, total_b = load(sums, at + first), load(sums, at + second)
+                store(sums, at + first, total_a + weight * a)
+                store(sums, at + second, total_b + weight * b)
 
 
 @compiled
-def _apply_costs(costs, num_channels, rows, count):
+def _apply_costs(costs, num_lanes, rows, count):
     """Turns the messages in the rows of `count` pixels into minus the costs that they cause."""
-    messages = np.empty(num_channels, np.float32)
-    for row in range(0, count * num_channels, num_channels):
-        messages[:] = rows[row : row + num_channels]
-        for c in range(0, num_channels, LANES):
+    messages = np.empty(num_lanes, np.float32)
+    for row in range(0, count * num_lanes, num_lanes):
+        messages[:] = rows[row : row + num_lanes]
+        for c in range(0, num_lanes, LANES):
             total = fill(np.float32(0))
-            for other in range(num_channels):
-                total = total - fill(messages[other]) * load(costs, other * num_channels + c)
+            for other in range(num_lanes):
+                total = total - fill(messages[other]) * load(costs, other * num_lanes + c)
             store(rows, row + c, total)
 
 
 @compiled
-def _add_logs_and_normalize(log_probabilities, num_classes, num_channels, rows, start, stop):
+def _add_logs_and_normalize(log_probabilities, num_classes, num_lanes, rows, start, stop):
     """Turns what speaks for every class at a range of pixels into distributions, in place."""
-    is_class = np.zeros(num_channels, np.float32)
+    is_class = np.zeros(num_lanes, np.float32)
     is_class[:num_classes] = 1
     never = (1 - is_class) * np.float32(_NEVER)
     for p in range(start, stop):
-        row = (p - start) * num_channels
+        row = (p - start) * num_lanes
         highest = fill(np.float32(_NEVER))
-        for c in range(0, num_channels, LANES):
+        for c in range(0, num_lanes, LANES):
             # The last vector of a pixel ends with numbers of the next.
             own = load(log_probabilities, p * num_classes + c) * load(is_class, c) + load(never, c)
             logits = load(rows, row + c) + own
@@ -505,12 +523,12 @@ def _add_logs_and_normalize(log_probabilities, num_classes, num_channels, rows, 
             highest = maximum(highest, logits)
         shift = fill(maximum_of_lanes(highest))
         total = fill(np.float32(0))
-        for c in range(0, num_channels, LANES):
+        for c in range(0, num_lanes, LANES):
             likelihood = exp(load(rows, row + c) - shift)
             store(rows, row + c, likelihood)
             total = total + likelihood
         scale = fill(np.float32(1) / sum_of_lanes(total))
-        for c in range(0, num_channels, LANES):
+        for c in range(0, num_lanes, LANES):
             store(rows, row + c, load(rows, row + c) * scale)
 
 
@@ -522,32 +540,30 @@ def _update(field, beliefs, has_messages, is_last, block):
     to their sums.
     """
     one, other = field.lattices
-    num_channels, num_pixels = field.num_channels, len(one.corners)
+    num_channels, num_lanes, num_pixels = field.num_channels, field.num_lanes, len(one.corners)
     num_classes = (len(field.log_probabilities) - LANES) // num_pixels
     if not is_last:
         for lattice, sums in zip(field.lattices, field.sums):
             for first in (lattice.first_points, lattice.first_copies):
                 sums[first[block] * num_channels : first[block + 1] * num_channels] = 0
-    rows = np.empty(_ROWS_AT_ONCE * num_channels, np.float32)
+    rows = np.empty(_ROWS_AT_ONCE * num_lanes, np.float32)
     end = one.starts[block + 1]
     for start in range(one.starts[block], end, _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, end)
         rows[:] = 0
         if has_messages:
             for lattice, values in zip(field.lattices, field.values):
-                add_messages(
-                    lattice.corners, lattice.weights, values, num_channels, rows, start, stop
-                )
+                corners, weights = lattice.corners, lattice.weights
+                add_messages(corners, weights, values, num_channels, rows, num_lanes, start, stop)
             if len(field.costs):
-                _apply_costs(field.costs, num_channels, rows, stop - start)
-        _add_logs_and_normalize(
-            field.log_probabilities, num_classes, num_channels, rows, start, stop
-        )
+                _apply_costs(field.costs, num_lanes, rows, stop - start)
+        _add_logs_and_normalize(field.log_probabilities, num_classes, num_lanes, rows, start, stop)
         if not is_last:
             for lattice, sums in zip(field.lattices, field.sums):
-                _splat(lattice.corners, lattice.weights, rows, num_channels, sums, start, stop)
+                corners, weights = lattice.corners, lattice.weights
+                _splat(corners, weights, rows, num_lanes, sums, num_channels, start, stop)
         if len(beliefs):
-            beliefs[start:stop] = rows.reshape(-1, num_channels)[: stop - start, :num_classes]
+            beliefs[start:stop] = rows.reshape(-1, num_lanes)[: stop - start, :num_classes]
 
 
 @compiled
@@ -556,9 +572,13 @@ def _add_copies(sums, copies, num_channels, start, stop):
     for point in range(start, stop):
         copy = np.int64(copies[point])
         while copy > 0:
-            for c in range(0, num_channels, LANES):
-                total = load(sums, point * num_channels + c) + load(sums, copy * num_channels + c)
-                store(sums, point * num_channels + c, total)
+            for first in range(0, num_channels, _GROUP):
+                second = min(first + LANES, num_channels - LANES)
+                here, there = point * num_channels, copy * num_channels
+                total_a = load(sums, here + first) + load(sums, there + first)
+                total_b = load(sums, here + second) + load(sums, there + second)
+                store(sums, here + first, total_a)
+                store(sums, here + second, total_b)
             copy = np.int64(copies[copy])
 
 
@@ -568,7 +588,8 @@ def _write_copies(values, copies, num_channels, start, stop):
     for point in range(start, stop):
         copy = np.int64(copies[point])
         while copy > 0:
-            for c in range(0, num_channels, LANES):
+            for first in range(0, num_channels, LANES):
+                c = min(first, num_channels - LANES)
                 store(values, copy * num_channels + c, load(values, point * num_channels + c))
             copy = np.int64(copies[copy])
 
@@ -584,7 +605,7 @@ def _blur(values, blurred, following, preceding, gain, num_channels, start, stop
         following: int32 [M].
         preceding: int32 [M].
         gain: float32.
-        num_channels: A multiple of 8.
+        num_channels: Of `count_channels`.
     """
     center, side = fill(gain), fill(np.float32(0.5) * gain)
     for point in range(start, stop):
@@ -595,7 +616,8 @@ def _blur(values, blurred, following, preceding, gain, num_channels, start, stop
         row = point * num_channels
         after = np.int64(following[point]) * num_channels
         before = np.int64(preceding[point]) * num_channels
-        for c in range(0, num_channels, LANES):
+        for first in range(0, num_channels, LANES):
+            c = min(first, num_channels - LANES)
             around = load(values, after + c) + load(values, before + c)
             store(blurred, row + c, center * load(values, row + c) + side * around)
 
@@ -622,28 +644,75 @@ def list_tasks(lattices) -> np.ndarray:
     """Lists the tasks of an update and of the filtering after it.
 
     Returns:
-        int64 [tasks, 5], for each task: how many tasks must be finished before it starts; the
-        lattice, or -1 for an update of a block; the axis, or -1 to add up copies; and the range of
-        points, or the block and the next.
+        int64 [tasks, 5], for each task: how many tasks, from the first on, must be finished before
+        it starts; the lattice, or -1 for an update of a block; the axis, or -1 to add up copies;
+        and the range of points, or the block and the next.
     """
-    phases = [[(-1, -1, block, block + 1) for block in range(len(lattices[0].starts) - 1)]]
-    for axis in range(-1, max(len(lattice.following) for lattice in lattices)):
-        phases.append(
-            [
-                (which, axis, first, min(first + _POINTS_AT_ONCE, lattice.following.shape[1]))
-                for which, lattice in enumerate(lattices)
-                if axis < len(lattice.following)
-                for first in range(0, lattice.following.shape[1], _POINTS_AT_ONCE)
-            ]
-        )
-    befores = np.cumsum([0, *map(len, phases)])
-    return np.array(
-        [(before, *task) for before, phase in zip(befores, phases) for task in phase], np.int64
-    )
+    tasks = [(0, -1, -1, block, block + 1) for block in range(len(lattices[0].starts) - 1)]
+    for which, lattice in enumerate(lattices):
+        tasks += _tasks_of_filter(which, lattice.following, lattice.preceding, len(tasks))
+    return np.array(tasks, np.int64)
+
+
+def _tasks_of_filter(which, following, preceding, num_before):
+    """Lists the tasks that filter the values on a lattice, as `list_tasks`.
+
+    Where neighbors have numbers near each other, a range of points is blurred along one axis as
+    soon as the ranges around it are blurred along the axis before, while they are in the cache.
+    """
+    num_axes, num_points = following.shape
+    points_at_once = _POSITIONS_AT_ONCE if num_axes == 3 else _POINTS_AT_ONCE
+    firsts = range(0, num_points, points_at_once)
+    reaches = np.empty((num_axes, len(firsts)), np.int64)
+    for axis in range(num_axes):
+        find_reaches(following[axis], preceding[axis], points_at_once, reaches[axis])
+    # A task reads what the task before wrote, and writes where that one has read.
+    needed = np.vstack([reaches[:1], np.maximum(reaches[1:], reaches[:-1])])
+    tasks, places = [], np.zeros((num_axes + 1, len(firsts)), np.int64)
+    listed = [0] * (num_axes + 1)  # ranges of every stage: to add up copies, then the axes
+    while listed[-1] < len(firsts):
+        for stage in reversed(range(num_axes + 1)):
+            number, before = listed[stage], num_before
+            if number == len(firsts):
+                continue
+            if stage > 0:
+                last = needed[stage - 1, number]
+                # Some more are listed between, so that the threads need not wait for each other.
+                if listed[stage - 1] < min(last + 1 + _SPARE_RANGES, len(firsts)):
+                    continue
+                before = places[stage - 1, last] + 1
+            first = firsts[number]
+            stop = min(first + points_at_once, num_points)
+            places[stage, number] = num_before + len(tasks)
+            tasks.append((before, which, stage - 1, first, stop))
+            listed[stage] += 1
+            break
+    return tasks
 
 
 @compiled
-def work(tasks, counters, task, field, beliefs, has_messages, is_last):
+def find_reaches(following, preceding, points_at_once, reaches):
+    """Finds the last range of points in which the points of a range have neighbors on an axis.
+
+    Args:
+        following: int32 [M].
+        preceding: int32 [M].
+        points_at_once: Points of a range.
+        reaches: int64 [ranges], output: the numbers of ranges, that of the range itself at least.
+    """
+    num_points = len(following)
+    for number in range(len(reaches)):
+        first = number * points_at_once
+        highest = stop = min(first + points_at_once, num_points)
+        for point in range(first, stop):
+            for neighbor in (following[point], preceding[point]):
+                if neighbor < num_points:
+                    highest = max(highest, neighbor + 1)
+        reaches[number] = (highest - 1) // points_at_once
+
+
+@compiled
+def work(tasks, counters, finished, task, field, beliefs, has_messages, is_last):
     """Works on tasks of an update, together with other threads.
 
     A thread takes the next task that nobody has taken, and starts it when the tasks before it are
@@ -652,7 +721,8 @@ def work(tasks, counters, task, field, beliefs, has_messages, is_last):
 
     Args:
         tasks: int64 [tasks, 5], see `list_tasks`.
-        counters: int64 [2], the numbers of tasks taken and finished, 0 before.
+        counters: int64 [1], the number of tasks taken, 0 before.
+        finished: int64 [tasks], 0 before, 1 for tasks that are finished.
         task: A task that the thread has taken, or -1.
         field: See `Field`.
         beliefs: float32 [N, C], output; empty if they are not wanted.
@@ -663,11 +733,15 @@ def work(tasks, counters, task, field, beliefs, has_messages, is_last):
         A task that the thread has taken, and for which it has waited for long; or -1 if no task is
         left.
     """
+    num_finished = 0  # from the first task on
     if task < 0:
         task = atomic_add(counters, 0, 1)
     while task < len(tasks):
         looks = 0
-        while atomic_load(counters, 1) < tasks[task, 0]:
+        while num_finished < tasks[task, 0]:
+            if atomic_load(finished, num_finished):
+                num_finished += 1
+                continue
             looks += 1
             if looks == _LOOKS:
                 return task
@@ -676,6 +750,6 @@ def work(tasks, counters, task, field, beliefs, has_messages, is_last):
             _update(field, beliefs, has_messages, is_last, start)
         else:
             _filter(field, which, axis, start, stop)
-        atomic_add(counters, 1, 1)
+        atomic_add(finished, task, 1)
         task = atomic_add(counters, 0, 1)
     return -1

@@ -164,7 +164,8 @@ class _MeanField:
 
     def __init__(self, probabilities, lattices, compatibility, workers):
         num_pixels, num_classes = probabilities.shape
-        num_channels = -(-num_classes // LANES) * LANES
+        num_channels = kernels.count_channels(num_classes)
+        num_lanes = -(-num_classes // LANES) * LANES
         self._workers = workers
         self._compatibility = compatibility
         self.beliefs = np.empty((num_pixels, num_classes), np.float32)
@@ -172,8 +173,9 @@ class _MeanField:
         built = tuple(one for one, _ in lattices)
         self._field = kernels.Field(
             num_channels=num_channels,
+            num_lanes=num_lanes,
             log_probabilities=_logarithms(probabilities, workers),
-            costs=_padded_costs(compatibility, num_channels),
+            costs=_padded_costs(compatibility, num_lanes),
             lattices=built,
             values=tuple(_rows(one, num_channels) for one in built),
             sums=tuple(_rows(one, num_channels) for one in built),
@@ -185,14 +187,15 @@ class _MeanField:
     def update(self, *, wants_beliefs: bool = False, is_last: bool = False) -> None:
         """Updates the beliefs, and filters them unless it is for the last time."""
         tasks = self._tasks[: self._num_updates] if is_last else self._tasks
-        counters = np.zeros(2, np.int64)
+        counters, finished = np.zeros(1, np.int64), np.zeros(len(tasks), np.int64)
         beliefs = self.beliefs if wants_beliefs else self.beliefs[:0]
 
         def work(_) -> None:
             task = -1
             while True:
                 task = kernels.work(
-                    *(tasks, counters, task, self._field, beliefs, self._has_messages, is_last)
+                    *(tasks, counters, finished, task, self._field),
+                    *(beliefs, self._has_messages, is_last),
                 )
                 if task < 0:
                     return
@@ -206,11 +209,11 @@ class _MeanField:
     def energy(self) -> float:
         """Returns the mean-field free energy of the beliefs that were filtered last."""
         num_pixels, num_classes = self.beliefs.shape
-        messages = np.zeros((num_pixels, self._field.num_channels), np.float32)
+        messages = np.zeros((num_pixels, self._field.num_lanes), np.float32)
         for built, values in zip(self._field.lattices, self._field.values, strict=True):
             kernels.add_messages(
                 *(built.corners, built.weights, values, self._field.num_channels),
-                *(messages.reshape(-1), 0, num_pixels),
+                *(messages.reshape(-1), self._field.num_lanes, 0, num_pixels),
             )
         beliefs = self.beliefs.astype(np.float64)
         log_beliefs = np.log(np.maximum(beliefs, np.finfo(np.float32).tiny))
@@ -244,11 +247,11 @@ def _logarithms(probabilities: np.ndarray, workers: Workers) -> np.ndarray:
     return logarithms
 
 
-def _padded_costs(compatibility: np.ndarray | None, num_channels: int) -> np.ndarray:
-    """Returns a compatibility matrix as flat rows of channels; nothing for None."""
+def _padded_costs(compatibility: np.ndarray | None, num_lanes: int) -> np.ndarray:
+    """Returns a compatibility matrix as flat rows of lanes; nothing for None."""
     if compatibility is None:
         return np.zeros(0, np.float32)
-    padding = (0, num_channels - len(compatibility))
+    padding = (0, num_lanes - len(compatibility))
     return np.pad(compatibility, (padding, padding)).reshape(-1)
 
 
