@@ -259,6 +259,7 @@ def test_blocks_of_pixels_and_threads_do_not_change_the_result(monkeypatch):
     whole = crf.dense_crf(*image, num_threads=1)
     monkeypatch.setattr(lattice, "_ITEMS_AT_ONCE", 250)
     monkeypatch.setattr(kernels, "_POINTS_AT_ONCE", 100)
+    monkeypatch.setattr(kernels, "_POSITIONS_AT_ONCE", 100)
     results = []
     for num_threads in (1, 3):
         lattice.build_of_positions.cache_clear()  # it keeps blocks, too
