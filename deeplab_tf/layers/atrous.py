@@ -68,7 +68,8 @@ class AtrousConv2D(keras.layers.Conv2D):
         self.quantized = quantized
 
     def call(self, inputs, training=None):
-        if _is_product(self) and convolution.are_products_better(training):
+        channels = tuple(self.kernel.shape[-2:])
+        if _is_product(self) and convolution.are_products_better(training, channels):
             return convolution.of_pixels(self._outputs_of_pixels, inputs)
         return _add_bias_and_activate(self, self.convolution_op(inputs, self.kernel))
 

@@ -55,7 +55,7 @@ def portable_graphs(means_by_pooling: bool = False):
 def local_graphs():
     """Traces graphs of inference that this process runs itself and nobody converts.
 
-    On a CPU, 1x1 convolutions become matrix products.
+    On a CPU, 1x1 convolutions of many channels become matrix products.
     """
     with _replaced(local=True):
         yield

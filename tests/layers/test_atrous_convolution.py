@@ -138,19 +138,24 @@ def test_in_training_a_kernel_of_one_pixel_and_its_gradients_equal_the_stock_lay
         np.testing.assert_allclose(got, wanted, atol=tolerance * np.abs(wanted).max())
 
 
-def test_a_graph_of_training_or_for_this_process_multiplies_pixels_and_others_convolve():
-    layer = _make(False, kernel_size=1)
-    layer.build((None, None, None, 4))
-    sizes = ([2, 9, 8, 4], [None, None, None, 4])
-    for shape in sizes:
+@pytest.mark.parametrize("channels, is_wide", [(4, False), (512, True)])
+def test_graphs_of_training_or_wide_ones_for_this_process_multiply_and_others_convolve(
+    channels, is_wide
+):
+    layer = layers.AtrousConv2D(channels, kernel_size=1)
+    layer.build((None, None, None, channels))
+    for shape in ([2, 9, 8, channels], [None, None, None, channels]):
         assert "Conv2D" in _operations(layer, *shape)
         assert "Conv2D" not in _operations(layer, *shape, training=True)
         with layers.local_graphs():
-            assert "Conv2D" not in _operations(layer, *shape)
-    for arguments in ({"kernel_size": 3}, {"kernel_size": 1, "strides": 2}):
-        other = _make(False, **arguments)
-        other.build((None, None, None, 4))
-        assert "Conv2D" in _operations(other, *sizes[0], training=True)
+            assert ("Conv2D" not in _operations(layer, *shape)) == is_wide
+
+
+@pytest.mark.parametrize("arguments", [{"kernel_size": 3}, {"kernel_size": 1, "strides": 2}])
+def test_graphs_of_training_convolve_where_outputs_are_not_of_single_pixels(arguments):
+    layer = _make(False, **arguments)
+    layer.build((None, None, None, 4))
+    assert "Conv2D" in _operations(layer, 2, 9, 8, 4, training=True)
 
 
 @pytest.mark.parametrize("rate", [2, 8])
