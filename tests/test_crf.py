@@ -134,7 +134,7 @@ def test_the_result_is_near_the_sum_over_all_pairs(with_matrix):
     assert np.mean(np.abs(exact - probabilities)) >= 0.1
 
 
-@pytest.mark.parametrize("num_classes", [2, 8, 11])
+@pytest.mark.parametrize("num_classes", [2, 8, 11, 21, 27])  # rows of one vector, or of several
 @pytest.mark.parametrize("with_matrix", [False, True])
 def test_tensorflow_and_numba_agree(num_classes, with_matrix):
     image, probabilities = noisy_image(20, 27, num_classes)

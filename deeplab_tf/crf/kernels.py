@@ -27,7 +27,7 @@ _PIXELS_AT_ONCE = 128  # while a lattice is built
 _ROWS_AT_ONCE = 32  # pixels, in an update
 _POINTS_AT_ONCE = 4096
 _POSITIONS_AT_ONCE = 1024  # points; in the cache while they are blurred along several axes
-_SPARE_RANGES = 1
+_SPARE_RANGES = 1  # of points, that are listed between a task and one that needs it
 _AHEAD = 12  # how many rows ahead to prefetch
 _GROUP = 2 * LANES  # channels whose sums are kept in registers at once
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads neighbouring keys
@@ -539,7 +539,7 @@ def _update(field, beliefs, has_messages, is_last, block):
     No other block adds to these rows. A few pixels at a time stay in the cache from their messages
     to their sums.
     """
-    one, other = field.lattices
+    one = field.lattices[0]  # its blocks are those of both
     num_channels, num_lanes, num_pixels = field.num_channels, field.num_lanes, len(one.corners)
     num_classes = (len(field.log_probabilities) - LANES) // num_pixels
     if not is_last:
@@ -665,7 +665,7 @@ def _tasks_of_filter(which, following, preceding, num_before):
     firsts = range(0, num_points, points_at_once)
     reaches = np.empty((num_axes, len(firsts)), np.int64)
     for axis in range(num_axes):
-        find_reaches(following[axis], preceding[axis], points_at_once, reaches[axis])
+        _find_reaches(following[axis], preceding[axis], points_at_once, reaches[axis])
     # A task reads what the task before wrote, and writes where that one has read.
     needed = np.vstack([reaches[:1], np.maximum(reaches[1:], reaches[:-1])])
     tasks, places = [], np.zeros((num_axes + 1, len(firsts)), np.int64)
@@ -691,7 +691,7 @@ def _tasks_of_filter(which, following, preceding, num_before):
 
 
 @compiled
-def find_reaches(following, preceding, points_at_once, reaches):
+def _find_reaches(following, preceding, points_at_once, reaches):
     """Finds the last range of points in which the points of a range have neighbors on an axis.
 
     Args:

@@ -239,10 +239,9 @@ def decode_label_in_graph(content: tf.Tensor) -> tf.Tensor:
 
 
 def _unfiltered_rows(content: bytes) -> np.ndarray | None:
-    """Decodes a grey PNG of 8 bits in half of OpenCV's time, if all its rows lack a filter.
+    """Decodes a grey PNG of 8 bits in two thirds of OpenCV's time, if all its rows lack a filter.
 
-    `record_writing.encode_label` makes such PNGs. The checksums of the chunks are verified, that of
-    the pixels is not.
+    `record_writing.encode_label` makes such PNGs.
 
     Returns:
         uint8 [H, W]; None for any other PNG, or a damaged one.
@@ -258,12 +257,12 @@ def _unfiltered_rows(content: bytes) -> np.ndarray | None:
     if content[position:] != _PNG_END or content[_INTERLACE]:
         return None
     width, height = struct.unpack_from(">II", content, 16)
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)  # of the data between the two header bytes ...
+    inflate = zlib.decompressobj()
     try:
-        rows = inflate.decompress(b"".join(parts)[2:], height * (1 + width) + 1)
+        rows = inflate.decompress(b"".join(parts), height * (1 + width) + 1)
     except zlib.error:
         return None
-    if len(rows) != height * (1 + width) or len(inflate.unused_data) != 4:  # ... and a checksum
+    if len(rows) != height * (1 + width) or not inflate.eof or inflate.unused_data:
         return None
     values = np.frombuffer(rows, np.uint8).reshape(height, 1 + width)
     return None if values[:, 0].any() else np.ascontiguousarray(values[:, 1:])

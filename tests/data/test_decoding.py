@@ -106,6 +106,18 @@ for place, position in (("header", 20), ("pixels", 60), ("last checksum", -14)):
         NO_LABELS[f"a bit of the {place} of a {name} PNG"] = (damaged, "label_damaged", "")
 
 
+def with_wrong_checksum_of_pixels(content: bytes) -> bytes:
+    """Returns a PNG whose pixels lack their checksum; those of its chunks are right."""
+    head, tail = content.split(b"IDAT")
+    length = int.from_bytes(head[-4:], "big")
+    return head[:-4] + pngs.chunk(b"IDAT", flipped(tail[:length], length - 1)) + tail[length + 4 :]
+
+
+NO_LABELS["a wrong checksum of the pixels"] = (
+    with_wrong_checksum_of_pixels(pngs.png(GREY)), "label_damaged", "end",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("what", NO_LABELS)
 def test_what_has_no_ids_is_refused_before_a_number_comes_of_it(what):
     content, kind, words = NO_LABELS[what]
